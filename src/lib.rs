@@ -1,0 +1,4 @@
+//! stub
+pub mod messages;
+pub mod policy;
+pub mod rabbitmq;

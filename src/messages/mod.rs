@@ -1,0 +1,15 @@
+//! What travels on the wire, as plain data: the command in; outcome event, dead letter and waiting copy out.
+//!
+//! Knows no broker library and decides nothing. The names of exchanges, queues and headers live here, because
+//! other services rely on them (`names`).
+
+pub mod command;
+pub mod event;
+pub mod incoming;
+pub mod names;
+pub mod publication;
+
+pub use command::{Command, Malformed, OrgId, TaskId};
+pub use event::{EndKind, FailureReason, Outcome};
+pub use incoming::{Incoming, Progress, Properties};
+pub use publication::{HeaderValue, Publication};

@@ -1,0 +1,50 @@
+//! Names that other services, operators and dashboards rely on. Changing one is a change of the contract.
+
+/// Exchange that producers publish commands to.
+pub const COMMANDS_EXCHANGE: &str = "task.commands";
+/// Exchange that outcome events are published to.
+pub const EVENTS_EXCHANGE: &str = "task.events";
+/// Exchange and queue that take the events for which nobody has bound a queue.
+pub const UNROUTED_EVENTS: &str = "task.events.unrouted";
+/// Exchange that waiting copies are published to; each wait queue is bound by its own name.
+pub const RETRY_EXCHANGE: &str = "task.retry";
+/// Exchange that dead letters are published to.
+pub const DEAD_LETTER_EXCHANGE: &str = "task.dlx";
+/// The work queue, and the routing key of commands and of dead letters.
+pub const WORK_QUEUE: &str = "task.delete";
+/// Where commands lie that cannot succeed.
+pub const DEAD_LETTER_QUEUE: &str = "task.delete.dead";
+/// Prefix of the wait queues; the rung's duration follows.
+pub const WAIT_QUEUE_PREFIX: &str = "task.delete.wait.";
+
+/// CloudEvents `source` of our events, and the name that our connections carry.
+pub const SOURCE: &str = "tallyfy-delete-worker";
+/// CloudEvents `type` and routing key of the event for a task that is gone.
+pub const DELETED_EVENT: &str = "task.deleted";
+/// CloudEvents `type` and routing key of the event for a dead-lettered command.
+pub const DELETE_FAILED_EVENT: &str = "task.delete_failed";
+/// Content type of the events: CloudEvents in structured JSON mode.
+pub const EVENT_CONTENT_TYPE: &str = "application/cloudevents+json";
+
+/// Header: attempts that the API answered (or whose answer was lost), so far.
+pub const X_ATTEMPTS: &str = "x-attempts";
+/// Header: when the command was first delivered to a worker (RFC 3339).
+pub const X_FIRST_SEEN: &str = "x-first-seen";
+/// Header: an earlier attempt's answer was lost.
+pub const X_AMBIGUOUS: &str = "x-ambiguous";
+/// Header: no call before this moment (RFC 3339); how a `Retry-After` survives a restart and a longer wait.
+pub const X_NOT_BEFORE: &str = "x-not-before";
+/// Header: the `user_id` that the broker validated on the original; a copy cannot carry another's `user_id`.
+pub const X_PUBLISHED_BY: &str = "x-published-by";
+/// Header: HTTP status of the last answer.
+pub const X_LAST_STATUS: &str = "x-last-status";
+/// Header of a dead letter: why, one of the contract's reasons.
+pub const X_FAILURE_REASON: &str = "x-failure-reason";
+/// Header of a dead letter: why, for a person.
+pub const X_FAILURE_DETAIL: &str = "x-failure-detail";
+/// Header of a dead letter: when (RFC 3339).
+pub const X_FAILED_AT: &str = "x-failed-at";
+/// W3C Trace Context headers, carried to everything that is published about a command.
+pub const TRACEPARENT: &str = "traceparent";
+/// See [`TRACEPARENT`].
+pub const TRACESTATE: &str = "tracestate";

@@ -1,0 +1,95 @@
+//! Whether a message is a command that this worker may carry out now. Asked before any URL is built.
+
+use jiff::Timestamp;
+
+use crate::messages::{Command, FailureReason, Incoming, OrgId};
+use std::time::Duration;
+
+/// Why a message is refused. It goes to the dead letters for its own fault, and no call is made for it.
+#[derive(Debug)]
+pub struct Refusal {
+    /// One of the contract's reasons.
+    pub reason: FailureReason,
+    /// For a person.
+    pub detail: String,
+    /// The command, where it could be read.
+    pub command: Option<Command>,
+}
+
+/// When the command was first seen: what its header says, but never in the future, whoever wrote the header.
+pub fn first_seen(incoming: &Incoming, now: Timestamp) -> Timestamp {
+    incoming.progress.first_seen.map_or(now, |seen| seen.min(now))
+}
+
+/// How old the command is.
+pub fn age(incoming: &Incoming, now: Timestamp) -> Duration {
+    now.duration_since(first_seen(incoming, now)).unsigned_abs()
+}
+
+/// Reads the command and checks that it may be carried out.
+///
+/// # Errors
+/// [`Refusal`] where it is malformed, names an organisation outside of `is_allowed`, or has expired.
+pub fn admit(
+    incoming: &Incoming,
+    is_allowed: impl Fn(&OrgId) -> bool,
+    max_age: Duration,
+    now: Timestamp,
+) -> Result<Command, Refusal> {
+    let refuse = |reason, detail, command| Err(Refusal { reason, detail, command });
+    let command = match Command::decode(&incoming.body) {
+        Ok(command) => command,
+        Err(malformed) => return refuse(FailureReason::Malformed, malformed.to_string(), None),
+    };
+    if !is_allowed(&command.org_id) {
+        let detail = format!("organisation {} is not among those that this worker may touch", command.org_id);
+        return refuse(FailureReason::OrgNotAllowed, detail, Some(command));
+    }
+    if let Some(limit) = command.not_after.filter(|limit| *limit < now) {
+        return refuse(FailureReason::Expired, format!("its not_after, {limit}, has passed"), Some(command));
+    }
+    if age(incoming, now) > max_age {
+        let last = incoming.progress.last_status.map_or("none".to_owned(), |status| format!("HTTP {status}"));
+        let detail = format!("older than MAX_AGE since {}; last answer: {last}", first_seen(incoming, now));
+        return refuse(FailureReason::Expired, detail, Some(command));
+    }
+    Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::messages::Progress;
+
+    const NOW: &str = "2026-11-23T10:00:00Z";
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn refusal(body: &str, first_seen: Option<&str>) -> Option<FailureReason> {
+        let progress = Progress { first_seen: first_seen.map(|time| time.parse().unwrap()), ..Progress::default() };
+        let incoming = Incoming { body: body.into(), progress, ..Incoming::default() };
+        let now = NOW.parse().unwrap();
+        admit(&incoming, |org| org.as_str() == "mine", HOUR, now).err().map(|refusal| refusal.reason)
+    }
+
+    #[test]
+    fn what_is_malformed_foreign_or_expired_is_refused() {
+        assert_eq!(refusal(r#"{"org_id":"mine","task_id":"t"}"#, None), None);
+        assert_eq!(refusal(r#"{"org_id":"mine","task_id":"../t"}"#, None), Some(FailureReason::Malformed));
+        assert_eq!(refusal(r#"{"org_id":"other","task_id":"t"}"#, None), Some(FailureReason::OrgNotAllowed));
+        let late = r#"{"org_id":"mine","task_id":"t","not_after":"2026-11-23T09:59:59Z"}"#;
+        assert_eq!(refusal(late, None), Some(FailureReason::Expired));
+    }
+
+    #[test]
+    fn max_age_counts_from_the_first_delivery_and_a_date_in_the_future_does_not_stretch_it() {
+        let body = r#"{"org_id":"mine","task_id":"t"}"#;
+        assert_eq!(refusal(body, Some("2026-11-23T09:00:00Z")), None);
+        assert_eq!(refusal(body, Some("2026-11-23T08:59:59Z")), Some(FailureReason::Expired));
+        assert_eq!(refusal(body, Some("9999-01-01T00:00:00Z")), None);
+        let incoming = Incoming {
+            progress: Progress { first_seen: Some("9999-01-01T00:00:00Z".parse().unwrap()), ..Progress::default() },
+            ..Incoming::default()
+        };
+        assert_eq!(first_seen(&incoming, NOW.parse().unwrap()), NOW.parse().unwrap());
+    }
+}

@@ -1,0 +1,180 @@
+//! What the API said to one call, as a value. The facts only; `verdict` says what they mean.
+
+use serde_json::Value;
+
+/// The result of one HTTP attempt. A failure of the network is an answer too, never an `Err`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// A status line arrived.
+    Status(Response),
+    /// `REQUEST_TIMEOUT` passed after the call was under way.
+    TimedOut,
+    /// The connection broke, or spoke no HTTP, after the call was under way.
+    ConnectionLost {
+        /// What the HTTP library says of it.
+        detail: String,
+    },
+    /// The call never left: refused, no route, DNS, TLS.
+    Unreachable {
+        /// What the HTTP library says of it.
+        detail: String,
+    },
+}
+
+/// What is kept of an HTTP response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    /// Status code.
+    pub status: u16,
+    /// What the body turned out to be.
+    pub body: Body,
+    /// The header, raw.
+    pub retry_after: Option<String>,
+    /// The header, raw: the server's clock.
+    pub date: Option<String>,
+    /// `X-Request-Id`, for the logs.
+    pub request_id: Option<String>,
+}
+
+/// What a response's body turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// Nothing, or white space.
+    Empty,
+    /// JSON, with the error code and message where it has them.
+    Json {
+        /// `code` or `error.code`.
+        code: Option<String>,
+        /// `message` or `error.message`.
+        message: Option<String>,
+    },
+    /// A page: by its content type or its first character.
+    Html,
+    /// Something else, plain text perhaps.
+    Other,
+    /// It could not be read to its end.
+    Lost,
+}
+
+/// The code by which the API says that no such endpoint exists.
+pub const ENDPOINT_NOT_FOUND: &str = "ENDPOINT_NOT_FOUND";
+
+impl Body {
+    /// Recognises a body from its content type and its first bytes.
+    pub fn recognise(content_type: Option<&str>, bytes: &[u8]) -> Self {
+        let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii();
+        let is_page = content_type.is_some_and(|kind| kind.to_ascii_lowercase().contains("html"));
+        if is_page || text.first() == Some(&b'<') {
+            return Self::Html;
+        }
+        match serde_json::from_slice::<Value>(text) {
+            Ok(json) => Self::Json { code: member(&json, "code"), message: member(&json, "message") },
+            Err(_) if text.is_empty() => Self::Empty,
+            Err(_) => Self::Other,
+        }
+    }
+
+    /// Whether the API says that the call itself, not the task, was not found.
+    pub fn denies_the_endpoint(&self) -> bool {
+        matches!(self, Self::Json { code: Some(code), .. } if code == ENDPOINT_NOT_FOUND)
+    }
+}
+
+/// Both shapes of the API's errors: `{"code", "message"}` and `{"error": {"code", "message"}}`.
+fn member(json: &Value, name: &str) -> Option<String> {
+    let found = json.get(name).or_else(|| json.get("error")?.get(name))?;
+    found.as_str().map(str::to_owned)
+}
+
+impl Answer {
+    /// The status, where one arrived.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Status(response) => Some(response.status),
+            _ => None,
+        }
+    }
+
+    /// Whether the call may have had its effect although nobody told us.
+    pub fn leaves_doubt(&self) -> bool {
+        matches!(self, Self::TimedOut | Self::ConnectionLost { .. })
+    }
+
+    /// The class of the answer, for metrics: `2xx` and so on, or what went wrong.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Status(response) => match response.status / 100 {
+                2 => "2xx",
+                3 => "3xx",
+                4 => "4xx",
+                5 => "5xx",
+                _ => "other",
+            },
+            Self::TimedOut => "timeout",
+            Self::ConnectionLost { .. } => "connection_lost",
+            Self::Unreachable { .. } => "unreachable",
+        }
+    }
+
+    /// One line for a person, with what the API said (already free of secrets).
+    pub fn describe(&self) -> String {
+        let response = match self {
+            Self::Status(response) => response,
+            Self::TimedOut => return "no answer within REQUEST_TIMEOUT".to_owned(),
+            Self::ConnectionLost { detail } => return format!("connection lost after sending: {detail}"),
+            Self::Unreachable { detail } => return format!("API unreachable: {detail}"),
+        };
+        let said = match &response.body {
+            Body::Json { code, message } => [code.as_deref(), message.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(": "),
+            Body::Html => "an HTML page".to_owned(),
+            Body::Lost => "a body that broke off".to_owned(),
+            Body::Empty | Body::Other => String::new(),
+        };
+        format!("HTTP {} {said}", response.status).trim_end().to_owned()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod samples {
+    use super::{Answer, Body, Response};
+
+    pub(crate) fn status(status: u16, body: Body) -> Answer {
+        Answer::Status(Response { status, body, retry_after: None, date: None, request_id: None })
+    }
+
+    pub(crate) fn json(code: &str) -> Body {
+        Body::Json { code: Some(code.to_owned()), message: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn bodies_are_recognised_by_what_they_are() {
+        let json = |code: &str| Body::Json { code: Some(code.into()), message: None };
+        let cases: [(Option<&str>, &str, Body); 9] = [
+            (None, "", Body::Empty),
+            (Some("application/json"), "  \n", Body::Empty),
+            (Some("application/json"), r#"{"code":"RESOURCE_NOT_FOUND"}"#, json("RESOURCE_NOT_FOUND")),
+            (None, r#"{"error":{"code":"X"}}"#, json("X")),
+            (Some("application/json"), r#"{"error":true,"code":"ENDPOINT_NOT_FOUND"}"#, json("ENDPOINT_NOT_FOUND")),
+            (Some("TEXT/HTML; charset=utf-8"), "not found", Body::Html),
+            (Some("text/html"), "", Body::Html),
+            (Some("application/json"), "\u{feff} <!DOCTYPE html>", Body::Html),
+            (Some("text/plain"), "default backend - 404", Body::Other),
+        ];
+        for (content_type, text, expected) in cases {
+            assert_eq!(Body::recognise(content_type, text.as_bytes()), expected, "{content_type:?} {text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn recognising_never_panics(kind in proptest::option::of(".*"), bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Body::recognise(kind.as_deref(), &bytes);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Whether one organisation may be called now. 429 and 401 close its gate; the others' stay open.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crate::messages::OrgId;
+
+/// The first pause after a 401, or after a 429 without a `Retry-After`; doubled each time it happens again.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// The gates of all organisations; only closed ones take memory.
+#[derive(Debug, Default)]
+pub struct OrgGates(HashMap<OrgId, Closed>);
+
+#[derive(Debug)]
+struct Closed {
+    until: Instant,
+    pause: Duration,
+    probing: bool,
+}
+
+impl OrgGates {
+    /// Whether a call may be made for this organisation now; if not, how long its gate stays closed.
+    ///
+    /// When the time is up the first caller goes alone and the rest waits for `lease`, until that one's answer opens the
+    /// gate or closes it again.
+    pub fn may_call(&mut self, org: &OrgId, now: Instant, lease: Duration) -> Result<(), Duration> {
+        match self.0.get_mut(org) {
+            Some(gate) if now < gate.until => Err(gate.until - now),
+            Some(gate) => {
+                gate.until = now + lease;
+                gate.probing = true;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Closes the gate: for `wait` where the API named one, else for a pause that grows with each probe that fails.
+    /// The answers of calls that were under way together count once. Returns for how long it is closed now.
+    pub fn close(&mut self, org: &OrgId, wait: Option<Duration>, now: Instant) -> Duration {
+        let (pause, until) = match self.0.get(org) {
+            None => (FIRST_PAUSE, now),
+            Some(gate) if gate.probing => ((gate.pause * 2).min(LONGEST_PAUSE), now),
+            Some(gate) => (gate.pause, gate.until),
+        };
+        let until = until.max(now + wait.unwrap_or(pause));
+        self.0.insert(org.clone(), Closed { until, pause, probing: false });
+        until - now
+    }
+
+    /// A call was answered otherwise: the gate is open.
+    pub fn open(&mut self, org: &OrgId) {
+        self.0.remove(org);
+    }
+
+    /// How many gates are closed.
+    pub fn closed(&self) -> usize {
+        self.0.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(15);
+
+    fn org(id: &str) -> OrgId {
+        OrgId::try_from(id.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn a_closed_gate_holds_its_own_organisation_until_the_time_is_up_and_no_other() {
+        let (now, mut gates) = (Instant::now(), OrgGates::default());
+        let wait = Duration::from_secs(3);
+        assert_eq!(gates.close(&org("a"), Some(wait), now), wait);
+        assert_eq!(gates.may_call(&org("a"), now, LEASE), Err(wait));
+        assert_eq!(gates.may_call(&org("b"), now, LEASE), Ok(()));
+        assert_eq!(gates.may_call(&org("a"), now + wait, LEASE), Ok(()));
+    }
+
+    #[test]
+    fn when_the_time_is_up_one_goes_first_and_its_answer_decides() {
+        let (now, mut gates) = (Instant::now(), OrgGates::default());
+        let wait = gates.close(&org("a"), None, now);
+        assert_eq!(gates.may_call(&org("a"), now + wait, LEASE), Ok(()));
+        assert_eq!(gates.may_call(&org("a"), now + wait, LEASE), Err(LEASE));
+        gates.open(&org("a"));
+        assert_eq!(gates.may_call(&org("a"), now + wait, LEASE), Ok(()));
+        assert_eq!(gates.closed(), 0);
+    }
+
+    #[test]
+    fn the_pause_grows_with_each_failed_probe_and_not_with_each_call_that_was_under_way() {
+        let (mut now, mut gates) = (Instant::now(), OrgGates::default());
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            let pause = (0..64).map(|_| gates.close(&org("a"), None, now)).last().unwrap();
+            pauses.push(pause.as_secs());
+            now += pause;
+            assert_eq!(gates.may_call(&org("a"), now, LEASE), Ok(()));
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+    }
+}

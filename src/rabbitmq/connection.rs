@@ -1,0 +1,213 @@
+//! The two connections of a worker, and noticing at once that one of them is gone.
+//!
+//! Consuming and publishing are apart, because on `connection.blocked` lapin stops all writes of that connection, acks
+//! included. lapin's own recovery stays off: when its retries end, the consumer hangs silently. Whoever uses a
+//! [`Session`] drops it whole when `lost` fires and makes a new one.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::{Channel, Connection, ConnectionProperties, Event};
+use thiserror::Error;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use url::{Host, Url};
+
+use super::publisher::Publisher;
+use super::topology::{self, Topology};
+use crate::messages::names;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A dead peer is noticed after twice this many seconds; the server's default would be 60.
+const HEARTBEAT_SECONDS: u16 = 10;
+const KNOWN_PARAMETERS: [&str; 5] = ["heartbeat", "connection_timeout", "channel_max", "frame_max", "auth_mechanism"];
+
+/// Where the broker is and what shall be there.
+#[derive(Clone)]
+pub struct BrokerSettings {
+    /// Address, credentials and virtual host.
+    pub uri: AMQPUri,
+    /// Declare the topology at start, or only look for it.
+    pub topology: Topology,
+    /// Deliveries that the broker may hand out before one is acknowledged.
+    pub prefetch: u16,
+}
+
+/// What went wrong with the broker, for an operator.
+#[derive(Debug, Error)]
+pub enum BrokerError {
+    /// No connection came about in time.
+    #[error("no connection to RabbitMQ at {0} within {CONNECT_TIMEOUT:?}")]
+    ConnectTimeout(String),
+    /// Refused, wrong credentials, wrong virtual host, TLS.
+    #[error("cannot connect to RabbitMQ at {address}: {source}")]
+    Connect {
+        /// Host and port.
+        address: String,
+        /// lapin's word.
+        source: lapin::Error,
+    },
+    /// The topology is not what it should be.
+    #[error("{what}: {source}")]
+    Topology {
+        /// What was declared or looked for.
+        what: String,
+        /// lapin's word.
+        source: lapin::Error,
+    },
+    /// Consuming could not begin.
+    #[error("cannot consume from {queue}: {source}", queue = names::WORK_QUEUE)]
+    Consume {
+        /// lapin's word.
+        source: lapin::Error,
+    },
+}
+
+/// Reads `AMQP_URL`. lapin's parser would ignore what it does not know and turn an IPv6 address into `localhost`, so both
+/// are refused here.
+///
+/// # Errors
+/// What the variable takes, in one line, without the URL's password.
+pub fn parse_amqp_url(text: &str) -> Result<AMQPUri, String> {
+    let url = Url::parse(text).map_err(|error| format!("is no URL ({error}); it takes amqp://user:password@host:port/vhost"))?;
+    if !matches!(url.scheme(), "amqp" | "amqps") {
+        return Err("must begin with amqp:// or amqps://".to_owned());
+    }
+    match url.host() {
+        None => return Err("names no host".to_owned()),
+        Some(Host::Ipv6(_)) => return Err("names an IPv6 address, which the client library takes for localhost; use a host name".to_owned()),
+        Some(Host::Domain("")) => return Err("names no host".to_owned()),
+        Some(_) => {}
+    }
+    if let Some((name, _)) = url.query_pairs().find(|(name, _)| !KNOWN_PARAMETERS.contains(&name.as_ref())) {
+        return Err(format!("has an unknown parameter, {name}; known are {}", KNOWN_PARAMETERS.join(", ")));
+    }
+    let mut uri: AMQPUri = text.parse().map_err(|_| "has a parameter with a wrong value".to_owned())?;
+    uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+    // "amqp://host/" names the virtual host "", which nobody has: the default one is meant.
+    if uri.vhost.is_empty() {
+        "/".clone_into(&mut uri.vhost);
+    }
+    Ok(uri)
+}
+
+/// Two connections that live and die together.
+pub struct Session {
+    consuming: Connection,
+    publisher: Publisher,
+    /// Fires when either connection is gone.
+    pub lost: CancellationToken,
+}
+
+impl Session {
+    /// Connects twice and makes sure of the topology.
+    ///
+    /// # Errors
+    /// [`BrokerError`] says what to check.
+    pub async fn open(settings: &BrokerSettings) -> Result<Self, BrokerError> {
+        let consuming = connect(&settings.uri, "consume").await?;
+        topology::ensure(&consuming, &settings.topology).await?;
+        let publishing = connect(&settings.uri, "publish").await?;
+        let lost = CancellationToken::new();
+        watch(&consuming, &lost);
+        watch(&publishing, &lost);
+        let publisher = Publisher::new(publishing);
+        Ok(Self { consuming, publisher, lost })
+    }
+
+    /// A channel of the consuming connection.
+    ///
+    /// # Errors
+    /// [`BrokerError::Consume`].
+    pub async fn consuming_channel(&self) -> Result<Channel, BrokerError> {
+        self.consuming.create_channel().await.map_err(|source| BrokerError::Consume { source })
+    }
+
+    /// The publisher.
+    pub fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+
+    /// Says good-bye to the broker, which then requeues at once what is unacknowledged.
+    pub async fn close(&self) {
+        self.lost.cancel();
+        for connection in [&self.consuming, self.publisher.connection()] {
+            let _ = timeout(CLOSE_TIMEOUT, connection.close(200, "OK".into())).await;
+        }
+    }
+}
+
+/// Connects once; `purpose` shows in the broker's list of connections.
+///
+/// # Errors
+/// [`BrokerError::Connect`] or [`BrokerError::ConnectTimeout`].
+pub async fn connect(uri: &AMQPUri, purpose: &str) -> Result<Connection, BrokerError> {
+    let address = address(uri);
+    let properties = ConnectionProperties::default()
+        .with_connection_name(format!("{} ({purpose})", names::SOURCE).into());
+    match timeout(CONNECT_TIMEOUT, Connection::connect_uri(uri.clone(), properties)).await {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(source)) => Err(BrokerError::Connect { address, source }),
+        Err(_) => Err(BrokerError::ConnectTimeout(address)),
+    }
+}
+
+/// Host, port and virtual host: what may stand in a log line.
+pub fn address(uri: &AMQPUri) -> String {
+    let scheme = match uri.scheme {
+        AMQPScheme::AMQP => "amqp",
+        AMQPScheme::AMQPS => "amqps",
+    };
+    format!("{scheme}://{}:{} (vhost {})", uri.authority.host, uri.authority.port, uri.vhost)
+}
+
+fn watch(connection: &Connection, lost: &CancellationToken) {
+    let mut events = Box::pin(connection.events_listener());
+    let lost = lost.clone();
+    tokio::spawn(async move {
+        let gone = async {
+            while let Some(event) = events.next().await {
+                if matches!(event, Event::Error(_)) {
+                    break;
+                }
+            }
+        };
+        tokio::select! { () = gone => lost.cancel(), () = lost.cancelled() => {} }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(url: &str) -> String {
+        parse_amqp_url(url).expect_err(url)
+    }
+
+    #[test]
+    fn what_the_library_would_silently_misread_is_refused() {
+        assert!(refusal("amqp://guest:guest@[::1]:5672/").contains("IPv6"));
+        assert!(refusal("amqp://h/?heartbeet=5").contains("unknown parameter, heartbeet"));
+        assert!(refusal("amqp://h/?heartbeat=often").contains("wrong value"));
+        assert!(refusal("http://h/").contains("amqp://"));
+        assert!(refusal("rabbit").contains("amqp://user"));
+        assert!(refusal("amqp:///vhost").contains("host"));
+    }
+
+    #[test]
+    fn no_refusal_repeats_the_password() {
+        for url in ["http://u:s3cret@h/", "amqp://u:s3cret@[::1]/", "amqp://u:s3cret@h/?x=1", "amqp://u:s3cret@h:99999/"] {
+            assert!(!refusal(url).contains("s3cret"), "{}", refusal(url));
+        }
+    }
+
+    #[test]
+    fn a_heartbeat_is_asked_for_and_an_empty_virtual_host_is_the_default_one() {
+        let uri = parse_amqp_url("amqp://u:p@127.0.0.1/").unwrap();
+        assert_eq!((uri.query.heartbeat, uri.vhost.as_str()), (Some(10), "/"));
+        assert_eq!(parse_amqp_url("amqp://h/a%2Fb?heartbeat=5").unwrap().query.heartbeat, Some(5));
+        assert_eq!(address(&parse_amqp_url("amqp://u:s3cret@h/a%2Fb").unwrap()), "amqp://h:5672 (vhost a/b)");
+    }
+}

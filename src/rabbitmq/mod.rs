@@ -1,0 +1,10 @@
+//! EDGE: RabbitMQ through lapin. Carries out what it is told and reports facts; decides nothing about commands.
+
+pub mod connection;
+pub mod consumer;
+pub mod publisher;
+pub mod topology;
+
+pub use connection::{BrokerError, BrokerSettings, Session};
+pub use consumer::Delivery;
+pub use publisher::{PublishError, Publisher};

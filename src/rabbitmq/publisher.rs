@@ -1,0 +1,146 @@
+//! Publishing that cannot lie: a message counts as published when the broker has confirmed this very one.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Confirmation, Connection};
+use thiserror::Error;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::messages::{HeaderValue, Publication};
+
+/// From the wish to publish to the broker's confirm.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Channels, and so publishes under way, at the most.
+const CHANNELS: usize = 64;
+const PERSISTENT: u8 = 2;
+
+/// Why a message does not count as published. It may have arrived all the same (after a time-out, say): publishing it
+/// again makes a duplicate, which the promise allows; not publishing it would lose it.
+#[derive(Debug, Error)]
+pub enum PublishError {
+    /// The broker said no: a full queue with `reject-publish`, or an internal error.
+    #[error("RabbitMQ rejected it")]
+    Rejected,
+    /// No queue takes it.
+    #[error("RabbitMQ returned it: {0}")]
+    Returned(String),
+    /// No confirm came in time.
+    #[error("no confirm within {PUBLISH_TIMEOUT:?}")]
+    TimedOut,
+    /// The channel or the connection broke: no permission, no such exchange, connection lost.
+    #[error("{0}")]
+    Broken(#[from] lapin::Error),
+}
+
+impl PublishError {
+    /// The word that metrics use.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::Returned(_) => "returned",
+            Self::TimedOut => "timeout",
+            Self::Broken(_) => "broken",
+        }
+    }
+}
+
+/// A pool of confirm channels on one connection.
+///
+/// # One publish at a time on each channel
+///
+/// lapin numbers a publish under one lock and queues its frames under another, so two publishes that share a channel can
+/// swap their confirms; and it matches returned messages to confirms in no particular order, even for one publisher that
+/// does not wait. Both let a message count as stored that was not. A channel is therefore lent to one publish, which
+/// waits for its confirm before the channel goes back; a channel on which anything went wrong is thrown away.
+#[derive(Clone)]
+pub struct Publisher {
+    connection: Arc<Connection>,
+    idle: Arc<Mutex<Vec<Channel>>>,
+    places: Arc<Semaphore>,
+}
+
+impl Publisher {
+    /// A publisher on this connection; channels are opened when they are needed.
+    pub fn new(connection: Connection) -> Self {
+        Self { connection: Arc::new(connection), idle: Arc::default(), places: Arc::new(Semaphore::new(CHANNELS)) }
+    }
+
+    /// Publishes a message and waits for its confirm, ten seconds at the most.
+    ///
+    /// # Errors
+    /// [`PublishError`]: then the message must not count as published.
+    pub async fn publish(&self, publication: &Publication) -> Result<(), PublishError> {
+        timeout(PUBLISH_TIMEOUT, self.publish_on_a_channel_of_its_own(publication))
+            .await
+            .unwrap_or(Err(PublishError::TimedOut))
+    }
+
+    // Dropped in the middle (by the time limit), the channel is dropped too and never lent again.
+    async fn publish_on_a_channel_of_its_own(&self, publication: &Publication) -> Result<(), PublishError> {
+        let _place = self.places.acquire().await;
+        let channel = match self.lock_idle().pop() {
+            Some(channel) => channel,
+            None => self.open_channel().await?,
+        };
+        let confirmation = publish(&channel, publication).await?.await?;
+        match confirmation {
+            Confirmation::Ack(None) => {
+                self.lock_idle().push(channel);
+                Ok(())
+            }
+            Confirmation::Ack(Some(returned)) => Err(PublishError::Returned(returned.reply_text.to_string())),
+            Confirmation::Nack(_) | Confirmation::NotRequested => Err(PublishError::Rejected),
+        }
+    }
+
+    /// The connection, to close it.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    async fn open_channel(&self) -> lapin::Result<Channel> {
+        let channel = self.connection.create_channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        Ok(channel)
+    }
+
+    fn lock_idle(&self) -> std::sync::MutexGuard<'_, Vec<Channel>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn publish(channel: &Channel, publication: &Publication) -> lapin::Result<lapin::PublisherConfirm> {
+    let options = BasicPublishOptions { mandatory: true, immediate: false };
+    let (exchange, key) = (publication.exchange.into(), publication.routing_key.as_str().into());
+    channel.basic_publish(exchange, key, options, &publication.body, properties(publication)).await
+}
+
+fn properties(publication: &Publication) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    for (name, value) in &publication.headers {
+        headers.insert((*name).into(), amqp_value(value));
+    }
+    let mut properties = BasicProperties::default().with_delivery_mode(PERSISTENT).with_headers(headers);
+    if let Some(id) = &publication.message_id {
+        properties = properties.with_message_id(id.as_str().into());
+    }
+    if let Some(id) = &publication.correlation_id {
+        properties = properties.with_correlation_id(id.as_str().into());
+    }
+    if let Some(kind) = &publication.content_type {
+        properties = properties.with_content_type(kind.as_str().into());
+    }
+    properties
+}
+
+fn amqp_value(value: &HeaderValue) -> AMQPValue {
+    match value {
+        HeaderValue::Text(text) => AMQPValue::LongString(text.as_str().into()),
+        HeaderValue::Number(number) => AMQPValue::LongLongInt(*number),
+        HeaderValue::Flag(flag) => AMQPValue::Boolean(*flag),
+    }
+}

@@ -1,0 +1,155 @@
+//! Every exchange, queue, binding and argument of the topology, and making sure that they are there.
+
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, Connection, ExchangeKind};
+
+use super::connection::BrokerError;
+use crate::messages::names;
+
+const DELIVERY_LIMIT: i32 = 20;
+const UNROUTED_EVENTS_LIMIT: i32 = 100_000;
+
+/// What shall be there.
+#[derive(Debug, Clone)]
+pub struct Topology {
+    /// Whether to declare it, or only to look.
+    pub provision: Provision,
+    /// Name and TTL in milliseconds of each wait queue.
+    pub wait_queues: Vec<(String, u32)>,
+}
+
+/// What to do about the topology at start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provision {
+    /// Declare it; needs the permission to configure.
+    Declare,
+    /// Only check that it is there; needs no permission.
+    Check,
+}
+
+struct QueueSpec {
+    name: String,
+    arguments: FieldTable,
+    bindings: Vec<(&'static str, String)>,
+}
+
+/// Makes sure of the topology.
+///
+/// # Errors
+/// [`BrokerError::Topology`] names the first exchange or queue that is missing or has other arguments.
+pub async fn ensure(connection: &Connection, topology: &Topology) -> Result<(), BrokerError> {
+    let failed = |what: String| move |source| BrokerError::Topology { what, source };
+    let channel = connection.create_channel().await.map_err(failed("cannot open a channel".into()))?;
+    let verb = match topology.provision {
+        Provision::Declare => "cannot declare",
+        Provision::Check => "cannot find",
+    };
+    for (name, kind, arguments) in exchanges() {
+        let declared = declare_exchange(&channel, topology.provision, name, kind, arguments).await;
+        declared.map_err(failed(format!("{verb} exchange {name}")))?;
+    }
+    for queue in queues(topology) {
+        let what = format!("{verb} queue {}", queue.name);
+        declare_queue(&channel, topology.provision, queue).await.map_err(failed(what))?;
+    }
+    let _ = channel.close(200, "OK".into()).await;
+    Ok(())
+}
+
+/// Names of all queues, for those who watch their depth.
+pub fn queue_names(topology: &Topology) -> Vec<String> {
+    queues(topology).into_iter().map(|queue| queue.name).collect()
+}
+
+fn exchanges() -> [(&'static str, ExchangeKind, FieldTable); 5] {
+    let alternate = table([("alternate-exchange", text(names::UNROUTED_EVENTS))]);
+    [
+        (names::COMMANDS_EXCHANGE, ExchangeKind::Topic, FieldTable::default()),
+        (names::UNROUTED_EVENTS, ExchangeKind::Fanout, FieldTable::default()),
+        (names::EVENTS_EXCHANGE, ExchangeKind::Topic, alternate),
+        (names::RETRY_EXCHANGE, ExchangeKind::Direct, FieldTable::default()),
+        (names::DEAD_LETTER_EXCHANGE, ExchangeKind::Direct, FieldTable::default()),
+    ]
+}
+
+/// # No queue loses what it dead-letters
+///
+/// At-least-once dead-lettering needs all of: a dead-letter exchange, the strategy, and `reject-publish`; with the default
+/// overflow RabbitMQ falls back to at-most-once without a word. The dead-letter queue comes first and the work queue
+/// before the wait queues, so that no queue ever dead-letters to one that is not there yet.
+fn queues(topology: &Topology) -> Vec<QueueSpec> {
+    let quorum = || ("x-queue-type", text("quorum"));
+    let to = |exchange, key| {
+        [
+            quorum(),
+            ("x-dead-letter-exchange", text(exchange)),
+            ("x-dead-letter-routing-key", text(key)),
+            ("x-dead-letter-strategy", text("at-least-once")),
+            ("x-overflow", text("reject-publish")),
+        ]
+    };
+    let dead = QueueSpec {
+        name: names::DEAD_LETTER_QUEUE.into(),
+        arguments: table([quorum()]),
+        bindings: vec![(names::DEAD_LETTER_EXCHANGE, names::WORK_QUEUE.into())],
+    };
+    let unrouted = QueueSpec {
+        name: names::UNROUTED_EVENTS.into(),
+        arguments: table([quorum(), ("x-max-length", number(UNROUTED_EVENTS_LIMIT)), ("x-overflow", text("drop-head"))]),
+        bindings: vec![(names::UNROUTED_EVENTS, String::new())],
+    };
+    let limited = to(names::DEAD_LETTER_EXCHANGE, names::WORK_QUEUE).into_iter();
+    let work = QueueSpec {
+        name: names::WORK_QUEUE.into(),
+        arguments: table(limited.chain([("x-delivery-limit", number(DELIVERY_LIMIT))])),
+        bindings: vec![(names::COMMANDS_EXCHANGE, names::WORK_QUEUE.into())],
+    };
+    let waits = topology.wait_queues.iter().map(|(name, ttl_ms)| QueueSpec {
+        name: name.clone(),
+        // The default exchange, so that no other subscriber of task.commands sees a retry.
+        arguments: table(to("", names::WORK_QUEUE).into_iter().chain([("x-message-ttl", AMQPValue::LongUInt(*ttl_ms))])),
+        bindings: vec![(names::RETRY_EXCHANGE, name.clone())],
+    });
+    [dead, unrouted, work].into_iter().chain(waits).collect()
+}
+
+async fn declare_exchange(
+    channel: &Channel,
+    provision: Provision,
+    name: &str,
+    kind: ExchangeKind,
+    arguments: FieldTable,
+) -> lapin::Result<()> {
+    let options =
+        ExchangeDeclareOptions { durable: true, passive: provision == Provision::Check, ..Default::default() };
+    channel.exchange_declare(name.into(), kind, options, arguments).await
+}
+
+async fn declare_queue(channel: &Channel, provision: Provision, queue: QueueSpec) -> lapin::Result<()> {
+    let options = QueueDeclareOptions { durable: true, passive: provision == Provision::Check, ..Default::default() };
+    channel.queue_declare(queue.name.as_str().into(), options, queue.arguments).await?;
+    if provision == Provision::Declare {
+        for (exchange, key) in queue.bindings {
+            let (name, key) = (queue.name.as_str().into(), key.as_str().into());
+            channel.queue_bind(name, exchange.into(), key, QueueBindOptions::default(), FieldTable::default()).await?;
+        }
+    }
+    Ok(())
+}
+
+fn table(entries: impl IntoIterator<Item = (&'static str, AMQPValue)>) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in entries {
+        table.insert(name.into(), value);
+    }
+    table
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}
+
+fn number(value: i32) -> AMQPValue {
+    AMQPValue::LongInt(value)
+}
