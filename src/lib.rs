@@ -1,4 +1,48 @@
-//! stub
+//! Deletes Tallyfy tasks for good: takes `task.delete` commands from `RabbitMQ`, calls the API, publishes what came of it.
+//!
+//! # One message's way through the house
+//!
+//! 1. [`worker::consume`] takes a delivery off the work queue and gives it a job of the runtime of its own.
+//! 2. [`worker::handle`] reads it: [`policy::admission`] refuses what is malformed, foreign or expired; [`worker::engine`]
+//!    asks the breaker and the organisation's gate for one call; [`tallyfy_api`] makes it and returns an answer;
+//!    [`policy::verdict`] says what the answer means; [`policy::retry_schedule`] says whether and when to try again. It
+//!    always ends in a [`policy::settlement::Settlement`].
+//! 3. [`worker::settle`] carries that out: publishes through [`rabbitmq::publisher`], waits for the broker's confirm, and
+//!    only then acknowledges.
+//!
+//! # Layers
+//!
+//! `policy -> messages -> nothing`: decisions are pure, and time is an argument. The edges ([`rabbitmq`], [`tallyfy_api`],
+//! [`credentials`], [`http`]) never import each other. Only `main` imports [`config`], the only reader of the environment.
+//!
+//! # Invariants
+//!
+//! - No delivery is acknowledged before everything that its settlement publishes has been confirmed.
+//! - No URL is built from anything but validated ids.
+//! - No path through `handle` ends without a settlement; nothing but `settle` acknowledges.
+//! - An attempt is spent only by an answer about the command itself.
+//!
+//! # Glossary
+//!
+//! *Task*: a Tallyfy task. *Command*: the request to delete one. *Delivery*: a command in our hands. *Attempt*: a call that
+//! counts. *Answer*: what the API said. *Verdict*: what it means. *Settlement*: what the broker must be told. *Outcome*: how
+//! a command ended. *Dead letter*: a command that cannot succeed. *Rung*: one wait queue of the ladder.
+
 pub mod messages;
 pub mod policy;
+
+pub mod worker;
+
+pub mod credentials;
+pub mod http;
 pub mod rabbitmq;
+pub mod tallyfy_api;
+
+pub mod delete_list;
+pub mod service;
+
+pub mod config;
+pub mod health;
+pub mod metrics;
+pub mod shutdown;
+pub mod telemetry;

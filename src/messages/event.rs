@@ -141,7 +141,8 @@ impl Outcome {
 
     /// The whole event as JSON.
     pub fn event_body(&self, id: &str, time: Timestamp) -> Vec<u8> {
-        let subject = self.org_id.as_ref().zip(self.task_id.as_ref()).map(|(org, task)| format!("{org}/{task}"));
+        let subject =
+            self.org_id.as_ref().zip(self.task_id.as_ref()).map(|(org, task)| format!("{org}/{task}"));
         let event = CloudEvent {
             specversion: "1.0",
             id,

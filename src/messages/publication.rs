@@ -36,7 +36,12 @@ pub enum HeaderValue {
 
 impl Publication {
     /// A copy of the command for one of the wait queues.
-    pub fn waiting_copy(incoming: &Incoming, queue: String, progress: &Progress, first_seen: Timestamp) -> Self {
+    pub fn waiting_copy(
+        incoming: &Incoming,
+        queue: String,
+        progress: &Progress,
+        first_seen: Timestamp,
+    ) -> Self {
         let mut headers = progress_headers(progress, first_seen);
         headers.push((names::X_AMBIGUOUS, HeaderValue::Flag(progress.ambiguous)));
         push_time(&mut headers, names::X_NOT_BEFORE, progress.not_before);
@@ -63,8 +68,7 @@ impl Publication {
     pub fn event(incoming: &Incoming, routing_key: &str, event_id: String, body: Vec<u8>) -> Self {
         let content_type = Some(names::EVENT_CONTENT_TYPE.to_owned());
         let message_id = Some(event_id);
-        let event =
-            Self::copy(incoming, names::EVENTS_EXCHANGE, routing_key.to_owned(), Vec::new());
+        let event = Self::copy(incoming, names::EVENTS_EXCHANGE, routing_key.to_owned(), Vec::new());
         Self { message_id, content_type, body, ..event }
     }
 
@@ -92,7 +96,9 @@ impl Publication {
 fn progress_headers(progress: &Progress, first_seen: Timestamp) -> Vec<(&'static str, HeaderValue)> {
     let mut headers = vec![(names::X_ATTEMPTS, HeaderValue::Number(progress.attempts.into()))];
     push_time(&mut headers, names::X_FIRST_SEEN, Some(first_seen));
-    headers.extend(progress.last_status.map(|status| (names::X_LAST_STATUS, HeaderValue::Number(status.into()))));
+    headers.extend(
+        progress.last_status.map(|status| (names::X_LAST_STATUS, HeaderValue::Number(status.into()))),
+    );
     headers
 }
 

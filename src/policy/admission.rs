@@ -65,7 +65,8 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     fn refusal(body: &str, first_seen: Option<&str>) -> Option<FailureReason> {
-        let progress = Progress { first_seen: first_seen.map(|time| time.parse().unwrap()), ..Progress::default() };
+        let progress =
+            Progress { first_seen: first_seen.map(|time| time.parse().unwrap()), ..Progress::default() };
         let incoming = Incoming { body: body.into(), progress, ..Incoming::default() };
         let now = NOW.parse().unwrap();
         admit(&incoming, |org| org.as_str() == "mine", HOUR, now).err().map(|refusal| refusal.reason)
@@ -87,7 +88,10 @@ mod tests {
         assert_eq!(refusal(body, Some("2026-11-23T08:59:59Z")), Some(FailureReason::Expired));
         assert_eq!(refusal(body, Some("9999-01-01T00:00:00Z")), None);
         let incoming = Incoming {
-            progress: Progress { first_seen: Some("9999-01-01T00:00:00Z".parse().unwrap()), ..Progress::default() },
+            progress: Progress {
+                first_seen: Some("9999-01-01T00:00:00Z".parse().unwrap()),
+                ..Progress::default()
+            },
             ..Incoming::default()
         };
         assert_eq!(first_seen(&incoming, NOW.parse().unwrap()), NOW.parse().unwrap());

@@ -125,7 +125,9 @@ impl Answer {
             Self::Unreachable { detail } => return format!("API unreachable: {detail}"),
         };
         let said = match &response.body {
-            Body::Json { code, message } => [code.as_deref(), message.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(": "),
+            Body::Json { code, message } => {
+                [code.as_deref(), message.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(": ")
+            }
             Body::Html => "an HTML page".to_owned(),
             Body::Lost => "a body that broke off".to_owned(),
             Body::Empty | Body::Other => String::new(),
@@ -160,7 +162,11 @@ mod tests {
             (Some("application/json"), "  \n", Body::Empty),
             (Some("application/json"), r#"{"code":"RESOURCE_NOT_FOUND"}"#, json("RESOURCE_NOT_FOUND")),
             (None, r#"{"error":{"code":"X"}}"#, json("X")),
-            (Some("application/json"), r#"{"error":true,"code":"ENDPOINT_NOT_FOUND"}"#, json("ENDPOINT_NOT_FOUND")),
+            (
+                Some("application/json"),
+                r#"{"error":true,"code":"ENDPOINT_NOT_FOUND"}"#,
+                json("ENDPOINT_NOT_FOUND"),
+            ),
             (Some("TEXT/HTML; charset=utf-8"), "not found", Body::Html),
             (Some("text/html"), "", Body::Html),
             (Some("application/json"), "\u{feff} <!DOCTYPE html>", Body::Html),

@@ -13,6 +13,24 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct OrgGates(HashMap<OrgId, Closed>);
 
+/// Why an organisation must not be called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// For this long.
+    For(Duration),
+    /// Until the answer to the one call that was let through.
+    Probing,
+}
+
+/// What closing a gate came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closing {
+    /// For how long it is closed now.
+    pub wait: Duration,
+    /// Whether it was open before.
+    pub is_news: bool,
+}
+
 #[derive(Debug)]
 struct Closed {
     until: Instant,
@@ -21,13 +39,17 @@ struct Closed {
 }
 
 impl OrgGates {
-    /// Whether a call may be made for this organisation now; if not, how long its gate stays closed.
+    /// Whether a call may be made for this organisation now.
     ///
     /// When the time is up the first caller goes alone and the rest waits for `lease`, until that one's answer opens the
     /// gate or closes it again.
-    pub fn may_call(&mut self, org: &OrgId, now: Instant, lease: Duration) -> Result<(), Duration> {
+    ///
+    /// # Errors
+    /// [`Held`] says for how long not.
+    pub fn may_call(&mut self, org: &OrgId, now: Instant, lease: Duration) -> Result<(), Held> {
         match self.0.get_mut(org) {
-            Some(gate) if now < gate.until => Err(gate.until - now),
+            Some(gate) if now < gate.until && gate.probing => Err(Held::Probing),
+            Some(gate) if now < gate.until => Err(Held::For(gate.until - now)),
             Some(gate) => {
                 gate.until = now + lease;
                 gate.probing = true;
@@ -38,8 +60,9 @@ impl OrgGates {
     }
 
     /// Closes the gate: for `wait` where the API named one, else for a pause that grows with each probe that fails.
-    /// The answers of calls that were under way together count once. Returns for how long it is closed now.
-    pub fn close(&mut self, org: &OrgId, wait: Option<Duration>, now: Instant) -> Duration {
+    /// The answers of calls that were under way together count once.
+    pub fn close(&mut self, org: &OrgId, wait: Option<Duration>, now: Instant) -> Closing {
+        let is_news = !self.0.contains_key(org);
         let (pause, until) = match self.0.get(org) {
             None => (FIRST_PAUSE, now),
             Some(gate) if gate.probing => ((gate.pause * 2).min(LONGEST_PAUSE), now),
@@ -47,7 +70,7 @@ impl OrgGates {
         };
         let until = until.max(now + wait.unwrap_or(pause));
         self.0.insert(org.clone(), Closed { until, pause, probing: false });
-        until - now
+        Closing { wait: until - now, is_news }
     }
 
     /// A call was answered otherwise: the gate is open.
@@ -75,8 +98,8 @@ mod tests {
     fn a_closed_gate_holds_its_own_organisation_until_the_time_is_up_and_no_other() {
         let (now, mut gates) = (Instant::now(), OrgGates::default());
         let wait = Duration::from_secs(3);
-        assert_eq!(gates.close(&org("a"), Some(wait), now), wait);
-        assert_eq!(gates.may_call(&org("a"), now, LEASE), Err(wait));
+        assert_eq!(gates.close(&org("a"), Some(wait), now), Closing { wait, is_news: true });
+        assert_eq!(gates.may_call(&org("a"), now, LEASE), Err(Held::For(wait)));
         assert_eq!(gates.may_call(&org("b"), now, LEASE), Ok(()));
         assert_eq!(gates.may_call(&org("a"), now + wait, LEASE), Ok(()));
     }
@@ -84,9 +107,9 @@ mod tests {
     #[test]
     fn when_the_time_is_up_one_goes_first_and_its_answer_decides() {
         let (now, mut gates) = (Instant::now(), OrgGates::default());
-        let wait = gates.close(&org("a"), None, now);
+        let wait = gates.close(&org("a"), None, now).wait;
         assert_eq!(gates.may_call(&org("a"), now + wait, LEASE), Ok(()));
-        assert_eq!(gates.may_call(&org("a"), now + wait, LEASE), Err(LEASE));
+        assert_eq!(gates.may_call(&org("a"), now + wait, LEASE), Err(Held::Probing));
         gates.open(&org("a"));
         assert_eq!(gates.may_call(&org("a"), now + wait, LEASE), Ok(()));
         assert_eq!(gates.closed(), 0);
@@ -97,7 +120,7 @@ mod tests {
         let (mut now, mut gates) = (Instant::now(), OrgGates::default());
         let mut pauses = Vec::new();
         for _ in 0..8 {
-            let pause = (0..64).map(|_| gates.close(&org("a"), None, now)).last().unwrap();
+            let pause = (0..64).map(|_| gates.close(&org("a"), None, now).wait).last().unwrap();
             pauses.push(pause.as_secs());
             now += pause;
             assert_eq!(gates.may_call(&org("a"), now, LEASE), Ok(()));

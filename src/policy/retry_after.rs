@@ -65,7 +65,16 @@ mod tests {
     #[test]
     fn nonsense_is_as_if_there_were_none() {
         let now = at("2026-11-23T10:00:00Z");
-        for value in ["", "-1", "soon", "1.5", "99999999999999999999999", "86401", "Fri, 31 Dec 9999 23:59:59 GMT", "3, 4"] {
+        for value in [
+            "",
+            "-1",
+            "soon",
+            "1.5",
+            "99999999999999999999999",
+            "86401",
+            "Fri, 31 Dec 9999 23:59:59 GMT",
+            "3, 4",
+        ] {
             assert_eq!(floor(Some(value), None, now), None, "{value}");
         }
         assert_eq!(floor(None, None, now), None);

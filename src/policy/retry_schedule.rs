@@ -22,10 +22,16 @@ impl Rung {
         self.0
     }
 
+    /// The TTL of its queue, in milliseconds.
+    pub fn ttl_ms(self) -> u32 {
+        u32::try_from(self.0.as_millis()).unwrap_or(u32::MAX)
+    }
+
     /// The rung's name in settings, queue names and metrics: `5s`, `2m`, `1h`.
     pub fn name(self) -> String {
         let millis = self.0.as_millis();
-        let unit = [(3_600_000, "h"), (60_000, "m"), (1000, "s")].into_iter().find(|(unit, _)| millis % unit == 0);
+        let unit =
+            [(3_600_000, "h"), (60_000, "m"), (1000, "s")].into_iter().find(|(unit, _)| millis % unit == 0);
         let (unit, suffix) = unit.unwrap_or((1, "ms"));
         format!("{}{suffix}", millis / unit)
     }
@@ -63,7 +69,9 @@ impl Ladder {
     /// # Errors
     /// [`LadderError`] names what is wrong with them.
     pub fn new(waits: Vec<Duration>) -> Result<Self, LadderError> {
-        let in_range = |wait: &Duration| (1..=86_400_000).contains(&wait.as_millis()) && wait.subsec_nanos() % 1_000_000 == 0;
+        let in_range = |wait: &Duration| {
+            (1..=86_400_000).contains(&wait.as_millis()) && wait.subsec_nanos() % 1_000_000 == 0
+        };
         match waits.len() {
             0 => return Err(LadderError::Empty),
             17.. => return Err(LadderError::TooMany),
@@ -204,7 +212,10 @@ mod tests {
     #[test]
     fn what_waits_without_blame_waits_about_as_long_as_it_is_old_and_never_ends_by_attempts() {
         let wait = |age| schedule().postpone(seconds(age), Duration::ZERO).name();
-        assert_eq!([0, 5, 29, 30, 119, 600, 100_000].map(wait), ["5s", "5s", "5s", "30s", "30s", "10m", "1h"]);
+        assert_eq!(
+            [0, 5, 29, 30, 119, 600, 100_000].map(wait),
+            ["5s", "5s", "5s", "30s", "30s", "10m", "1h"]
+        );
         let next = schedule().after_failure(Verdict::Unreachable, 99, seconds(40), None, None);
         assert_eq!(next, Next::Wait(Rung(seconds(30))));
     }

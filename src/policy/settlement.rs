@@ -32,7 +32,8 @@ impl Settlement {
                 vec![Publication::waiting_copy(incoming, rung.queue(), progress, first_seen)]
             }
             Self::DeadLetter(outcome, progress) => {
-                let why = outcome.failure.as_ref().map_or(("", ""), |f| (f.reason.as_str(), f.detail.as_str()));
+                let why =
+                    outcome.failure.as_ref().map_or(("", ""), |f| (f.reason.as_str(), f.detail.as_str()));
                 vec![
                     Publication::dead_letter(incoming, progress, first_seen, why, now),
                     event(outcome, incoming, now),

@@ -22,7 +22,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A dead peer is noticed after twice this many seconds; the server's default would be 60.
 const HEARTBEAT_SECONDS: u16 = 10;
-const KNOWN_PARAMETERS: [&str; 5] = ["heartbeat", "connection_timeout", "channel_max", "frame_max", "auth_mechanism"];
+const KNOWN_PARAMETERS: [&str; 5] =
+    ["heartbeat", "connection_timeout", "channel_max", "frame_max", "auth_mechanism"];
 
 /// Where the broker is and what shall be there.
 #[derive(Clone)]
@@ -71,13 +72,19 @@ pub enum BrokerError {
 /// # Errors
 /// What the variable takes, in one line, without the URL's password.
 pub fn parse_amqp_url(text: &str) -> Result<AMQPUri, String> {
-    let url = Url::parse(text).map_err(|error| format!("is no URL ({error}); it takes amqp://user:password@host:port/vhost"))?;
+    let url = Url::parse(text)
+        .map_err(|error| format!("is no URL ({error}); it takes amqp://user:password@host:port/vhost"))?;
     if !matches!(url.scheme(), "amqp" | "amqps") {
         return Err("must begin with amqp:// or amqps://".to_owned());
     }
     match url.host() {
         None => return Err("names no host".to_owned()),
-        Some(Host::Ipv6(_)) => return Err("names an IPv6 address, which the client library takes for localhost; use a host name".to_owned()),
+        Some(Host::Ipv6(_)) => {
+            return Err(
+                "names an IPv6 address, which the client library takes for localhost; use a host name"
+                    .to_owned(),
+            );
+        }
         Some(Host::Domain("")) => return Err("names no host".to_owned()),
         Some(_) => {}
     }
@@ -145,8 +152,8 @@ impl Session {
 /// [`BrokerError::Connect`] or [`BrokerError::ConnectTimeout`].
 pub async fn connect(uri: &AMQPUri, purpose: &str) -> Result<Connection, BrokerError> {
     let address = address(uri);
-    let properties = ConnectionProperties::default()
-        .with_connection_name(format!("{} ({purpose})", names::SOURCE).into());
+    let properties =
+        ConnectionProperties::default().with_connection_name(format!("{} ({purpose})", names::SOURCE).into());
     match timeout(CONNECT_TIMEOUT, Connection::connect_uri(uri.clone(), properties)).await {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(source)) => Err(BrokerError::Connect { address, source }),
@@ -198,7 +205,12 @@ mod tests {
 
     #[test]
     fn no_refusal_repeats_the_password() {
-        for url in ["http://u:s3cret@h/", "amqp://u:s3cret@[::1]/", "amqp://u:s3cret@h/?x=1", "amqp://u:s3cret@h:99999/"] {
+        for url in [
+            "http://u:s3cret@h/",
+            "amqp://u:s3cret@[::1]/",
+            "amqp://u:s3cret@h/?x=1",
+            "amqp://u:s3cret@h:99999/",
+        ] {
             assert!(!refusal(url).contains("s3cret"), "{}", refusal(url));
         }
     }

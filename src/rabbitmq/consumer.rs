@@ -2,7 +2,9 @@
 
 use jiff::Timestamp;
 use lapin::Acker;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions};
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions,
+};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Consumer};
 
@@ -39,7 +41,8 @@ impl Delivery {
 impl From<lapin::message::Delivery> for Delivery {
     fn from(delivery: lapin::message::Delivery) -> Self {
         let (properties, progress) = read(&delivery.properties);
-        let incoming = Incoming { body: delivery.data, properties, progress, redelivered: delivery.redelivered };
+        let incoming =
+            Incoming { body: delivery.data, properties, progress, redelivered: delivery.redelivered };
         Self { incoming, acker: delivery.acker }
     }
 }
@@ -85,7 +88,9 @@ fn read(properties: &BasicProperties) -> (Properties, Progress) {
         published_by: short(properties.user_id()).or_else(|| text(names::X_PUBLISHED_BY)),
     };
     let progress = Progress {
-        attempts: header(names::X_ATTEMPTS).and_then(as_number).map_or(0, |n| u32::try_from(n.max(0)).unwrap_or(u32::MAX)),
+        attempts: header(names::X_ATTEMPTS)
+            .and_then(as_number)
+            .map_or(0, |n| u32::try_from(n.max(0)).unwrap_or(u32::MAX)),
         ambiguous: matches!(header(names::X_AMBIGUOUS), Some(AMQPValue::Boolean(true))),
         first_seen: time(names::X_FIRST_SEEN),
         not_before: time(names::X_NOT_BEFORE),
@@ -97,7 +102,9 @@ fn read(properties: &BasicProperties) -> (Properties, Progress) {
 fn as_text(value: &AMQPValue) -> Option<String> {
     const LONGEST: usize = 1024;
     match value {
-        AMQPValue::LongString(text) if text.len() <= LONGEST => String::from_utf8(text.as_bytes().to_vec()).ok(),
+        AMQPValue::LongString(text) if text.len() <= LONGEST => {
+            String::from_utf8(text.as_bytes().to_vec()).ok()
+        }
         AMQPValue::ShortString(text) => Some(text.to_string()),
         _ => None,
     }

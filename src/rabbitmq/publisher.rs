@@ -66,7 +66,11 @@ pub struct Publisher {
 impl Publisher {
     /// A publisher on this connection; channels are opened when they are needed.
     pub fn new(connection: Connection) -> Self {
-        Self { connection: Arc::new(connection), idle: Arc::default(), places: Arc::new(Semaphore::new(CHANNELS)) }
+        Self {
+            connection: Arc::new(connection),
+            idle: Arc::default(),
+            places: Arc::new(Semaphore::new(CHANNELS)),
+        }
     }
 
     /// Publishes a message and waits for its confirm, ten seconds at the most.
@@ -82,7 +86,8 @@ impl Publisher {
     // Dropped in the middle (by the time limit), the channel is dropped too and never lent again.
     async fn publish_on_a_channel_of_its_own(&self, publication: &Publication) -> Result<(), PublishError> {
         let _place = self.places.acquire().await;
-        let channel = match self.lock_idle().pop() {
+        let idle = self.lock_idle().pop();
+        let channel = match idle {
             Some(channel) => channel,
             None => self.open_channel().await?,
         };

@@ -62,6 +62,15 @@ pub fn queue_names(topology: &Topology) -> Vec<String> {
     queues(topology).into_iter().map(|queue| queue.name).collect()
 }
 
+/// Messages ready in a queue.
+///
+/// # Errors
+/// lapin's word, where the queue is not there.
+pub async fn depth(channel: &Channel, queue: &str) -> lapin::Result<u32> {
+    let options = QueueDeclareOptions { durable: true, passive: true, ..Default::default() };
+    Ok(channel.queue_declare(queue.into(), options, FieldTable::default()).await?.message_count())
+}
+
 fn exchanges() -> [(&'static str, ExchangeKind, FieldTable); 5] {
     let alternate = table([("alternate-exchange", text(names::UNROUTED_EVENTS))]);
     [
@@ -96,7 +105,11 @@ fn queues(topology: &Topology) -> Vec<QueueSpec> {
     };
     let unrouted = QueueSpec {
         name: names::UNROUTED_EVENTS.into(),
-        arguments: table([quorum(), ("x-max-length", number(UNROUTED_EVENTS_LIMIT)), ("x-overflow", text("drop-head"))]),
+        arguments: table([
+            quorum(),
+            ("x-max-length", number(UNROUTED_EVENTS_LIMIT)),
+            ("x-overflow", text("drop-head")),
+        ]),
         bindings: vec![(names::UNROUTED_EVENTS, String::new())],
     };
     let limited = to(names::DEAD_LETTER_EXCHANGE, names::WORK_QUEUE).into_iter();
@@ -108,7 +121,9 @@ fn queues(topology: &Topology) -> Vec<QueueSpec> {
     let waits = topology.wait_queues.iter().map(|(name, ttl_ms)| QueueSpec {
         name: name.clone(),
         // The default exchange, so that no other subscriber of task.commands sees a retry.
-        arguments: table(to("", names::WORK_QUEUE).into_iter().chain([("x-message-ttl", AMQPValue::LongUInt(*ttl_ms))])),
+        arguments: table(
+            to("", names::WORK_QUEUE).into_iter().chain([("x-message-ttl", AMQPValue::LongUInt(*ttl_ms))]),
+        ),
         bindings: vec![(names::RETRY_EXCHANGE, name.clone())],
     });
     [dead, unrouted, work].into_iter().chain(waits).collect()
@@ -121,18 +136,24 @@ async fn declare_exchange(
     kind: ExchangeKind,
     arguments: FieldTable,
 ) -> lapin::Result<()> {
-    let options =
-        ExchangeDeclareOptions { durable: true, passive: provision == Provision::Check, ..Default::default() };
+    let options = ExchangeDeclareOptions {
+        durable: true,
+        passive: provision == Provision::Check,
+        ..Default::default()
+    };
     channel.exchange_declare(name.into(), kind, options, arguments).await
 }
 
 async fn declare_queue(channel: &Channel, provision: Provision, queue: QueueSpec) -> lapin::Result<()> {
-    let options = QueueDeclareOptions { durable: true, passive: provision == Provision::Check, ..Default::default() };
+    let options =
+        QueueDeclareOptions { durable: true, passive: provision == Provision::Check, ..Default::default() };
     channel.queue_declare(queue.name.as_str().into(), options, queue.arguments).await?;
     if provision == Provision::Declare {
         for (exchange, key) in queue.bindings {
             let (name, key) = (queue.name.as_str().into(), key.as_str().into());
-            channel.queue_bind(name, exchange.into(), key, QueueBindOptions::default(), FieldTable::default()).await?;
+            channel
+                .queue_bind(name, exchange.into(), key, QueueBindOptions::default(), FieldTable::default())
+                .await?;
         }
     }
     Ok(())

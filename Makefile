@@ -1,0 +1,32 @@
+# What a developer types. Every target works from a fresh clone; `make` alone lists them.
+.POSIX:
+PATH_WITH_CARGO = PATH="$$PATH:$$HOME/.cargo/bin"
+COMPOSE = $$(docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+
+.PHONY: help test demo lint up down
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
+
+test: ## all tests, against a real RabbitMQ (Docker, or this machine's own)
+	@$(PATH_WITH_CARGO) tests/setup
+	$(PATH_WITH_CARGO) cargo test --locked
+
+demo: ## watch the worker live through a bad day
+	@$(PATH_WITH_CARGO) tests/setup
+	$(PATH_WITH_CARGO) cargo build --locked --bins
+	$(PATH_WITH_CARGO) cargo run --locked --quiet --example demo
+
+lint: ## format, clippy, docs, licences, advisories
+	$(PATH_WITH_CARGO) cargo fmt --check
+	$(PATH_WITH_CARGO) cargo clippy --locked --all-targets -- -D warnings
+	$(PATH_WITH_CARGO) RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
+	$(PATH_WITH_CARGO) cargo fetch --locked
+	$(PATH_WITH_CARGO) cargo deny --offline check bans licenses sources
+	$(PATH_WITH_CARGO) cargo audit $(AUDIT)
+
+up: ## RabbitMQ, the sandbox API and the worker, in containers (see docker-compose.yml)
+	$(COMPOSE) up -d --build
+
+down: ## ends them and removes their data
+	$(COMPOSE) down -v --remove-orphans

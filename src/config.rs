@@ -1,0 +1,238 @@
+//! Flags and environment to the settings of each part. The only reader of the environment; only `main` uses it.
+//!
+//! Collects every wrong setting before it gives up: nothing starts on a half-valid configuration.
+
+mod args;
+mod read;
+
+use std::io;
+use std::time::Duration;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::messages::{OrgId, TaskId};
+use crate::policy::circuit_breaker::BreakerSettings;
+use crate::policy::retry_schedule::{Ladder, RetrySchedule};
+use crate::rabbitmq::BrokerSettings;
+use crate::rabbitmq::topology::{Provision, Topology};
+use crate::service::{CoreSettings, ServiceSettings};
+use crate::tallyfy_api::ApiSettings;
+use crate::telemetry::LogFormat;
+use args::{BrokerArgs, Cli, CoreArgs, DeleteArgs, LadderArgs, LogArgs, RunArgs, Sub};
+use read::Reader;
+
+/// Exit code for a wrong setting (`EX_USAGE` of sysexits.h).
+pub const EXIT_USAGE: u8 = 64;
+/// RabbitMQ's cap for quorum queues.
+const LARGEST_PREFETCH: u16 = 2000;
+
+/// What the command line asks for, fully checked.
+pub enum Job {
+    /// The worker.
+    Run(Box<ServiceSettings>),
+    /// Declare the topology.
+    Setup(Box<BrokerSettings>),
+    /// Delete a list of tasks.
+    Delete(Box<CoreSettings>, OrgId, Vec<TaskId>),
+}
+
+/// How to log.
+pub struct Logging {
+    /// JSON or text.
+    pub format: LogFormat,
+    /// What to log.
+    pub filter: EnvFilter,
+}
+
+/// Reads flags, environment and, for `delete -`, standard input.
+///
+/// # Errors
+/// One line for each wrong setting. A wrong flag, `--help` and `--version` end the process as clap does, the first with
+/// [`EXIT_USAGE`].
+pub fn read() -> Result<(Job, Logging), Vec<String>> {
+    let cli = Cli::try_parse().unwrap_or_else(|error| {
+        let _ = error.print();
+        std::process::exit(if error.use_stderr() { EXIT_USAGE.into() } else { 0 });
+    });
+    interpret(cli, io::stdin().lines().map_while(Result::ok))
+}
+
+fn interpret(cli: Cli, input: impl Iterator<Item = String>) -> Result<(Job, Logging), Vec<String>> {
+    let mut reader = Reader::default();
+    let (job, log) = match cli.command {
+        Sub::Run(args) => (service(&mut reader, &args).map(|s| Job::Run(Box::new(s))), args.log),
+        Sub::Setup(args) => {
+            let ladder = reader.ladder("WAIT_LADDER", &args.ladder.wait_ladder);
+            let broker =
+                broker(&mut reader, &args.broker, ladder.as_ref(), Provision::Declare, LARGEST_PREFETCH);
+            (broker.map(|b| Job::Setup(Box::new(b))), args.log)
+        }
+        Sub::Delete(args) => (delete(&mut reader, &args, input), args.log),
+    };
+    let logging = logging(&mut reader, &log);
+    match (job, logging) {
+        (Some(job), Some(logging)) if reader.problems.is_empty() => Ok((job, logging)),
+        _ => Err(reader.problems),
+    }
+}
+
+fn service(reader: &mut Reader, args: &RunArgs) -> Option<ServiceSettings> {
+    let provision = reader.flag("DECLARE_TOPOLOGY", &args.declare_topology);
+    let provision = provision.map(|declare| if declare { Provision::Declare } else { Provision::Check });
+    let core = core(reader, &args.core, &args.ladder, None);
+    let ladder = core.as_ref().map(|core| &core.schedule.ladder);
+    let prefetch = core.as_ref().map_or(LARGEST_PREFETCH, |core| prefetch(core.concurrency));
+    let broker = broker(reader, &args.broker, ladder, provision.unwrap_or(Provision::Check), prefetch);
+    let http_addr = reader.socket_address("HTTP_ADDR", &args.http_addr);
+    let shutdown_grace = reader.duration("SHUTDOWN_GRACE", &args.shutdown_grace, Duration::ZERO..=HOUR);
+    Some(ServiceSettings {
+        core: core?,
+        broker: broker?,
+        http_addr: http_addr?,
+        shutdown_grace: shutdown_grace?,
+    })
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn core(
+    reader: &mut Reader,
+    args: &CoreArgs,
+    ladder: &LadderArgs,
+    org: Option<&OrgId>,
+) -> Option<CoreSettings> {
+    let base_url = reader.base_url("TALLYFY_BASE_URL", &args.base_url, &args.allow_http);
+    let credentials = reader.credentials(args, org);
+    let concurrency = reader.number("CONCURRENCY", &args.concurrency, 1..=1000);
+    let tenth = Duration::from_millis(100);
+    let request_timeout = reader.duration("REQUEST_TIMEOUT", &args.request_timeout, tenth..=HOUR);
+    let max_attempts = reader.number("MAX_ATTEMPTS", &args.max_attempts, 1..=1_000_000);
+    let max_age = reader.duration("MAX_AGE", &args.max_age, Duration::from_secs(1)..=HOUR * 24 * 366);
+    let ladder = reader.ladder("WAIT_LADDER", &ladder.wait_ladder);
+    let request_timeout = request_timeout?;
+    Some(CoreSettings {
+        api: ApiSettings { base_url: base_url?, request_timeout },
+        credentials: credentials?,
+        schedule: RetrySchedule { max_attempts: max_attempts?, max_age: max_age?, ladder: ladder? },
+        // A probe that has no answer by then never will.
+        breaker: BreakerSettings {
+            probe_lease: request_timeout + Duration::from_secs(1),
+            ..BreakerSettings::default()
+        },
+        concurrency: concurrency? as usize,
+    })
+}
+
+fn broker(
+    reader: &mut Reader,
+    args: &BrokerArgs,
+    ladder: Option<&Ladder>,
+    provision: Provision,
+    prefetch: u16,
+) -> Option<BrokerSettings> {
+    let uri = reader.amqp_url("AMQP_URL", &args.amqp_url);
+    let wait_queues = ladder?.rungs().iter().map(|rung| (rung.queue(), rung.ttl_ms())).collect();
+    Some(BrokerSettings { uri: uri?, topology: Topology { provision, wait_queues }, prefetch })
+}
+
+/// Twice the calls, so that the next commands are at hand while outcomes are being confirmed.
+fn prefetch(concurrency: usize) -> u16 {
+    u16::try_from(concurrency * 2).unwrap_or(LARGEST_PREFETCH).min(LARGEST_PREFETCH)
+}
+
+fn delete(reader: &mut Reader, args: &DeleteArgs, input: impl Iterator<Item = String>) -> Option<Job> {
+    let org = reader.org("--org", &args.org);
+    let core = core(reader, &args.core, &args.ladder, org.as_ref());
+    let tasks = reader.tasks(&args.tasks, input);
+    Some(Job::Delete(Box::new(core?), org?, tasks?))
+}
+
+fn logging(reader: &mut Reader, args: &LogArgs) -> Option<Logging> {
+    let format = reader.log_format("LOG_FORMAT", args.log_format.as_deref());
+    let filter = reader.log_filter("RUST_LOG", &args.log);
+    Some(Logging { format: format?, filter: filter? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: [&str; 4] =
+        ["tallyfy-delete-worker", "run", "--tallyfy-org-id=acme", "--tallyfy-access-token=tok"];
+
+    fn problems(args: &[&str]) -> Vec<String> {
+        let cli = Cli::try_parse_from(BASE.iter().chain(args)).unwrap_or_else(|error| panic!("{error}"));
+        interpret(cli, std::iter::empty()).err().unwrap_or_default()
+    }
+
+    fn delete(args: &[&str], input: &[&str]) -> Result<Vec<TaskId>, Vec<String>> {
+        let base = ["tallyfy-delete-worker", "delete", "--org=acme", "--tallyfy-access-token=tok"];
+        let cli = Cli::try_parse_from(base.iter().chain(args)).unwrap_or_else(|error| panic!("{error}"));
+        interpret(cli, input.iter().map(ToString::to_string)).map(|(job, _)| match job {
+            Job::Delete(_, _, tasks) => tasks,
+            _ => panic!("not a delete"),
+        })
+    }
+
+    #[test]
+    fn the_defaults_with_an_organisation_and_a_token_are_enough() {
+        assert_eq!(problems(&[]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_wrong_setting_has_a_line_that_names_it() {
+        let wrong = [
+            ("AMQP_URL", "--amqp-url=amqp://[::1]/"),
+            ("TALLYFY_BASE_URL", "--tallyfy-base-url=http://go.tallyfy.com/api"),
+            ("TALLYFY_ORG_ID", "--tallyfy-org-id=a/b"),
+            ("CONCURRENCY", "--concurrency=0"),
+            ("REQUEST_TIMEOUT", "--request-timeout=15"),
+            ("MAX_ATTEMPTS", "--max-attempts=many"),
+            ("MAX_AGE", "--max-age=-1h"),
+            ("WAIT_LADDER", "--wait-ladder=5s,2s"),
+            ("DECLARE_TOPOLOGY", "--declare-topology=maybe"),
+            ("HTTP_ADDR", "--http-addr=9464"),
+            ("SHUTDOWN_GRACE", "--shutdown-grace=soon"),
+            ("LOG_FORMAT", "--log-format=xml"),
+            ("RUST_LOG", "--rust-log=info=loud=x"),
+            ("TALLYFY_ALLOW_HTTP", "--tallyfy-allow-http=perhaps"),
+            ("TALLYFY_ACCESS_TOKEN", "--tallyfy-access-token=a b"),
+            ("TALLYFY_ACCESS_TOKEN", "--tallyfy-access-token-file=/also"),
+        ];
+        for (name, flag) in wrong {
+            let lines = problems_with(flag);
+            assert!(lines.len() == 1 && lines[0].starts_with(name), "{flag}: {lines:?}");
+        }
+        assert!(problems(&["--concurrency=0", "--max-age=x", "--http-addr=y"]).len() == 3, "all at once");
+    }
+
+    fn problems_with(flag: &str) -> Vec<String> {
+        let name = flag.split('=').next().unwrap_or_default();
+        let kept = BASE.iter().filter(|arg| arg.split('=').next() != Some(name)).copied();
+        let cli = Cli::try_parse_from(kept.chain([flag])).unwrap_or_else(|error| panic!("{error}"));
+        interpret(cli, std::iter::empty()).err().unwrap_or_default()
+    }
+
+    #[test]
+    fn http_is_for_loopback_unless_it_is_allowed() {
+        for url in ["http://127.0.0.1:8080", "http://localhost/api", "http://[::1]:1/api"] {
+            assert_eq!(problems(&[&format!("--tallyfy-base-url={url}")]), Vec::<String>::new());
+        }
+        assert_eq!(
+            problems(&["--tallyfy-base-url=http://sandbox/api", "--tallyfy-allow-http=true"]),
+            Vec::<String>::new()
+        );
+        for url in ["ftp://h/", "https://u:p@h/", "https://h/?q=1", "https://h/#f", "h"] {
+            assert_eq!(problems(&[&format!("--tallyfy-base-url={url}")]).len(), 1, "{url}");
+        }
+    }
+
+    #[test]
+    fn one_wrong_id_refuses_the_whole_list() {
+        assert_eq!(delete(&["t1", "t2"], &[]).unwrap().len(), 2);
+        assert_eq!(delete(&["-"], &["t1", "", "  t2 "]).unwrap().len(), 2);
+        assert_eq!(delete(&["-"], &["t1", "a/b", "t2", "?"]).unwrap_err().len(), 2);
+        assert!(delete(&["--tallyfy-org-id=other", "t1"], &[]).unwrap_err()[0].starts_with("--org"));
+    }
+}

@@ -1,0 +1,229 @@
+//! One reader for each kind of setting. A wrong one becomes a line that names the variable and what it takes.
+
+use std::fmt::Display;
+use std::io::{IsTerminal, stderr};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use lapin::uri::AMQPUri;
+use tracing_subscriber::EnvFilter;
+use url::{Host, Url};
+
+use super::args::CoreArgs;
+use crate::credentials::{self, CredentialsSource};
+use crate::messages::{OrgId, TaskId};
+use crate::policy::retry_schedule::Ladder;
+use crate::rabbitmq::connection::parse_amqp_url;
+use crate::telemetry::{self, LogFormat};
+
+const DURATION_FORM: &str = "a duration such as 500ms, 5s, 2m or 24h";
+const ID_FORM: &str = "1 to 64 of A-Z a-z 0-9 _ -";
+
+/// Collects what is wrong while it reads.
+#[derive(Default)]
+pub(super) struct Reader {
+    /// One line each.
+    pub(super) problems: Vec<String>,
+}
+
+impl Reader {
+    fn problem<T>(&mut self, name: &str, text: impl Display) -> Option<T> {
+        self.problems.push(format!("{name}: {text}"));
+        None
+    }
+
+    pub(super) fn flag(&mut self, name: &str, text: &str) -> Option<bool> {
+        match text.to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" => Some(true),
+            "false" | "0" | "no" | "off" => Some(false),
+            _ => self.problem(name, format!("takes true or false, not {text:?}")),
+        }
+    }
+
+    pub(super) fn number(&mut self, name: &str, text: &str, range: RangeInclusive<u32>) -> Option<u32> {
+        match text.trim().parse() {
+            Ok(number) if range.contains(&number) => Some(number),
+            _ => self.problem(
+                name,
+                format!("takes a number from {} to {}, not {text:?}", range.start(), range.end()),
+            ),
+        }
+    }
+
+    pub(super) fn duration(
+        &mut self,
+        name: &str,
+        text: &str,
+        range: RangeInclusive<Duration>,
+    ) -> Option<Duration> {
+        match parse_duration(text) {
+            Some(duration) if range.contains(&duration) => Some(duration),
+            Some(_) => self
+                .problem(name, format!("takes from {:?} to {:?}, not {text:?}", range.start(), range.end())),
+            None => self.problem(name, format!("takes {DURATION_FORM}, not {text:?}")),
+        }
+    }
+
+    pub(super) fn ladder(&mut self, name: &str, text: &str) -> Option<Ladder> {
+        let Some(waits) = text.split(',').map(parse_duration).collect() else {
+            return self.problem(
+                name,
+                format!("takes rising durations separated by commas, 5s,30s,2m say, not {text:?}"),
+            );
+        };
+        Ladder::new(waits).map_or_else(|error| self.problem(name, format!("{error}, not {text:?}")), Some)
+    }
+
+    pub(super) fn socket_address(&mut self, name: &str, text: &str) -> Option<SocketAddr> {
+        let parsed = text.trim().parse().ok();
+        parsed.or_else(|| self.problem(name, format!("takes IP:PORT, 127.0.0.1:9464 say, not {text:?}")))
+    }
+
+    pub(super) fn amqp_url(&mut self, name: &str, text: &str) -> Option<AMQPUri> {
+        parse_amqp_url(text.trim()).map_or_else(|error| self.problem(name, error), Some)
+    }
+
+    pub(super) fn log_format(&mut self, name: &str, text: Option<&str>) -> Option<LogFormat> {
+        match text.filter(|text| !text.is_empty()) {
+            None if stderr().is_terminal() => Some(LogFormat::Pretty),
+            None | Some("json") => Some(LogFormat::Json),
+            Some("pretty") => Some(LogFormat::Pretty),
+            Some(other) => self.problem(name, format!("takes json or pretty, not {other:?}")),
+        }
+    }
+
+    pub(super) fn log_filter(&mut self, name: &str, text: &str) -> Option<EnvFilter> {
+        let filter = telemetry::filter(text);
+        filter.map_or_else(
+            |error| self.problem(name, format!("takes a level such as info, or target=level pairs: {error}")),
+            Some,
+        )
+    }
+
+    pub(super) fn base_url(&mut self, name: &str, text: &str, allow_http: &str) -> Option<Url> {
+        let allow_http = self.flag("TALLYFY_ALLOW_HTTP", allow_http)?;
+        let Ok(url) = Url::parse(text.trim()) else {
+            return self.problem(name, "takes an absolute URL, https://go.tallyfy.com/api say");
+        };
+        let trouble = match url.scheme() {
+            "https" => None,
+            "http" if allow_http || is_loopback(&url) => None,
+            "http" => Some(
+                "is http:// to a host that is not a loopback address; the token would travel in the clear. \
+                            Use https://, or set TALLYFY_ALLOW_HTTP=true",
+            ),
+            _ => Some("must begin with https://"),
+        };
+        let plain = url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+            && url.password().is_none();
+        match trouble {
+            Some(trouble) => self.problem(name, trouble),
+            None if !plain => self.problem(name, "takes a URL without user, query and fragment"),
+            None => Some(url),
+        }
+    }
+
+    pub(super) fn org(&mut self, name: &str, text: &str) -> Option<OrgId> {
+        let org = OrgId::try_from(text.trim().to_owned()).ok();
+        org.or_else(|| self.problem(name, format!("takes an organisation's id, {ID_FORM}, not {text:?}")))
+    }
+
+    /// One of the three sources of tokens, and the allow-list. `only` is the organisation of the `delete` command: there it
+    /// is the allow-list itself, and where one is set too it must be on it.
+    pub(super) fn credentials(&mut self, args: &CoreArgs, only: Option<&OrgId>) -> Option<CredentialsSource> {
+        let listed = self.listed_orgs(args.org_id.as_deref())?;
+        if let (Some(only), Some(listed)) = (only, &listed)
+            && !listed.contains(only)
+        {
+            return self.problem("--org", format!("{only} is not among the organisations of TALLYFY_ORG_ID"));
+        }
+        let orgs = only.map(|org| vec![org.clone()]).or(listed);
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        match (given(&args.access_token), given(&args.access_token_file), given(&args.credentials_dir)) {
+            (None, None, Some(dir)) => {
+                Some(CredentialsSource::Directory { only: orgs, path: PathBuf::from(dir) })
+            }
+            (None, Some(file), None) => {
+                Some(CredentialsSource::File { orgs: self.required(orgs)?, path: file.into() })
+            }
+            (Some(text), None, None) => {
+                let orgs = self.required(orgs);
+                let token = credentials::token(&text, Path::new("TALLYFY_ACCESS_TOKEN"));
+                let token = token.map_err(|error| self.problems.push(error.to_string())).ok();
+                Some(CredentialsSource::Fixed { orgs: orgs?, token: token? })
+            }
+            (None, None, None) => {
+                let _ = self.required(orgs);
+                self.problem("TALLYFY_ACCESS_TOKEN", format!("no token: {TOKEN_SOURCES}"))
+            }
+            _ => self
+                .problem("TALLYFY_ACCESS_TOKEN", format!("more than one source of tokens: {TOKEN_SOURCES}")),
+        }
+    }
+
+    fn required(&mut self, orgs: Option<Vec<OrgId>>) -> Option<Vec<OrgId>> {
+        orgs.or_else(|| {
+            self.problem(
+                "TALLYFY_ORG_ID",
+                "is required: the organisations that may be touched, separated by commas",
+            )
+        })
+    }
+
+    /// `Some(None)` where the list is not given.
+    fn listed_orgs(&mut self, text: Option<&str>) -> Option<Option<Vec<OrgId>>> {
+        let Some(text) = text.filter(|text| !text.is_empty()) else { return Some(None) };
+        let orgs: Vec<_> = text.split(',').map(|id| self.org("TALLYFY_ORG_ID", id)).collect();
+        orgs.into_iter().collect::<Option<_>>().map(Some)
+    }
+
+    /// The ids from the arguments, or from `input` for a single `-`. One wrong id refuses the whole list: nothing is
+    /// deleted on half a mistake.
+    pub(super) fn tasks(
+        &mut self,
+        args: &[String],
+        input: impl Iterator<Item = String>,
+    ) -> Option<Vec<TaskId>> {
+        let from_input = args.len() == 1 && args[0] == "-";
+        let (what, texts): (_, Vec<String>) =
+            if from_input { ("line", input.collect()) } else { ("TASK", args.to_vec()) };
+        let mut tasks = Vec::new();
+        let before = self.problems.len();
+        for (number, text) in
+            (1..).zip(texts.iter().map(|text| text.trim())).filter(|(_, text)| !text.is_empty())
+        {
+            match TaskId::try_from(text.to_owned()) {
+                Ok(task) => tasks.push(task),
+                Err(_) => {
+                    let _ = self.problem::<()>(
+                        &format!("{what} {number}"),
+                        format!("takes a task's id, {ID_FORM}, not {text:?}"),
+                    );
+                }
+            }
+        }
+        (self.problems.len() == before).then_some(tasks)
+    }
+}
+
+const TOKEN_SOURCES: &str =
+    "set exactly one of TALLYFY_ACCESS_TOKEN, TALLYFY_ACCESS_TOKEN_FILE and TALLYFY_CREDENTIALS_DIR";
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let duration: SignedDuration = text.trim().parse().ok()?;
+    Duration::try_from(duration).ok()
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(ip)) => IpAddr::from(ip).is_loopback(),
+        Some(Host::Ipv6(ip)) => IpAddr::from(ip).is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}

@@ -1,0 +1,122 @@
+//! The `delete` command: the same engine without a broker, for a list of ids. Waits are slept here, not in queues.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::credentials::Credentials;
+use crate::messages::{EndKind, Incoming, OrgId, Outcome, TaskId};
+use crate::policy::settlement::Settlement;
+use crate::service::{CoreSettings, StartError, engine};
+use crate::worker::Engine;
+use crate::worker::handle::handle;
+
+/// How a list came out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Tasks that are gone.
+    pub gone: usize,
+    /// Tasks that could not be deleted.
+    pub failed: usize,
+    /// Tasks that an interruption left alone, or whose answers were still missing.
+    pub left: usize,
+}
+
+impl Tally {
+    /// Whether every task is gone.
+    pub fn is_complete(self) -> bool {
+        self.failed == 0 && self.left == 0
+    }
+}
+
+/// Deletes tasks and writes one outcome a line, as JSON, to `out`; shows `progress` meanwhile.
+///
+/// # Errors
+/// [`StartError`] where the engine cannot be built.
+pub async fn delete_list(
+    core: CoreSettings,
+    org: &OrgId,
+    tasks: Vec<TaskId>,
+    out: impl Write + Send,
+    shutdown: CancellationToken,
+) -> Result<Tally, StartError> {
+    let credentials = Arc::new(Credentials::load(core.credentials.clone())?);
+    let engine = engine(&core, &credentials)?;
+    let draining = engine.draining.clone();
+    tokio::spawn(async move {
+        shutdown.cancelled().await;
+        draining.cancel();
+    });
+    let bar = progress_bar(tasks.len());
+    let (tally, out) = (Mutex::new(Tally::default()), Mutex::new(out));
+    let (engine, bar, tally_ref, out) = (&engine, &bar, &tally, &out);
+    stream::iter(tasks)
+        .for_each_concurrent(core.concurrency, |task| async move {
+            let end = delete_one(engine, org, &task, bar).await;
+            let mut tally = tally_ref.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
+            count(&mut tally, end.as_ref());
+            bar.inc(1);
+            write_line(&mut *out, bar, end.as_ref());
+        })
+        .await;
+    bar.finish_and_clear();
+    Ok(tally.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Handles one command until it ends; `None` where an interruption came first.
+async fn delete_one(engine: &Engine, org: &OrgId, task: &TaskId, bar: &ProgressBar) -> Option<Outcome> {
+    let mut incoming = command(org, task);
+    loop {
+        let settlement = handle(&incoming, engine).await;
+        let (rung, progress, why) = match settlement {
+            Settlement::Finish(outcome) | Settlement::DeadLetter(outcome, _) => return Some(outcome),
+            Settlement::Return => return None,
+            Settlement::RetryLater(rung, progress) => (rung, progress, "its attempts failed"),
+            Settlement::Postpone(rung, progress) => (rung, progress, "the API does not serve it now"),
+        };
+        let status = progress.last_status;
+        bar.suspend(|| warn!(task_id = %task, wait = rung.name(), http_status = status, "waiting: {why}"));
+        incoming.progress.first_seen.get_or_insert_with(Timestamp::now);
+        let first_seen = incoming.progress.first_seen;
+        incoming.progress = crate::messages::Progress { first_seen, ..progress };
+        if !engine.sleep(rung.wait()).await {
+            return None;
+        }
+    }
+}
+
+fn command(org: &OrgId, task: &TaskId) -> Incoming {
+    let body = serde_json::json!({"org_id": org, "task_id": task}).to_string().into_bytes();
+    Incoming { body, ..Incoming::default() }
+}
+
+fn count(tally: &mut Tally, end: Option<&Outcome>) {
+    match end.map(|outcome| outcome.outcome) {
+        Some(EndKind::Deleted | EndKind::AlreadyAbsent) => tally.gone += 1,
+        Some(EndKind::DeadLettered) => tally.failed += 1,
+        None => tally.left += 1,
+    }
+}
+
+fn write_line(out: &mut impl Write, bar: &ProgressBar, end: Option<&Outcome>) {
+    let Some(line) = end.and_then(|outcome| serde_json::to_string(outcome).ok()) else { return };
+    // A reader that has gone away must not stop deletions half way; the exit code still tells.
+    bar.suspend(|| writeln!(out, "{line}").and_then(|()| out.flush())).unwrap_or_default();
+}
+
+/// On a terminal only: indicatif hides it elsewhere.
+fn progress_bar(tasks: usize) -> ProgressBar {
+    let bar = ProgressBar::new(tasks as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} tasks, {per_sec}, {eta} left") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}

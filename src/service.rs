@@ -1,0 +1,143 @@
+//! The whole worker as one function: binds the operator's port, builds the engine, works until told to stop, drains.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::credentials::{Credentials, CredentialsError, CredentialsSource};
+use crate::health::{Health, Part};
+use crate::http::{self, Bound};
+use crate::metrics::Metrics;
+use crate::policy::circuit_breaker::BreakerSettings;
+use crate::policy::retry_schedule::RetrySchedule;
+use crate::rabbitmq::BrokerSettings;
+use crate::tallyfy_api::{ApiSettings, TallyfyApi};
+use crate::worker::{Engine, EngineSettings, Worker};
+
+const CREDENTIALS_EVERY: Duration = Duration::from_secs(5);
+
+/// What all commands of the engine need.
+#[derive(Clone)]
+pub struct CoreSettings {
+    /// Where the API is.
+    pub api: ApiSettings,
+    /// Tokens and the allow-list.
+    pub credentials: CredentialsSource,
+    /// Limits and waits.
+    pub schedule: RetrySchedule,
+    /// When the breaker trips.
+    pub breaker: BreakerSettings,
+    /// Calls in flight at once.
+    pub concurrency: usize,
+}
+
+/// What `run` needs.
+#[derive(Clone)]
+pub struct ServiceSettings {
+    /// The engine's part.
+    pub core: CoreSettings,
+    /// The broker's part.
+    pub broker: BrokerSettings,
+    /// Health and metrics.
+    pub http_addr: SocketAddr,
+    /// How long a drain may take.
+    pub shutdown_grace: Duration,
+}
+
+/// Why nothing could start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// A token cannot be had.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// The port cannot be had.
+    #[error("HTTP_ADDR {address}: {source}")]
+    Port {
+        /// The address asked for.
+        address: SocketAddr,
+        /// The system's word.
+        source: io::Error,
+    },
+    /// The HTTP client cannot be built.
+    #[error("the HTTP client cannot be built: {0}")]
+    Client(#[from] reqwest::Error),
+}
+
+/// A worker that is ready to run.
+pub struct Service {
+    settings: ServiceSettings,
+    credentials: Arc<Credentials>,
+    port: Bound,
+    engine: Arc<Engine>,
+}
+
+/// Builds the engine, from its settings and the credentials.
+///
+/// # Errors
+/// [`StartError`] where the HTTP client cannot be built.
+pub fn engine(core: &CoreSettings, credentials: &Arc<Credentials>) -> Result<Engine, StartError> {
+    let settings = EngineSettings {
+        api: TallyfyApi::new(&core.api)?,
+        credentials: Arc::clone(credentials),
+        schedule: core.schedule.clone(),
+        breaker: core.breaker,
+        concurrency: core.concurrency,
+    };
+    Ok(Engine::new(settings, Arc::new(Metrics::default()), Arc::new(Health::default())))
+}
+
+impl Service {
+    /// Reads the credentials and takes the port.
+    ///
+    /// # Errors
+    /// [`StartError`] says which could not be had.
+    pub async fn start(settings: ServiceSettings) -> Result<Self, StartError> {
+        let credentials = Arc::new(Credentials::load(settings.core.credentials.clone())?);
+        let engine = Arc::new(engine(&settings.core, &credentials)?);
+        let address = settings.http_addr;
+        let port = http::bind(address).await.map_err(|source| StartError::Port { address, source })?;
+        Ok(Self { settings, credentials, port, engine })
+    }
+
+    /// Where health and metrics are.
+    ///
+    /// # Errors
+    /// The system's word.
+    pub fn http_address(&self) -> io::Result<SocketAddr> {
+        self.port.address()
+    }
+
+    /// Works until `shutdown` fires, then drains.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let Self { settings, credentials, port, engine } = self;
+        let ended = CancellationToken::new();
+        let (health, metrics) = (Arc::clone(&engine.health), Arc::clone(&engine.metrics));
+        let port = tokio::spawn(port.serve(health, metrics, ended.clone()));
+        let reloading = tokio::spawn(reload_credentials(credentials));
+        tokio::spawn(drain_on(shutdown, Arc::clone(&engine)));
+        Worker::new(engine, settings.broker).run(settings.shutdown_grace).await;
+        info!("drained");
+        reloading.abort();
+        ended.cancel();
+        let _ = port.await;
+    }
+}
+
+async fn drain_on(shutdown: CancellationToken, engine: Arc<Engine>) {
+    shutdown.cancelled().await;
+    info!("draining: no new call, what is in flight is finished and settled");
+    engine.health.set(Part::Draining, Some("draining".to_owned()));
+    engine.draining.cancel();
+}
+
+async fn reload_credentials(credentials: Arc<Credentials>) {
+    loop {
+        tokio::time::sleep(CREDENTIALS_EVERY).await;
+        credentials.reload();
+    }
+}

@@ -1,0 +1,170 @@
+//! EDGE: the one HTTP call. Turns a response or a failure of the transport into an [`Answer`]; judges nothing.
+//!
+//! No redirects, no retries of its own, no more than 64 KiB of an answer.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+};
+use reqwest::{Client, redirect, retry};
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use crate::messages::{OrgId, TaskId};
+use crate::policy::answer::{Answer, Body, Response};
+
+const LONGEST_BODY: usize = 64 * 1024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Below what servers and load balancers usually keep, so that a call seldom meets a connection that is being closed
+/// (hyperium/hyper#2136).
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+const CLIENT_HEADER: HeaderName = HeaderName::from_static("x-tallyfy-client");
+const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Where the API is and how long it may take.
+#[derive(Debug, Clone)]
+pub struct ApiSettings {
+    /// Everything before `/organizations`.
+    pub base_url: Url,
+    /// One call, from connect to the last byte.
+    pub request_timeout: Duration,
+}
+
+/// The client of the API.
+#[derive(Clone)]
+pub struct TallyfyApi {
+    client: Client,
+    base_url: Url,
+}
+
+impl TallyfyApi {
+    /// A client; connects to nothing yet.
+    ///
+    /// # Errors
+    /// Where the HTTP client cannot be built (no TLS roots, say).
+    pub fn new(settings: &ApiSettings) -> reqwest::Result<Self> {
+        // There can be one provider in a process; that another part has set it already is fine.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(CLIENT_HEADER, HeaderValue::from_static("APIClient"));
+        let client = Client::builder()
+            .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
+            .default_headers(headers)
+            .redirect(redirect::Policy::none())
+            .retry(retry::never())
+            .no_proxy()
+            .timeout(settings.request_timeout)
+            .connect_timeout(CONNECT_TIMEOUT.min(settings.request_timeout))
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .build()?;
+        Ok(Self { client, base_url: settings.base_url.clone() })
+    }
+
+    /// Deletes one task for good, or learns why not. One call, no more.
+    pub async fn delete(&self, org: &OrgId, task: &TaskId, token: &SecretString) -> Answer {
+        let Ok(mut bearer) = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret())) else {
+            return Answer::Unreachable { detail: "the token cannot stand in a header".to_owned() };
+        };
+        bearer.set_sensitive(true);
+        let call = self.client.delete(delete_url(&self.base_url, org, task)).header(AUTHORIZATION, bearer);
+        match call.send().await {
+            Ok(response) => Answer::Status(read(response, token).await),
+            Err(error) if error.is_connect() || error.is_builder() => {
+                Answer::Unreachable { detail: cause(error) }
+            }
+            Err(error) if error.is_timeout() => Answer::TimedOut,
+            Err(error) => Answer::ConnectionLost { detail: cause(error) },
+        }
+    }
+}
+
+/// The one path that is ever called. Both ids are made of characters that mean nothing in a URL.
+fn delete_url(base: &Url, org: &OrgId, task: &TaskId) -> Url {
+    let mut url = base.clone();
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.pop_if_empty().extend(["organizations", org.as_str(), "tasks", task.as_str(), "delete"]);
+    }
+    url
+}
+
+async fn read(mut response: reqwest::Response, token: &SecretString) -> Response {
+    let header = |name: HeaderName| {
+        response.headers().get(name).and_then(|value| value.to_str().ok()).map(|value| clean(value, token))
+    };
+    let (content_type, retry_after) = (header(CONTENT_TYPE), header(RETRY_AFTER));
+    let (date, request_id) = (header(DATE), header(REQUEST_ID_HEADER));
+    let status = response.status().as_u16();
+    let body = match read_body(&mut response).await {
+        Some(bytes) => without_secrets(Body::recognise(content_type.as_deref(), &bytes), token),
+        None => Body::Lost,
+    };
+    Response { status, body, retry_after, date, request_id }
+}
+
+/// At most the first 64 KiB; `None` where it broke off before that.
+async fn read_body(response: &mut reqwest::Response) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await.ok()? {
+        bytes.extend_from_slice(&chunk[..chunk.len().min(LONGEST_BODY - bytes.len())]);
+        if bytes.len() == LONGEST_BODY {
+            break;
+        }
+    }
+    Some(bytes)
+}
+
+fn without_secrets(body: Body, token: &SecretString) -> Body {
+    match body {
+        Body::Json { code, message } => Body::Json {
+            code: code.map(|code| clean(&code, token)),
+            message: message.map(|message| clean(&message, token)),
+        },
+        other => other,
+    }
+}
+
+/// What the API says may hold anything, our own token too: cut, on one line, and without it.
+fn clean(text: &str, token: &SecretString) -> String {
+    const LONGEST: usize = 256;
+    let text = text.replace(token.expose_secret(), "[token]");
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect()
+}
+
+/// The innermost cause, which says more than "error sending request", and never the URL.
+fn cause(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    if error.source().is_none() { error.to_string() } else { cause.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_one_path_is_ever_called_with_or_without_a_path_in_the_base_url() {
+        let org = OrgId::try_from("o1".to_owned()).unwrap();
+        let task = TaskId::try_from("t1".to_owned()).unwrap();
+        let url = |base: &str| delete_url(&Url::parse(base).unwrap(), &org, &task).to_string();
+        for base in ["https://go.tallyfy.com/api", "https://go.tallyfy.com/api/"] {
+            assert_eq!(url(base), "https://go.tallyfy.com/api/organizations/o1/tasks/t1/delete");
+        }
+        assert_eq!(
+            url("https://api.tallyfy.com"),
+            "https://api.tallyfy.com/organizations/o1/tasks/t1/delete"
+        );
+    }
+
+    #[test]
+    fn what_the_api_says_is_cut_and_cannot_leak_the_token() {
+        let token = SecretString::from("tok-123");
+        assert_eq!(clean("bad\r\ntoken tok-123!", &token), "bad  token [token]!");
+        assert_eq!(clean(&"x".repeat(9999), &token).len(), 256);
+    }
+}

@@ -1,0 +1,36 @@
+//! Log lines on standard error: JSON for machines, coloured text for people.
+
+use std::io::{IsTerminal, stderr};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+
+/// The form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// Text for a person.
+    Pretty,
+}
+
+/// Reads a filter such as `info` or `info,lapin=debug`.
+///
+/// # Errors
+/// The filter's own word of what is wrong.
+pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
+    EnvFilter::builder().parse(directives)
+}
+
+/// Starts logging; where it has been started already, that stays.
+pub fn start(format: LogFormat, filter: EnvFilter) {
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    let _ = match format {
+        LogFormat::Json => {
+            subscriber.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+        }
+        // The library itself honours NO_COLOR.
+        LogFormat::Pretty if stderr().is_terminal() => subscriber.with_target(false).try_init(),
+        LogFormat::Pretty => subscriber.with_ansi(false).with_target(false).try_init(),
+    };
+}

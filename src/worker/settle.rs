@@ -1,0 +1,177 @@
+//! Carries a settlement out, in the one order: publish, wait for the confirm, acknowledge. The one place that acks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use crate::health::{Health, Part};
+use crate::messages::{Incoming, Outcome, Publication};
+use crate::metrics::Metrics;
+use crate::policy::settlement::Settlement;
+use crate::rabbitmq::{Delivery, PublishError, Publisher};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Settles the deliveries of one session.
+#[derive(Clone)]
+pub struct Settler {
+    publisher: Publisher,
+    lost: CancellationToken,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    stuck: Arc<AtomicUsize>,
+}
+
+impl Settler {
+    /// A settler that publishes here until `lost` fires.
+    pub fn new(
+        publisher: Publisher,
+        lost: CancellationToken,
+        metrics: Arc<Metrics>,
+        health: Arc<Health>,
+    ) -> Self {
+        metrics.publisher_up.set(1);
+        health.set(Part::Publisher, None);
+        Self { publisher, lost, metrics, health, stuck: Arc::default() }
+    }
+
+    /// Tells the broker the fate of a delivery.
+    ///
+    /// # A message is not acknowledged before its outcome is confirmed
+    ///
+    /// Every publication has its own confirm before the delivery is acknowledged. Where one cannot be had the delivery
+    /// stays in our hands and the publish is tried again for as long as the session lives; when the session dies, the
+    /// broker delivers the command again, and the repeat is harmless: a second DELETE finds a 404, a second event has
+    /// the same id.
+    pub async fn settle(&self, delivery: Delivery, settlement: Settlement) {
+        if matches!(settlement, Settlement::Return) {
+            delivery.give_back().await;
+            self.metrics.count_command(settlement.as_str());
+            return;
+        }
+        for publication in settlement.publications(delivery.incoming(), Timestamp::now()) {
+            if !self.publish_until_confirmed(&publication).await {
+                debug!("a delivery is left to the broker, which will deliver it again");
+                return;
+            }
+        }
+        report(delivery.incoming(), &settlement);
+        self.metrics.count_command(label(&settlement));
+        let result = if delivery.acknowledge().await { "acknowledged" } else { "lost" };
+        self.metrics.count_acknowledgement(result);
+        self.metrics.last_settled.set(Timestamp::now().as_duration().as_secs_f64());
+    }
+
+    async fn publish_until_confirmed(&self, publication: &Publication) -> bool {
+        let mut trouble = None;
+        let mut pause = FIRST_PAUSE;
+        while !self.lost.is_cancelled() {
+            let error = match self.publisher.publish(publication).await {
+                Ok(()) => {
+                    self.metrics.count_publish("confirmed");
+                    return true;
+                }
+                Err(error) => error,
+            };
+            self.metrics.count_publish(error.as_str());
+            trouble.get_or_insert_with(|| Trouble::begin(self, publication, &error));
+            tokio::select! { () = self.lost.cancelled() => {} () = tokio::time::sleep(pause) => {} }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        false
+    }
+}
+
+/// A publication that does not get through. The first one is told, and the end of the last one.
+struct Trouble<'a>(&'a Settler);
+
+impl<'a> Trouble<'a> {
+    fn begin(settler: &'a Settler, publication: &Publication, error: &PublishError) -> Self {
+        if settler.stuck.fetch_add(1, Ordering::SeqCst) == 0 && !settler.lost.is_cancelled() {
+            let what = format!("cannot publish to {}: {error}", publication.exchange);
+            error!("{what}; nothing is acknowledged until this succeeds");
+            settler.metrics.publisher_up.set(0);
+            settler.health.set(Part::Publisher, Some(what));
+        }
+        Self(settler)
+    }
+}
+
+impl Drop for Trouble<'_> {
+    fn drop(&mut self) {
+        let settler = self.0;
+        if settler.stuck.fetch_sub(1, Ordering::SeqCst) == 1 && !settler.lost.is_cancelled() {
+            info!("publishing works again");
+            settler.metrics.publisher_up.set(1);
+            settler.health.set(Part::Publisher, None);
+        }
+    }
+}
+
+fn label(settlement: &Settlement) -> &'static str {
+    match settlement {
+        Settlement::DeadLetter(outcome, _) => {
+            outcome.failure.as_ref().map_or("dead_lettered", |f| f.reason.as_str())
+        }
+        other => other.as_str(),
+    }
+}
+
+fn report(incoming: &Incoming, settlement: &Settlement) {
+    match settlement {
+        Settlement::Finish(outcome) => report_end(outcome),
+        Settlement::DeadLetter(outcome, _) => report_dead_letter(outcome),
+        Settlement::RetryLater(rung, progress) => warn!(
+            message_id = incoming.properties.message_id,
+            attempts = progress.attempts,
+            wait = rung.name(),
+            http_status = progress.last_status,
+            "command waits for its next attempt"
+        ),
+        Settlement::Postpone(rung, progress) => debug!(
+            message_id = incoming.properties.message_id,
+            attempts = progress.attempts,
+            wait = rung.name(),
+            "command postponed"
+        ),
+        Settlement::Return => {}
+    }
+}
+
+/// One line for the end of a command, in the words of the event.
+pub fn report_end(outcome: &Outcome) {
+    info!(
+        command_id = outcome.command_id,
+        org_id = outcome.org_id,
+        task_id = outcome.task_id,
+        outcome = outcome.outcome.as_str(),
+        attempts = outcome.attempts,
+        ambiguous = outcome.ambiguous,
+        http_status = outcome.http_status,
+        duration_ms = outcome.duration_ms,
+        "command ended"
+    );
+}
+
+/// One line for the failure of a command, in the words of the event.
+pub fn report_dead_letter(outcome: &Outcome) {
+    let (reason, detail) =
+        outcome.failure.as_ref().map_or(("", ""), |f| (f.reason.as_str(), f.detail.as_str()));
+    error!(
+        command_id = outcome.command_id,
+        org_id = outcome.org_id,
+        task_id = outcome.task_id,
+        outcome = outcome.outcome.as_str(),
+        attempts = outcome.attempts,
+        reason,
+        detail,
+        http_status = outcome.http_status,
+        duration_ms = outcome.duration_ms,
+        "command dead-lettered"
+    );
+}

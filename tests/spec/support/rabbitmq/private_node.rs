@@ -1,0 +1,86 @@
+//! RabbitMQ as a private node of this machine's own rabbitmq-server: own ports, own directory, own epmd;
+//! no root, no system service, nothing left behind.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use url::Url;
+
+use super::{QUICK_STATISTICS, STARTUP, guardian::guard};
+
+/// $1 the directory, $2 the server's start script, $3 the ports of epmd, AMQP and distribution.
+/// The start script would leave an epmd behind; the one that we start first, in the foreground, is ours to end.
+const BEGIN: &str = r#"
+dir=$1 server=$2; set -- $3
+epmd=$(command -v epmd || ls /usr/lib*/erlang/erts-*/bin/epmd /opt/*/lib/erlang/erts-*/bin/epmd | head -n 1)
+"$epmd" -port "$1" -address 127.0.0.1 </dev/null & epmd_pid=$!
+sleep 0.2
+env -i PATH="$PATH" HOME="$dir" LANG=C.UTF-8 ERL_EPMD_PORT="$1" ERL_EPMD_ADDRESS=127.0.0.1 \
+  RABBITMQ_NODENAME=tallyfy@localhost RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 \
+  RABBITMQ_NODE_PORT="$2" RABBITMQ_DIST_PORT="$3" RABBITMQ_MNESIA_BASE="$dir/data" RABBITMQ_LOG_BASE="$dir/log" \
+  RABBITMQ_CONFIG_FILE="$dir/rabbitmq.conf" RABBITMQ_ENABLED_PLUGINS_FILE="$dir/enabled_plugins" \
+  RABBITMQ_PID_FILE="$dir/pid" RABBITMQ_CONF_ENV_FILE=/dev/null \
+  sh -c '"$1"; echo ended' node "$server" </dev/null >"$dir/output" 2>&1 &
+node=$!"#;
+
+/// The node's own pid may be written late, when this process died while it started.
+const END: &str = r#"
+for i in 1 2 3 4 5 6 7 8 9 10; do [ ! -s "$dir/pid" ] || break; kill -0 $node || break; sleep 1; done
+kill -9 "$(cat "$dir/pid")" $node $epmd_pid
+wait
+rm -rf "$dir""#;
+
+/// Starts `server` (its plain start script); gives description, AMQP URL and management URL.
+pub(super) async fn start(server: &str) -> Result<(String, Url, String), String> {
+    let failed = |error: std::io::Error| format!("a private node of {server}: {error}");
+    let [epmd, amqp, distribution, management] = free_ports().map_err(failed)?;
+    let dir = std::env::temp_dir().join(format!("tallyfy-test-{}", uuid::Uuid::new_v4().simple()));
+    fs::create_dir_all(&dir).map_err(failed)?;
+    let config = format!(
+        "management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {management}\nlog.console = true\nlog.file = false\n\
+         disk_free_limit.absolute = 50MB\n{QUICK_STATISTICS}"
+    );
+    fs::write(dir.join("rabbitmq.conf"), config).map_err(failed)?;
+    fs::write(dir.join("enabled_plugins"), "[rabbitmq_management].\n").map_err(failed)?;
+    let ports = format!("{epmd} {amqp} {distribution}");
+    guard(BEGIN, END, &[&dir.to_string_lossy(), server, &ports])?;
+    started(&dir.join("output")).await.map_err(|tail| format!("a private node of {server}: {tail}"))?;
+    let amqp =
+        Url::parse(&format!("amqp://guest:guest@127.0.0.1:{amqp}")).map_err(|error| error.to_string())?;
+    Ok(("as a private node on this machine".into(), amqp, format!("http://127.0.0.1:{management}")))
+}
+
+/// Waits for the line that says so; else gives the end of what the node said.
+async fn started(output: &Path) -> Result<(), String> {
+    let deadline = Instant::now() + STARTUP;
+    loop {
+        let said = String::from_utf8_lossy(&fs::read(output).unwrap_or_default()).into_owned();
+        if said.contains("Server startup complete") {
+            return Ok(());
+        }
+        if said.ends_with("ended\n") || Instant::now() > deadline {
+            let lines: Vec<_> = said.lines().rev().filter(|line| !line.trim().is_empty()).take(6).collect();
+            return Err(format!(
+                "it did not start: {}",
+                lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Ports that were free a moment ago: all held at once, so that they differ.
+fn free_ports<const N: usize>() -> std::io::Result<[u16; N]> {
+    let mut held = Vec::new();
+    let mut ports = [0; N];
+    for port in &mut ports {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        *port = listener.local_addr()?.port();
+        held.push(listener);
+    }
+    Ok(ports)
+}
