@@ -94,7 +94,7 @@ fn service(reader: &mut Reader, args: &RunArgs) -> Option<ServiceSettings> {
     })
 }
 
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 fn core(
     reader: &mut Reader,

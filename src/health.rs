@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The loop turns every second; this long without a turn means that it hangs.
-const LONGEST_TURN: Duration = Duration::from_secs(60);
+const LONGEST_TURN: Duration = Duration::from_mins(1);
 
 /// What the worker says of itself.
 #[derive(Debug)]

@@ -16,7 +16,9 @@ async fn main() -> ExitCode {
     let (job, logging) = match config::read() {
         Ok(read) => read,
         Err(problems) => {
-            problems.iter().for_each(|problem| eprintln!("{problem}"));
+            for problem in problems {
+                eprintln!("{problem}");
+            }
             return ExitCode::from(EXIT_USAGE);
         }
     };

@@ -14,12 +14,14 @@ pub enum LogFormat {
     Pretty,
 }
 
-/// Reads a filter such as `info` or `info,lapin=debug`.
+/// Reads a filter such as `info` or `info,lapin=debug`. lapin is silent unless it is named: what matters of its troubles
+/// comes to us as errors, and is logged once, where it is handled.
 ///
 /// # Errors
 /// The filter's own word of what is wrong.
 pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
-    EnvFilter::builder().parse(directives)
+    let quiet = if directives.contains("lapin") { "" } else { ",lapin=off" };
+    EnvFilter::builder().parse(format!("{directives}{quiet}"))
 }
 
 /// Starts logging; where it has been started already, that stays.

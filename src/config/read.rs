@@ -136,7 +136,10 @@ impl Reader {
     /// One of the three sources of tokens, and the allow-list. `only` is the organisation of the `delete` command: there it
     /// is the allow-list itself, and where one is set too it must be on it.
     pub(super) fn credentials(&mut self, args: &CoreArgs, only: Option<&OrgId>) -> Option<CredentialsSource> {
-        let listed = self.listed_orgs(args.org_id.as_deref())?;
+        let listed = match args.org_id.as_deref().filter(|text| !text.is_empty()) {
+            Some(text) => Some(self.orgs(text)?),
+            None => None,
+        };
         if let (Some(only), Some(listed)) = (only, &listed)
             && !listed.contains(only)
         {
@@ -175,11 +178,9 @@ impl Reader {
         })
     }
 
-    /// `Some(None)` where the list is not given.
-    fn listed_orgs(&mut self, text: Option<&str>) -> Option<Option<Vec<OrgId>>> {
-        let Some(text) = text.filter(|text| !text.is_empty()) else { return Some(None) };
+    fn orgs(&mut self, text: &str) -> Option<Vec<OrgId>> {
         let orgs: Vec<_> = text.split(',').map(|id| self.org("TALLYFY_ORG_ID", id)).collect();
-        orgs.into_iter().collect::<Option<_>>().map(Some)
+        orgs.into_iter().collect()
     }
 
     /// The ids from the arguments, or from `input` for a single `-`. One wrong id refuses the whole list: nothing is

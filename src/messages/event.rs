@@ -153,7 +153,8 @@ impl Outcome {
             datacontenttype: "application/json",
             data: self,
         };
-        serde_json::to_vec(&event).expect("an event holds nothing that JSON cannot say")
+        // Strings, numbers and flags: nothing that JSON could not say.
+        serde_json::to_vec(&event).unwrap_or_default()
     }
 
     /// The id of a command that has no `message_id`: from organisation and task, or from the body where it has neither.

@@ -69,7 +69,7 @@ impl Publication {
         let content_type = Some(names::EVENT_CONTENT_TYPE.to_owned());
         let message_id = Some(event_id);
         let event = Self::copy(incoming, names::EVENTS_EXCHANGE, routing_key.to_owned(), Vec::new());
-        Self { message_id, content_type, body, ..event }
+        Self { body, message_id, content_type, ..event }
     }
 
     fn copy(

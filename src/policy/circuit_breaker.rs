@@ -21,8 +21,8 @@ impl Default for BreakerSettings {
         Self {
             failures_to_open: 10,
             first_pause: Duration::from_secs(1),
-            longest_pause: Duration::from_secs(60),
-            probe_lease: Duration::from_secs(60),
+            longest_pause: Duration::from_mins(1),
+            probe_lease: Duration::from_mins(1),
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::messages::OrgId;
 
 /// The first pause after a 401, or after a 429 without a `Retry-After`; doubled each time it happens again.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// The gates of all organisations; only closed ones take memory.
 #[derive(Debug, Default)]

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 
 /// A `Retry-After` beyond this is taken for nonsense, as if there were none: the year 9999 must not park a command.
-pub const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+pub const LONGEST: Duration = Duration::from_hours(24);
 
 /// The shortest wait that does not undercut the header; `None` where it is absent or nonsense.
 ///

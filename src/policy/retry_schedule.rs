@@ -30,8 +30,9 @@ impl Rung {
     /// The rung's name in settings, queue names and metrics: `5s`, `2m`, `1h`.
     pub fn name(self) -> String {
         let millis = self.0.as_millis();
-        let unit =
-            [(3_600_000, "h"), (60_000, "m"), (1000, "s")].into_iter().find(|(unit, _)| millis % unit == 0);
+        let unit = [(3_600_000, "h"), (60_000, "m"), (1000, "s")]
+            .into_iter()
+            .find(|(unit, _)| millis.is_multiple_of(*unit));
         let (unit, suffix) = unit.unwrap_or((1, "ms"));
         format!("{}{suffix}", millis / unit)
     }
@@ -70,7 +71,7 @@ impl Ladder {
     /// [`LadderError`] names what is wrong with them.
     pub fn new(waits: Vec<Duration>) -> Result<Self, LadderError> {
         let in_range = |wait: &Duration| {
-            (1..=86_400_000).contains(&wait.as_millis()) && wait.subsec_nanos() % 1_000_000 == 0
+            (1..=86_400_000).contains(&wait.as_millis()) && wait.subsec_nanos().is_multiple_of(1_000_000)
         };
         match waits.len() {
             0 => return Err(LadderError::Empty),

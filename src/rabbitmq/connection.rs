@@ -66,6 +66,17 @@ pub enum BrokerError {
     },
 }
 
+impl BrokerError {
+    /// What kind of trouble it is: another one of the same kind is not worth a log line.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::ConnectTimeout(_) | Self::Connect { .. } => "connect",
+            Self::Topology { .. } => "topology",
+            Self::Consume { .. } => "consume",
+        }
+    }
+}
+
 /// Reads `AMQP_URL`. lapin's parser would ignore what it does not know and turn an IPv6 address into `localhost`, so both
 /// are refused here.
 ///
@@ -78,14 +89,13 @@ pub fn parse_amqp_url(text: &str) -> Result<AMQPUri, String> {
         return Err("must begin with amqp:// or amqps://".to_owned());
     }
     match url.host() {
-        None => return Err("names no host".to_owned()),
         Some(Host::Ipv6(_)) => {
             return Err(
                 "names an IPv6 address, which the client library takes for localhost; use a host name"
                     .to_owned(),
             );
         }
-        Some(Host::Domain("")) => return Err("names no host".to_owned()),
+        None | Some(Host::Domain("")) => return Err("names no host".to_owned()),
         Some(_) => {}
     }
     if let Some((name, _)) = url.query_pairs().find(|(name, _)| !KNOWN_PARAMETERS.contains(&name.as_ref())) {

@@ -1,7 +1,7 @@
 //! The loop: connect, consume, hand each delivery to a job of its own; rebuild when the broker is lost, probe while the
 //! breaker is open, drain at the end.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -27,6 +27,8 @@ pub struct Worker {
     engine: Arc<Engine>,
     broker: BrokerSettings,
     jobs: TaskTracker,
+    /// The kind of trouble that the log has last told of.
+    trouble: Mutex<Option<&'static str>>,
 }
 
 enum End {
@@ -39,7 +41,7 @@ enum End {
 impl Worker {
     /// A worker that has not begun.
     pub fn new(engine: Arc<Engine>, broker: BrokerSettings) -> Self {
-        Self { engine, broker, jobs: TaskTracker::new() }
+        Self { engine, broker, jobs: TaskTracker::new(), trouble: Mutex::default() }
     }
 
     /// Works until the engine drains; then finishes what is in flight within `grace`. A lost broker is rebuilt for ever.
@@ -51,7 +53,7 @@ impl Worker {
                     pause = FIRST_RECONNECT;
                     self.work(session, grace).await;
                 }
-                Some(Err(error)) => self.not_connected(&error.to_string()),
+                Some(Err(error)) => self.not_connected(error.kind(), &error.to_string()),
                 None => break,
             }
             self.engine.health.turn();
@@ -81,7 +83,7 @@ impl Worker {
         if let Err(error) = end {
             session.lost.cancel();
             self.engine.metrics.reconnects.inc();
-            self.not_connected(&error);
+            self.not_connected("lost", &error);
         } else {
             self.finish_jobs(grace).await;
         }
@@ -183,15 +185,17 @@ impl Worker {
 
     fn connected(&self) {
         self.engine.metrics.consumer_attached.set(1);
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take();
         if self.engine.health.set(Part::Broker, None) {
             info!(queue = crate::messages::names::WORK_QUEUE, prefetch = self.broker.prefetch, "consuming");
         }
     }
 
-    fn not_connected(&self, why: &str) {
+    fn not_connected(&self, kind: &'static str, why: &str) {
         self.engine.metrics.consumer_attached.set(0);
         self.engine.metrics.publisher_up.set(0);
-        if self.engine.health.set(Part::Broker, Some(format!("not consuming: {why}"))) {
+        self.engine.health.set(Part::Broker, Some(format!("not consuming: {why}")));
+        if self.trouble.lock().unwrap_or_else(PoisonError::into_inner).replace(kind) != Some(kind) {
             warn!("not consuming, trying again until it works: {why}");
         }
     }

@@ -71,7 +71,7 @@ impl<'a> Case<'a> {
     fn open(incoming: &'a Incoming, engine: &'a Engine) -> Result<Self, Settlement> {
         let (now, received) = (Timestamp::now(), Instant::now());
         let admitted = admit(incoming, |org| engine.allows(org), engine.schedule.max_age, now);
-        let command = admitted.map_err(|refusal| refused(incoming, refusal, received))?;
+        let command = admitted.map_err(|refusal| refused(incoming, &refusal, received))?;
         let progress = incoming.progress.clone();
         let case = Self { incoming, engine, command, progress, received, calls: 0 };
         match case.progress.not_before {
@@ -183,7 +183,7 @@ impl<'a> Case<'a> {
     }
 }
 
-fn refused(incoming: &Incoming, refusal: Refusal, received: Instant) -> Settlement {
+fn refused(incoming: &Incoming, refusal: &Refusal, received: Instant) -> Settlement {
     let failure = Failure { reason: refusal.reason, detail: cut(&refusal.detail) };
     let progress = incoming.progress.clone();
     let end = EndKind::DeadLettered;
