@@ -1,1 +1,131 @@
-//! stub
+//! The shape of the house as tests: plain text search over `src/`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn sources() -> Vec<(String, String)> {
+    let mut files = Vec::new();
+    collect(Path::new("src"), &mut files);
+    assert!(files.len() > 20, "the sources were found");
+    files
+        .into_iter()
+        .map(|path| {
+            (path.display().to_string().replace('\\', "/"), fs::read_to_string(&path).expect("a source file"))
+        })
+        .collect()
+}
+
+fn collect(directory: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).expect("a directory of sources") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// What a file says before its unit tests.
+fn code(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text)
+}
+
+fn nobody_in(place: &str, forbidden: &[&str]) {
+    for (path, text) in sources().iter().filter(|(path, _)| path.starts_with(place)) {
+        for word in forbidden {
+            let lines = code(text).lines().filter(|line| !line.trim_start().starts_with("//"));
+            let found: Vec<_> = lines.filter(|line| line.contains(word)).collect();
+            assert!(found.is_empty(), "{path} says {word:?}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn decisions_are_pure() {
+    let impure = [
+        "tokio",
+        "lapin",
+        "reqwest",
+        "async ",
+        ".await",
+        "Instant::now",
+        "Timestamp::now",
+        "SystemTime::now",
+        "rand",
+        "tracing",
+        "std::env",
+        "std::fs",
+    ];
+    nobody_in("src/policy/", &impure);
+    nobody_in(
+        "src/policy/",
+        &["crate::worker", "crate::rabbitmq", "crate::tallyfy_api", "crate::metrics", "crate::config"],
+    );
+}
+
+#[test]
+fn messages_import_nothing_of_ours() {
+    nobody_in(
+        "src/messages/",
+        &["crate::policy", "crate::worker", "crate::rabbitmq", "crate::metrics", "lapin", "tokio"],
+    );
+}
+
+#[test]
+fn edges_never_import_each_other() {
+    nobody_in(
+        "src/rabbitmq/",
+        &["crate::tallyfy_api", "crate::http", "crate::credentials", "crate::policy", "crate::worker"],
+    );
+    nobody_in(
+        "src/tallyfy_api.rs",
+        &["crate::rabbitmq", "crate::http", "crate::credentials", "crate::worker"],
+    );
+    nobody_in(
+        "src/credentials.rs",
+        &["crate::rabbitmq", "crate::http", "crate::tallyfy_api", "crate::worker"],
+    );
+    nobody_in("src/http/", &["crate::rabbitmq", "crate::tallyfy_api", "crate::credentials", "crate::worker"]);
+}
+
+#[test]
+fn only_main_imports_config_and_only_config_reads_the_environment() {
+    for (path, text) in sources() {
+        let is_config = path.starts_with("src/config");
+        let is_program = path == "src/main.rs" || path.starts_with("src/bin/");
+        assert!(is_config || is_program || !code(&text).contains("config::"), "{path} imports config");
+        assert!(is_config || !code(&text).contains("env::var"), "{path} reads the environment");
+    }
+}
+
+#[test]
+fn the_backoff_crate_is_confined_to_one_file_and_one_place_acknowledges() {
+    let using = |word: &str| -> Vec<String> {
+        let users = sources().into_iter().filter(|(_, text)| code(text).contains(word));
+        users.map(|(path, _)| path).collect()
+    };
+    assert_eq!(using("backoff::"), ["src/worker/in_process_delays.rs"]);
+    assert_eq!(using(".acknowledge()"), ["src/worker/settle.rs"]);
+    assert_eq!(using(".ack("), ["src/rabbitmq/consumer.rs"]);
+    assert_eq!(using("enable_auto_recover"), Vec::<String>::new());
+    assert_eq!(using("wait_for_confirms"), Vec::<String>::new());
+}
+
+#[test]
+fn every_file_says_what_it_is_for_and_is_small_enough_to_read() {
+    for (path, text) in sources() {
+        assert!(text.starts_with("//!"), "{path} does not open with what it is for");
+        let lines = code(&text).lines().count();
+        assert!(lines <= 300, "{path} has {lines} lines before its tests");
+    }
+}
+
+#[test]
+fn no_room_is_named_for_nothing() {
+    let vague = ["utils", "common", "helpers", "types", "error", "manager"];
+    for (path, _) in sources() {
+        let stem = Path::new(&path).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
+        assert!(!vague.contains(&stem.as_str()), "{path}");
+    }
+}

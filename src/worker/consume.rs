@@ -77,8 +77,13 @@ impl Worker {
             Arc::clone(&self.engine.metrics),
             Arc::clone(&self.engine.health),
         );
+        // Held until the jobs are done: lapin closes a channel whose last handle is dropped, and acknowledgements with it.
+        let channel = session.consuming_channel().await;
         let depths = self.watch_depths(&session).await;
-        let end = self.consume_and_probe(&session, &settler).await;
+        let end = match &channel {
+            Ok(channel) => self.consume_and_probe(&session, channel, &settler).await,
+            Err(error) => Err(error.to_string()),
+        };
         depths.abort();
         if let Err(error) = end {
             session.lost.cancel();
@@ -91,13 +96,17 @@ impl Worker {
     }
 
     /// Goes back and forth between consuming and probing until the end.
-    async fn consume_and_probe(&self, session: &Session, settler: &Settler) -> Result<(), String> {
-        let channel = session.consuming_channel().await.map_err(|error| error.to_string())?;
+    async fn consume_and_probe(
+        &self,
+        session: &Session,
+        channel: &Channel,
+        settler: &Settler,
+    ) -> Result<(), String> {
         loop {
             let end = if self.engine.next_probe().is_some() {
-                self.probe(session, &channel, settler).await
+                self.probe(session, channel, settler).await
             } else {
-                self.consume(session, &channel, settler).await
+                self.consume(session, channel, settler).await
             };
             self.engine.metrics.consumer_attached.set(0);
             match end {

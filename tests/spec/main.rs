@@ -1,1 +1,15 @@
-//! stub
+//! The specification: one file for each promise, against a real RabbitMQ, real HTTP and the function that main runs.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod support;
+
+mod answers;
+mod breaker;
+mod broker;
+mod command_line;
+mod commands;
+mod operators_port;
+mod publishing;
+mod readme;
+mod shutdown;

@@ -222,7 +222,7 @@ impl Broker {
 }
 
 /// One client for all runtimes: it keeps no connection, so that none dies with the runtime that opened it.
-fn http() -> &'static Client {
+pub(crate) fn http() -> &'static Client {
     static HTTP: OnceLock<Client> = OnceLock::new();
     HTTP.get_or_init(|| {
         // reqwest wants one even for plain HTTP; a second installation is refused, which is fine.

@@ -1,0 +1,52 @@
+//! When the API fails for everybody the worker stops consuming, and blames no command.
+
+use serde_json::json;
+
+use crate::support::world::World;
+
+#[tokio::test]
+async fn when_the_api_fails_for_everybody_the_worker_stops_consuming_probes_and_goes_on() {
+    let world = World::start_with(|settings| settings.core.schedule.max_attempts = 4).await;
+    world.sandbox.fault_for_all(json!({"status": 503})).await;
+    let tasks: Vec<String> = (0..30).map(|number| format!("task-{number}")).collect();
+    for task in &tasks {
+        world.delete(task).await;
+    }
+    world.is_not_ready_because("circuit breaker open").await;
+    assert_eq!(world.metric("tallyfy_delete_worker_breaker_open").await, Some(1.0));
+    let before = world.sandbox.calls().await.len();
+    crate::support::eventually("a few probes", async || {
+        (world.sandbox.calls().await.len() >= before + 3).then_some(())
+    })
+    .await;
+    world.sandbox.heal().await;
+    for task in &tasks {
+        assert_eq!(world.end(task).await["outcome"], "deleted", "{task}");
+    }
+    world.is_ready().await;
+    assert_eq!(world.tester.dead_letters().len(), 0);
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn a_wrong_base_url_deletes_nothing_and_costs_no_command_its_place() {
+    let mut world = World::start_with(|settings| settings.core.schedule.max_attempts = 2).await;
+    world.stop_worker().await;
+    world.mistake_the_base_url();
+    world.start_worker().await;
+    let tasks: Vec<String> = (0..15).map(|number| format!("task-{number}")).collect();
+    for task in &tasks {
+        world.delete(task).await;
+    }
+    world.is_not_ready_because("misdirected: HTTP 404 ENDPOINT_NOT_FOUND").await;
+    world.stop_worker().await;
+    world.correct_the_base_url();
+    assert!(world.tester.events().is_empty() && world.tester.dead_letters().is_empty());
+    world.sandbox.forget_unexpected().await;
+    world.start_worker().await;
+    for task in &tasks {
+        let end = world.end(task).await;
+        assert_eq!((&end["outcome"], &end["attempts"]), (&json!("deleted"), &json!(1)), "{task}");
+    }
+    world.assert_drained().await;
+}

@@ -1,0 +1,78 @@
+//! The broker's weather: lost connections, lost consumers, few permissions.
+
+use lapin::options::QueueDeleteOptions;
+use serde_json::json;
+use tallyfy_delete_worker::rabbitmq::connection::parse_amqp_url;
+use tallyfy_delete_worker::rabbitmq::topology::Provision;
+
+use crate::support::proxy::Proxy;
+use crate::support::rabbitmq::broker;
+use crate::support::world::World;
+
+#[tokio::test]
+async fn a_lost_connection_is_noticed_at_once_and_rebuilt() {
+    let mut world = World::without_worker(|_| {}).await;
+    let (host, port) = broker().host_port();
+    let proxy = Proxy::start(format!("{host}:{port}")).await;
+    world = world.behind_broker_proxy(&proxy);
+    world.start_worker().await;
+    world.is_ready().await;
+    world.sandbox.fault("t1", 1, json!({"latency_ms": 300})).await;
+    world.delete("t1").await;
+    world.called("t1", 1).await;
+    proxy.cut();
+    world.is_not_ready_because("not consuming").await;
+    proxy.restore();
+    let end = world.end("t1").await;
+    assert_eq!(
+        (&end["outcome"], &end["ambiguous"]),
+        (&json!("already_absent"), &json!(true)),
+        "the call was made before"
+    );
+    assert!(world.metric("tallyfy_delete_worker_reconnects_total").await.unwrap() >= 1.0);
+    world.is_ready().await;
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn a_queue_deleted_under_the_worker_is_declared_again() {
+    let world = World::start().await;
+    world.tester.channel.queue_delete("task.delete".into(), QueueDeleteOptions::default()).await.unwrap();
+    crate::support::eventually("a rebuilt consumer", async || {
+        let reconnects = world.metric("tallyfy_delete_worker_reconnects_total").await?;
+        (reconnects >= 1.0 && world.page("/readyz").await.0 == 200).then_some(())
+    })
+    .await;
+    assert_eq!(world.end(&world.delete("t1").await).await["outcome"], "deleted");
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn a_worker_whose_broker_user_may_configure_nothing_runs() {
+    let mut world = World::without_worker(|s| s.broker.topology.provision = Provision::Check).await;
+    let user = format!("worker-{}", world.vhost);
+    broker().put_user(&user, "p@ss/word").await;
+    let write = "^(task.events|task.retry|task.dlx)$";
+    broker().set_permissions(&world.vhost, &user, "^$", write, "^task.delete$").await;
+    let url = broker().amqp_url_as(&user, "p@ss/word", &world.vhost);
+    world.connect_worker_with(parse_amqp_url(&url).unwrap());
+    world.start_worker().await;
+    world.is_ready().await;
+    world.sandbox.fault("t1", 1, json!({"status": 429})).await;
+    assert_eq!(world.end(&world.delete("t1").await).await["outcome"], "deleted");
+    world.publish(b"not a command", "m1").await;
+    world.dead_letter("m1").await;
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn a_topology_that_is_missing_is_named_and_waited_for() {
+    let mut world = World::without_worker(|s| s.broker.topology.provision = Provision::Check).await;
+    world.tester.channel.queue_delete("task.delete".into(), QueueDeleteOptions::default()).await.unwrap();
+    world.start_worker().await;
+    let reason = world.is_not_ready_because("cannot find queue task.delete").await;
+    assert!(reason.contains("NOT_FOUND"), "{reason}");
+    world.declare_topology().await;
+    world.is_ready().await;
+    world.assert_drained().await;
+}

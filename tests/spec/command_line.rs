@@ -1,0 +1,192 @@
+//! The real binary, as a person or a script uses it.
+
+use std::io::{Read, Write};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::support::rabbitmq::broker;
+use crate::support::sandbox::TOKEN;
+use crate::support::world::{ORG, World};
+
+fn binary(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tallyfy-delete-worker"));
+    command.args(args).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn with_settings(world: &World, args: &[&str]) -> Command {
+    let mut command = binary(args);
+    command
+        .env("AMQP_URL", broker().amqp_url(&world.vhost))
+        .env("TALLYFY_BASE_URL", world.sandbox.base_url())
+        .env("TALLYFY_ORG_ID", ORG)
+        .env("TALLYFY_ACCESS_TOKEN", TOKEN)
+        .env("WAIT_LADDER", "200ms,500ms,1s")
+        .env("HTTP_ADDR", "127.0.0.1:0");
+    command
+}
+
+async fn output(mut command: Command) -> Output {
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn json_lines(bytes: &[u8]) -> Vec<Value> {
+    text(bytes).lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+}
+
+fn signal(child: &Child, name: &str) {
+    let killed = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+}
+
+#[tokio::test]
+async fn run_works_until_a_signal_and_exits_0_without_a_word_of_the_token() {
+    for name in ["TERM", "INT"] {
+        let world = World::without_worker(|_| {}).await;
+        let mut child = with_settings(&world, &["run", "--rust-log=trace"]).spawn().unwrap();
+        let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let log = std::thread::spawn(move || {
+            let mut log = String::new();
+            err.read_to_string(&mut log).map(|_| log).unwrap()
+        });
+        world
+            .sandbox
+            .fault("t1", 1, json!({"status": 401, "body": {"message": format!("bad {TOKEN}")}}))
+            .await;
+        world.delete("t1").await;
+        assert_eq!(world.end("t1").await["outcome"], "deleted");
+        signal(&child, name);
+        let status = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
+        let log = log.join().unwrap();
+        assert_eq!(status.code(), Some(0), "{log}");
+        assert!(log.contains("\"command ended\"") && log.contains("\"drained\""), "{log}");
+        assert!(!log.contains(TOKEN), "the token is in the log");
+        let mut said = String::new();
+        out.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "", "logs go to standard error");
+        broker().delete_vhost(&world.vhost).await;
+    }
+}
+
+#[tokio::test]
+async fn every_wrong_setting_is_told_at_once_and_nothing_starts() {
+    let mut command = binary(&["run", "--concurrency=none"]);
+    command.env("AMQP_URL", "http://u:p4ss@h").env("TALLYFY_BASE_URL", "http://h").env("MAX_AGE", "old");
+    let output = output(command).await;
+    let lines = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(64));
+    let named: Vec<_> = lines.lines().map(|line| line.split(':').next().unwrap()).collect();
+    let expected =
+        ["TALLYFY_BASE_URL", "TALLYFY_ORG_ID", "TALLYFY_ACCESS_TOKEN", "CONCURRENCY", "MAX_AGE", "AMQP_URL"];
+    assert_eq!(named, expected, "{lines}");
+    assert!(!lines.contains("p4ss"));
+}
+
+#[tokio::test]
+async fn help_shows_every_setting_and_no_secret() {
+    let mut command = binary(&["run", "--help"]);
+    command.env("TALLYFY_ACCESS_TOKEN", TOKEN).env("AMQP_URL", "amqp://u:p4ss@h");
+    let output = output(command).await;
+    let help = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0));
+    for name in [
+        "AMQP_URL",
+        "TALLYFY_BASE_URL",
+        "TALLYFY_ORG_ID",
+        "TALLYFY_CREDENTIALS_DIR",
+        "SHUTDOWN_GRACE",
+        "RUST_LOG",
+    ] {
+        assert!(help.contains(name), "{name}");
+    }
+    assert!(!help.contains(TOKEN) && !help.contains("p4ss"));
+}
+
+#[tokio::test]
+async fn an_unknown_flag_and_no_command_exit_64() {
+    assert_eq!(output(binary(&["run", "--fast"])).await.status.code(), Some(64));
+    assert_eq!(output(binary(&[])).await.status.code(), Some(64));
+    assert_eq!(output(binary(&["--version"])).await.status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn setup_declares_the_topology_and_says_what_is_wrong_when_it_cannot() {
+    let vhost = broker().new_vhost().await;
+    let setup = |url: String| {
+        let mut command = binary(&["setup"]);
+        command.env("AMQP_URL", url);
+        output(command)
+    };
+    for _ in 0..2 {
+        let done = setup(broker().amqp_url(&vhost)).await;
+        assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+    }
+    let failed = setup(broker().amqp_url("nowhere")).await;
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(text(&failed.stderr).contains("cannot connect to RabbitMQ"), "{}", text(&failed.stderr));
+    broker().delete_vhost(&vhost).await;
+}
+
+#[tokio::test]
+async fn delete_prints_one_outcome_a_line_and_exits_0_when_all_are_gone() {
+    let world = World::without_worker(|_| {}).await;
+    world.sandbox.tasks(ORG, &["t1", "t2"], "present").await;
+    world.sandbox.tasks(ORG, &["t3"], "gone").await;
+    world.sandbox.fault("t1", 5, json!({"status": 503})).await;
+    world.sandbox.fault("t2", 1, json!({"status": 429, "headers": {"Retry-After": "1"}})).await;
+    let output = output(with_settings(&world, &["delete", "--org", ORG, "t1", "t2", "t3"])).await;
+    let mut ends: Vec<_> = json_lines(&output.stdout)
+        .into_iter()
+        .map(|end| {
+            (end["task_id"].as_str().unwrap().to_owned(), end["outcome"].clone(), end["attempts"].clone())
+        })
+        .collect();
+    ends.sort_by(|a, b| a.0.cmp(&b.0));
+    let end = |task: &str, outcome: &str, attempts: u32| (task.to_owned(), json!(outcome), json!(attempts));
+    assert_eq!(ends, [end("t1", "deleted", 6), end("t2", "deleted", 1), end("t3", "already_absent", 1)]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}
+
+#[tokio::test]
+async fn delete_reads_ids_from_standard_input_and_exits_1_when_one_failed() {
+    let world = World::without_worker(|_| {}).await;
+    world.sandbox.tasks(ORG, &["t1"], "present").await;
+    world.sandbox.tasks(ORG, &["t2"], "forbidden").await;
+    let mut child =
+        with_settings(&world, &["delete", "--org", ORG, "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"t1\n\n  t2\n").unwrap();
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let failed: Vec<_> =
+        json_lines(&output.stdout).into_iter().filter(|end| end["failure"].is_object()).collect();
+    assert_eq!((failed.len(), &failed[0]["failure"]["reason"]), (1, &json!("forbidden")));
+    assert_eq!(world.sandbox.state(ORG, "t1").await, "gone");
+}
+
+#[tokio::test]
+async fn delete_with_one_wrong_id_deletes_nothing() {
+    let world = World::without_worker(|_| {}).await;
+    world.sandbox.tasks(ORG, &["t1"], "present").await;
+    let output = output(with_settings(&world, &["delete", "--org", ORG, "t1", "../t2"])).await;
+    assert_eq!(output.status.code(), Some(64));
+    assert!(text(&output.stderr).starts_with("TASK 2: takes a task's id"), "{}", text(&output.stderr));
+    assert_eq!(world.sandbox.calls().await.len(), 0);
+}
+
+#[tokio::test]
+async fn delete_interrupted_while_it_waits_exits_1() {
+    let world = World::without_worker(|_| {}).await;
+    world.sandbox.fault_for_all(json!({"status": 429, "headers": {"Retry-After": "600"}})).await;
+    world.sandbox.tasks(ORG, &["t1"], "present").await;
+    let child = with_settings(&world, &["delete", "--org", ORG, "t1", "--wait-ladder=10m"]).spawn().unwrap();
+    world.called("t1", 1).await;
+    signal(&child, "INT");
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), String::new()));
+    assert_eq!(world.sandbox.state(ORG, "t1").await, "present");
+}

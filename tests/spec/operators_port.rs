@@ -1,0 +1,57 @@
+//! What an operator sees on the port.
+
+use serde_json::json;
+
+use crate::support::world::World;
+
+#[tokio::test]
+async fn readiness_is_the_consumer_the_publisher_and_the_breaker() {
+    let mut world = World::without_worker(|_| {}).await;
+    world.start_worker().await;
+    world.is_ready().await;
+    assert_eq!(world.page("/livez").await, (200, "ok\n".to_owned()));
+    assert_eq!(world.page("/readyz").await.1, "ready\n");
+    world.sandbox.fault("t1", 1, json!({"latency_ms": 1000})).await;
+    world.delete("t1").await;
+    world.called("t1", 1).await;
+    world.begin_shutdown();
+    world.is_not_ready_because("draining").await;
+    world.end("t1").await;
+    world.after_shutdown().await;
+}
+
+#[tokio::test]
+async fn the_metrics_tell_what_has_happened() {
+    let world = World::start().await;
+    world.sandbox.fault("t1", 1, json!({"status": 503})).await;
+    world.sandbox.fault("t2", 1, json!({"status": 429, "headers": {"Retry-After": "0"}})).await;
+    world.end(&world.delete("t1").await).await;
+    world.end(&world.delete("t2").await).await;
+    world.publish(b"nonsense", "m1").await;
+    world.end("m1").await;
+    let expected = [
+        ("commands_total{verdict=\"deleted\"}", 2.0),
+        ("commands_total{verdict=\"malformed\"}", 1.0),
+        ("commands_total{verdict=\"postponed\"}", 1.0),
+        ("api_answers_total{verdict=\"transient\"}", 1.0),
+        ("api_answers_total{verdict=\"throttled\"}", 1.0),
+        ("api_call_duration_seconds_count{class=\"2xx\"}", 2.0),
+        ("api_call_duration_seconds_count{class=\"5xx\"}", 1.0),
+        ("publishes_total{result=\"confirmed\"}", 5.0),
+        ("calls_in_flight", 0.0),
+        ("breaker_open", 0.0),
+        ("consumer_attached", 1.0),
+        ("publisher_up", 1.0),
+        ("waiting_commands{rung=\"200ms\"}", 0.0),
+    ];
+    for (name, value) in expected {
+        let name = format!("tallyfy_delete_worker_{name}");
+        crate::support::eventually(&format!("{name} {value}"), async || {
+            (world.metric(&name).await == Some(value)).then_some(())
+        })
+        .await;
+    }
+    let (_, text) = world.page("/metrics").await;
+    assert!(!text.contains("acme") && !text.contains("t1\""), "no ids in labels");
+    world.assert_drained().await;
+}

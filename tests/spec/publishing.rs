@@ -1,0 +1,114 @@
+//! Publishing that cannot lie.
+
+use futures_util::{StreamExt, stream};
+use lapin::options::{QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use tallyfy_delete_worker::messages::Publication;
+use tallyfy_delete_worker::rabbitmq::connection::{connect, parse_amqp_url};
+use tallyfy_delete_worker::rabbitmq::{PublishError, Publisher};
+
+use crate::support::rabbitmq::broker;
+use crate::support::world::World;
+
+const PUBLISHES: usize = 1500;
+const PLACES: u32 = 300;
+
+/// Three kinds of publishes, interleaved: to a queue with room for some, which rejects the rest; to a key that no queue
+/// is bound to, which the broker returns; and to a queue that takes everything. Seen to fail on the naive design (all
+/// jobs sharing one confirm channel in `Publisher::publish_on_a_channel_of_its_own`): publishes that the broker had
+/// rejected or returned then counted as confirmed.
+#[tokio::test]
+async fn no_confirm_is_ever_taken_for_another_publishs() {
+    let vhost = broker().new_vhost().await;
+    let connection = connect(&parse_amqp_url(&broker().amqp_url(&vhost)).unwrap(), "spec").await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let limits = [
+        ("x-max-length", AMQPValue::LongUInt(PLACES)),
+        ("x-overflow", AMQPValue::LongString("reject-publish".into())),
+    ];
+    for (queue, arguments) in [("full", &limits[..]), ("roomy", &[])] {
+        let mut table = FieldTable::default();
+        arguments.iter().for_each(|(name, value)| _ = table.insert((*name).into(), value.clone()));
+        channel.queue_declare(queue.into(), QueueDeclareOptions::default(), table).await.unwrap();
+        let options = QueueBindOptions::default();
+        channel
+            .queue_bind(queue.into(), "amq.direct".into(), queue.into(), options, FieldTable::default())
+            .await
+            .unwrap();
+    }
+    let publisher = Publisher::new(connection);
+    let results: Vec<(&str, Result<(), PublishError>)> = stream::iter((0..PUBLISHES).map(|number| {
+        let key = ["full", "nowhere", "roomy"][number % 3];
+        let publisher = publisher.clone();
+        async move { (key, tokio::spawn(async move { publisher.publish(&to(key)).await }).await.unwrap()) }
+    }))
+    .buffer_unordered(128)
+    .collect()
+    .await;
+    let confirmed = |key: &str| results.iter().filter(|(k, result)| *k == key && result.is_ok()).count();
+    assert_eq!(confirmed("nowhere"), 0, "returned, and counted as confirmed");
+    assert_eq!(confirmed("roomy"), PUBLISHES / 3, "stored, and not counted as confirmed");
+    let options = QueueDeclareOptions { passive: true, ..Default::default() };
+    let stored =
+        channel.queue_declare("full".into(), options, FieldTable::default()).await.unwrap().message_count();
+    assert_eq!(confirmed("full"), stored as usize, "counted as confirmed, against stored");
+    assert!(confirmed("full") < PUBLISHES / 3, "the broker rejected some");
+    broker().delete_vhost(&vhost).await;
+}
+
+fn to(key: &str) -> Publication {
+    Publication {
+        exchange: "amq.direct",
+        routing_key: key.to_owned(),
+        body: key.into(),
+        message_id: None,
+        correlation_id: None,
+        content_type: None,
+        headers: Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn a_message_is_not_acknowledged_before_its_outcome_is_confirmed() {
+    let mut world = World::start().await;
+    world.unbind("task.delete.dead", "task.dlx", "task.delete").await;
+    let id = world.publish(b"not a command", "m1").await;
+    world.is_not_ready_because("cannot publish to task.dlx: RabbitMQ returned it: NO_ROUTE").await;
+    assert_eq!(world.tester.events().len(), 0);
+    world.stop_worker().await;
+    assert_eq!(
+        world.tester.take("task.delete").await.expect("it is still in the queue").body,
+        b"not a command"
+    );
+    world.publish(b"not a command", "m1").await;
+    world.bind("task.delete.dead", "task.dlx", "task.delete").await;
+    world.start_worker().await;
+    assert_eq!(world.dead_letter(&id).await.body, b"not a command");
+    world.end(&id).await;
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn publishing_goes_on_by_itself_when_the_broker_takes_messages_again() {
+    let world = World::start().await;
+    world.unbind("task.delete.wait.200ms", "task.retry", "task.delete.wait.200ms").await;
+    world.sandbox.fault("t1", 1, serde_json::json!({"status": 429})).await;
+    let id = world.delete("t1").await;
+    world.is_not_ready_because("cannot publish to task.retry").await;
+    world.bind("task.delete.wait.200ms", "task.retry", "task.delete.wait.200ms").await;
+    assert_eq!(world.end(&id).await["outcome"], "deleted");
+    world.is_ready().await;
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn an_event_that_no_queue_takes_is_kept_in_the_unrouted_queue() {
+    let world = World::start().await;
+    world.unbind("spec.events", "task.events", "#").await;
+    world.delete("t1").await;
+    let event = crate::support::eventually("an unrouted event", async || {
+        world.tester.take("task.events.unrouted").await
+    });
+    assert_eq!(event.await.json()["data"]["outcome"], "deleted");
+    world.assert_drained().await;
+}

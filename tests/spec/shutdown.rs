@@ -1,0 +1,71 @@
+//! The drain: what is in flight is finished and settled, what had not begun goes back.
+
+use serde_json::json;
+
+use crate::support::eventually;
+use crate::support::world::World;
+
+#[tokio::test]
+async fn a_drain_finishes_what_is_in_flight_and_gives_back_what_had_not_begun() {
+    let mut world = World::start_with(|settings| {
+        settings.core.concurrency = 2;
+        settings.broker.prefetch = 6;
+    })
+    .await;
+    world.sandbox.fault_for_all(json!({"latency_ms": 500})).await;
+    let tasks: Vec<String> = (0..6).map(|number| format!("task-{number}")).collect();
+    for task in &tasks {
+        world.delete(task).await;
+    }
+    eventually("two calls in flight", async || (world.sandbox.calls().await.len() >= 2).then_some(())).await;
+    world.stop_worker().await;
+    let calls = world.sandbox.calls().await;
+    let ended = world.ended_after(calls.len()).await;
+    assert!(ended.len() < tasks.len(), "the drain has cut the list short");
+    assert!(ended.iter().all(|end| end["outcome"] == "deleted"), "{ended:?}");
+    let ready = eventually("the rest, back in the queue", async || {
+        let ready = world.tester.ready(&["task.delete".to_owned()]).await["task.delete"];
+        (ready as usize == tasks.len() - ended.len()).then_some(ready)
+    });
+    assert!(ready.await > 0);
+    world.sandbox.heal().await;
+    world.start_worker().await;
+    for task in &tasks {
+        assert_eq!(world.end(task).await["outcome"], "deleted", "{task}");
+        assert_eq!(world.sandbox.calls_for(task).await.len(), 1, "{task}");
+    }
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn a_drain_between_two_tries_puts_the_command_into_a_wait_queue_with_its_attempts() {
+    let mut world = World::start().await;
+    world.sandbox.fault("t1", 100, json!({"status": 503})).await;
+    world.delete("t1").await;
+    world.called("t1", 2).await;
+    world.stop_worker().await;
+    let spent = world.sandbox.calls_for("t1").await.len();
+    let copy = eventually("the waiting copy", async || world.tester.take("task.delete").await).await;
+    assert_eq!(copy.header("x-attempts"), Some(spent.to_string()));
+    assert_eq!(copy.properties.message_id().as_ref().unwrap().as_str(), "t1");
+    world.start_worker().await;
+    world.is_ready().await;
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn a_drain_that_takes_too_long_leaves_the_command_to_the_next_worker() {
+    let mut world = World::start_with(|settings| {
+        settings.shutdown_grace = std::time::Duration::from_millis(200);
+        settings.core.api.request_timeout = std::time::Duration::from_secs(20);
+    })
+    .await;
+    world.sandbox.fault("t1", 1, json!({"hang": true, "after_effect": true})).await;
+    world.delete("t1").await;
+    world.called("t1", 1).await;
+    world.stop_worker().await;
+    world.start_worker().await;
+    let end = world.end("t1").await;
+    assert_eq!((&end["outcome"], &end["ambiguous"]), (&json!("already_absent"), &json!(true)));
+    world.assert_drained().await;
+}

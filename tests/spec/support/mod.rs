@@ -1,0 +1,31 @@
+//! The test vocabulary.
+
+#[allow(dead_code, reason = "freezing waits for the tests of the broker's weather")]
+pub(crate) mod proxy;
+#[allow(dead_code, reason = "the demo uses what the tests do not, and the other way round")]
+pub(crate) mod rabbitmq;
+pub(crate) mod sandbox;
+pub(crate) mod tester;
+pub(crate) mod world;
+
+use std::future::Future;
+use std::time::Duration;
+
+/// How long anything may take that a test waits for.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks again and again until there is something; fails with `what` when patience is over.
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> T {
+    let asking = async {
+        loop {
+            if let Some(found) = ask().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
+}

@@ -1,0 +1,139 @@
+//! The other side of the broker: a producer with confirms, a reader of events and of dead letters.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use futures_util::StreamExt;
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
+    QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use serde_json::Value;
+
+/// A message as its reader sees it.
+#[derive(Debug, Clone)]
+pub(crate) struct Message {
+    pub(crate) routing_key: String,
+    pub(crate) properties: BasicProperties,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Message {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).expect("JSON")
+    }
+
+    /// A header as text, whatever its type.
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
+        match self.properties.headers().as_ref()?.inner().get(name)? {
+            AMQPValue::LongString(text) => Some(text.to_string()),
+            AMQPValue::LongLongInt(number) => Some(number.to_string()),
+            AMQPValue::Boolean(flag) => Some(flag.to_string()),
+            other => Some(format!("{other:?}")),
+        }
+    }
+
+    pub(crate) fn header_names(&self) -> Vec<String> {
+        let table = self.properties.headers().clone().unwrap_or_default();
+        table.inner().keys().map(ToString::to_string).collect()
+    }
+}
+
+impl From<Delivery> for Message {
+    fn from(delivery: Delivery) -> Self {
+        let Delivery { routing_key, properties, data, .. } = delivery;
+        Self { routing_key: routing_key.to_string(), properties, body: data }
+    }
+}
+
+type Seen = Arc<Mutex<Vec<Message>>>;
+
+/// Connected to the test's own vhost.
+pub(crate) struct Tester {
+    _connection: Connection,
+    pub(crate) channel: Channel,
+    events: Seen,
+    dead_letters: Seen,
+}
+
+impl Tester {
+    pub(crate) async fn connect(url: &str) -> Self {
+        let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        let options = QueueDeclareOptions { exclusive: true, ..Default::default() };
+        channel.queue_declare("spec.events".into(), options, FieldTable::default()).await.unwrap();
+        let (queue, exchange) = ("spec.events".into(), "task.events".into());
+        channel
+            .queue_bind(queue, exchange, "#".into(), QueueBindOptions::default(), FieldTable::default())
+            .await
+            .unwrap();
+        let events = read_along(&connection, "spec.events").await;
+        let dead_letters = read_along(&connection, "task.delete.dead").await;
+        Self { _connection: connection, channel, events, dead_letters }
+    }
+
+    /// Publishes a command to the exchange and waits for the confirm.
+    pub(crate) async fn publish(&self, body: &[u8], properties: BasicProperties) {
+        self.publish_to("task.commands", "task.delete", body, properties).await;
+    }
+
+    pub(crate) async fn publish_to(
+        &self,
+        exchange: &str,
+        key: &str,
+        body: &[u8],
+        properties: BasicProperties,
+    ) {
+        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+        let properties = properties.with_delivery_mode(2);
+        let publish = self.channel.basic_publish(exchange.into(), key.into(), options, body, properties);
+        assert_eq!(publish.await.unwrap().await.unwrap(), Confirmation::Ack(None));
+    }
+
+    pub(crate) fn events(&self) -> Vec<Message> {
+        self.events.lock().unwrap().clone()
+    }
+
+    pub(crate) fn dead_letters(&self) -> Vec<Message> {
+        self.dead_letters.lock().unwrap().clone()
+    }
+
+    /// Messages ready in each of these queues.
+    pub(crate) async fn ready(&self, queues: &[String]) -> BTreeMap<String, u32> {
+        let mut ready = BTreeMap::new();
+        for queue in queues {
+            let options = QueueDeclareOptions { durable: true, passive: true, ..Default::default() };
+            let name = queue.as_str().into();
+            let declared = self.channel.queue_declare(name, options, FieldTable::default()).await.unwrap();
+            ready.insert(queue.clone(), declared.message_count());
+        }
+        ready
+    }
+
+    /// Takes one message out of a queue.
+    pub(crate) async fn take(&self, queue: &str) -> Option<Message> {
+        let options = BasicGetOptions { no_ack: true };
+        let got = self.channel.basic_get(queue.into(), options).await.unwrap();
+        got.map(|message| message.delivery.into())
+    }
+}
+
+async fn read_along(connection: &Connection, queue: &str) -> Seen {
+    let channel = connection.create_channel().await.unwrap();
+    let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
+    let mut consumer =
+        channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await.unwrap();
+    let seen = Seen::default();
+    let writer = Arc::clone(&seen);
+    tokio::spawn(async move {
+        let _channel = channel;
+        while let Some(Ok(delivery)) = consumer.next().await {
+            writer.lock().unwrap().push(delivery.into());
+        }
+    });
+    seen
+}

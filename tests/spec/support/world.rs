@@ -1,0 +1,279 @@
+//! A worker in its world: its own vhost, its own sandbox, short waits.
+
+use std::time::Duration;
+
+use lapin::BasicProperties;
+use lapin::options::QueueBindOptions;
+use lapin::types::FieldTable;
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use tallyfy_delete_worker::credentials::CredentialsSource;
+use tallyfy_delete_worker::messages::OrgId;
+use tallyfy_delete_worker::policy::circuit_breaker::BreakerSettings;
+use tallyfy_delete_worker::policy::retry_schedule::{Ladder, RetrySchedule};
+use tallyfy_delete_worker::rabbitmq::topology::{self, Provision, Topology};
+use tallyfy_delete_worker::rabbitmq::{BrokerSettings, connection};
+use tallyfy_delete_worker::service::{CoreSettings, Service, ServiceSettings};
+use tallyfy_delete_worker::tallyfy_api::ApiSettings;
+use tallyfy_delete_worker::telemetry::{self, LogFormat};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::eventually;
+use super::rabbitmq::{broker, http};
+use super::sandbox::{Sandbox, TOKEN};
+use super::tester::{Message, Tester};
+
+pub(crate) const ORG: &str = "acme";
+pub(crate) const OTHER_ORG: &str = "beta";
+
+pub(crate) struct World {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) tester: Tester,
+    pub(crate) vhost: String,
+    settings: ServiceSettings,
+    worker: Option<RunningWorker>,
+}
+
+struct RunningWorker {
+    job: JoinHandle<()>,
+    shutdown: CancellationToken,
+    port: String,
+}
+
+impl World {
+    /// With a worker that consumes.
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// The same, with settings changed.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut ServiceSettings)) -> Self {
+        let mut world = Self::without_worker(change).await;
+        world.start_worker().await;
+        world.is_ready().await;
+        world
+    }
+
+    /// Everything but the worker; the topology is declared.
+    pub(crate) async fn without_worker(change: impl FnOnce(&mut ServiceSettings)) -> Self {
+        // `RUST_LOG=debug cargo test --test spec NAME -- --nocapture` shows what the worker thinks.
+        if let Ok(filter) = std::env::var("RUST_LOG") {
+            telemetry::start(LogFormat::Pretty, telemetry::filter(&filter).unwrap());
+        }
+        let vhost = broker().new_vhost().await;
+        let sandbox = Sandbox::start(&[ORG, OTHER_ORG]);
+        let mut settings = settings(&broker().amqp_url(&vhost), &sandbox.base_url());
+        let connection = connection::connect(&settings.broker.uri, "spec").await.unwrap();
+        topology::ensure(&connection, &settings.broker.topology).await.unwrap();
+        let tester = Tester::connect(&broker().amqp_url(&vhost)).await;
+        change(&mut settings);
+        Self { sandbox, tester, vhost, settings, worker: None }
+    }
+
+    pub(crate) async fn start_worker(&mut self) {
+        let service = Service::start(self.settings.clone()).await.unwrap();
+        let port = format!("http://{}", service.http_address().unwrap());
+        let shutdown = CancellationToken::new();
+        let job = tokio::spawn(service.run(shutdown.clone()));
+        self.worker = Some(RunningWorker { job, shutdown, port });
+    }
+
+    /// Ends the worker as a signal would and waits for it.
+    pub(crate) async fn stop_worker(&mut self) {
+        let worker = self.worker.take().expect("a worker runs");
+        worker.shutdown.cancel();
+        worker.job.await.expect("the worker ends without a panic");
+    }
+
+    /// Tells the worker to end and goes on.
+    pub(crate) fn begin_shutdown(&self) {
+        self.worker.as_ref().unwrap().shutdown.cancel();
+    }
+
+    /// A task that is there, and a command to delete it. Returns the command's id.
+    pub(crate) async fn delete(&self, task: &str) -> String {
+        self.sandbox.tasks(ORG, &[task], "present").await;
+        self.command(ORG, task).await
+    }
+
+    /// A command, whatever the task.
+    pub(crate) async fn command(&self, org: &str, task: &str) -> String {
+        self.publish(json!({"org_id": org, "task_id": task}).to_string().as_bytes(), task).await
+    }
+
+    /// Any body, with `id` as its message id.
+    pub(crate) async fn publish(&self, body: &[u8], id: &str) -> String {
+        self.tester.publish(body, BasicProperties::default().with_message_id(id.into())).await;
+        id.to_owned()
+    }
+
+    /// The event of a command's end.
+    pub(crate) async fn end_message(&self, command_id: &str) -> Message {
+        let of_it = |message: &Message| message.json()["data"]["command_id"] == command_id;
+        let what = format!("the end of {command_id}");
+        eventually(&what, async || self.tester.events().into_iter().find(of_it)).await
+    }
+
+    /// What the event of a command's end says.
+    pub(crate) async fn end(&self, command_id: &str) -> Value {
+        self.end_message(command_id).await.json()["data"].clone()
+    }
+
+    pub(crate) async fn dead_letter(&self, message_id: &str) -> Message {
+        let is_it = |message: &Message| {
+            message.properties.message_id().as_ref().is_some_and(|id| id.as_str() == message_id)
+        };
+        let what = format!("the dead letter of {message_id}");
+        eventually(&what, async || self.tester.dead_letters().into_iter().find(is_it)).await
+    }
+
+    /// Waits until this many calls for a task have arrived.
+    pub(crate) async fn called(&self, task: &str, times: usize) -> Vec<Value> {
+        let what = format!("{times} calls for {task}");
+        eventually(&what, async || {
+            let calls = self.sandbox.calls_for(task).await;
+            (calls.len() >= times).then_some(calls)
+        })
+        .await
+    }
+
+    /// Status and text of a page of the operator's port.
+    pub(crate) async fn page(&self, path: &str) -> (u16, String) {
+        let url = format!("{}{path}", self.worker.as_ref().expect("a worker runs").port);
+        let answer = http().get(url).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    /// The value of a metric, given as it stands before the value.
+    pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
+        let (_, text) = self.page("/metrics").await;
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    }
+
+    pub(crate) async fn is_ready(&self) {
+        eventually("readiness", async || (self.page("/readyz").await.0 == 200).then_some(())).await;
+    }
+
+    /// Waits until the worker says that it is not ready, for a reason with these words.
+    pub(crate) async fn is_not_ready_because(&self, words: &str) -> String {
+        let what = format!("unreadiness because of {words:?}");
+        eventually(&what, async || {
+            let (status, reason) = self.page("/readyz").await;
+            (status == 503 && reason.contains(words)).then_some(reason)
+        })
+        .await
+    }
+
+    /// The end of every test: nothing ready, nothing unsettled, nothing waiting, no call that nobody expected.
+    pub(crate) async fn assert_drained(mut self) {
+        let queues = self.work_and_wait_queues();
+        eventually("empty queues", async || {
+            let unsettled = self.metric("tallyfy_delete_worker_deliveries_unsettled").await;
+            let ready: u32 = self.tester.ready(&queues).await.values().sum();
+            (ready == 0 && unsettled == Some(0.0)).then_some(())
+        })
+        .await;
+        self.stop_worker().await;
+        assert_eq!(self.tester.ready(&queues).await.values().sum::<u32>(), 0, "something came back");
+        assert_eq!(self.sandbox.unexpected().await, Vec::<Value>::new());
+        broker().delete_vhost(&self.vhost).await;
+    }
+
+    pub(crate) fn work_and_wait_queues(&self) -> Vec<String> {
+        let waits = self.settings.broker.topology.wait_queues.iter().map(|(name, _)| name.clone());
+        waits.chain(["task.delete".to_owned()]).collect()
+    }
+}
+
+/// Short waits; everything else as by default, or small enough to be seen at work.
+fn settings(amqp_url: &str, base_url: &str) -> ServiceSettings {
+    let ladder = Ladder::new([200, 500, 1000].map(Duration::from_millis).to_vec()).unwrap();
+    let wait_queues = ladder.rungs().iter().map(|rung| (rung.queue(), rung.ttl_ms())).collect();
+    let orgs = [ORG, OTHER_ORG].map(|org| OrgId::try_from(org.to_owned()).unwrap()).to_vec();
+    let probing = Duration::from_millis(100);
+    ServiceSettings {
+        core: CoreSettings {
+            api: ApiSettings { base_url: base_url.parse().unwrap(), request_timeout: Duration::from_secs(2) },
+            credentials: CredentialsSource::Fixed { orgs, token: SecretString::from(TOKEN) },
+            schedule: RetrySchedule { max_attempts: 20, max_age: Duration::from_hours(24), ladder },
+            breaker: BreakerSettings {
+                first_pause: probing,
+                longest_pause: probing,
+                ..BreakerSettings::default()
+            },
+            concurrency: 8,
+        },
+        broker: BrokerSettings {
+            uri: connection::parse_amqp_url(amqp_url).unwrap(),
+            topology: Topology { provision: Provision::Declare, wait_queues },
+            prefetch: 16,
+        },
+        http_addr: "127.0.0.1:0".parse().unwrap(),
+        shutdown_grace: Duration::from_secs(10),
+    }
+}
+
+impl World {
+    /// For the next worker.
+    pub(crate) fn correct_the_base_url(&mut self) {
+        self.settings.core.api.base_url = self.sandbox.base_url().parse().unwrap();
+    }
+
+    /// Puts a proxy between the worker, which must not run yet, and the broker.
+    pub(crate) fn behind_broker_proxy(mut self, proxy: &super::proxy::Proxy) -> Self {
+        self.settings.broker.uri.authority.port = proxy.addr.port();
+        self
+    }
+
+    /// Waits until some calls were answered with this class.
+    pub(crate) async fn has_answers(&self, class: &str) {
+        let name = format!("tallyfy_delete_worker_api_call_duration_seconds_count{{class=\"{class}\"}}");
+        eventually(&name, async || self.metric(&name).await.filter(|count| *count > 0.0)).await;
+    }
+}
+
+impl World {
+    pub(crate) fn mistake_the_base_url(&mut self) {
+        let wrong = format!("{}/v9", self.sandbox.base_url());
+        self.settings.core.api.base_url = wrong.parse().unwrap();
+    }
+
+    /// For the next worker.
+    pub(crate) fn connect_worker_with(&mut self, uri: lapin::uri::AMQPUri) {
+        self.settings.broker.uri = uri;
+    }
+
+    pub(crate) async fn declare_topology(&self) {
+        let topology = Topology { provision: Provision::Declare, ..self.settings.broker.topology.clone() };
+        let uri = connection::parse_amqp_url(&broker().amqp_url(&self.vhost)).unwrap();
+        let connection = connection::connect(&uri, "spec").await.unwrap();
+        topology::ensure(&connection, &topology).await.unwrap();
+    }
+
+    pub(crate) async fn unbind(&self, queue: &str, exchange: &str, key: &str) {
+        let (queue, exchange, key) = (queue.into(), exchange.into(), key.into());
+        self.tester.channel.queue_unbind(queue, exchange, key, FieldTable::default()).await.unwrap();
+    }
+
+    pub(crate) async fn bind(&self, queue: &str, exchange: &str, key: &str) {
+        let (queue, exchange, key, options) =
+            (queue.into(), exchange.into(), key.into(), QueueBindOptions::default());
+        self.tester.channel.queue_bind(queue, exchange, key, options, FieldTable::default()).await.unwrap();
+    }
+
+    /// Waits for the end of this many commands, and returns all ends so far.
+    pub(crate) async fn ended_after(&self, ends: usize) -> Vec<Value> {
+        eventually(&format!("{ends} ends"), async || {
+            let events = self.tester.events();
+            (events.len() >= ends).then(|| events.iter().map(|event| event.json()["data"].clone()).collect())
+        })
+        .await
+    }
+
+    /// Waits for the worker that was told to end.
+    pub(crate) async fn after_shutdown(mut self) {
+        self.stop_worker().await;
+        broker().delete_vhost(&self.vhost).await;
+    }
+}
