@@ -62,7 +62,7 @@ mod tests {
     use crate::messages::Progress;
 
     const NOW: &str = "2026-11-23T10:00:00Z";
-    const HOUR: Duration = Duration::from_secs(3600);
+    const HOUR: Duration = Duration::from_hours(1);
 
     fn refusal(body: &str, first_seen: Option<&str>) -> Option<FailureReason> {
         let progress =

@@ -28,7 +28,9 @@ async fn no_confirm_is_ever_taken_for_another_publishs() {
     ];
     for (queue, arguments) in [("full", &limits[..]), ("roomy", &[])] {
         let mut table = FieldTable::default();
-        arguments.iter().for_each(|(name, value)| _ = table.insert((*name).into(), value.clone()));
+        for (name, value) in arguments {
+            table.insert((*name).into(), value.clone());
+        }
         channel.queue_declare(queue.into(), QueueDeclareOptions::default(), table).await.unwrap();
         let options = QueueBindOptions::default();
         channel

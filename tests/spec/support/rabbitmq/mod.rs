@@ -19,7 +19,7 @@ mod guardian;
 mod private_node;
 
 /// How long a broker may take from its start to its first answer.
-const STARTUP: Duration = Duration::from_secs(120);
+const STARTUP: Duration = Duration::from_mins(2);
 
 /// Management learns of a new connection at this pace; five seconds when nobody says otherwise.
 const QUICK_STATISTICS: &str = "collect_statistics_interval = 500

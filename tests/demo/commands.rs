@@ -1,0 +1,91 @@
+//! What is published: some forty commands of every kind, and what makes each what it is.
+
+use serde_json::{Value, json};
+
+/// The organisation that most commands are for, and the one that is throttled.
+pub(crate) const ORG: &str = "acme";
+/// See [`ORG`].
+pub(crate) const THROTTLED_ORG: &str = "busy-inc";
+
+/// One command of the demo.
+#[derive(Debug, Clone)]
+pub(crate) struct Command {
+    /// Its message id.
+    pub(crate) id: String,
+    /// For a person.
+    pub(crate) kind: &'static str,
+    /// The body.
+    pub(crate) body: Vec<u8>,
+    /// Organisation and task, where it names one that the sandbox shall know, and the task's state.
+    pub(crate) task: Option<(&'static str, String, &'static str)>,
+    /// What happens to the calls for it, one after the other.
+    pub(crate) faults: Vec<Value>,
+    /// How it must end.
+    pub(crate) outcomes: &'static [&'static str],
+}
+
+/// All of them.
+pub(crate) fn all() -> Vec<Command> {
+    let unavailable = || json!({"times": 1, "effect": {"status": 503}});
+    let lost = json!({"times": 1, "effect": {"lose_answer": "after_effect"}});
+    let throttled = json!({"times": 1, "effect": {"status": 429, "headers": {"Retry-After": "2"}}});
+    let mut all = Vec::new();
+    all.extend((1..=20).map(|n| task("good", n, ORG, "present", vec![], &["deleted"])));
+    all.extend((1..=4).map(|n| task("already gone", n, ORG, "gone", vec![], &["already_absent"])));
+    all.extend((1..=2).map(|n| task("forbidden", n, ORG, "forbidden", vec![], &["dead_lettered"])));
+    all.extend(
+        (1..=3).map(|n| task("flaky", n, ORG, "present", vec![unavailable(), unavailable()], &["deleted"])),
+    );
+    all.extend(
+        (1..=3)
+            .map(|n| task("throttled", n, THROTTLED_ORG, "present", vec![throttled.clone()], &["deleted"])),
+    );
+    all.extend(
+        (1..=2).map(|n| task("answer lost", n, ORG, "present", vec![lost.clone()], &["already_absent"])),
+    );
+    let always = (0..6).map(|_| unavailable()).collect();
+    all.push(task("always 503", 1, ORG, "present", always, &["dead_lettered"]));
+    all.extend(bodies(
+        "malformed",
+        &[
+            "not JSON",
+            r#"{"org_id":"acme","task_id":"a/../b"}"#,
+            r#"["acme","t"]"#,
+            r#"{"org_id":"acme","task_id":"t","task_id":"u"}"#,
+        ],
+    ));
+    all.extend(bodies(
+        "foreign",
+        &[r#"{"org_id":"somebody-else","task_id":"t1"}"#, r#"{"org_id":"nobody","task_id":"t2"}"#],
+    ));
+    all.extend(bodies(
+        "expired",
+        &[r#"{"org_id":"acme","task_id":"late","not_after":"2020-01-01T00:00:00Z"}"#],
+    ));
+    all
+}
+
+fn task(
+    kind: &'static str,
+    number: u32,
+    org: &'static str,
+    state: &'static str,
+    faults: Vec<Value>,
+    outcomes: &'static [&'static str],
+) -> Command {
+    let task = format!("{}-{number}", kind.replace(' ', "-"));
+    let body = json!({"org_id": org, "task_id": task, "requested_by": "demo"}).to_string().into_bytes();
+    Command { id: task.clone(), kind, body, task: Some((org, task, state)), faults, outcomes }
+}
+
+fn bodies(kind: &'static str, bodies: &[&str]) -> Vec<Command> {
+    let command = |(number, body): (u32, &&str)| Command {
+        id: format!("{kind}-{number}"),
+        kind,
+        body: body.as_bytes().to_vec(),
+        task: None,
+        faults: Vec::new(),
+        outcomes: &["dead_lettered"],
+    };
+    (1..).zip(bodies).map(command).collect()
+}

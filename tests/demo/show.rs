@@ -1,0 +1,107 @@
+//! What a person sees.
+
+use std::io::{IsTerminal, stdout};
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use comfy_table::Table;
+use serde_json::Value;
+
+use crate::books::Books;
+use crate::parts::{Arrival, Worker};
+use crate::rabbitmq::Broker;
+
+/// The names of the columns.
+pub(crate) fn header() {
+    clock();
+    println!(
+        "{:>7}  {:<13} {:<16} {:<15} {:>8} {:>6}  note",
+        "time", "kind", "command", "outcome", "attempts", "status"
+    );
+    println!("{}", "-".repeat(96));
+}
+
+/// One arrival.
+pub(crate) fn row(arrival: &Arrival, kind: &str) {
+    let time = format!("{:.2}s", clock().elapsed().as_secs_f64());
+    match arrival {
+        Arrival::Event(event) => {
+            let data = &event["data"];
+            let outcome = data["outcome"].as_str().unwrap_or("?");
+            let (id, attempts) = (text(&data["command_id"]), text(&data["attempts"]));
+            let (status, note) = (text(&data["http_status"]), note(data));
+            let outcome = paint(outcome, &format!("{outcome:<15}"));
+            println!("{time:>7}  {kind:<13} {id:<16} {outcome} {attempts:>8} {status:>6}  {note}");
+        }
+        Arrival::DeadLetter(id, body) => {
+            let body: String = String::from_utf8_lossy(body).chars().take(48).collect();
+            println!("{time:>7}  {kind:<13} {id:<16} -> dead letter: {body}");
+        }
+    }
+}
+
+/// The sums.
+pub(crate) fn summary(books: &Books) {
+    let mut table = Table::new();
+    table.set_header(["published", "deleted", "already_absent", "dead_lettered"]);
+    let ends = ["deleted", "already_absent", "dead_lettered"].map(|outcome| books.count(outcome));
+    table.add_row([books.published(), ends[0], ends[1], ends[2]].map(|count| count.to_string()));
+    println!("\n{table}");
+}
+
+/// Where to look and what to type next.
+pub(crate) fn how_to_go_on(broker: &Broker, vhost: &str, worker: &Worker) {
+    println!("\nHow to go on:");
+    println!("  management   {} (guest/guest, virtual host {vhost})", broker.management_url());
+    println!("  worker       {0}/readyz  {0}/metrics", worker.port);
+    println!("  queues       task.delete, task.delete.wait.*, task.delete.dead, task.events.unrouted");
+    println!("  make up      the same system in containers, to stay; make test runs every test");
+}
+
+/// The last word.
+pub(crate) fn verdict(problems: &[String], log: &Path) {
+    if problems.is_empty() {
+        let _ = std::fs::remove_file(log);
+        println!(
+            "\n{}",
+            paint("deleted", "The books balance: every command has exactly one end, and each end is true.")
+        );
+        return;
+    }
+    println!("\n{} The worker's log: {}", paint("dead_lettered", "The books do not balance."), log.display());
+    for problem in problems {
+        println!("  - {problem}");
+    }
+}
+
+fn note(data: &Value) -> String {
+    let failure = data["failure"]["reason"]
+        .as_str()
+        .map(|reason| format!("{reason}: {}", text(&data["failure"]["detail"])));
+    let ambiguous =
+        (data["ambiguous"] == true).then(|| "an earlier answer was lost: probably by us".to_owned());
+    failure.or(ambiguous).unwrap_or_default().chars().take(60).collect()
+}
+
+fn text(value: &Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| if value.is_null() { "-".to_owned() } else { value.to_string() }, str::to_owned)
+}
+
+fn clock() -> &'static Instant {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now)
+}
+
+fn paint(outcome: &str, words: &str) -> String {
+    static COLOURS: OnceLock<bool> = OnceLock::new();
+    let colours = COLOURS.get_or_init(|| stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+    let colour = match outcome {
+        "deleted" => 32,
+        "already_absent" => 36,
+        _ => 31,
+    };
+    if *colours { format!("\x1b[{colour}m{words}\x1b[0m") } else { words.to_owned() }
+}
