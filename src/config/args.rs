@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand};
 
-/// Deletes Tallyfy tasks for good: takes `task.delete` commands from `RabbitMQ`, calls the API, publishes what came of it.
+/// Deletes Tallyfy tasks for good: takes `task.delete` commands from RabbitMQ, calls the API, publishes what came of it.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true, after_help = EXIT_CODES)]
 pub(super) struct Cli {

@@ -100,6 +100,16 @@ impl Engine {
         self.credentials.allow(org)
     }
 
+    /// How old a command may be now.
+    ///
+    /// # A breaker that is open never dead-letters anything for its age
+    ///
+    /// The age is the outage's doing then. The command may be the next probe instead; what is too old when the breaker
+    /// has closed has outlived its limits.
+    pub fn max_age(&self) -> Duration {
+        if self.next_probe().is_some() { Duration::MAX } else { self.schedule.max_age }
+    }
+
     /// Waits for a place and asks for permission to call the API for this organisation now.
     ///
     /// # Errors

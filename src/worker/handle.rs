@@ -70,7 +70,7 @@ struct Case<'a> {
 impl<'a> Case<'a> {
     fn open(incoming: &'a Incoming, engine: &'a Engine) -> Result<Self, Settlement> {
         let (now, received) = (Timestamp::now(), Instant::now());
-        let admitted = admit(incoming, |org| engine.allows(org), engine.schedule.max_age, now);
+        let admitted = admit(incoming, |org| engine.allows(org), engine.max_age(), now);
         let command = admitted.map_err(|refusal| refused(incoming, &refusal, received))?;
         let progress = incoming.progress.clone();
         let case = Self { incoming, engine, command, progress, received, calls: 0 };

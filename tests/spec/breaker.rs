@@ -1,7 +1,10 @@
 //! When the API fails for everybody the worker stops consuming, and blames no command.
 
+use std::time::Duration;
+
 use serde_json::json;
 
+use crate::support::eventually;
 use crate::support::world::World;
 
 #[tokio::test]
@@ -15,10 +18,8 @@ async fn when_the_api_fails_for_everybody_the_worker_stops_consuming_probes_and_
     world.is_not_ready_because("circuit breaker open").await;
     assert_eq!(world.metric("tallyfy_delete_worker_breaker_open").await, Some(1.0));
     let before = world.sandbox.calls().await.len();
-    crate::support::eventually("a few probes", async || {
-        (world.sandbox.calls().await.len() >= before + 3).then_some(())
-    })
-    .await;
+    eventually("a few probes", async || (world.sandbox.calls().await.len() >= before + 3).then_some(()))
+        .await;
     world.sandbox.heal().await;
     for task in &tasks {
         assert_eq!(world.end(task).await["outcome"], "deleted", "{task}");
@@ -48,5 +49,27 @@ async fn a_wrong_base_url_deletes_nothing_and_costs_no_command_its_place() {
         let end = world.end(task).await;
         assert_eq!((&end["outcome"], &end["attempts"]), (&json!("deleted"), &json!(1)), "{task}");
     }
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn a_breaker_that_is_open_never_dead_letters_anything_for_its_age() {
+    let world = World::start_with(|settings| {
+        settings.core.schedule.max_age = Duration::from_secs(1);
+        settings.core.breaker.failures_to_open = 2;
+    })
+    .await;
+    world.sandbox.fault_for_all(json!({"status": 503})).await;
+    world.delete("t1").await;
+    world.is_not_ready_because("circuit breaker open").await;
+    eventually("probes when the command is older than MAX_AGE", async || {
+        let calls = world.sandbox.calls_for("t1").await;
+        let at = |call: &serde_json::Value| call["at_ms"].as_u64();
+        (at(calls.last()?)? > at(calls.first()?)? + 1200).then_some(())
+    })
+    .await;
+    assert_eq!(world.tester.dead_letters().len(), 0);
+    world.sandbox.heal().await;
+    assert_eq!(world.end("t1").await["outcome"], "deleted");
     world.assert_drained().await;
 }

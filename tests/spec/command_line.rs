@@ -1,10 +1,12 @@
 //! The real binary, as a person or a script uses it.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::support::eventually;
 use crate::support::rabbitmq::broker;
 use crate::support::sandbox::TOKEN;
 use crate::support::world::{ORG, World};
@@ -71,6 +73,37 @@ async fn run_works_until_a_signal_and_exits_0_without_a_word_of_the_token() {
         assert_eq!(said, "", "logs go to standard error");
         broker().delete_vhost(&world.vhost).await;
     }
+}
+
+#[tokio::test]
+async fn a_worker_that_is_killed_loses_nothing_and_repeats_with_the_same_event_id() {
+    let world = World::without_worker(|_| {}).await;
+    world.sandbox.fault_for_all(json!({"latency_ms": 40})).await;
+    let tasks: Vec<String> = (0..120).map(|number| format!("task-{number}")).collect();
+    for task in &tasks {
+        world.delete(task).await;
+    }
+    for calls in [20, 60, 100] {
+        let mut child =
+            with_settings(&world, &["run", "--concurrency=8"]).stderr(Stdio::null()).spawn().unwrap();
+        eventually("some calls", async || (world.sandbox.calls().await.len() >= calls).then_some(())).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let mut last = with_settings(&world, &["run"]).stderr(Stdio::null()).spawn().unwrap();
+    for task in &tasks {
+        let end = world.end(task).await;
+        let is_success =
+            end["outcome"] == "deleted" || (end["outcome"] == "already_absent" && end["ambiguous"] == true);
+        assert!(is_success, "{end}");
+        assert_eq!(world.sandbox.state(ORG, task).await, "gone");
+    }
+    signal(&last, "TERM");
+    assert_eq!(last.wait().unwrap().code(), Some(0));
+    let of = |event: &Value| (event["data"]["command_id"].to_string(), event["id"].to_string());
+    let ids: BTreeSet<_> = world.tester.events().iter().map(|event| of(&event.json())).collect();
+    assert_eq!(ids.len(), tasks.len(), "one event id for each command, however often it was published");
+    assert_eq!((world.tester.dead_letters().len(), world.sandbox.unexpected().await), (0, vec![]));
 }
 
 #[tokio::test]
