@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -20,6 +21,7 @@ use crate::tallyfy_api::{ApiSettings, TallyfyApi};
 use crate::worker::{Engine, EngineSettings, Worker};
 
 const CREDENTIALS_EVERY: Duration = Duration::from_secs(5);
+const PORT_GRACE: Duration = Duration::from_secs(1);
 
 /// What all commands of the engine need.
 #[derive(Clone)]
@@ -124,7 +126,8 @@ impl Service {
         info!("drained");
         reloading.abort();
         ended.cancel();
-        let _ = port.await;
+        // A client that never ends its request does not hold us up.
+        let _ = timeout(PORT_GRACE, port).await;
     }
 }
 

@@ -57,7 +57,8 @@ impl TallyfyApi {
             .retry(retry::never())
             .no_proxy()
             .timeout(settings.request_timeout)
-            .connect_timeout(CONNECT_TIMEOUT.min(settings.request_timeout))
+            // Well below the whole, so that a host that does not answer is told from an answer that does not come.
+            .connect_timeout(CONNECT_TIMEOUT.min(settings.request_timeout / 2))
             .pool_idle_timeout(IDLE_TIMEOUT)
             .build()?;
         Ok(Self { client, base_url: settings.base_url.clone() })
@@ -98,10 +99,18 @@ async fn read(mut response: reqwest::Response, token: &SecretString) -> Response
     let (date, request_id) = (header(DATE), header(REQUEST_ID_HEADER));
     let status = response.status().as_u16();
     let body = match read_body(&mut response).await {
-        Some(bytes) => without_secrets(Body::recognise(content_type.as_deref(), &bytes), token),
+        Some(bytes) => without_secrets(recognise(content_type.as_deref(), &bytes), token),
         None => Body::Lost,
     };
     Response { status, body, retry_after, date, request_id }
+}
+
+/// What is cut is known as a page by its first bytes; what else it may say stands where it was not read.
+fn recognise(content_type: Option<&str>, bytes: &[u8]) -> Body {
+    match Body::recognise(content_type, bytes) {
+        Body::Other | Body::Empty if bytes.len() == LONGEST_BODY => Body::Lost,
+        body => body,
+    }
 }
 
 /// At most the first 64 KiB; `None` where it broke off before that.
@@ -159,6 +168,14 @@ mod tests {
             url("https://api.tallyfy.com"),
             "https://api.tallyfy.com/organizations/o1/tasks/t1/delete"
         );
+    }
+
+    #[test]
+    fn a_json_body_that_is_too_long_to_read_proves_nothing() {
+        let long = format!(r#"{{"trace":"{}","code":"ENDPOINT_NOT_FOUND"}}"#, "x".repeat(LONGEST_BODY));
+        assert_eq!(recognise(Some("application/json"), &long.as_bytes()[..LONGEST_BODY]), Body::Lost);
+        assert_eq!(recognise(Some("text/html"), &long.as_bytes()[..LONGEST_BODY]), Body::Html);
+        assert_eq!(recognise(Some("application/json"), b"{}"), Body::Json { code: None, message: None });
     }
 
     #[test]

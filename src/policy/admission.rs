@@ -45,15 +45,20 @@ pub fn admit(
         let detail = format!("organisation {} is not among those that this worker may touch", command.org_id);
         return refuse(FailureReason::OrgNotAllowed, detail, Some(command));
     }
+    match expiry(&command, incoming, max_age, now) {
+        Some(detail) => refuse(FailureReason::Expired, detail, Some(command)),
+        None => Ok(command),
+    }
+}
+
+/// Why the command has expired, if it has. Asked again before every call: a try or a wait for a place takes time.
+pub fn expiry(command: &Command, incoming: &Incoming, max_age: Duration, now: Timestamp) -> Option<String> {
     if let Some(limit) = command.not_after.filter(|limit| *limit < now) {
-        return refuse(FailureReason::Expired, format!("its not_after, {limit}, has passed"), Some(command));
+        return Some(format!("its not_after, {limit}, has passed"));
     }
-    if age(incoming, now) > max_age {
-        let last = incoming.progress.last_status.map_or("none".to_owned(), |status| format!("HTTP {status}"));
-        let detail = format!("older than MAX_AGE since {}; last answer: {last}", first_seen(incoming, now));
-        return refuse(FailureReason::Expired, detail, Some(command));
-    }
-    Ok(command)
+    let last = incoming.progress.last_status.map_or("none".to_owned(), |status| format!("HTTP {status}"));
+    let too_old = age(incoming, now) > max_age;
+    too_old.then(|| format!("older than MAX_AGE since {}; last answer: {last}", first_seen(incoming, now)))
 }
 
 #[cfg(test)]

@@ -73,9 +73,12 @@ impl OrgGates {
         Closing { wait: until - now, is_news }
     }
 
-    /// A call was answered otherwise: the gate is open.
-    pub fn open(&mut self, org: &OrgId) {
-        self.0.remove(org);
+    /// A call was answered otherwise. That opens a gate whose time is up; while it is not, the answer belongs to a call that
+    /// was under way before the gate closed, and does not undercut a `Retry-After`.
+    pub fn open(&mut self, org: &OrgId, now: Instant) {
+        if self.0.get(org).is_some_and(|gate| gate.probing || gate.until <= now) {
+            self.0.remove(org);
+        }
     }
 
     /// How many gates are closed.
@@ -110,9 +113,18 @@ mod tests {
         let wait = gates.close(&org("a"), None, now).wait;
         assert_eq!(gates.may_call(&org("a"), now + wait, LEASE), Ok(()));
         assert_eq!(gates.may_call(&org("a"), now + wait, LEASE), Err(Held::Probing));
-        gates.open(&org("a"));
+        gates.open(&org("a"), now + wait);
         assert_eq!(gates.may_call(&org("a"), now + wait, LEASE), Ok(()));
         assert_eq!(gates.closed(), 0);
+    }
+
+    #[test]
+    fn the_late_success_of_a_call_that_was_under_way_does_not_undercut_a_retry_after() {
+        let (now, mut gates) = (Instant::now(), OrgGates::default());
+        let wait = Duration::from_mins(1);
+        gates.close(&org("a"), Some(wait), now);
+        gates.open(&org("a"), now);
+        assert_eq!(gates.may_call(&org("a"), now, LEASE), Err(Held::For(wait)));
     }
 
     #[test]

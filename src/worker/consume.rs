@@ -1,12 +1,14 @@
 //! The loop: connect, consume, hand each delivery to a job of its own; rebuild when the broker is lost, probe while the
 //! breaker is open, drain at the end.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use lapin::Channel;
 use lapin::options::BasicCancelOptions;
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -20,6 +22,12 @@ use crate::rabbitmq::{BrokerError, BrokerSettings, Delivery, Session, consumer, 
 const TURN: Duration = Duration::from_secs(1);
 const FIRST_RECONNECT: Duration = Duration::from_millis(200);
 const LONGEST_RECONNECT: Duration = Duration::from_secs(10);
+/// # A message that kills the client library's connection does not drag its neighbours along
+///
+/// Some messages cannot be parsed (a `message_id` that is no UTF-8, say), and their delivery ends the connection, each time,
+/// until the queue's delivery limit moves them to the dead letters. What was prefetched with it counts a delivery too. So after
+/// a session that lived shorter than this, the next one takes one message at a time for this long.
+const STABLE: Duration = Duration::from_secs(10);
 const DEPTHS_EVERY: Duration = Duration::from_secs(10);
 
 /// A consumer of commands, with its jobs.
@@ -27,6 +35,8 @@ pub struct Worker {
     engine: Arc<Engine>,
     broker: BrokerSettings,
     jobs: TaskTracker,
+    /// The last session died young: the next one consumes one at a time for a while.
+    cautious: AtomicBool,
     /// The kind of trouble that the log has last told of.
     trouble: Mutex<Option<&'static str>>,
 }
@@ -35,13 +45,20 @@ enum End {
     Draining,
     BreakerOpen,
     BreakerClosed,
+    Calm,
     Lost(String),
 }
 
 impl Worker {
     /// A worker that has not begun.
     pub fn new(engine: Arc<Engine>, broker: BrokerSettings) -> Self {
-        Self { engine, broker, jobs: TaskTracker::new(), trouble: Mutex::default() }
+        Self {
+            engine,
+            broker,
+            jobs: TaskTracker::new(),
+            cautious: AtomicBool::new(false),
+            trouble: Mutex::default(),
+        }
     }
 
     /// Works until the engine drains; then finishes what is in flight within `grace`. A lost broker is rebuilt for ever.
@@ -50,8 +67,11 @@ impl Worker {
         while !self.engine.draining.is_cancelled() {
             match self.open_session().await {
                 Some(Ok(session)) => {
-                    pause = FIRST_RECONNECT;
+                    let opened = Instant::now();
                     self.work(session, grace).await;
+                    let was_stable = opened.elapsed() >= STABLE;
+                    self.cautious.store(!was_stable, Ordering::Relaxed);
+                    pause = if was_stable { FIRST_RECONNECT } else { pause };
                 }
                 Some(Err(error)) => self.not_connected(error.kind(), &error.to_string()),
                 None => break,
@@ -112,17 +132,21 @@ impl Worker {
             match end {
                 End::Lost(why) => return Err(why),
                 End::Draining => return Ok(()),
-                End::BreakerOpen | End::BreakerClosed => {}
+                End::BreakerOpen | End::BreakerClosed | End::Calm => {}
             }
         }
     }
 
     async fn consume(&self, session: &Session, channel: &Channel, settler: &Settler) -> End {
-        let mut deliveries = match consumer::consume(channel, self.broker.prefetch).await {
+        let cautious = self.cautious.swap(false, Ordering::Relaxed);
+        let prefetch = if cautious { 1 } else { self.broker.prefetch };
+        let mut deliveries = match consumer::consume(channel, prefetch).await {
             Ok(consumer) => consumer,
             Err(error) => return End::Lost(error.to_string()),
         };
-        self.connected();
+        self.connected(prefetch);
+        let calm = tokio::time::sleep(STABLE);
+        tokio::pin!(calm);
         let mut turns = interval(TURN);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = loop {
@@ -131,9 +155,10 @@ impl Worker {
                 () = self.engine.draining.cancelled() => break End::Draining,
                 () = session.lost.cancelled() => return End::Lost("the connection is gone".to_owned()),
                 () = self.engine.breaker_opened.notified() => break End::BreakerOpen,
+                () = &mut calm, if cautious => break End::Calm,
                 _ = turns.tick() => self.engine.health.turn(),
                 delivery = deliveries.next() => match delivery {
-                    Some(Ok(delivery)) => self.begin(delivery.into(), settler),
+                    Some(Ok(delivery)) => drop(self.begin(delivery.into(), settler)),
                     Some(Err(error)) => return End::Lost(error.to_string()),
                     None => return End::Lost("the broker has ended the consumer".to_owned()),
                 },
@@ -150,12 +175,24 @@ impl Worker {
     /// wait queue, while the breaker is open) without a call.
     async fn empty(&self, mut deliveries: lapin::Consumer, settler: &Settler) {
         while let Some(Ok(delivery)) = deliveries.next().await {
-            self.begin(delivery.into(), settler);
+            drop(self.begin(delivery.into(), settler));
         }
     }
 
-    fn begin(&self, delivery: Delivery, settler: &Settler) {
-        self.jobs.spawn(carry_out(delivery, Arc::clone(&self.engine), settler.clone()));
+    fn begin(&self, delivery: Delivery, settler: &Settler) -> JoinHandle<()> {
+        self.jobs.spawn(carry_out(delivery, Arc::clone(&self.engine), settler.clone()))
+    }
+
+    /// Waits until a probe is settled; a drain or a lost broker does not wait for it.
+    async fn wait_for(&self, mut probe: JoinHandle<()>, session: &Session) -> Option<End> {
+        loop {
+            tokio::select! {
+                () = self.engine.draining.cancelled() => return Some(End::Draining),
+                () = session.lost.cancelled() => return Some(End::Lost("the connection is gone".to_owned())),
+                _ = &mut probe => return None,
+                () = tokio::time::sleep(TURN) => self.engine.health.turn(),
+            }
+        }
     }
 
     /// While the breaker is open: fetches one command at a time when a probe is due.
@@ -173,7 +210,12 @@ impl Worker {
                 continue;
             }
             match consumer::get_one(channel).await {
-                Ok(Some(delivery)) => carry_out(delivery, Arc::clone(&self.engine), settler.clone()).await,
+                Ok(Some(delivery)) => {
+                    let probe = self.begin(delivery, settler);
+                    if let Some(end) = self.wait_for(probe, session).await {
+                        return end;
+                    }
+                }
                 Ok(None) => tokio::time::sleep(TURN).await,
                 Err(error) => return End::Lost(error.to_string()),
             }
@@ -192,11 +234,11 @@ impl Worker {
         }
     }
 
-    fn connected(&self) {
+    fn connected(&self, prefetch: u16) {
         self.engine.metrics.consumer_attached.set(1);
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take();
         if self.engine.health.set(Part::Broker, None) {
-            info!(queue = crate::messages::names::WORK_QUEUE, prefetch = self.broker.prefetch, "consuming");
+            info!(queue = crate::messages::names::WORK_QUEUE, prefetch, "consuming");
         }
     }
 
@@ -209,7 +251,7 @@ impl Worker {
         }
     }
 
-    async fn watch_depths(&self, session: &Session) -> tokio::task::JoinHandle<()> {
+    async fn watch_depths(&self, session: &Session) -> JoinHandle<()> {
         let channel = session.consuming_channel().await;
         let (engine, topology) = (Arc::clone(&self.engine), self.broker.topology.clone());
         tokio::spawn(async move {

@@ -158,7 +158,7 @@ impl Engine {
                 self.close_gate(org, None, "unauthorized: its token is not accepted");
             }
             world if world.counts_toward_the_breaker() => {}
-            _ => lock(&self.gates).open(org),
+            _ => lock(&self.gates).open(org, Instant::now()),
         }
         self.metrics.gates_closed.set(i64::try_from(lock(&self.gates).closed()).unwrap_or(i64::MAX));
     }

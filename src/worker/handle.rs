@@ -11,7 +11,7 @@ use super::engine::{Engine, Hold, floor, millis};
 use super::in_process_delays::InProcessDelays;
 use crate::messages::event::Failure;
 use crate::messages::{Command, EndKind, FailureReason, Incoming, Outcome, Progress};
-use crate::policy::admission::{Refusal, admit, age, first_seen};
+use crate::policy::admission::{Refusal, admit, age, expiry, first_seen};
 use crate::policy::answer::Answer;
 use crate::policy::org_gate::Held;
 use crate::policy::retry_schedule::{Next, Rung};
@@ -40,6 +40,9 @@ async fn carry_out(incoming: &Incoming, engine: &Engine) -> Settlement {
             Ok(call) => call,
             Err(hold) => return case.held(hold),
         };
+        if let Some(detail) = case.expiry() {
+            return case.dead_letter(FailureReason::Expired, &detail);
+        }
         let (answer, verdict) = call.make(&case.command).await;
         case.record(verdict, &answer);
         let delay = match case.next(verdict, &answer, &mut delays) {
@@ -116,6 +119,10 @@ impl<'a> Case<'a> {
                 }
             }
         })
+    }
+
+    fn expiry(&self) -> Option<String> {
+        expiry(&self.command, self.incoming, self.engine.max_age(), Timestamp::now())
     }
 
     fn held(mut self, hold: Hold) -> Settlement {
