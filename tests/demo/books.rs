@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use crate::commands::Command;
-use crate::parts::{Arrival, Inbox, QUEUES, Sandbox};
+use crate::inbox::{Arrival, Inbox, QUEUES};
+use crate::parts::Sandbox;
 
 /// What was published, and what came of it.
 pub(crate) struct Books {
@@ -25,9 +26,9 @@ impl Books {
     pub(crate) fn enter(&mut self, arrival: &Arrival) -> &'static str {
         let id = match arrival {
             Arrival::Event(event) => self.enter_event(event),
-            Arrival::DeadLetter(id, body) => {
-                self.dead_letters.insert(id.clone(), body.clone());
-                id.clone()
+            Arrival::DeadLetter(letter) => {
+                self.dead_letters.insert(letter.id.clone(), letter.body.clone());
+                letter.id.clone()
             }
         };
         self.commands.get(&id).map_or("unknown", |command| command.kind)
@@ -37,11 +38,10 @@ impl Books {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let (id, outcome) = (text(&event["data"]["command_id"]), text(&event["data"]["outcome"]));
         let end = (text(&event["id"]), outcome);
-        match self.ends.insert(id.clone(), end.clone()) {
-            Some(earlier) if earlier != end => {
-                self.notes.push(format!("{id} has two ends: {earlier:?} and {end:?}"));
-            }
-            _ => {}
+        // The same end may be told again, with the same event id: the first telling stands.
+        let first = self.ends.entry(id.clone()).or_insert_with(|| end.clone());
+        if first.0 != end.0 {
+            self.notes.push(format!("{id} has two ends: {first:?} and {end:?}"));
         }
         id
     }
@@ -84,6 +84,13 @@ impl Books {
             let ready = inbox.ready(queue).await;
             problems.extend((ready > 0).then(|| format!("{ready} messages are left in {queue}")));
         }
+        let (dead, told) = (self.dead_letters.len(), self.count("dead_lettered"));
+        let lying = inbox.give_dead_letters_back(dead).await;
+        problems.extend(
+            (dead != told || lying != dead).then(|| {
+                format!("{told} events of failure, {dead} dead letters read, {lying} in their queue")
+            }),
+        );
         problems
     }
 

@@ -62,7 +62,16 @@ pub(crate) fn all() -> Vec<Command> {
         "expired",
         &[r#"{"org_id":"acme","task_id":"late","not_after":"2020-01-01T00:00:00Z"}"#],
     ));
-    all
+    mixed(all)
+}
+
+/// All kinds side by side, in an order that is the same each time.
+fn mixed(commands: Vec<Command>) -> Vec<Command> {
+    const STRIDE: usize = 17;
+    let count = commands.len();
+    let mut placed: Vec<_> = commands.into_iter().enumerate().collect();
+    placed.sort_by_key(|(place, _)| place * STRIDE % count);
+    placed.into_iter().map(|(_, command)| command).collect()
 }
 
 fn task(

@@ -1,21 +1,14 @@
-//! The parts of the demo: the sandbox and the worker as processes of their own, and the other side of the broker.
+//! The sandbox and the worker, as processes of their own.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command as Process, Stdio};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use lapin::message::Delivery;
-use lapin::options::{
-    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
-};
-use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use crate::commands::{Command, ORG, THROTTLED_ORG};
@@ -23,14 +16,14 @@ use crate::rabbitmq::http;
 
 const TOKEN: &str = "demo-token";
 const LADDER: &str = "1s,2s,4s";
-/// The queues that must be empty at the end.
-pub(crate) const QUEUES: [&str; 4] =
-    ["task.delete", "task.delete.wait.1s", "task.delete.wait.2s", "task.delete.wait.4s"];
 
+/// A program of this build, without our environment: nobody's settings or proxies for another worker reach this one.
 fn program(name: &str) -> Process {
     let own = std::env::current_exe().expect("the demo's own path");
     let directory = own.parent().and_then(|examples| examples.parent()).expect("target/debug");
-    Process::new(directory.join(name))
+    let mut program = Process::new(directory.join(name));
+    program.env_clear();
+    program
 }
 
 /// The sandbox API.
@@ -96,6 +89,7 @@ impl Drop for Sandbox {
 /// The worker.
 pub(crate) struct Worker {
     process: Child,
+    guardian: Child,
     /// Its health and metrics.
     pub(crate) port: String,
     /// Where its log is.
@@ -118,25 +112,34 @@ impl Worker {
             .env("LOG_FORMAT", "json")
             .stdin(Stdio::null())
             .stderr(File::create(&log).expect("a log file"))
+            // Ctrl-C is for us; we end the worker.
+            .process_group(0)
             .spawn()
             .expect("target/debug/tallyfy-delete-worker starts");
-        Self { process, port: format!("http://{free}"), log }
+        let guardian = guard(process.id());
+        Self { process, guardian, port: format!("http://{free}"), log }
     }
 
-    pub(crate) async fn until_ready(&mut self) {
+    pub(crate) async fn until_ready(&mut self) -> Result<(), String> {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             let answer = http().get(format!("{}/readyz", self.port)).send().await;
             if answer.is_ok_and(|answer| answer.status().is_success()) {
-                return;
+                return Ok(());
             }
-            let ended = self.process.try_wait().ok().flatten();
-            assert!(
-                ended.is_none() && Instant::now() < deadline,
-                "the worker is not ready; its log: {}",
-                self.log.display()
-            );
+            self.check()?;
+            if Instant::now() > deadline {
+                return Err("the worker is not ready after 30 s".to_owned());
+            }
             sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn check(&mut self) -> Result<(), String> {
+        match self.process.try_wait() {
+            Ok(Some(status)) => Err(format!("the worker has ended by itself: {status}")),
+            _ => Ok(()),
         }
     }
 
@@ -156,96 +159,22 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// Something that arrived: an outcome event or a dead letter.
-pub(crate) enum Arrival {
-    /// The event's JSON.
-    Event(Value),
-    /// The dead letter's message id and body.
-    DeadLetter(String, Vec<u8>),
-}
-
-/// The producer and the readers.
-pub(crate) struct Inbox {
-    _connection: Connection,
-    channel: Channel,
-    arrivals: mpsc::UnboundedReceiver<Arrival>,
-}
-
-impl Inbox {
-    pub(crate) async fn open(url: &str) -> Self {
-        let connection =
-            Connection::connect(url, ConnectionProperties::default()).await.expect("a connection");
-        let channel = connection.create_channel().await.expect("a channel");
-        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
-        let table = FieldTable::default;
-        let exclusive = QueueDeclareOptions { exclusive: true, ..Default::default() };
-        channel.queue_declare("demo.events".into(), exclusive, table()).await.expect("a queue");
-        let bind = QueueBindOptions::default();
-        channel
-            .queue_bind("demo.events".into(), "task.events".into(), "#".into(), bind, table())
-            .await
-            .expect("a binding");
-        let (sender, arrivals) = mpsc::unbounded_channel();
-        read(&channel, "demo.events", sender.clone(), |delivery| {
-            Arrival::Event(serde_json::from_slice(&delivery.data).unwrap_or_default())
-        })
-        .await;
-        read(&channel, "task.delete.dead", sender, |delivery| {
-            let id = delivery.properties.message_id().as_ref().map(ToString::to_string);
-            Arrival::DeadLetter(id.unwrap_or_default(), delivery.data)
-        })
-        .await;
-        Self { _connection: connection, channel, arrivals }
-    }
-
-    /// Publishes them, every fourth straight to the queue, and waits for each confirm.
-    pub(crate) async fn publish(&self, commands: &[Command]) {
-        for (number, command) in commands.iter().enumerate() {
-            let exchange = if number % 4 == 3 { "" } else { "task.commands" };
-            let properties =
-                BasicProperties::default().with_delivery_mode(2).with_message_id(command.id.as_str().into());
-            let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-            let publish = self.channel.basic_publish(
-                exchange.into(),
-                "task.delete".into(),
-                options,
-                &command.body,
-                properties,
-            );
-            let confirmation = publish.await.expect("published").await.expect("confirmed");
-            assert_eq!(confirmation, Confirmation::Ack(None), "the broker took it");
+        // The guardian first: it must not outlive the process id that it knows.
+        for process in [&mut self.guardian, &mut self.process] {
+            let _ = process.kill();
+            let _ = process.wait();
         }
     }
-
-    pub(crate) async fn next(&mut self) -> Arrival {
-        self.arrivals.recv().await.expect("the broker stays")
-    }
-
-    /// Messages ready in a queue.
-    pub(crate) async fn ready(&self, queue: &str) -> u32 {
-        let options = QueueDeclareOptions { durable: true, passive: true, ..Default::default() };
-        let declared = self.channel.queue_declare(queue.into(), options, FieldTable::default()).await;
-        declared.expect("the queue is there").message_count()
-    }
 }
 
-async fn read(
-    channel: &Channel,
-    queue: &str,
-    arrivals: mpsc::UnboundedSender<Arrival>,
-    arrival: impl Fn(Delivery) -> Arrival + Send + 'static,
-) {
-    let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
-    let consumer = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await;
-    let mut consumer = consumer.expect("a consumer");
-    tokio::spawn(async move {
-        while let Some(Ok(delivery)) = consumer.next().await {
-            let _ = arrivals.send(arrival(delivery));
-        }
-    });
+/// Ends the process when we are gone, by `kill -9` even: its standard input is a pipe that only we hold.
+fn guard(id: u32) -> Child {
+    Process::new("sh")
+        .args(["-c", "trap '' HUP INT TERM; cat >/dev/null; kill -9 \"$1\"", "guardian", &id.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .expect("sh")
 }

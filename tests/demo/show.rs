@@ -9,8 +9,12 @@ use comfy_table::Table;
 use serde_json::Value;
 
 use crate::books::Books;
-use crate::parts::{Arrival, Worker};
+use crate::inbox::Arrival;
+use crate::parts::Worker;
 use crate::rabbitmq::Broker;
+
+/// What fits on one line.
+const WIDTH: usize = 100;
 
 /// The names of the columns.
 pub(crate) fn header() {
@@ -19,7 +23,7 @@ pub(crate) fn header() {
         "{:>7}  {:<13} {:<16} {:<15} {:>8} {:>6}  note",
         "time", "kind", "command", "outcome", "attempts", "status"
     );
-    println!("{}", "-".repeat(96));
+    println!("{}", "-".repeat(WIDTH));
 }
 
 /// One arrival.
@@ -34,9 +38,9 @@ pub(crate) fn row(arrival: &Arrival, kind: &str) {
             let outcome = paint(outcome, &format!("{outcome:<15}"));
             println!("{time:>7}  {kind:<13} {id:<16} {outcome} {attempts:>8} {status:>6}  {note}");
         }
-        Arrival::DeadLetter(id, body) => {
-            let body: String = String::from_utf8_lossy(body).chars().take(48).collect();
-            println!("{time:>7}  {kind:<13} {id:<16} -> dead letter: {body}");
+        Arrival::DeadLetter(letter) => {
+            let why = cut(&letter.why, WIDTH - 56);
+            println!("{time:>7}  {kind:<13} {:<16} -> dead letter: {why}", letter.id);
         }
     }
 }
@@ -47,15 +51,18 @@ pub(crate) fn summary(books: &Books) {
     table.set_header(["published", "deleted", "already_absent", "dead_lettered"]);
     let ends = ["deleted", "already_absent", "dead_lettered"].map(|outcome| books.count(outcome));
     table.add_row([books.published(), ends[0], ends[1], ends[2]].map(|count| count.to_string()));
-    println!("\n{table}");
+    println!("\n{table}\n{} = {} + {} + {}", books.published(), ends[0], ends[1], ends[2]);
 }
 
 /// Where to look and what to type next.
 pub(crate) fn how_to_go_on(broker: &Broker, vhost: &str, worker: &Worker) {
     println!("\nHow to go on:");
-    println!("  management   {} (guest/guest, virtual host {vhost})", broker.management_url());
+    let login =
+        if broker.amqp_url(vhost).contains("//guest:guest@") { "guest/guest" } else { "your own login" };
+    println!("  management   {} ({login})", broker.management_url());
+    println!("  virtual host {vhost}");
     println!("  worker       {0}/readyz  {0}/metrics", worker.port);
-    println!("  queues       task.delete, task.delete.wait.*, task.delete.dead, task.events.unrouted");
+    println!("  queues       task.delete, task.delete.wait.*, task.delete.dead (the dead letters lie there)");
     println!("  make up      the same system in containers, to stay; make test runs every test");
 }
 
@@ -76,12 +83,17 @@ pub(crate) fn verdict(problems: &[String], log: &Path) {
 }
 
 fn note(data: &Value) -> String {
-    let failure = data["failure"]["reason"]
-        .as_str()
-        .map(|reason| format!("{reason}: {}", text(&data["failure"]["detail"])));
-    let ambiguous =
-        (data["ambiguous"] == true).then(|| "an earlier answer was lost: probably by us".to_owned());
-    failure.or(ambiguous).unwrap_or_default().chars().take(60).collect()
+    let failure = data["failure"]["reason"].as_str();
+    let ambiguous = (data["ambiguous"] == true).then_some("answer lost: likely by us");
+    cut(failure.or(ambiguous).unwrap_or_default(), WIDTH - 73)
+}
+
+/// At most so many characters; an ellipsis says that there were more.
+fn cut(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    text.chars().take(most - 1).chain(['…']).collect()
 }
 
 fn text(value: &Value) -> String {
@@ -97,7 +109,9 @@ fn clock() -> &'static Instant {
 
 fn paint(outcome: &str, words: &str) -> String {
     static COLOURS: OnceLock<bool> = OnceLock::new();
-    let colours = COLOURS.get_or_init(|| stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+    let colours = COLOURS.get_or_init(|| {
+        stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
+    });
     let colour = match outcome {
         "deleted" => 32,
         "already_absent" => 36,

@@ -7,6 +7,7 @@ use tallyfy_delete_worker::rabbitmq::topology::Provision;
 
 use crate::support::proxy::Proxy;
 use crate::support::rabbitmq::broker;
+use crate::support::raw_amqp;
 use crate::support::world::World;
 
 #[tokio::test]
@@ -75,4 +76,27 @@ async fn a_topology_that_is_missing_is_named_and_waited_for() {
     world.declare_topology().await;
     world.is_ready().await;
     world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn a_message_that_kills_the_client_librarys_connection_does_not_drag_its_neighbours_along() {
+    let mut world = World::without_worker(|_| {}).await;
+    world.sandbox.fault_for_all(json!({"latency_ms": 300})).await;
+    let url = broker().amqp_url(&world.vhost);
+    let tasks: Vec<String> = (0..12).map(|number| format!("task-{number}")).collect();
+    for (number, task) in tasks.iter().enumerate() {
+        if number == 6 {
+            raw_amqp::publish(&url, "task.delete", b"\xff\xfe\xfd", b"whatever").await;
+        }
+        world.delete(task).await;
+    }
+    world.start_worker().await;
+    world.is_not_ready_because("not consuming").await;
+    for task in &tasks {
+        let outcome = world.end(task).await["outcome"].clone();
+        assert!(outcome == "deleted" || outcome == "already_absent", "{task}: {outcome}");
+    }
+    assert_eq!(world.tester.dead_letters().len(), 0);
+    world.stop_worker().await;
+    broker().delete_vhost(&world.vhost).await;
 }

@@ -4,6 +4,7 @@
 pub(crate) mod proxy;
 #[allow(dead_code, reason = "the demo uses what the tests do not, and the other way round")]
 pub(crate) mod rabbitmq;
+pub(crate) mod raw_amqp;
 pub(crate) mod sandbox;
 pub(crate) mod tester;
 pub(crate) mod world;
