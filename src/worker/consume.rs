@@ -171,8 +171,8 @@ impl Worker {
         end
     }
 
-    /// What the broker had sent before it was told to stop: `handle` puts each where it belongs (back, in a drain; into a
-    /// wait queue, while the breaker is open) without a call.
+    /// What the broker had sent before it was told to stop: `handle` puts each where it belongs (in a drain back, and while
+    /// the breaker is open into a wait queue, both without a call).
     async fn empty(&self, mut deliveries: lapin::Consumer, settler: &Settler) {
         while let Some(Ok(delivery)) = deliveries.next().await {
             drop(self.begin(delivery.into(), settler));

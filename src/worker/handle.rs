@@ -87,7 +87,9 @@ impl<'a> Case<'a> {
     fn record(&mut self, verdict: Verdict, answer: &Answer) {
         let blames_the_world = verdict.counts_toward_the_breaker() && self.engine.next_probe().is_some();
         self.calls += 1;
-        self.progress.attempts += u32::from(verdict.spends_an_attempt() && !blames_the_world);
+        let spent = u32::from(verdict.spends_an_attempt() && !blames_the_world);
+        // Saturating: the number came in a header that anybody may have written.
+        self.progress.attempts = self.progress.attempts.saturating_add(spent);
         self.progress.ambiguous |= answer.leaves_doubt();
         self.progress.last_status = answer.status();
         self.progress.not_before = None;

@@ -142,3 +142,18 @@ async fn a_hundred_and_ninety_commands_make_one_call_and_one_event_each() {
     }
     world.assert_drained().await;
 }
+
+#[tokio::test]
+async fn a_forged_number_of_attempts_neither_wraps_around_nor_panics() {
+    let world = World::start().await;
+    world.sandbox.fault("t1", 9, json!({"status": 503})).await;
+    world.sandbox.tasks(ORG, &["t1"], "present").await;
+    let mut headers = FieldTable::default();
+    headers.insert("x-attempts".into(), AMQPValue::LongLongInt(i64::MAX));
+    let properties = BasicProperties::default().with_message_id("t1".into()).with_headers(headers);
+    world.tester.publish(json!({"org_id": ORG, "task_id": "t1"}).to_string().as_bytes(), properties).await;
+    let letter = world.dead_letter("t1").await;
+    assert_eq!(letter.header("x-failure-reason").as_deref(), Some("attempts_exhausted"));
+    assert_eq!(world.sandbox.calls_for("t1").await.len(), 1);
+    world.assert_drained().await;
+}
