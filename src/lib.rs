@@ -44,5 +44,6 @@ pub mod service;
 pub mod config;
 pub mod health;
 pub mod metrics;
+pub mod seams;
 pub mod shutdown;
 pub mod telemetry;

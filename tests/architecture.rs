@@ -95,7 +95,8 @@ fn only_main_imports_config_and_only_config_reads_the_environment() {
         let is_config = path.starts_with("src/config");
         let is_program = path == "src/main.rs" || path.starts_with("src/bin/");
         assert!(is_config || is_program || !code(&text).contains("config::"), "{path} imports config");
-        assert!(is_config || !code(&text).contains("env::var"), "{path} reads the environment");
+        let may_read = is_config || path == "src/seams.rs";
+        assert!(may_read || !code(&text).contains("env::var"), "{path} reads the environment");
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::messages::{HeaderValue, Publication};
+use crate::seams::{self, Seam};
 
 /// From the wish to publish to the broker's confirm.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -91,7 +92,9 @@ impl Publisher {
             Some(channel) => channel,
             None => self.open_channel().await?,
         };
-        let confirmation = publish(&channel, publication).await?.await?;
+        let confirm = publish(&channel, publication).await?;
+        seams::pass(Seam::BeforeConfirm).await;
+        let confirmation = confirm.await?;
         match confirmation {
             Confirmation::Ack(None) => {
                 self.lock_idle().push(channel);

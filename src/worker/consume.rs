@@ -18,6 +18,7 @@ use super::handle::handle;
 use super::settle::Settler;
 use crate::health::Part;
 use crate::rabbitmq::{BrokerError, BrokerSettings, Delivery, Session, consumer, topology};
+use crate::seams::{self, Seam};
 
 const TURN: Duration = Duration::from_secs(1);
 const FIRST_RECONNECT: Duration = Duration::from_millis(200);
@@ -270,6 +271,7 @@ impl Worker {
 
 async fn carry_out(delivery: Delivery, engine: Arc<Engine>, settler: Settler) {
     engine.metrics.deliveries_unsettled.inc();
+    seams::pass(Seam::AfterReceive).await;
     let settlement = handle(delivery.incoming(), &engine).await;
     settler.settle(delivery, settlement).await;
     engine.metrics.deliveries_unsettled.dec();

@@ -21,6 +21,7 @@ use crate::policy::org_gate::{Held, OrgGates};
 use crate::policy::retry_after;
 use crate::policy::retry_schedule::RetrySchedule;
 use crate::policy::verdict::{Verdict, decide};
+use crate::seams::{self, Seam};
 use crate::tallyfy_api::TallyfyApi;
 
 /// What an engine is made of.
@@ -201,7 +202,9 @@ impl Call<'_> {
         let engine = self.engine;
         let in_flight = InFlight::new(engine);
         let started = Instant::now();
+        seams::pass(Seam::BeforeCall).await;
         let answer = engine.api.delete(&command.org_id, &command.task_id, &self.token).await;
+        seams::pass(Seam::AfterCall).await;
         drop(in_flight);
         let verdict = decide(&answer);
         engine.metrics.count_call(verdict, answer.class(), started.elapsed());

@@ -13,6 +13,7 @@ use crate::messages::{Incoming, Outcome, Publication};
 use crate::metrics::Metrics;
 use crate::policy::settlement::Settlement;
 use crate::rabbitmq::{Delivery, PublishError, Publisher};
+use crate::seams::{self, Seam};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -62,7 +63,9 @@ impl Settler {
         }
         report(delivery.incoming(), &settlement);
         self.metrics.count_command(label(&settlement));
+        seams::pass(Seam::BeforeAck).await;
         let result = if delivery.acknowledge().await { "acknowledged" } else { "lost" };
+        seams::pass(Seam::AfterAck).await;
         self.metrics.count_acknowledgement(result);
         self.metrics.last_settled.set(Timestamp::now().as_duration().as_secs_f64());
     }
