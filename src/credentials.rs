@@ -1,11 +1,12 @@
 //! EDGE: tokens and the organisations that they open, from the environment, a file or a directory that may change.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Keys;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::{fs, io};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 use tracing::{error, info};
 
@@ -64,12 +65,19 @@ pub enum CredentialsError {
 
 type Tokens = BTreeMap<OrgId, Arc<SecretString>>;
 
+/// What a source holds: tokens, and files that hold none.
+#[derive(Default)]
+struct Reading {
+    tokens: Tokens,
+    wrong: BTreeMap<OrgId, CredentialsError>,
+}
+
 /// The tokens in force.
 #[derive(Debug)]
 pub struct Credentials {
     source: CredentialsSource,
     tokens: RwLock<Tokens>,
-    last_error: RwLock<Option<String>>,
+    last_error: Mutex<String>,
 }
 
 impl Credentials {
@@ -78,8 +86,11 @@ impl Credentials {
     /// # Errors
     /// [`CredentialsError`] names the file.
     pub fn load(source: CredentialsSource) -> Result<Self, CredentialsError> {
-        let tokens = RwLock::new(read(&source)?);
-        Ok(Self { source, tokens, last_error: RwLock::default() })
+        let Reading { tokens, wrong } = read(&source)?;
+        if let Some(trouble) = wrong.into_values().next() {
+            return Err(trouble);
+        }
+        Ok(Self { source, tokens: RwLock::new(tokens), last_error: Mutex::default() })
     }
 
     /// The token for an organisation; `None` where it may not be touched.
@@ -89,41 +100,67 @@ impl Credentials {
 
     /// Whether an organisation may be touched.
     pub fn allow(&self, org: &OrgId) -> bool {
-        self.token(org).is_some()
+        self.tokens.read().unwrap_or_else(PoisonError::into_inner).contains_key(org)
     }
 
-    /// Reads the source again. What cannot be read changes nothing: the last good tokens stay in force, and the trouble
-    /// is logged once.
-    pub fn reload(&self) {
+    /// Shows all organisations that may be touched.
+    pub fn with_orgs<T>(&self, look: impl FnOnce(Keys<'_, OrgId, Arc<SecretString>>) -> T) -> T {
+        look(self.tokens.read().unwrap_or_else(PoisonError::into_inner).keys())
+    }
+
+    /// Reads the source again; returns the organisations whose token has changed.
+    ///
+    /// # A wrong file keeps the last good token
+    ///
+    /// What cannot be read changes nothing for the organisations that it is about, nor for the others. The trouble is
+    /// logged once.
+    pub fn reload(&self) -> Vec<OrgId> {
         if matches!(self.source, CredentialsSource::Fixed { .. }) {
-            return;
+            return Vec::new();
         }
-        let mut last_error = self.last_error.write().unwrap_or_else(PoisonError::into_inner);
         match read(&self.source) {
-            Ok(tokens) => {
-                *last_error = None;
-                self.replace(tokens);
+            Ok(Reading { tokens, wrong }) => {
+                self.tell(wrong.values());
+                self.replace(tokens, &wrong)
             }
-            Err(trouble) if last_error.as_deref() != Some(&trouble.to_string()) => {
-                error!("credentials: {trouble}; the last good ones stay in force");
-                *last_error = Some(trouble.to_string());
+            Err(trouble) => {
+                self.tell([&trouble]);
+                Vec::new()
             }
-            Err(_) => {}
         }
     }
 
-    fn replace(&self, fresh: Tokens) {
-        use secrecy::ExposeSecret;
-        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
-        let same = tokens.len() == fresh.len()
-            && tokens
-                .iter()
-                .zip(&fresh)
-                .all(|(old, new)| old.0 == new.0 && old.1.expose_secret() == new.1.expose_secret());
-        if !same {
-            *tokens = fresh;
-            info!(organisations = tokens.len(), "credentials: read again after a change");
+    fn tell<'a>(&self, troubles: impl IntoIterator<Item = &'a CredentialsError>) {
+        let all: Vec<String> = troubles.into_iter().map(ToString::to_string).collect();
+        let all = all.join("; ");
+        let mut last_error = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+        if *last_error != all && !all.is_empty() {
+            error!("credentials: {all}; what was read before stays in force");
         }
+        *last_error = all;
+    }
+
+    fn replace(&self, mut fresh: Tokens, wrong: &BTreeMap<OrgId, CredentialsError>) -> Vec<OrgId> {
+        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
+        for org in wrong.keys() {
+            if let Some(last_good) = tokens.get(org) {
+                fresh.insert(org.clone(), Arc::clone(last_good));
+            }
+        }
+        let is_same = |org: &OrgId, token: &SecretString| {
+            tokens.get(org).is_some_and(|old| old.expose_secret() == token.expose_secret())
+        };
+        let changed: Vec<OrgId> =
+            fresh.iter().filter(|(org, token)| !is_same(org, token)).map(|(org, _)| org.clone()).collect();
+        if !changed.is_empty() || tokens.len() != fresh.len() {
+            info!(
+                organisations = fresh.len(),
+                changed = changed.len(),
+                "credentials: read again after a change"
+            );
+            *tokens = fresh;
+        }
+        changed
     }
 }
 
@@ -139,7 +176,7 @@ pub fn token(text: &str, path: &Path) -> Result<SecretString, CredentialsError> 
     Ok(token.into())
 }
 
-fn read(source: &CredentialsSource) -> Result<Tokens, CredentialsError> {
+fn read(source: &CredentialsSource) -> Result<Reading, CredentialsError> {
     match source {
         CredentialsSource::Fixed { orgs, token } => Ok(same_for_all(orgs, token.clone())),
         CredentialsSource::File { orgs, path } => Ok(same_for_all(orgs, read_file(path)?)),
@@ -147,9 +184,10 @@ fn read(source: &CredentialsSource) -> Result<Tokens, CredentialsError> {
     }
 }
 
-fn same_for_all(orgs: &[OrgId], token: SecretString) -> Tokens {
+fn same_for_all(orgs: &[OrgId], token: SecretString) -> Reading {
     let token = Arc::new(token);
-    orgs.iter().map(|org| (org.clone(), Arc::clone(&token))).collect()
+    let tokens = orgs.iter().map(|org| (org.clone(), Arc::clone(&token))).collect();
+    Reading { tokens, ..Reading::default() }
 }
 
 fn read_file(path: &Path) -> Result<SecretString, CredentialsError> {
@@ -157,9 +195,9 @@ fn read_file(path: &Path) -> Result<SecretString, CredentialsError> {
     token(&fs::read_to_string(path).map_err(unreadable)?, path)
 }
 
-fn read_directory(path: &Path, only: Option<&[OrgId]>) -> Result<Tokens, CredentialsError> {
+fn read_directory(path: &Path, only: Option<&[OrgId]>) -> Result<Reading, CredentialsError> {
     let unreadable = |source| CredentialsError::Unreadable { path: path.to_owned(), source };
-    let mut tokens = Tokens::new();
+    let mut reading = Reading::default();
     for entry in fs::read_dir(path).map_err(unreadable)? {
         let file = entry.map_err(unreadable)?.path();
         // A mounted secret has "..data" and the like beside the files; they are no ids.
@@ -167,21 +205,23 @@ fn read_directory(path: &Path, only: Option<&[OrgId]>) -> Result<Tokens, Credent
         else {
             continue;
         };
-        if file.is_file() && only.is_none_or(|only| only.contains(&org)) {
-            tokens.insert(org, Arc::new(read_file(&file)?));
+        if file.is_dir() || only.is_some_and(|only| !only.contains(&org)) {
+            continue;
+        }
+        match read_file(&file) {
+            Ok(token) => drop(reading.tokens.insert(org, Arc::new(token))),
+            Err(trouble) => drop(reading.wrong.insert(org, trouble)),
         }
     }
-    if tokens.is_empty() {
-        Err(CredentialsError::NoOrganisation { path: path.to_owned() })
-    } else {
-        Ok(tokens)
+    if reading.tokens.is_empty() && reading.wrong.is_empty() {
+        return Err(CredentialsError::NoOrganisation { path: path.to_owned() });
     }
+    Ok(reading)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use secrecy::ExposeSecret;
 
     fn org(id: &str) -> OrgId {
         OrgId::try_from(id.to_owned()).unwrap()
@@ -224,6 +264,44 @@ mod tests {
         fs::write(directory.path().join("org-2"), "two").unwrap();
         credentials.reload();
         assert_eq!(exposed(&credentials, "org-2").as_deref(), Some("two"));
+    }
+
+    #[test]
+    fn a_wrong_file_keeps_the_last_good_token_and_does_not_hold_up_the_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |org: &str, token: &str| fs::write(directory.path().join(org), token).unwrap();
+        write("org-1", "one");
+        write("org-2", "two");
+        let source = CredentialsSource::Directory { only: None, path: directory.path().to_owned() };
+        let credentials = Credentials::load(source.clone()).unwrap();
+        write("org-1", " \n");
+        write("org-2", "new");
+        assert_eq!(credentials.reload(), [org("org-2")]);
+        assert_eq!(exposed(&credentials, "org-1").as_deref(), Some("one"));
+        assert_eq!(exposed(&credentials, "org-2").as_deref(), Some("new"));
+        assert!(credentials.last_error.lock().unwrap().contains("org-1 holds no token"));
+        let refusal = Credentials::load(source).unwrap_err().to_string();
+        assert!(refusal.contains("org-1 holds no token"), "nothing starts half-valid: {refusal}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_mounted_secret_that_is_swapped_by_its_symlink_is_read_again() {
+        let mount = tempfile::tempdir().unwrap();
+        let at = |name: &str| mount.path().join(name);
+        for (version, token) in [("..v1", "first"), ("..v2", "second")] {
+            fs::create_dir(at(version)).unwrap();
+            fs::write(at(version).join("org-1"), token).unwrap();
+        }
+        std::os::unix::fs::symlink("..v1", at("..data")).unwrap();
+        std::os::unix::fs::symlink("..data/org-1", at("org-1")).unwrap();
+        let source = CredentialsSource::Directory { only: None, path: mount.path().to_owned() };
+        let credentials = Credentials::load(source).unwrap();
+        assert_eq!(exposed(&credentials, "org-1").as_deref(), Some("first"));
+        std::os::unix::fs::symlink("..v2", at("..data_tmp")).unwrap();
+        fs::rename(at("..data_tmp"), at("..data")).unwrap();
+        assert_eq!(credentials.reload(), [org("org-1")]);
+        assert_eq!(exposed(&credentials, "org-1").as_deref(), Some("second"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Whether the worker lives and is ready, and why not: set by the worker, read by the HTTP port.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,34 +11,29 @@ const LONGEST_TURN: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub struct Health {
     last_turn: Mutex<Instant>,
-    reasons: Mutex<Reasons>,
+    reasons: Mutex<BTreeMap<Part, String>>,
 }
 
-#[derive(Debug)]
-struct Reasons {
-    broker: Option<String>,
-    publisher: Option<String>,
-    breaker: Option<String>,
-    draining: Option<String>,
-}
-
-/// What may stand in the way of being ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What may stand in the way of being ready, the most telling first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
+    /// The drain before the end.
+    Draining,
     /// The connections and the consumer.
     Broker,
+    /// The broker takes no messages: an alarm for memory or disk.
+    Blocked,
     /// Publishes and their confirms.
     Publisher,
     /// The circuit breaker.
     Breaker,
-    /// The drain before the end.
-    Draining,
+    /// The gates of all organisations.
+    Organisations,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        let broker = Some("not connected to RabbitMQ yet".to_owned());
-        let reasons = Reasons { broker, publisher: None, breaker: None, draining: None };
+        let reasons = BTreeMap::from([(Part::Broker, "not connected to RabbitMQ yet".to_owned())]);
         Self { last_turn: Mutex::new(Instant::now()), reasons: Mutex::new(reasons) }
     }
 }
@@ -56,21 +52,16 @@ impl Health {
     /// Says why a part is not ready, or that it is (`None`). Returns whether that is news.
     pub fn set(&self, part: Part, reason: Option<String>) -> bool {
         let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = match part {
-            Part::Broker => &mut reasons.broker,
-            Part::Publisher => &mut reasons.publisher,
-            Part::Breaker => &mut reasons.breaker,
-            Part::Draining => &mut reasons.draining,
+        let is_news = reasons.get(&part) != reason.as_ref();
+        match reason {
+            Some(reason) => reasons.insert(part, reason),
+            None => reasons.remove(&part),
         };
-        let is_news = *held != reason;
-        *held = reason;
         is_news
     }
 
     /// Why the worker is not ready; empty when it is.
     pub fn reasons(&self) -> Vec<String> {
-        let reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
-        let all = [&reasons.draining, &reasons.broker, &reasons.publisher, &reasons.breaker];
-        all.into_iter().flatten().cloned().collect()
+        self.reasons.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }

@@ -73,7 +73,6 @@ pub enum StartError {
 /// A worker that is ready to run.
 pub struct Service {
     settings: ServiceSettings,
-    credentials: Arc<Credentials>,
     port: Bound,
     engine: Arc<Engine>,
 }
@@ -103,7 +102,7 @@ impl Service {
         let engine = Arc::new(engine(&settings.core, &credentials)?);
         let address = settings.http_addr;
         let port = http::bind(address).await.map_err(|source| StartError::Port { address, source })?;
-        Ok(Self { settings, credentials, port, engine })
+        Ok(Self { settings, port, engine })
     }
 
     /// Where health and metrics are.
@@ -116,11 +115,11 @@ impl Service {
 
     /// Works until `shutdown` fires, then drains.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Self { settings, credentials, port, engine } = self;
+        let Self { settings, port, engine } = self;
         let ended = CancellationToken::new();
         let (health, metrics) = (Arc::clone(&engine.health), Arc::clone(&engine.metrics));
         let port = tokio::spawn(port.serve(health, metrics, ended.clone()));
-        let reloading = tokio::spawn(reload_credentials(credentials));
+        let reloading = tokio::spawn(reload_credentials(Arc::clone(&engine)));
         tokio::spawn(drain_on(shutdown, Arc::clone(&engine)));
         Worker::new(engine, settings.broker).run(settings.shutdown_grace).await;
         info!("drained");
@@ -138,9 +137,9 @@ async fn drain_on(shutdown: CancellationToken, engine: Arc<Engine>) {
     engine.draining.cancel();
 }
 
-async fn reload_credentials(credentials: Arc<Credentials>) {
+async fn reload_credentials(engine: Arc<Engine>) {
     loop {
         tokio::time::sleep(CREDENTIALS_EVERY).await;
-        credentials.reload();
+        engine.reload_credentials();
     }
 }

@@ -4,22 +4,24 @@
 //! included. lapin's own recovery stays off: when its retries end, the consumer hangs silently. Whoever uses a
 //! [`Session`] drops it whole when `lost` fires and makes a new one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use thiserror::Error;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use url::{Host, Url};
 
 use super::publisher::Publisher;
-use super::topology::{self, Topology};
+use super::topology::{self, Provision, Topology};
 use crate::messages::names;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+const DECLARE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// A dead peer is noticed after twice this many seconds; the server's default would be 60.
 const HEARTBEAT_SECONDS: u16 = 10;
 const KNOWN_PARAMETERS: [&str; 5] =
@@ -114,6 +116,9 @@ pub fn parse_amqp_url(text: &str) -> Result<AMQPUri, String> {
 pub struct Session {
     consuming: Connection,
     publisher: Publisher,
+    topology: Topology,
+    declared: tokio::sync::Mutex<Instant>,
+    blocked: watch::Receiver<Option<String>>,
     /// Fires when either connection is gone.
     pub lost: CancellationToken,
 }
@@ -129,9 +134,42 @@ impl Session {
         let publishing = connect(&settings.uri, "publish").await?;
         let lost = CancellationToken::new();
         watch(&consuming, &lost);
-        watch(&publishing, &lost);
-        let publisher = Publisher::new(publishing);
-        Ok(Self { consuming, publisher, lost })
+        let blocked = watch(&publishing, &lost);
+        let (publisher, topology) = (Publisher::new(publishing), settings.topology.clone());
+        let declared = tokio::sync::Mutex::new(Instant::now());
+        Ok(Self { consuming, publisher, topology, declared, blocked, lost })
+    }
+
+    /// Why the broker takes no messages of ours, where it does not: low memory or disk.
+    pub fn blocked(&self) -> Option<String> {
+        self.blocked.borrow().clone()
+    }
+
+    /// Waits until the broker takes no messages of ours.
+    pub async fn becomes_blocked(&self) {
+        self.wait_for(Option::is_some).await;
+    }
+
+    /// Waits until the broker takes messages of ours, if need be.
+    pub async fn becomes_unblocked(&self) {
+        self.wait_for(Option::is_none).await;
+    }
+
+    async fn wait_for(&self, is_so: impl FnMut(&Option<String>) -> bool) {
+        // The sender is gone when the connection is: then `lost` ends the waiting.
+        if self.blocked.clone().wait_for(is_so).await.is_err() {
+            self.lost.cancelled().await;
+        }
+    }
+
+    /// Declares the topology again, where that is ours to do, because something of it is missing; once in a while at the
+    /// most. What cannot be declared shows in the publish that is tried again.
+    pub async fn declare_again(&self) {
+        let Ok(mut declared) = self.declared.try_lock() else { return };
+        if self.topology.provision == Provision::Declare && declared.elapsed() >= DECLARE_AGAIN_AFTER {
+            let _ = timeout(CONNECT_TIMEOUT, topology::ensure(&self.consuming, &self.topology)).await;
+            *declared = Instant::now();
+        }
     }
 
     /// A channel of the consuming connection.
@@ -180,19 +218,24 @@ pub fn address(uri: &AMQPUri) -> String {
     format!("{scheme}://{}:{} (vhost {})", uri.authority.host, uri.authority.port, uri.vhost)
 }
 
-fn watch(connection: &Connection, lost: &CancellationToken) {
+fn watch(connection: &Connection, lost: &CancellationToken) -> watch::Receiver<Option<String>> {
     let mut events = Box::pin(connection.events_listener());
     let lost = lost.clone();
+    let (blocked, seen) = watch::channel(None);
     tokio::spawn(async move {
         let gone = async {
             while let Some(event) = events.next().await {
-                if matches!(event, Event::Error(_)) {
-                    break;
+                match event {
+                    Event::Error(_) => break,
+                    Event::ConnectionBlocked(reason) => drop(blocked.send_replace(Some(reason))),
+                    Event::ConnectionUnblocked => drop(blocked.send_replace(None)),
+                    _ => {}
                 }
             }
         };
         tokio::select! { () = gone => lost.cancel(), () = lost.cancelled() => {} }
     });
+    seen
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::messages::{Incoming, Progress, Properties, names};
 #[derive(Debug)]
 pub struct Delivery {
     incoming: Incoming,
+    returns: u32,
     acker: Acker,
 }
 
@@ -23,6 +24,11 @@ impl Delivery {
     /// What it says.
     pub fn incoming(&self) -> &Incoming {
         &self.incoming
+    }
+
+    /// How often the broker has taken it back from a worker, as a quorum queue counts it.
+    pub fn returns(&self) -> u32 {
+        self.returns
     }
 
     /// Tells the broker to forget it; `false` where the broker could not be told.
@@ -43,7 +49,9 @@ impl From<lapin::message::Delivery> for Delivery {
         let (properties, progress) = read(&delivery.properties);
         let incoming =
             Incoming { body: delivery.data, properties, progress, redelivered: delivery.redelivered };
-        Self { incoming, acker: delivery.acker }
+        // On a first delivery the header can only be the producer's.
+        let returns = if delivery.redelivered { returns(&delivery.properties) } else { 0 };
+        Self { incoming, returns, acker: delivery.acker }
     }
 }
 
@@ -70,6 +78,11 @@ pub async fn get_one(channel: &Channel) -> Result<Option<Delivery>, BrokerError>
     let got = channel.basic_get(names::WORK_QUEUE.into(), BasicGetOptions::default()).await;
     let message = got.map_err(|source| BrokerError::Consume { source })?;
     Ok(message.map(|message| message.delivery.into()))
+}
+
+fn returns(properties: &BasicProperties) -> u32 {
+    let header = properties.headers().as_ref().and_then(|table| table.inner().get("x-delivery-count"));
+    header.and_then(as_number).map_or(0, |count| u32::try_from(count.max(0)).unwrap_or(u32::MAX))
 }
 
 fn read(properties: &BasicProperties) -> (Properties, Progress) {

@@ -6,22 +6,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use secrecy::SecretString;
-use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::call::{Call, Pass};
 use crate::credentials::Credentials;
 use crate::health::{Health, Part};
-use crate::messages::{Command, OrgId};
+use crate::messages::OrgId;
 use crate::metrics::Metrics;
 use crate::policy::answer::Answer;
 use crate::policy::circuit_breaker::{BreakerSettings, Change, CircuitBreaker};
-use crate::policy::org_gate::{Held, OrgGates};
+use crate::policy::org_gate::{Closed, Held, Lesson, OrgGates, Permit};
 use crate::policy::retry_after;
 use crate::policy::retry_schedule::RetrySchedule;
-use crate::policy::verdict::{Verdict, decide};
-use crate::seams::{self, Seam};
+use crate::policy::verdict::Verdict;
 use crate::tallyfy_api::TallyfyApi;
 
 /// What an engine is made of.
@@ -40,12 +40,13 @@ pub struct EngineSettings {
 
 /// The shared state of all commands in hand.
 pub struct Engine {
-    api: TallyfyApi,
+    pub(super) api: TallyfyApi,
     credentials: Arc<Credentials>,
     breaker: Mutex<CircuitBreaker>,
     gates: Mutex<OrgGates>,
     places: Semaphore,
-    probe_lease: Duration,
+    /// Notified when a trial's call has ended.
+    trials: watch::Sender<()>,
     /// Limits and waits.
     pub schedule: RetrySchedule,
     /// The numbers.
@@ -54,8 +55,8 @@ pub struct Engine {
     pub health: Arc<Health>,
     /// Fires when no new call may be made.
     pub draining: CancellationToken,
-    /// Notified when the breaker opens.
-    pub breaker_opened: Notify,
+    /// Notified when no command may be tried for a while: see [`Engine::paused_until`].
+    pub pause_begins: Notify,
 }
 
 /// Why no call may be made now.
@@ -71,12 +72,8 @@ pub enum Hold {
     NoCredential,
 }
 
-/// The permission for one call; holds one of the places.
-pub struct Call<'a> {
-    engine: &'a Engine,
-    token: Arc<SecretString>,
-    _place: SemaphorePermit<'a>,
-}
+/// One of the places for calls.
+pub type Place<'a> = SemaphorePermit<'a>;
 
 impl Engine {
     /// An engine with a closed breaker and open gates.
@@ -87,12 +84,12 @@ impl Engine {
             breaker: Mutex::new(CircuitBreaker::new(settings.breaker)),
             gates: Mutex::default(),
             places: Semaphore::new(settings.concurrency),
-            probe_lease: settings.breaker.probe_lease,
+            trials: watch::Sender::new(()),
             schedule: settings.schedule,
             metrics,
             health,
             draining: CancellationToken::new(),
-            breaker_opened: Notify::new(),
+            pause_begins: Notify::new(),
         }
     }
 
@@ -111,30 +108,62 @@ impl Engine {
         if self.next_probe().is_some() { Duration::MAX } else { self.schedule.max_age }
     }
 
-    /// Waits for a place and asks for permission to call the API for this organisation now.
+    /// Waits for one of the places for calls.
+    ///
+    /// # Errors
+    /// [`Hold::Draining`].
+    pub async fn place(&self) -> Result<Place<'_>, Hold> {
+        tokio::select! {
+            biased;
+            () = self.draining.cancelled() => Err(Hold::Draining),
+            place = self.places.acquire() => place.map_err(|_| Hold::Draining),
+        }
+    }
+
+    /// Asks for permission to call the API for this organisation now.
     ///
     /// # Errors
     /// [`Hold`]: then no call may be made.
-    pub async fn may_call(&self, org: &OrgId) -> Result<Call<'_>, Hold> {
-        let place = tokio::select! {
-            biased;
-            () = self.draining.cancelled() => return Err(Hold::Draining),
-            place = self.places.acquire() => place.map_err(|_| Hold::Draining)?,
-        };
+    pub fn may_call<'a>(&'a self, org: &'a OrgId, place: Place<'a>) -> Result<Call<'a>, Hold> {
         let token = self.credentials.token(org).ok_or(Hold::NoCredential)?;
-        self.ask_breaker_and_gate(org)?;
-        Ok(Call { engine: self, token, _place: place })
-    }
-
-    // A probe of the breaker must not be spent on a closed gate, nor a gate's on an open breaker.
-    fn ask_breaker_and_gate(&self, org: &OrgId) -> Result<(), Hold> {
         let now = Instant::now();
         let mut breaker = lock(&self.breaker);
+        // A probe of the breaker must not be spent on a closed gate, nor a gate's on an open breaker.
         if breaker.next_probe().is_some_and(|at| at > now) {
             return Err(Hold::BreakerOpen);
         }
-        lock(&self.gates).may_call(org, now, self.probe_lease).map_err(Hold::Org)?;
-        if breaker.may_call(now) { Ok(()) } else { Err(Hold::BreakerOpen) }
+        let permit = lock(&self.gates).may_call(org, now).map_err(Hold::Org)?;
+        let allowed = breaker.may_call(now);
+        drop(breaker);
+        let pass = Pass { engine: self, org, permit: Some(permit) };
+        if allowed { Ok(Call { pass, token, place }) } else { Err(Hold::BreakerOpen) }
+    }
+
+    /// Waits until the answer of a trial may have changed what a gate says; `false` when `longest` was not enough.
+    pub async fn trial_moves(&self, mut trials: watch::Receiver<()>, longest: Duration) -> bool {
+        tokio::select! {
+            () = self.draining.cancelled() => true,
+            moved = timeout(longest, trials.changed()) => moved.is_ok(),
+        }
+    }
+
+    /// To be taken before [`Engine::may_call`] is asked, for [`Engine::trial_moves`].
+    pub fn trials(&self) -> watch::Receiver<()> {
+        self.trials.subscribe()
+    }
+
+    /// When a command may be tried again, where now none may: the breaker is open, or every organisation is held.
+    pub fn paused_until(&self) -> Option<Instant> {
+        self.next_probe()
+            .or_else(|| self.credentials.with_orgs(|orgs| lock(&self.gates).all_closed_until(orgs)))
+    }
+
+    /// Reads the credentials again. An organisation that has a new token is probed at once.
+    pub fn reload_credentials(&self) {
+        let now = Instant::now();
+        for org in self.credentials.reload() {
+            lock(&self.gates).probe_now(&org, now);
+        }
     }
 
     /// When the breaker's next probe is due; `None` while it is closed.
@@ -150,26 +179,25 @@ impl Engine {
         }
     }
 
-    fn learn(&self, org: &OrgId, verdict: Verdict, answer: &Answer) {
-        self.tell_breaker(verdict, answer);
-        match verdict {
-            Verdict::Throttled => self.close_gate(org, floor(answer, Timestamp::now()), "throttled"),
-            Verdict::Unauthorized => {
-                self.credentials.reload();
-                self.close_gate(org, None, "unauthorized: its token is not accepted");
-            }
-            world if world.counts_toward_the_breaker() => {}
-            _ => lock(&self.gates).open(org, Instant::now()),
+    pub(super) fn learn(&self, mut pass: Pass<'_>, verdict: Verdict, answer: &Answer) {
+        self.tell_breaker(pass.org, verdict, answer);
+        pass.end(match verdict {
+            Verdict::Throttled => Lesson::Held(floor(answer, Timestamp::now())),
+            Verdict::Unauthorized => Lesson::Held(None),
+            world if world.counts_toward_the_breaker() => Lesson::Nothing,
+            _ => Lesson::Works,
+        });
+        if verdict == Verdict::Unauthorized {
+            self.reload_credentials();
         }
-        self.metrics.gates_closed.set(i64::try_from(lock(&self.gates).closed()).unwrap_or(i64::MAX));
     }
 
-    fn tell_breaker(&self, verdict: Verdict, answer: &Answer) {
-        let mut breaker = lock(&self.breaker);
+    fn tell_breaker(&self, org: &OrgId, verdict: Verdict, answer: &Answer) {
+        let (mut breaker, now) = (lock(&self.breaker), Instant::now());
         let change = if verdict.counts_toward_the_breaker() {
-            breaker.on_failure(Instant::now())
+            breaker.on_failure(org, now)
         } else {
-            breaker.on_success()
+            breaker.on_success(org, now)
         };
         match change {
             Some(Change::Opened) => {
@@ -177,7 +205,8 @@ impl Engine {
                 error!("circuit breaker open, no more commands are taken in; last answer was {why}");
                 self.metrics.breaker_open.set(1);
                 self.health.set(Part::Breaker, Some(format!("circuit breaker open, last answer was {why}")));
-                self.breaker_opened.notify_one();
+                lock(&self.gates).forget_open();
+                self.pause_begins.notify_one();
             }
             Some(Change::Closed) => {
                 info!("circuit breaker closed, the API answers again");
@@ -188,43 +217,18 @@ impl Engine {
         }
     }
 
-    fn close_gate(&self, org: &OrgId, wait: Option<Duration>, why: &str) {
-        let closed = lock(&self.gates).close(org, wait, Instant::now());
-        if closed.is_news {
-            warn!(org_id = %org, wait_ms = millis(closed.wait), "organisation held: {why}");
+    pub(super) fn take_back(&self, org: &OrgId, permit: Permit, lesson: Lesson) {
+        let closed = lock(&self.gates).ended(org, permit, lesson, Instant::now());
+        if let Some(Closed { wait }) = closed {
+            warn!(org_id = %org, wait_ms = millis(wait), "organisation held: throttled, or its token is not accepted");
+            if self.paused_until().is_some() {
+                self.pause_begins.notify_one();
+            }
         }
-    }
-}
-
-impl Call<'_> {
-    /// Makes the call and lets breaker, gates and metrics learn from its answer.
-    pub async fn make(self, command: &Command) -> (Answer, Verdict) {
-        let engine = self.engine;
-        let in_flight = InFlight::new(engine);
-        let started = Instant::now();
-        seams::pass(Seam::BeforeCall).await;
-        let answer = engine.api.delete(&command.org_id, &command.task_id, &self.token).await;
-        seams::pass(Seam::AfterCall).await;
-        drop(in_flight);
-        let verdict = decide(&answer);
-        engine.metrics.count_call(verdict, answer.class(), started.elapsed());
-        engine.learn(&command.org_id, verdict, &answer);
-        (answer, verdict)
-    }
-}
-
-struct InFlight<'a>(&'a Engine);
-
-impl<'a> InFlight<'a> {
-    fn new(engine: &'a Engine) -> Self {
-        engine.metrics.calls_in_flight.inc();
-        Self(engine)
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.metrics.calls_in_flight.dec();
+        if permit != Permit::Free || closed.is_some() {
+            self.trials.send_replace(());
+            self.metrics.gates_closed.set(i64::try_from(lock(&self.gates).closed()).unwrap_or(i64::MAX));
+        }
     }
 }
 

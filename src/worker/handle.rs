@@ -35,14 +35,20 @@ async fn carry_out(incoming: &Incoming, engine: &Engine) -> Settlement {
         Err(settlement) => return settlement,
     };
     let mut delays = InProcessDelays::new();
+    let org = case.command.org_id.clone();
     loop {
-        let call = match engine.may_call(&case.command.org_id).await {
-            Ok(call) => call,
+        let (place, trials) = match engine.place().await {
+            Ok(place) => (place, engine.trials()),
             Err(hold) => return case.held(hold),
         };
         if let Some(detail) = case.expiry() {
             return case.dead_letter(FailureReason::Expired, &detail);
         }
+        let call = match engine.may_call(&org, place) {
+            Ok(call) => call,
+            Err(Hold::Org(Held::Trial(longest))) if engine.trial_moves(trials, longest).await => continue,
+            Err(hold) => return case.held(hold),
+        };
         let (answer, verdict) = call.make(&case.command).await;
         case.record(verdict, &answer);
         let delay = match case.next(verdict, &answer, &mut delays) {
@@ -106,8 +112,7 @@ impl<'a> Case<'a> {
             Verdict::AlreadyAbsent => self.finish(EndKind::AlreadyAbsent),
             Verdict::Forbidden => self.dead_letter(FailureReason::Forbidden, &answer.describe()),
             Verdict::Rejected => self.dead_letter(FailureReason::Rejected, &answer.describe()),
-            Verdict::Throttled => self.wait(self.engine.schedule.hold(floor.unwrap_or_default()), floor),
-            Verdict::Unauthorized | Verdict::Misdirected => self.postpone(floor),
+            Verdict::Throttled | Verdict::Unauthorized | Verdict::Misdirected => self.postpone(floor),
             Verdict::Transient | Verdict::Unreachable if self.engine.next_probe().is_some() => {
                 self.postpone(floor)
             }
@@ -131,9 +136,8 @@ impl<'a> Case<'a> {
         match hold {
             Hold::Draining if self.calls == 0 => Settlement::Return,
             Hold::Draining => self.retry_later(),
-            Hold::Org(Held::For(wait)) => self.wait(self.engine.schedule.hold(wait), Some(wait)),
-            Hold::Org(Held::Probing) => self.wait(self.engine.schedule.hold(Duration::ZERO), None),
-            Hold::BreakerOpen | Hold::NoCredential => self.postpone(None),
+            Hold::Org(Held::For(wait)) => self.postpone(Some(wait)),
+            Hold::Org(Held::Trial(_)) | Hold::BreakerOpen | Hold::NoCredential => self.postpone(None),
         }
     }
 

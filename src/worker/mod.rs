@@ -1,9 +1,11 @@
 //! THE FLOW of one message: `consume` takes it in, `handle` decides its fate, `settle` tells the broker.
 
+mod call;
 pub mod consume;
 pub mod engine;
 pub mod handle;
 mod in_process_delays;
+mod pause;
 pub mod settle;
 
 pub use consume::Worker;

@@ -5,40 +5,32 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::health::{Health, Part};
 use crate::messages::{Incoming, Outcome, Publication};
 use crate::metrics::Metrics;
 use crate::policy::settlement::Settlement;
-use crate::rabbitmq::{Delivery, PublishError, Publisher};
+use crate::rabbitmq::{Delivery, PublishError, Session};
 use crate::seams::{self, Seam};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Settles the deliveries of one session.
-#[derive(Clone)]
 pub struct Settler {
-    publisher: Publisher,
-    lost: CancellationToken,
+    session: Arc<Session>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
-    stuck: Arc<AtomicUsize>,
+    stuck: AtomicUsize,
 }
 
 impl Settler {
-    /// A settler that publishes here until `lost` fires.
-    pub fn new(
-        publisher: Publisher,
-        lost: CancellationToken,
-        metrics: Arc<Metrics>,
-        health: Arc<Health>,
-    ) -> Self {
+    /// A settler that publishes here until the session is lost.
+    pub fn new(session: Arc<Session>, metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
         metrics.publisher_up.set(1);
         health.set(Part::Publisher, None);
-        Self { publisher, lost, metrics, health, stuck: Arc::default() }
+        Self { session, metrics, health, stuck: AtomicUsize::new(0) }
     }
 
     /// Tells the broker the fate of a delivery.
@@ -73,8 +65,8 @@ impl Settler {
     async fn publish_until_confirmed(&self, publication: &Publication) -> bool {
         let mut trouble = None;
         let mut pause = FIRST_PAUSE;
-        while !self.lost.is_cancelled() {
-            let error = match self.publisher.publish(publication).await {
+        while self.may_publish().await {
+            let error = match self.session.publisher().publish(publication).await {
                 Ok(()) => {
                     self.metrics.count_publish("confirmed");
                     return true;
@@ -82,11 +74,30 @@ impl Settler {
                 Err(error) => error,
             };
             self.metrics.count_publish(error.as_str());
-            trouble.get_or_insert_with(|| Trouble::begin(self, publication, &error));
-            tokio::select! { () = self.lost.cancelled() => {} () = tokio::time::sleep(pause) => {} }
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            if self.session.blocked().is_none() {
+                trouble.get_or_insert_with(|| Trouble::begin(self, publication, &error));
+                self.mend(&error).await;
+                tokio::select! { () = self.session.lost.cancelled() => {} () = tokio::time::sleep(pause) => {} }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
         }
         false
+    }
+
+    /// Waits while the broker takes no messages; `false` when the session is lost.
+    async fn may_publish(&self) -> bool {
+        tokio::select! {
+            biased;
+            () = self.session.lost.cancelled() => false,
+            () = self.session.becomes_unblocked() => true,
+        }
+    }
+
+    /// A queue, an exchange or a binding may be gone: somebody has deleted it under us.
+    async fn mend(&self, error: &PublishError) {
+        if matches!(error, PublishError::Returned(_) | PublishError::Broken(_)) {
+            self.session.declare_again().await;
+        }
     }
 }
 
@@ -95,7 +106,7 @@ struct Trouble<'a>(&'a Settler);
 
 impl<'a> Trouble<'a> {
     fn begin(settler: &'a Settler, publication: &Publication, error: &PublishError) -> Self {
-        if settler.stuck.fetch_add(1, Ordering::SeqCst) == 0 && !settler.lost.is_cancelled() {
+        if settler.stuck.fetch_add(1, Ordering::SeqCst) == 0 && !settler.session.lost.is_cancelled() {
             let what = format!("cannot publish to {}: {error}", publication.exchange);
             error!("{what}; nothing is acknowledged until this succeeds");
             settler.metrics.publisher_up.set(0);
@@ -108,7 +119,7 @@ impl<'a> Trouble<'a> {
 impl Drop for Trouble<'_> {
     fn drop(&mut self) {
         let settler = self.0;
-        if settler.stuck.fetch_sub(1, Ordering::SeqCst) == 1 && !settler.lost.is_cancelled() {
+        if settler.stuck.fetch_sub(1, Ordering::SeqCst) == 1 && !settler.session.lost.is_cancelled() {
             info!("publishing works again");
             settler.metrics.publisher_up.set(1);
             settler.health.set(Part::Publisher, None);

@@ -1,11 +1,14 @@
 //! Publishing that cannot lie.
 
 use futures_util::{StreamExt, stream};
-use lapin::options::{QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use serde_json::json;
 use tallyfy_delete_worker::messages::Publication;
 use tallyfy_delete_worker::rabbitmq::connection::{connect, parse_amqp_url};
+use tallyfy_delete_worker::rabbitmq::topology::Provision;
 use tallyfy_delete_worker::rabbitmq::{PublishError, Publisher};
+use tallyfy_delete_worker::service::ServiceSettings;
 
 use crate::support::rabbitmq::broker;
 use crate::support::world::World;
@@ -58,6 +61,11 @@ async fn no_confirm_is_ever_taken_for_another_publishs() {
     broker().delete_vhost(&vhost).await;
 }
 
+/// So that what the test takes away stays away.
+fn only_check_the_topology(settings: &mut ServiceSettings) {
+    settings.broker.topology.provision = Provision::Check;
+}
+
 fn to(key: &str) -> Publication {
     Publication {
         exchange: "amq.direct",
@@ -72,7 +80,7 @@ fn to(key: &str) -> Publication {
 
 #[tokio::test]
 async fn a_message_is_not_acknowledged_before_its_outcome_is_confirmed() {
-    let mut world = World::start().await;
+    let mut world = World::start_with(only_check_the_topology).await;
     world.unbind("task.delete.dead", "task.dlx", "task.delete").await;
     let id = world.publish(b"not a command", "m1").await;
     world.is_not_ready_because("cannot publish to task.dlx: RabbitMQ returned it: NO_ROUTE").await;
@@ -92,13 +100,28 @@ async fn a_message_is_not_acknowledged_before_its_outcome_is_confirmed() {
 
 #[tokio::test]
 async fn publishing_goes_on_by_itself_when_the_broker_takes_messages_again() {
-    let world = World::start().await;
+    let world = World::start_with(only_check_the_topology).await;
     world.unbind("task.delete.wait.200ms", "task.retry", "task.delete.wait.200ms").await;
-    world.sandbox.fault("t1", 1, serde_json::json!({"status": 429})).await;
+    world.sandbox.fault("t1", 1, json!({"status": 429})).await;
     let id = world.delete("t1").await;
     world.is_not_ready_because("cannot publish to task.retry").await;
     world.bind("task.delete.wait.200ms", "task.retry", "task.delete.wait.200ms").await;
     assert_eq!(world.end(&id).await["outcome"], "deleted");
+    world.is_ready().await;
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn a_wait_queue_or_an_exchange_deleted_under_the_worker_is_declared_again() {
+    let world = World::start().await;
+    let channel = &world.tester.channel;
+    let queue = "task.delete.wait.200ms";
+    channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
+    world.sandbox.fault("t1", 1, json!({"status": 429})).await;
+    assert_eq!(world.end(&world.delete("t1").await).await["outcome"], "deleted");
+    channel.exchange_delete("task.dlx".into(), ExchangeDeleteOptions::default()).await.unwrap();
+    world.publish(b"not a command", "m1").await;
+    world.dead_letter("m1").await;
     world.is_ready().await;
     world.assert_drained().await;
 }
