@@ -9,6 +9,7 @@ mod breaker;
 mod broker;
 mod command_line;
 mod commands;
+mod gates;
 mod operators_port;
 mod publishing;
 mod readme;
