@@ -42,6 +42,7 @@ pub mod delete_list;
 pub mod service;
 
 pub mod config;
+pub mod core_dump;
 pub mod health;
 pub mod metrics;
 pub mod seams;

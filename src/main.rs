@@ -8,8 +8,8 @@ use tallyfy_delete_worker::delete_list::delete_list;
 use tallyfy_delete_worker::messages::{OrgId, TaskId};
 use tallyfy_delete_worker::rabbitmq::{BrokerSettings, connection, topology};
 use tallyfy_delete_worker::service::{CoreSettings, Service, ServiceSettings};
-use tallyfy_delete_worker::{shutdown, telemetry};
-use tracing::{error, info};
+use tallyfy_delete_worker::{core_dump, shutdown, telemetry};
+use tracing::{error, info, warn};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -23,6 +23,9 @@ async fn main() -> ExitCode {
         }
     };
     telemetry::start(logging.format, logging.filter);
+    if let Err(trouble) = core_dump::forbid() {
+        warn!("core dumps cannot be forbidden, and one would hold the tokens: {trouble}");
+    }
     let done = match job {
         Job::Run(settings) => run(*settings).await,
         Job::Setup(settings) => setup(&settings).await,

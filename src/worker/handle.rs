@@ -22,9 +22,15 @@ const LONGEST_DETAIL: usize = 1024;
 
 /// Decides the fate of one message, a panic on the way included.
 pub async fn handle(incoming: &Incoming, engine: &Engine) -> Settlement {
-    let fate = AssertUnwindSafe(carry_out(incoming, engine)).catch_unwind().await;
-    fate.unwrap_or_else(|_| {
-        error!("a command made the worker panic; it waits and will be tried again");
+    survive(carry_out(incoming, engine), incoming, engine).await
+}
+
+async fn survive(work: impl Future<Output = Settlement>, incoming: &Incoming, engine: &Engine) -> Settlement {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+        error!(
+            message_id = incoming.properties.message_id,
+            "a command made the worker panic; it waits and will be tried again"
+        );
         after_a_panic(incoming, engine)
     })
 }
@@ -250,7 +256,40 @@ fn cut(detail: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::credentials::{Credentials, CredentialsSource};
+    use crate::health::Health;
+    use crate::metrics::Metrics;
+    use crate::policy::circuit_breaker::BreakerSettings;
+    use crate::policy::retry_schedule::{Ladder, RetrySchedule};
+    use crate::tallyfy_api::{ApiSettings, TallyfyApi};
+    use crate::worker::EngineSettings;
+
+    fn engine() -> Engine {
+        let base_url = "http://127.0.0.1:9/api".parse().unwrap();
+        let api = TallyfyApi::new(&ApiSettings { base_url, request_timeout: Duration::from_secs(1) });
+        let source = CredentialsSource::Fixed { orgs: Vec::new(), token: "t".into() };
+        let ladder = Ladder::new(vec![Duration::from_secs(5), Duration::from_mins(1)]).unwrap();
+        let settings = EngineSettings {
+            api: api.unwrap(),
+            credentials: Arc::new(Credentials::load(source).unwrap()),
+            schedule: RetrySchedule { max_attempts: 20, max_age: Duration::from_hours(24), ladder },
+            breaker: BreakerSettings::default(),
+            concurrency: 1,
+        };
+        Engine::new(settings, Arc::new(Metrics::default()), Arc::new(Health::default()))
+    }
+
+    #[tokio::test]
+    async fn a_panic_becomes_a_settlement_that_spends_an_attempt() {
+        let progress = Progress { attempts: 3, ..Progress::default() };
+        let incoming = Incoming { progress, ..Incoming::default() };
+        let settlement = survive(async { panic!("on purpose") }, &incoming, &engine()).await;
+        let Settlement::RetryLater(rung, progress) = settlement else { panic!("{settlement:?}") };
+        assert_eq!((rung.name().as_str(), progress.attempts, progress.ambiguous), ("5s", 4, true));
+    }
 
     #[test]
     fn a_detail_is_one_line_of_at_most_1_kib_cut_between_characters() {

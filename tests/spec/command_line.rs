@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
@@ -73,6 +74,22 @@ async fn run_works_until_a_signal_and_exits_0_without_a_word_of_the_token() {
         assert_eq!(said, "", "logs go to standard error");
         broker().delete_vhost(&world.vhost).await;
     }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn no_core_dump_of_ours_holds_a_token() {
+    let world = World::without_worker(|_| {}).await;
+    let mut child = with_settings(&world, &["run"]).spawn().unwrap();
+    world.delete("t1").await;
+    world.end("t1").await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().collect::<Vec<_>>()[4..6], ["0", "0"], "{core}");
+    signal(&child, "ABRT");
+    let ended = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
+    assert!(!ended.core_dumped(), "{ended}");
+    broker().delete_vhost(&world.vhost).await;
 }
 
 #[tokio::test]
