@@ -226,6 +226,8 @@ fn watch(connection: &Connection, lost: &CancellationToken) -> watch::Receiver<O
         let gone = async {
             while let Some(event) = events.next().await {
                 match event {
+                    // A channel's error: whoever uses the channel is told, and the connection lives.
+                    Event::Error(error) if error.is_amqp_soft_error() => {}
                     Event::Error(_) => break,
                     Event::ConnectionBlocked(reason) => drop(blocked.send_replace(Some(reason))),
                     Event::ConnectionUnblocked => drop(blocked.send_replace(None)),

@@ -96,7 +96,7 @@ impl Worker {
         ));
         // Held until the jobs are done: lapin closes a channel whose last handle is dropped, and acknowledgements with it.
         let channel = session.consuming_channel().await;
-        let depths = self.watch_depths(&session).await;
+        let depths = self.watch_depths(&session);
         let end = match &channel {
             Ok(channel) => self.take_in(&session, channel, &settler).await,
             Err(error) => Err((LONGEST_RECONNECT, error.to_string())),
@@ -232,16 +232,17 @@ impl Worker {
         LONGEST_RECONNECT
     }
 
-    async fn watch_depths(&self, session: &Session) -> JoinHandle<()> {
-        let channel = session.consuming_channel().await;
+    fn watch_depths(&self, session: &Arc<Session>) -> JoinHandle<()> {
         let (engine, topology) = (Arc::clone(&self.engine), self.broker.topology.clone());
+        let session = Arc::clone(session);
         tokio::spawn(async move {
-            let Ok(channel) = channel else { return };
             let mut ticks = interval(DEPTHS_EVERY);
             loop {
                 ticks.tick().await;
+                // A queue that is missing closes the channel: a new one each time.
+                let Ok(channel) = session.consuming_channel().await else { return };
                 for queue in topology::queue_names(&topology) {
-                    let Ok(ready) = topology::depth(&channel, &queue).await else { return };
+                    let Ok(ready) = topology::depth(&channel, &queue).await else { break };
                     engine.metrics.set_queue(&queue, ready);
                 }
             }

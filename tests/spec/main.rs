@@ -14,3 +14,4 @@ mod operators_port;
 mod publishing;
 mod readme;
 mod shutdown;
+mod weather;

@@ -1,6 +1,5 @@
 //! The test vocabulary.
 
-#[allow(dead_code, reason = "freezing waits for the tests of the broker's weather")]
 pub(crate) mod proxy;
 #[allow(dead_code, reason = "the demo uses what the tests do not, and the other way round")]
 pub(crate) mod rabbitmq;

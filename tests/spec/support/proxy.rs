@@ -14,7 +14,22 @@ use tokio::{
 enum Wire {
     Whole,
     Frozen,
+    /// Frozen in this direction only.
+    OneWay(Direction),
     Cut,
+}
+
+/// Where bytes go.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Direction {
+    ToTarget,
+    FromTarget,
+}
+
+impl Wire {
+    fn carries(self, direction: Direction) -> bool {
+        self == Self::Whole || matches!(self, Self::OneWay(frozen) if frozen != direction)
+    }
 }
 
 /// A running proxy; it ends, and cuts its connections, when dropped.
@@ -50,7 +65,12 @@ impl Proxy {
         self.wire.send_replace(Wire::Frozen);
     }
 
-    /// Lets the held bytes through, after [`Proxy::freeze`].
+    /// Stops every byte in one direction and closes nothing.
+    pub(crate) fn freeze_one_way(&self, direction: Direction) {
+        self.wire.send_replace(Wire::OneWay(direction));
+    }
+
+    /// Lets the held bytes through, after a freeze.
     pub(crate) fn thaw(&self) {
         self.wire.send_replace(Wire::Whole);
     }
@@ -75,11 +95,12 @@ async fn join(near: TcpStream, target: String, mut wire: watch::Receiver<Wire>) 
     let _ = near.set_zero_linger();
     let mut cut = wire.clone();
     let forward = async move {
-        let _ = wire.wait_for(|wire| *wire == Wire::Whole).await;
+        let _ = wire.wait_for(|wire| wire.carries(Direction::ToTarget)).await;
         let Ok(far) = TcpStream::connect(target).await else { return };
         let _ = (near.set_nodelay(true), far.set_nodelay(true));
         let (near, far) = (near.into_split(), far.into_split());
-        tokio::join!(pump(near.0, far.1, wire.clone()), pump(far.0, near.1, wire));
+        let (to, from) = (Direction::ToTarget, Direction::FromTarget);
+        tokio::join!(pump(near.0, far.1, wire.clone(), to), pump(far.0, near.1, wire, from));
     };
     tokio::select! {
         () = forward => {}
@@ -88,10 +109,15 @@ async fn join(near: TcpStream, target: String, mut wire: watch::Receiver<Wire>) 
 }
 
 /// One direction. A byte that was read while the wire froze is held until it thaws.
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut wire: watch::Receiver<Wire>) {
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut wire: watch::Receiver<Wire>,
+    way: Direction,
+) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        let thawed = wire.wait_for(|wire| *wire == Wire::Whole).await.is_ok();
+        let thawed = wire.wait_for(|wire| wire.carries(way)).await.is_ok();
         if !thawed || to.write_all(&buffer[..length]).await.is_err() {
             return;
         }

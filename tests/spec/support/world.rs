@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::eventually;
-use super::rabbitmq::{broker, http};
+use super::rabbitmq::{Broker, broker, http};
 use super::sandbox::{Sandbox, TOKEN};
 use super::tester::{Message, Tester};
 
@@ -31,6 +31,7 @@ pub(crate) struct World {
     pub(crate) sandbox: Sandbox,
     pub(crate) tester: Tester,
     pub(crate) vhost: String,
+    broker: &'static Broker,
     settings: ServiceSettings,
     worker: Option<RunningWorker>,
 }
@@ -57,18 +58,23 @@ impl World {
 
     /// Everything but the worker; the topology is declared.
     pub(crate) async fn without_worker(change: impl FnOnce(&mut ServiceSettings)) -> Self {
+        Self::at(broker(), change).await
+    }
+
+    /// The same at another broker.
+    pub(crate) async fn at(broker: &'static Broker, change: impl FnOnce(&mut ServiceSettings)) -> Self {
         // `RUST_LOG=debug cargo test --test spec NAME -- --nocapture` shows what the worker thinks.
         if let Ok(filter) = std::env::var("RUST_LOG") {
             telemetry::start(LogFormat::Pretty, telemetry::filter(&filter).unwrap());
         }
-        let vhost = broker().new_vhost().await;
+        let vhost = broker.new_vhost().await;
         let sandbox = Sandbox::start(&[ORG, OTHER_ORG]);
-        let mut settings = settings(&broker().amqp_url(&vhost), &sandbox.base_url());
+        let mut settings = settings(&broker.amqp_url(&vhost), &sandbox.base_url());
         let connection = connection::connect(&settings.broker.uri, "spec").await.unwrap();
         topology::ensure(&connection, &settings.broker.topology).await.unwrap();
-        let tester = Tester::connect(&broker().amqp_url(&vhost)).await;
+        let tester = Tester::connect(&broker.amqp_url(&vhost)).await;
         change(&mut settings);
-        Self { sandbox, tester, vhost, settings, worker: None }
+        Self { sandbox, tester, vhost, broker, settings, worker: None }
     }
 
     pub(crate) async fn start_worker(&mut self) {
@@ -177,7 +183,7 @@ impl World {
         self.stop_worker().await;
         assert_eq!(self.tester.ready(&queues).await.values().sum::<u32>(), 0, "something came back");
         assert_eq!(self.sandbox.unexpected().await, Vec::<Value>::new());
-        broker().delete_vhost(&self.vhost).await;
+        self.broker.delete_vhost(&self.vhost).await;
     }
 
     pub(crate) fn work_and_wait_queues(&self) -> Vec<String> {
@@ -244,9 +250,14 @@ impl World {
         self.settings.broker.uri = uri;
     }
 
+    /// After the broker was away: the old connection is gone.
+    pub(crate) async fn reconnect_the_tester(&mut self) {
+        self.tester = Tester::connect(&self.broker.amqp_url(&self.vhost)).await;
+    }
+
     pub(crate) async fn declare_topology(&self) {
         let topology = Topology { provision: Provision::Declare, ..self.settings.broker.topology.clone() };
-        let uri = connection::parse_amqp_url(&broker().amqp_url(&self.vhost)).unwrap();
+        let uri = connection::parse_amqp_url(&self.broker.amqp_url(&self.vhost)).unwrap();
         let connection = connection::connect(&uri, "spec").await.unwrap();
         topology::ensure(&connection, &topology).await.unwrap();
     }
@@ -274,6 +285,6 @@ impl World {
     /// Waits for the worker that was told to end.
     pub(crate) async fn after_shutdown(mut self) {
         self.stop_worker().await;
-        broker().delete_vhost(&self.vhost).await;
+        self.broker.delete_vhost(&self.vhost).await;
     }
 }

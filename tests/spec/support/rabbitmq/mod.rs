@@ -12,11 +12,15 @@ use std::{
 
 use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{Value, json};
+use tokio::sync::{Mutex, MutexGuard};
 use url::Url;
 
 mod container;
 mod guardian;
+mod harm;
 mod private_node;
+
+use harm::Reins;
 
 /// How long a broker may take from its start to its first answer.
 const STARTUP: Duration = Duration::from_mins(2);
@@ -33,6 +37,7 @@ pub(crate) struct Broker {
     description: String,
     amqp: Url,
     management: String,
+    reins: Reins,
 }
 
 /// The broker of this process. The first call starts it and blocks until it answers.
@@ -41,8 +46,26 @@ pub(crate) struct Broker {
 /// With one line that says what to do, in every test, when there is no broker to be had.
 pub(crate) fn broker() -> &'static Broker {
     static BROKER: OnceLock<Result<Broker, String>> = OnceLock::new();
+    started_once(&BROKER)
+}
+
+/// Another broker of this process, which may be harmed (see `harm`) by one test at a time.
+///
+/// # Panics
+/// As [`broker`] does, and where `TEST_AMQP_URL` names one that is not ours to harm.
+pub(crate) async fn broker_to_harm() -> (MutexGuard<'static, ()>, &'static Broker) {
+    static BROKER: OnceLock<Result<Broker, String>> = OnceLock::new();
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+    let turn = ONE_AT_A_TIME.lock().await;
+    let broker = started_once(&BROKER);
+    let is_ours = !matches!(broker.reins, Reins::NotOurs);
+    assert!(is_ours, "TEST_AMQP_URL names a broker that is not ours to harm: unset it");
+    (turn, broker)
+}
+
+fn started_once(cell: &'static OnceLock<Result<Broker, String>>) -> &'static Broker {
     // A thread of its own: a caller inside a runtime may not start another one.
-    let broker = BROKER.get_or_init(|| {
+    let broker = cell.get_or_init(|| {
         std::thread::spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -61,13 +84,12 @@ pub(crate) fn broker() -> &'static Broker {
 
 async fn start() -> Result<Broker, String> {
     let choice = choice()?;
-    let (description, amqp, management) = match choice.split(' ').collect::<Vec<_>>()[..] {
+    let mut broker = match choice.split(' ').collect::<Vec<_>>()[..] {
         ["url"] => named_by_the_environment()?,
         ["docker", endpoint, image] => container::start(endpoint, image).await?,
         ["node", server] => private_node::start(server).await?,
         _ => return Err(format!("tests/setup --choose answered {choice:?}")),
     };
-    let mut broker = Broker { description, amqp, management };
     let version = broker.version().await?;
     broker.description = format!("RabbitMQ {version} {}", broker.description);
     eprintln!("tests use {} at {}", broker.description, broker.amqp.host_str().unwrap_or_default());
@@ -86,12 +108,17 @@ fn choice() -> Result<String, String> {
     if output.status.success() { Ok(said) } else { Err(said) }
 }
 
-fn named_by_the_environment() -> Result<(String, Url, String), String> {
+fn named_by_the_environment() -> Result<Broker, String> {
     let named = std::env::var("TEST_AMQP_URL").unwrap_or_default();
     let amqp = Url::parse(&named).map_err(|error| format!("TEST_AMQP_URL: {error}"))?;
     let host = amqp.host_str().ok_or("TEST_AMQP_URL: it names no host")?;
     let management = std::env::var("TEST_MANAGEMENT_URL").unwrap_or_else(|_| format!("http://{host}:15672"));
-    Ok(("named by TEST_AMQP_URL".into(), amqp, management.trim_end_matches('/').to_owned()))
+    Ok(Broker {
+        description: "named by TEST_AMQP_URL".into(),
+        amqp,
+        management: management.trim_end_matches('/').to_owned(),
+        reins: Reins::NotOurs,
+    })
 }
 
 impl Broker {

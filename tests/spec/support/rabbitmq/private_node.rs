@@ -4,27 +4,33 @@
 use std::{
     fs,
     net::{Ipv4Addr, TcpListener},
+    os::unix::fs::PermissionsExt,
     path::Path,
     time::{Duration, Instant},
 };
 
 use url::Url;
 
-use super::{QUICK_STATISTICS, STARTUP, guardian::guard};
+use super::{Broker, QUICK_STATISTICS, Reins, STARTUP, guardian::guard};
 
-/// $1 the directory, $2 the server's start script, $3 the ports of epmd, AMQP and distribution.
+/// Runs a command as the node's administrator: its name, its ports, its directory, and nothing of our environment.
+const WITH_ITS_ENVIRONMENT: &str = r#"#!/bin/sh
+exec env -i PATH="$PATH" HOME="{dir}" LANG=C.UTF-8 ERL_EPMD_PORT={epmd} ERL_EPMD_ADDRESS=127.0.0.1 \
+  RABBITMQ_NODENAME=tallyfy@localhost RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 \
+  RABBITMQ_NODE_PORT={amqp} RABBITMQ_DIST_PORT={distribution} \
+  RABBITMQ_MNESIA_BASE="{dir}/data" RABBITMQ_LOG_BASE="{dir}/log" \
+  RABBITMQ_CONFIG_FILE="{dir}/rabbitmq.conf" RABBITMQ_ENABLED_PLUGINS_FILE="{dir}/enabled_plugins" \
+  RABBITMQ_PID_FILE="{dir}/pid" RABBITMQ_CONF_ENV_FILE=/dev/null "$@"
+"#;
+
+/// $1 the directory, $2 the server's start script, $3 the port of epmd.
 /// The start script would leave an epmd behind; the one that we start first, in the foreground, is ours to end.
 const BEGIN: &str = r#"
-dir=$1 server=$2; set -- $3
+dir=$1 server=$2
 epmd=$(command -v epmd || ls /usr/lib*/erlang/erts-*/bin/epmd /opt/*/lib/erlang/erts-*/bin/epmd | head -n 1)
-"$epmd" -port "$1" -address 127.0.0.1 </dev/null & epmd_pid=$!
+"$epmd" -port "$3" -address 127.0.0.1 </dev/null & epmd_pid=$!
 sleep 0.2
-env -i PATH="$PATH" HOME="$dir" LANG=C.UTF-8 ERL_EPMD_PORT="$1" ERL_EPMD_ADDRESS=127.0.0.1 \
-  RABBITMQ_NODENAME=tallyfy@localhost RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 \
-  RABBITMQ_NODE_PORT="$2" RABBITMQ_DIST_PORT="$3" RABBITMQ_MNESIA_BASE="$dir/data" RABBITMQ_LOG_BASE="$dir/log" \
-  RABBITMQ_CONFIG_FILE="$dir/rabbitmq.conf" RABBITMQ_ENABLED_PLUGINS_FILE="$dir/enabled_plugins" \
-  RABBITMQ_PID_FILE="$dir/pid" RABBITMQ_CONF_ENV_FILE=/dev/null \
-  sh -c '"$1"; echo ended' node "$server" </dev/null >"$dir/output" 2>&1 &
+"$dir/with" sh -c '"$1"; echo ended' node "$server" </dev/null >"$dir/output" 2>&1 &
 node=$!"#;
 
 /// The node's own pid may be written late, when this process died while it started.
@@ -34,8 +40,8 @@ kill -9 "$(cat "$dir/pid")" $node $epmd_pid
 wait
 rm -rf "$dir""#;
 
-/// Starts `server` (its plain start script); gives description, AMQP URL and management URL.
-pub(super) async fn start(server: &str) -> Result<(String, Url, String), String> {
+/// Starts `server` (its plain start script).
+pub(super) async fn start(server: &str) -> Result<Broker, String> {
     let failed = |error: std::io::Error| format!("a private node of {server}: {error}");
     let [epmd, amqp, distribution, management] = free_ports().map_err(failed)?;
     let dir = std::env::temp_dir().join(format!("tallyfy-test-{}", uuid::Uuid::new_v4().simple()));
@@ -46,12 +52,23 @@ pub(super) async fn start(server: &str) -> Result<(String, Url, String), String>
     );
     fs::write(dir.join("rabbitmq.conf"), config).map_err(failed)?;
     fs::write(dir.join("enabled_plugins"), "[rabbitmq_management].\n").map_err(failed)?;
-    let ports = format!("{epmd} {amqp} {distribution}");
-    guard(BEGIN, END, &[&dir.to_string_lossy(), server, &ports])?;
+    let names = [("{dir}", dir.display().to_string()), ("{epmd}", epmd.to_string())];
+    let names =
+        names.into_iter().chain([("{amqp}", amqp.to_string()), ("{distribution}", distribution.to_string())]);
+    let with =
+        names.fold(WITH_ITS_ENVIRONMENT.to_owned(), |script, (name, value)| script.replace(name, &value));
+    fs::write(dir.join("with"), with).map_err(failed)?;
+    fs::set_permissions(dir.join("with"), fs::Permissions::from_mode(0o700)).map_err(failed)?;
+    guard(BEGIN, END, &[&dir.to_string_lossy(), server, &epmd.to_string()])?;
     started(&dir.join("output")).await.map_err(|tail| format!("a private node of {server}: {tail}"))?;
     let amqp =
         Url::parse(&format!("amqp://guest:guest@127.0.0.1:{amqp}")).map_err(|error| error.to_string())?;
-    Ok(("as a private node on this machine".into(), amqp, format!("http://127.0.0.1:{management}")))
+    Ok(Broker {
+        description: "as a private node on this machine".into(),
+        amqp,
+        management: format!("http://127.0.0.1:{management}"),
+        reins: Reins::Node { dir, server: server.into() },
+    })
 }
 
 /// Waits for the line that says so; else gives the end of what the node said.
@@ -74,7 +91,7 @@ async fn started(output: &Path) -> Result<(), String> {
 }
 
 /// Ports that were free a moment ago: all held at once, so that they differ.
-fn free_ports<const N: usize>() -> std::io::Result<[u16; N]> {
+pub(super) fn free_ports<const N: usize>() -> std::io::Result<[u16; N]> {
     let mut held = Vec::new();
     let mut ports = [0; N];
     for port in &mut ports {

@@ -1,0 +1,156 @@
+//! The broker's weather: in each the worker says what is wrong, loses nothing, and goes on by itself when it is over.
+
+use serde_json::json;
+use tallyfy_delete_worker::rabbitmq::connection::parse_amqp_url;
+use tallyfy_delete_worker::rabbitmq::topology::Provision;
+
+use crate::support::eventually;
+use crate::support::proxy::{Direction, Proxy};
+use crate::support::rabbitmq::{broker, broker_to_harm};
+use crate::support::world::{ORG, World};
+
+async fn delete_some(world: &World, tasks: &[&str]) {
+    for task in tasks {
+        world.delete(task).await;
+    }
+}
+
+async fn all_are_gone(world: &World, tasks: &[&str]) {
+    for task in tasks {
+        eventually(&format!("{task} deleted"), async || {
+            (world.sandbox.state(ORG, task).await == "gone").then_some(())
+        })
+        .await;
+    }
+    assert_eq!(world.tester.dead_letters().len(), 0);
+}
+
+#[tokio::test]
+async fn an_alarm_of_the_broker_is_told_and_waited_for() {
+    let (_turn, broker) = broker_to_harm().await;
+    let mut world = World::at(broker, |_| {}).await;
+    let tasks = ["t1", "t2", "t3"];
+    delete_some(&world, &tasks).await;
+    broker.ctl(&["set_vm_memory_high_watermark", "0"]);
+    world.start_worker().await;
+    let reason = world.is_not_ready_because("RabbitMQ takes no messages").await;
+    assert!(reason.contains("memory"), "{reason}");
+    assert_eq!(world.tester.events().len(), 0);
+    broker.ctl(&["set_vm_memory_high_watermark", "0.6"]);
+    for task in tasks {
+        assert_eq!(world.end(task).await["outcome"], "deleted");
+    }
+    world.is_ready().await;
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn a_confirm_that_never_comes_is_told_and_nothing_is_acknowledged() {
+    let (_turn, broker) = broker_to_harm().await;
+    let mut world = World::at(broker, |_| {}).await;
+    world.start_worker().await;
+    world.is_ready().await;
+    let queue = format!("'{}_task.delete.dead'", world.vhost);
+    broker.ctl(&["eval", &format!("sys:suspend({queue}).")]);
+    world.publish(b"not a command", "m1").await;
+    world.is_not_ready_because("cannot publish to task.dlx: no confirm within 10s").await;
+    assert_eq!(world.metric("tallyfy_delete_worker_deliveries_unsettled").await, Some(1.0));
+    assert_eq!(world.tester.events().len(), 0);
+    broker.ctl(&["eval", &format!("sys:resume({queue}).")]);
+    world.dead_letter("m1").await;
+    world.end("m1").await;
+    world.is_ready().await;
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_is_killed_and_started_again_loses_nothing() {
+    let (_turn, broker) = broker_to_harm().await;
+    let mut world = World::at(broker, |_| {}).await;
+    world.sandbox.fault_for_all(json!({"latency_ms": 500})).await;
+    let tasks = ["t1", "t2", "t3", "t4", "t5", "t6"];
+    delete_some(&world, &tasks).await;
+    // RabbitMQ 3.10 may break a queue that was declared in the seconds before a `kill -9`.
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    world.start_worker().await;
+    world.called("t2", 1).await;
+    broker.kill();
+    world.is_not_ready_because("not consuming").await;
+    broker.start_again();
+    world.reconnect_the_tester().await;
+    all_are_gone(&world, &tasks).await;
+    world.is_ready().await;
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_freezes_is_noticed_by_its_heartbeat_and_loses_nothing() {
+    let (_turn, broker) = broker_to_harm().await;
+    let mut world = World::at(broker, |_| {}).await;
+    world.connect_worker_with(
+        parse_amqp_url(&format!("{}?heartbeat=2", broker.amqp_url(&world.vhost))).unwrap(),
+    );
+    world.sandbox.fault_for_all(json!({"latency_ms": 300})).await;
+    let tasks = ["t1", "t2", "t3"];
+    delete_some(&world, &tasks).await;
+    world.start_worker().await;
+    world.called("t1", 1).await;
+    broker.freeze();
+    world.is_not_ready_because("not consuming").await;
+    broker.thaw();
+    world.is_ready().await;
+    all_are_gone(&world, &tasks).await;
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_carries_nothing_in_one_direction_or_in_both_is_noticed_and_rebuilt() {
+    for direction in [Some(Direction::ToTarget), Some(Direction::FromTarget), None] {
+        let mut world = World::without_worker(|_| {}).await;
+        let (host, port) = broker().host_port();
+        let proxy = Proxy::start(format!("{host}:{port}")).await;
+        let url = format!("{}?heartbeat=2", broker().amqp_url(&world.vhost));
+        world.connect_worker_with(parse_amqp_url(&url).unwrap());
+        world = world.behind_broker_proxy(&proxy);
+        world.start_worker().await;
+        world.is_ready().await;
+        world.sandbox.fault_for_all(json!({"latency_ms": 200})).await;
+        world.delete("t1").await;
+        world.called("t1", 1).await;
+        match direction {
+            Some(direction) => proxy.freeze_one_way(direction),
+            None => proxy.freeze(),
+        }
+        world.is_not_ready_because("not consuming").await;
+        proxy.thaw();
+        world.end("t1").await;
+        world.is_ready().await;
+        world.assert_drained().await;
+    }
+}
+
+#[tokio::test]
+async fn revoked_permissions_are_named_and_waited_for() {
+    let mut world = World::without_worker(|s| s.broker.topology.provision = Provision::Check).await;
+    let user = format!("worker-{}", world.vhost);
+    broker().put_user(&user, "secret").await;
+    let write = "^(task.events|task.retry|task.dlx)$";
+    broker().set_permissions(&world.vhost, &user, "^$", write, "^task.delete$").await;
+    let url = broker().amqp_url_as(&user, "secret", &world.vhost);
+    world.connect_worker_with(parse_amqp_url(&url).unwrap());
+    world.start_worker().await;
+    world.is_ready().await;
+    broker().set_permissions(&world.vhost, &user, "^$", "^$", "^task.delete$").await;
+    world.delete("t1").await;
+    let reason = world.is_not_ready_because("cannot publish to task.events").await;
+    assert!(reason.contains("ACCESS_REFUSED"), "{reason}");
+    broker().set_permissions(&world.vhost, &user, "^$", write, "^task.delete$").await;
+    let end = world.end("t1").await;
+    assert_eq!(
+        (&end["outcome"], &end["ambiguous"]),
+        (&json!("deleted"), &json!(false)),
+        "not delivered twice"
+    );
+    world.is_ready().await;
+    world.assert_drained().await;
+}
