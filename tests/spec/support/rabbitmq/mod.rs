@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use url::Url;
 
 mod container;
-mod guardian;
+pub(crate) mod guardian;
 mod harm;
 mod private_node;
 

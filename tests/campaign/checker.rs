@@ -1,0 +1,339 @@
+//! Holds the ledgers against the promise. Pure: no process, no clock, no network.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use crate::ledgers::{Command, DeadLetter, Event, Expected, Ledgers};
+
+/// What can be wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// A confirmed command with no end.
+    Lost,
+    /// An end for a command that nobody gave.
+    UnexpectedEnd,
+    /// Two different ends.
+    TwoEnds,
+    /// The end is not the one that the command had to come to.
+    WrongEnd,
+    /// `deleted` or `already_absent`, and the task is still there.
+    FalseEnd,
+    /// The same end with two event ids.
+    TwoEventIds,
+    /// A call for an id that nobody named, or on another path.
+    UnexpectedCall,
+    /// A dead letter for the world's fault.
+    WronglyDead,
+    /// A dead letter without its event, or the other way round.
+    HalfDead,
+    /// A call before its `Retry-After`.
+    EarlyCall,
+    /// A token in an output.
+    Leak,
+    /// Something was left in a queue.
+    Left,
+    /// A process ended otherwise than asked.
+    BadExit,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Finding {
+    pub(crate) kind: Kind,
+    pub(crate) what: String,
+}
+
+/// The books, in the words of the field.
+#[derive(Debug, Default)]
+pub(crate) struct Balance {
+    /// Commands sent, at least once.
+    pub(crate) attempted: usize,
+    /// Confirmed by the broker.
+    pub(crate) acknowledged: usize,
+    /// Confirmed, and come to the end that they had to come to.
+    pub(crate) ok: usize,
+    /// Confirmed, and without an end.
+    pub(crate) lost: usize,
+    /// Ends of commands that nobody gave.
+    pub(crate) unexpected: usize,
+    /// Ends that were told more than once, with the same event id.
+    pub(crate) duplicated: usize,
+    /// Never confirmed, and come to an end all the same.
+    pub(crate) recovered: usize,
+    pub(crate) findings: Vec<Finding>,
+}
+
+/// Holds all ledgers against each other.
+pub(crate) fn check(ledgers: &Ledgers) -> Balance {
+    let commands: HashMap<&str, &Command> = ledgers.commands.iter().map(|c| (c.id.as_str(), c)).collect();
+    let mut ends: HashMap<&str, Vec<&Event>> = HashMap::new();
+    for event in &ledgers.events {
+        ends.entry(&event.command_id).or_default().push(event);
+    }
+    let mut balance = Balance::default();
+    count(ledgers, &ends, &mut balance);
+    let mut findings = Vec::new();
+    findings.extend(ledgers.commands.iter().filter_map(|c| lost(c, &ends)));
+    findings.extend(ends.iter().flat_map(|(id, ends)| ends_of_one(commands.get(id).copied(), ends)));
+    findings.extend(false_ends(ledgers));
+    findings.extend(unexpected_calls(ledgers));
+    findings.extend(ledgers.dead_letters.iter().filter_map(|letter| wrongly_dead(letter, &commands)));
+    findings.extend(half_dead(ledgers));
+    findings.extend(early_calls(ledgers, &commands));
+    findings.extend(ledgers.leaks.iter().map(|place| finding(Kind::Leak, place.clone())));
+    findings.extend(ledgers.bad_exits.iter().map(|exit| finding(Kind::BadExit, exit.clone())));
+    let left = ledgers.left.iter().filter(|(_, messages)| **messages > 0);
+    findings.extend(left.map(|(queue, messages)| finding(Kind::Left, format!("{messages} in {queue}"))));
+    findings.sort_by(|a, b| (a.kind, &a.what).cmp(&(b.kind, &b.what)));
+    balance.findings = findings;
+    balance
+}
+
+fn finding(kind: Kind, what: String) -> Finding {
+    Finding { kind, what }
+}
+
+fn count(ledgers: &Ledgers, ends: &HashMap<&str, Vec<&Event>>, balance: &mut Balance) {
+    for command in &ledgers.commands {
+        let ends = ends.get(command.id.as_str());
+        balance.attempted += usize::from(command.attempted > 0);
+        balance.acknowledged += usize::from(command.acknowledged > 0);
+        balance.lost += usize::from(command.acknowledged > 0 && ends.is_none());
+        balance.recovered += usize::from(command.acknowledged == 0 && ends.is_some());
+        let is_right = ends.is_some_and(|ends| ends.iter().all(|end| is_expected(command, end)));
+        balance.ok += usize::from(command.acknowledged > 0 && is_right);
+    }
+    let given: HashSet<&str> = ledgers.commands.iter().map(|c| c.id.as_str()).collect();
+    balance.unexpected = ends.keys().filter(|id| !given.contains(*id)).count();
+    balance.duplicated = ends.values().filter(|ends| ends.len() > 1).count();
+}
+
+fn is_expected(command: &Command, end: &Event) -> bool {
+    match command.expected {
+        Expected::Gone => end.outcome == "deleted" || end.outcome == "already_absent",
+        Expected::DeadLetter(reason) => end.outcome == "dead_lettered" && end.reason == reason,
+    }
+}
+
+fn lost(command: &Command, ends: &HashMap<&str, Vec<&Event>>) -> Option<Finding> {
+    let is_lost = command.acknowledged > 0 && !ends.contains_key(command.id.as_str());
+    is_lost.then(|| finding(Kind::Lost, format!("{} ({}/{})", command.id, command.org, command.task)))
+}
+
+fn ends_of_one(command: Option<&Command>, ends: &[&Event]) -> Vec<Finding> {
+    let id = &ends[0].command_id;
+    let Some(command) = command.filter(|command| command.attempted > 0) else {
+        return vec![finding(Kind::UnexpectedEnd, id.clone())];
+    };
+    let mut findings = Vec::new();
+    let is_death = |end: &&&Event| end.outcome == "dead_lettered";
+    let deaths = ends.iter().filter(is_death).count();
+    if deaths > 0 && deaths < ends.len() {
+        findings.push(finding(Kind::TwoEnds, id.clone()));
+    }
+    let event_ids: BTreeSet<&str> = ends.iter().map(|end| end.id.as_str()).collect();
+    if event_ids.len() > 1 && (deaths == 0 || deaths == ends.len()) {
+        findings.push(finding(Kind::TwoEventIds, format!("{id}: {event_ids:?}")));
+    }
+    if let Some(wrong) = ends.iter().find(|end| !is_expected(command, end)) {
+        let what = format!("{id}: {} {}, not {:?}", wrong.outcome, wrong.reason, command.expected);
+        findings.push(finding(Kind::WrongEnd, what));
+    }
+    findings
+}
+
+fn false_ends(ledgers: &Ledgers) -> Vec<Finding> {
+    let deleted: HashSet<String> = ledgers
+        .calls
+        .iter()
+        .filter(|call| call.deleted_it)
+        .map(|call| format!("{}/{}", call.org, call.task))
+        .collect();
+    let mut findings = Vec::new();
+    for end in ledgers.events.iter().filter(|end| end.outcome != "dead_lettered") {
+        let task = format!("{}/{}", end.org, end.task);
+        if ledgers.were_there.contains(&task) && !deleted.contains(&task) {
+            findings.push(finding(Kind::FalseEnd, format!("{}: {task} is still there", end.command_id)));
+        }
+    }
+    findings
+}
+
+fn unexpected_calls(ledgers: &Ledgers) -> Vec<Finding> {
+    let callable = |command: &&Command| match command.expected {
+        Expected::Gone => true,
+        Expected::DeadLetter(reason) => matches!(reason, "forbidden" | "rejected"),
+    };
+    let named: HashSet<(&str, &str)> = ledgers
+        .commands
+        .iter()
+        .filter(callable)
+        .filter(|command| command.attempted > 0)
+        .map(|command| (command.org.as_str(), command.task.as_str()))
+        .collect();
+    let is_wrong = |call: &&crate::ledgers::Call| {
+        !call.is_delete_of_a_task || !named.contains(&(call.org.as_str(), call.task.as_str()))
+    };
+    ledgers.calls.iter().filter(is_wrong).map(|c| finding(Kind::UnexpectedCall, c.path.clone())).collect()
+}
+
+fn wrongly_dead(letter: &DeadLetter, commands: &HashMap<&str, &Command>) -> Option<Finding> {
+    let expected = commands.get(letter.command_id.as_str()).map(|command| command.expected);
+    let is_right = matches!(expected, Some(Expected::DeadLetter(reason)) if reason == letter.reason.as_str());
+    let reason = if letter.reason.is_empty() { "the broker's delivery limit" } else { &letter.reason };
+    (!is_right).then(|| finding(Kind::WronglyDead, format!("{}: {reason}", letter.command_id)))
+}
+
+fn half_dead(ledgers: &Ledgers) -> Vec<Finding> {
+    let letters: HashSet<&str> = ledgers.dead_letters.iter().map(|l| l.command_id.as_str()).collect();
+    let deaths = ledgers.events.iter().filter(|event| event.outcome == "dead_lettered");
+    let told: HashSet<&str> = deaths.map(|event| event.command_id.as_str()).collect();
+    let apart: BTreeSet<&&str> = letters.symmetric_difference(&told).collect();
+    apart.into_iter().map(|id| finding(Kind::HalfDead, (*id).to_owned())).collect()
+}
+
+/// Where a worker has died, or its words were lost, between the answer and the next call, the next worker could not know;
+/// nor can the second copy of a command that was sent twice.
+fn early_calls(ledgers: &Ledgers, commands: &HashMap<&str, &Command>) -> Vec<Finding> {
+    const STILL_UNDER_WAY_MS: i64 = 15_000;
+    let sent_twice: HashSet<&str> =
+        commands.values().filter(|c| c.attempted > 1).map(|c| c.task.as_str()).collect();
+    let mut of_task: BTreeMap<(&str, &str), Vec<&crate::ledgers::Call>> = BTreeMap::new();
+    for call in &ledgers.calls {
+        of_task.entry((&call.org, &call.task)).or_default().push(call);
+    }
+    let mut findings = Vec::new();
+    for ((_, task), mut calls) in of_task {
+        calls.sort_by_key(|call| call.at_ms);
+        for pair in calls.windows(2) {
+            let Some(wait) = pair[0].retry_after_ms else { continue };
+            let (from, to) = (pair[0].at_ms - STILL_UNDER_WAY_MS, pair[1].at_ms);
+            let blown = ledgers.journal.iter().any(|b| b.hides && b.from_ms <= to && b.to_ms >= from);
+            if to - pair[0].at_ms < wait && !blown && !sent_twice.contains(task) {
+                findings
+                    .push(finding(Kind::EarlyCall, format!("{task}: {} ms of {wait}", to - pair[0].at_ms)));
+            }
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledgers::Call;
+
+    fn command(id: &str, expected: Expected) -> Command {
+        Command { id: id.into(), org: "a".into(), task: id.into(), expected, attempted: 1, acknowledged: 1 }
+    }
+
+    fn event(id: &str, outcome: &str) -> Event {
+        let reason = if outcome == "dead_lettered" { "malformed" } else { "" };
+        Event {
+            id: format!("{id}-{}", outcome == "dead_lettered"),
+            command_id: id.into(),
+            org: "a".into(),
+            task: id.into(),
+            outcome: outcome.into(),
+            reason: reason.into(),
+        }
+    }
+
+    fn call(task: &str, at_ms: i64) -> Call {
+        Call {
+            at_ms,
+            path: format!("/api/organizations/a/tasks/{task}/delete"),
+            is_delete_of_a_task: true,
+            org: "a".into(),
+            task: task.into(),
+            deleted_it: true,
+            retry_after_ms: None,
+        }
+    }
+
+    /// One task deleted, one command malformed: nothing is wrong.
+    fn balanced() -> Ledgers {
+        Ledgers {
+            commands: vec![command("t1", Expected::Gone), command("m1", Expected::DeadLetter("malformed"))],
+            events: vec![event("t1", "deleted"), event("m1", "dead_lettered")],
+            dead_letters: vec![DeadLetter { command_id: "m1".into(), reason: "malformed".into() }],
+            calls: vec![call("t1", 0)],
+            were_there: HashSet::from(["a/t1".to_owned()]),
+            ..Ledgers::default()
+        }
+    }
+
+    fn findings(spoil: impl FnOnce(&mut Ledgers)) -> Vec<Kind> {
+        let mut ledgers = balanced();
+        spoil(&mut ledgers);
+        check(&ledgers).findings.into_iter().map(|finding| finding.kind).collect()
+    }
+
+    #[test]
+    fn books_that_balance_have_no_findings_and_repeats_with_the_same_id_are_counted() {
+        let mut ledgers = balanced();
+        ledgers.events.push(event("t1", "already_absent"));
+        let balance = check(&ledgers);
+        assert_eq!(balance.findings, []);
+        assert_eq!((balance.attempted, balance.acknowledged, balance.ok), (2, 2, 2));
+        assert_eq!((balance.lost, balance.unexpected, balance.duplicated, balance.recovered), (0, 0, 1, 0));
+    }
+
+    #[test]
+    fn a_confirmed_command_without_an_end_is_lost_and_an_unconfirmed_one_is_not() {
+        assert_eq!(findings(|l| drop(l.events.remove(0))), [Kind::Lost]);
+        assert_eq!(
+            findings(|l| {
+                l.events.remove(0);
+                l.commands[0].acknowledged = 0;
+            }),
+            []
+        );
+    }
+
+    #[test]
+    fn each_wrong_ledger_is_found() {
+        let never_sent = |l: &mut Ledgers| l.commands[0].attempted = 0;
+        assert_eq!(findings(never_sent), [Kind::UnexpectedEnd, Kind::UnexpectedCall]);
+        assert_eq!(
+            findings(|l| l.events.push(event("t1", "dead_lettered"))),
+            [Kind::TwoEnds, Kind::WrongEnd, Kind::HalfDead]
+        );
+        assert_eq!(findings(|l| l.calls[0].deleted_it = false), [Kind::FalseEnd]);
+        let other_id = |l: &mut Ledgers| l.events.push(Event { id: "x".into(), ..event("t1", "deleted") });
+        assert_eq!(findings(other_id), [Kind::TwoEventIds]);
+        assert_eq!(findings(|l| l.calls.push(call("t2", 0))), [Kind::UnexpectedCall]);
+        assert_eq!(findings(|l| l.calls.push(call("m1", 0))), [Kind::UnexpectedCall]);
+        assert_eq!(
+            findings(|l| l.calls.push(Call { is_delete_of_a_task: false, ..call("t1", 0) })),
+            [Kind::UnexpectedCall]
+        );
+        let poison = DeadLetter { command_id: "t1".into(), reason: String::new() };
+        assert_eq!(findings(|l| l.dead_letters.push(poison)), [Kind::WronglyDead, Kind::HalfDead]);
+        assert_eq!(findings(|l| l.dead_letters.clear()), [Kind::HalfDead]);
+        assert_eq!(findings(|l| l.leaks.push("log".into())), [Kind::Leak]);
+        assert_eq!(findings(|l| l.left = BTreeMap::from([("task.delete".into(), 1)])), [Kind::Left]);
+        assert_eq!(findings(|l| l.bad_exits.push("1".into())), [Kind::BadExit]);
+    }
+
+    #[test]
+    fn a_call_before_its_retry_after_is_found_unless_the_worker_could_not_know() {
+        let early = |l: &mut Ledgers| {
+            l.calls.push(Call { retry_after_ms: Some(2000), deleted_it: false, ..call("t1", 100_000) });
+            l.calls.push(call("t1", 101_000));
+        };
+        assert_eq!(findings(early), [Kind::EarlyCall]);
+        assert_eq!(
+            findings(|l| {
+                early(l);
+                l.journal.push(crate::ledgers::Blow {
+                    from_ms: 100_500,
+                    to_ms: 100_600,
+                    family: "worker killed",
+                    hides: true,
+                    what: String::new(),
+                });
+            }),
+            []
+        );
+    }
+}

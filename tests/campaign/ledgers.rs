@@ -1,0 +1,86 @@
+//! What each party of a campaign has written down, as plain data. Nobody here asks the worker.
+
+use std::collections::BTreeMap;
+
+/// What a command must come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expected {
+    /// `deleted` or `already_absent`, and the task is gone.
+    Gone,
+    /// A dead letter for this reason, and no call at all where it is refused before one.
+    DeadLetter(&'static str),
+}
+
+/// A command of the plan, and what its producer knows of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Command {
+    pub(crate) id: String,
+    pub(crate) org: String,
+    pub(crate) task: String,
+    pub(crate) expected: Expected,
+    /// Times that it was sent.
+    pub(crate) attempted: u32,
+    /// Times that the broker confirmed it.
+    pub(crate) acknowledged: u32,
+}
+
+/// An outcome event, as a consumer that is not ours to trust saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Event {
+    pub(crate) id: String,
+    pub(crate) command_id: String,
+    pub(crate) org: String,
+    pub(crate) task: String,
+    pub(crate) outcome: String,
+    pub(crate) reason: String,
+}
+
+/// A dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DeadLetter {
+    pub(crate) command_id: String,
+    /// Empty: the broker put it there, for its delivery limit.
+    pub(crate) reason: String,
+}
+
+/// A call as the API saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Call {
+    pub(crate) at_ms: i64,
+    pub(crate) path: String,
+    pub(crate) is_delete_of_a_task: bool,
+    pub(crate) org: String,
+    pub(crate) task: String,
+    pub(crate) deleted_it: bool,
+    /// The `Retry-After` of its answer.
+    pub(crate) retry_after_ms: Option<i64>,
+}
+
+/// Something that befell a worker, the broker or the network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Blow {
+    pub(crate) from_ms: i64,
+    pub(crate) to_ms: i64,
+    pub(crate) family: &'static str,
+    /// A worker may have forgotten, or never have learned, what it was told meanwhile.
+    pub(crate) hides: bool,
+    pub(crate) what: String,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(crate) struct Ledgers {
+    pub(crate) commands: Vec<Command>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) dead_letters: Vec<DeadLetter>,
+    pub(crate) calls: Vec<Call>,
+    pub(crate) journal: Vec<Blow>,
+    /// Tasks that were there at the beginning, as `org/task`.
+    pub(crate) were_there: std::collections::HashSet<String>,
+    /// Messages left in the queues.
+    pub(crate) left: BTreeMap<String, u32>,
+    /// Where a token was found.
+    pub(crate) leaks: Vec<String>,
+    /// Ends of processes that nobody asked for.
+    pub(crate) bad_exits: Vec<String>,
+}

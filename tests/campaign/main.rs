@@ -1,0 +1,129 @@
+//! A campaign of faults: commands are given while workers, broker, network and API are struck by a seeded nemesis; then
+//! the books of all parties are held against the promise.
+
+#![allow(clippy::print_stdout, reason = "showing is what it is for")]
+
+mod checker;
+mod field;
+mod ledgers;
+mod mutants;
+mod nemesis;
+mod parts;
+mod plan;
+mod producer;
+#[path = "../spec/support/proxy.rs"]
+mod proxy;
+#[path = "../spec/support/rabbitmq/mod.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod rabbitmq;
+mod report;
+mod variants;
+mod witness;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use serde_json::json;
+
+use field::{Outcome, Scenario};
+use mutants::{MUTANTS, Mutant};
+
+/// Strikes workers, broker, network and API while commands are carried out, and balances the books.
+///
+/// Builds a worker with seams (places at which it can be made to die) and starts its own RabbitMQ, sandbox API and
+/// workers; ends them all. Exit 0 only if the books balance.
+#[derive(Debug, Parser)]
+#[command(name = "campaign")]
+struct Arguments {
+    /// What the commands, and the order and length of the faults, follow from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many commands are given.
+    #[arg(long, default_value_t = 2000)]
+    commands: usize,
+    /// For how long they are given, evenly; faults go on as long, and until each family had its turn.
+    #[arg(long, default_value_t = 1.5)]
+    minutes: f64,
+    /// How many workers share the queue.
+    #[arg(long, default_value_t = 3)]
+    workers: usize,
+    /// Where to write the report as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Instead: short campaigns against workers with a known fault, each of which must be found.
+    #[arg(long)]
+    mutants: bool,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = if arguments.mutants { catch_all(arguments.seed).await } else { one(&arguments).await };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(trouble) => {
+            eprintln!("{trouble}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn one(arguments: &Arguments) -> Result<bool, String> {
+    println!("building the worker with its seams");
+    let program = variants::build("tallyfy-delete-worker-with-seams", &[])?;
+    let scenario = Scenario {
+        seed: arguments.seed,
+        commands: arguments.commands,
+        time: Duration::try_from_secs_f64(arguments.minutes * 60.0).map_err(|e| format!("--minutes: {e}"))?,
+        workers: arguments.workers.max(1),
+        program,
+        world: nemesis::WORLD.to_vec(),
+        api: nemesis::API.to_vec(),
+    };
+    let Outcome { balance, ledgers, broker, took } = field::fight(&scenario).await?;
+    let about = json!({
+        "repeat": format!(
+            "cargo run --release --example campaign -- --seed {} --commands {} --minutes {} --workers {}",
+            arguments.seed, arguments.commands, arguments.minutes, scenario.workers
+        ),
+        "seed": arguments.seed,
+        "broker": broker,
+        "took_s": took.as_secs(),
+    });
+    report::print(&balance, &ledgers, &about);
+    if let Some(path) = &arguments.json {
+        let report = report::json(&balance, &ledgers, &about).to_string();
+        std::fs::write(path, report).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(balance.findings.is_empty())
+}
+
+async fn catch_all(seed: u64) -> Result<bool, String> {
+    let mut all_caught = true;
+    for mutant in &MUTANTS {
+        all_caught &= catch(mutant, seed).await?;
+    }
+    Ok(all_caught)
+}
+
+async fn catch(mutant: &Mutant, seed: u64) -> Result<bool, String> {
+    println!("building {}", mutant.name);
+    let scenario = Scenario {
+        seed,
+        commands: 400,
+        time: Duration::from_secs(15),
+        workers: 2,
+        program: variants::build(mutant.name, mutant.changes)?,
+        world: mutant.families.iter().copied().filter(|f| nemesis::WORLD.contains(f)).collect(),
+        api: mutant.families.iter().copied().filter(|f| nemesis::API.contains(f)).collect(),
+    };
+    let Outcome { balance, .. } = field::fight(&scenario).await?;
+    let found = |kind| balance.findings.iter().filter(|finding| finding.kind == kind).count();
+    let caught: Vec<_> = mutant.found.iter().map(|kind| (*kind, found(*kind))).collect();
+    let is_caught = caught.iter().any(|(_, times)| *times > 0);
+    println!("{}: {} {caught:?}", mutant.name, if is_caught { "caught" } else { "NOT CAUGHT" });
+    Ok(is_caught)
+}

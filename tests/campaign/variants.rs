@@ -1,0 +1,122 @@
+//! Builds of the worker that no user gets: with its seams, and with a fault that the checker must find.
+//!
+//! Each is built from a copy of the sources under a name of its own, so that no dangerous line ever stands in `src/` and no
+//! build of this kind lies where the real one is expected.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A change of one file: each text must stand there exactly once.
+pub(crate) type Change = (&'static str, &'static [(&'static str, &'static str)]);
+
+/// Builds the worker with its seams and with these changes, and returns where the program is.
+///
+/// # Errors
+/// What did not fit, or what the compiler said.
+pub(crate) fn build(name: &str, changes: &[Change]) -> Result<PathBuf, String> {
+    let directory = directory();
+    let project = directory.parent().ok_or("no project above target/")?;
+    let copy = directory.join("campaign").join(name);
+    let failed = |error: std::io::Error| format!("{}: {error}", copy.display());
+    let _ = fs::remove_dir_all(&copy);
+    copy_tree(&project.join("src"), &copy.join("src")).map_err(failed)?;
+    fs::copy(project.join("Cargo.lock"), copy.join("Cargo.lock")).map_err(failed)?;
+    let manifest = fs::read_to_string(project.join("Cargo.toml")).map_err(failed)?;
+    fs::write(copy.join("Cargo.toml"), only_the_worker(&manifest, name)).map_err(failed)?;
+    for (file, texts) in changes {
+        let path = copy.join(file);
+        let text = change(&fs::read_to_string(&path).map_err(failed)?, texts);
+        fs::write(&path, text.map_err(|why| format!("{name}: {file}: {why}"))?).map_err(failed)?;
+    }
+    compile(&copy, &directory, name)
+}
+
+/// Where cargo puts the programs of this build: `target/release`, say.
+fn profile() -> PathBuf {
+    let own = std::env::current_exe().expect("the campaign's own path");
+    own.parent().and_then(Path::parent).expect("target/PROFILE/examples/campaign").to_owned()
+}
+
+fn directory() -> PathBuf {
+    profile().parent().expect("target/PROFILE").to_owned()
+}
+
+/// A program of the ordinary build.
+pub(crate) fn program(name: &str) -> PathBuf {
+    profile().join(name)
+}
+
+fn change(text: &str, texts: &[(&str, &str)]) -> Result<String, String> {
+    texts.iter().try_fold(text.to_owned(), |text, (find, replace)| match text.matches(find).count() {
+        1 => Ok(text.replace(find, replace)),
+        found => Err(format!("{found} times instead of once: {find}")),
+    })
+}
+
+/// The manifest with one program, under another name, and nothing whose files are not copied.
+fn only_the_worker(manifest: &str, name: &str) -> String {
+    let mut kept = Vec::new();
+    for section in manifest.trim_start_matches('[').split("\n[") {
+        let is_left_out = ["[test]]", "[example]]", "[bench]]"].iter().any(|kind| section.starts_with(kind))
+            || section.contains("name = \"tallyfy-sandbox\"")
+            || section.starts_with("dev-dependencies]");
+        if !is_left_out {
+            kept.push(
+                section
+                    .replace("name = \"tallyfy-delete-worker\"\npath", &format!("name = \"{name}\"\npath")),
+            );
+        }
+    }
+    let default_run = "default-run = \"tallyfy-delete-worker\"";
+    format!("[{}\n[workspace]\n", kept.join("\n[")).replace(default_run, &format!("default-run = \"{name}\""))
+}
+
+fn compile(copy: &Path, target: &Path, name: &str) -> Result<PathBuf, String> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut build = Command::new(cargo);
+    build.args(["build", "--quiet", "--features", "seams", "--bin", name, "--manifest-path"]);
+    build.arg(copy.join("Cargo.toml")).arg("--target-dir").arg(target);
+    if profile().ends_with("release") {
+        build.arg("--release");
+    }
+    let output = build.stdin(Stdio::null()).output().map_err(|error| format!("cargo: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(program(name)) } else { Err(format!("{name} does not build:\n{said}")) }
+}
+
+fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() {
+            copy_tree(&from, &to)?;
+        } else {
+            fs::copy(&from, &to)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_that_does_not_fit_exactly_once_is_refused() {
+        assert_eq!(change("a b", &[("a", "c")]), Ok("c b".to_owned()));
+        assert!(change("a a", &[("a", "c")]).is_err());
+        assert!(change("b", &[("a", "c")]).is_err());
+    }
+
+    #[test]
+    fn the_copied_manifest_names_one_program_and_no_tests() {
+        let manifest = only_the_worker(include_str!("../../Cargo.toml"), "variant");
+        assert!(manifest.starts_with("[package]"), "{manifest}");
+        assert!(manifest.contains("[[bin]]\nname = \"variant\"\npath = \"src/main.rs\""), "{manifest}");
+        for gone in ["[[test]]", "[[example]]", "tallyfy-sandbox", "dev-dependencies"] {
+            assert!(!manifest.contains(gone), "{gone}: {manifest}");
+        }
+    }
+}

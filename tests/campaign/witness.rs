@@ -1,0 +1,144 @@
+//! Independent consumers of the outcome events and of the dead letters: written down first, acknowledged then.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, Connection, ConnectionProperties};
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use crate::ledgers::{DeadLetter, Event};
+
+/// Where the events go. Small and rejecting, so that a witness that looks away makes the broker refuse events.
+pub(crate) const EVENTS: &str = "campaign.events";
+const ROOM: i32 = 30;
+const DEAD_LETTERS: &str = "task.delete.dead";
+
+/// What was seen so far.
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) events: Vec<Event>,
+    pub(crate) dead_letters: Vec<DeadLetter>,
+    /// Where a token was seen.
+    pub(crate) leaks: Vec<String>,
+}
+
+/// The consumers, which come back after every loss of the broker.
+pub(crate) struct Witness {
+    pub(crate) seen: Arc<Mutex<Seen>>,
+    looks: watch::Sender<bool>,
+}
+
+impl Witness {
+    /// Declares its queue and begins.
+    pub(crate) async fn start(url: &str) -> Self {
+        let connection = Connection::connect(url, ConnectionProperties::default()).await.expect("RabbitMQ");
+        let channel = connection.create_channel().await.expect("a channel");
+        declare(&channel).await.expect("the queue of the events");
+        let (seen, looks) = (Arc::default(), watch::Sender::new(true));
+        for queue in [EVENTS, DEAD_LETTERS] {
+            tokio::spawn(watch_for_ever(url.to_owned(), queue, Arc::clone(&seen), looks.subscribe()));
+        }
+        Self { seen, looks }
+    }
+
+    /// Looks away, so that the queue of the events fills up, or looks again.
+    pub(crate) fn look(&self, looks: bool) {
+        self.looks.send_replace(looks);
+    }
+
+    /// Commands that have come to an end.
+    pub(crate) fn ended(&self) -> usize {
+        let seen = self.seen.lock().expect("nobody panics with it");
+        let ids: std::collections::HashSet<&str> =
+            seen.events.iter().map(|event| event.command_id.as_str()).collect();
+        ids.len()
+    }
+}
+
+async fn declare(channel: &Channel) -> lapin::Result<()> {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(ROOM));
+    arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    let options = QueueDeclareOptions { durable: true, ..Default::default() };
+    channel.queue_declare(EVENTS.into(), options, arguments).await?;
+    let (exchange, key) = ("task.events".into(), "#".into());
+    channel.queue_bind(EVENTS.into(), exchange, key, QueueBindOptions::default(), FieldTable::default()).await
+}
+
+async fn watch_for_ever(
+    url: String,
+    queue: &'static str,
+    seen: Arc<Mutex<Seen>>,
+    mut looks: watch::Receiver<bool>,
+) {
+    loop {
+        let _ = looks.wait_for(|looks| *looks).await;
+        tokio::select! {
+            _ = watch_once(&url, queue, &seen) => {}
+            _ = looks.wait_for(|looks| !*looks), if queue == EVENTS => {}
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn watch_once(url: &str, queue: &str, seen: &Mutex<Seen>) -> lapin::Result<()> {
+    let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    channel.basic_qos(100, BasicQosOptions::default()).await?;
+    let options = BasicConsumeOptions::default();
+    let mut deliveries =
+        channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
+    while let Some(delivery) = deliveries.next().await {
+        let delivery = delivery?;
+        write_down(queue, &delivery, &mut seen.lock().expect("nobody panics with it"));
+        delivery.acker.ack(BasicAckOptions::default()).await?;
+    }
+    Ok(())
+}
+
+fn write_down(queue: &str, delivery: &Delivery, seen: &mut Seen) {
+    let everything = format!("{:?} {}", delivery.properties, String::from_utf8_lossy(&delivery.data));
+    if everything.contains(crate::parts::TOKEN_MARK) {
+        seen.leaks.push(format!("a message in {queue}"));
+    }
+    if queue == EVENTS {
+        seen.events.push(event(delivery));
+    } else {
+        seen.dead_letters.push(dead_letter(delivery));
+    }
+}
+
+fn event(delivery: &Delivery) -> Event {
+    let event: Value = serde_json::from_slice(&delivery.data).unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let data = &event["data"];
+    Event {
+        id: text(&event["id"]),
+        command_id: text(&data["command_id"]),
+        org: text(&data["org_id"]),
+        task: text(&data["task_id"]),
+        outcome: text(&data["outcome"]),
+        reason: text(&data["failure"]["reason"]),
+    }
+}
+
+/// A letter without a message id is about a command whose id its event derives from the body in the same way.
+fn dead_letter(delivery: &Delivery) -> DeadLetter {
+    let headers = delivery.properties.headers().clone().unwrap_or_default();
+    let reason = match headers.inner().get("x-failure-reason") {
+        Some(AMQPValue::LongString(reason)) => reason.to_string(),
+        _ => String::new(),
+    };
+    let derived = || tallyfy_delete_worker::messages::Command::decode(&delivery.data).map(|c| c.derived_id());
+    let id = delivery.properties.message_id().as_ref().map(ToString::to_string);
+    DeadLetter { command_id: id.unwrap_or_else(|| derived().unwrap_or_default()), reason }
+}
