@@ -184,8 +184,8 @@ impl Gate {
     /// The answers of calls that were under way together count once; only a probe that fails makes the pause longer.
     fn close(&mut self, permit: Permit, wait: Option<Duration>, now: Instant) -> Option<Closed> {
         let (is_news, pause, from) = match self.state {
-            State::Closed { pause, .. } if permit == Permit::Probe => {
-                (false, (pause * 2).min(LONGEST_PAUSE), now)
+            State::Closed { until, pause, .. } if permit == Permit::Probe => {
+                (false, (pause * 2).min(LONGEST_PAUSE), until)
             }
             State::Closed { until, pause, .. } => (false, pause, until),
             State::Open | State::Trial { .. } => (true, FIRST_PAUSE, now),
@@ -289,6 +289,17 @@ mod tests {
         assert_eq!(gates.may_call(&org("a"), now), Ok(Permit::Free));
         answer(&mut gates, Lesson::Held(Some(WAIT)), now).unwrap();
         gates.ended(&org("a"), Permit::Free, Lesson::Works, now);
+        assert_eq!(gates.may_call(&org("a"), now), Err(Held::For(WAIT)));
+    }
+
+    #[test]
+    fn a_probe_does_not_undercut_the_retry_after_of_a_later_answer() {
+        let now = Instant::now();
+        let mut gates = proven(now);
+        answer(&mut gates, Lesson::Held(Some(Duration::ZERO)), now).unwrap();
+        assert_eq!(gates.may_call(&org("a"), now), Ok(Permit::Probe));
+        assert_eq!(gates.ended(&org("a"), Permit::Free, Lesson::Held(Some(WAIT)), now), None);
+        assert_eq!(gates.ended(&org("a"), Permit::Probe, Lesson::Held(Some(Duration::ZERO)), now), None);
         assert_eq!(gates.may_call(&org("a"), now), Err(Held::For(WAIT)));
     }
 

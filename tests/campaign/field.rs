@@ -26,7 +26,6 @@ use crate::producer::Producer;
 use crate::rabbitmq::{Broker, broker_to_harm};
 use crate::witness::{EVENTS, Witness};
 
-const DRAIN: Duration = Duration::from_mins(3);
 const LADDER_MS: [(&str, u32); 4] = [("500ms", 500), ("1s", 1000), ("2s", 2000), ("4s", 4000)];
 /// A worker that is to die at a seam dies at one of this many passages.
 const PASSAGES: std::ops::RangeInclusive<u32> = 1..=80;
@@ -38,6 +37,8 @@ pub(crate) struct Scenario {
     /// For how long commands are given.
     pub(crate) time: Duration,
     pub(crate) workers: usize,
+    /// How long all may take to come to its end when the faults are over.
+    pub(crate) patience: Duration,
     pub(crate) program: PathBuf,
     pub(crate) world: Vec<Family>,
     pub(crate) api: Vec<Family>,
@@ -127,7 +128,7 @@ async fn rage(
         peace.store(true, Ordering::SeqCst);
         nemesis.sandbox.heal().await;
         println!("all is healed; {} commands are confirmed", producer.confirmed());
-        drain(producer, nemesis, url).await;
+        drain(scenario.patience, producer, nemesis, url).await;
         stop(nemesis).await;
         over.store(true, Ordering::SeqCst);
     };
@@ -174,8 +175,8 @@ async fn tell(producer: &Producer, nemesis: &Nemesis, over: &AtomicBool) {
 }
 
 /// Until every confirmed command has its end and nothing lies in a queue, or patience is over; then the checker says so.
-async fn drain(producer: &Producer, nemesis: &Nemesis, url: &str) {
-    let deadline = Instant::now() + DRAIN;
+async fn drain(patience: Duration, producer: &Producer, nemesis: &Nemesis, url: &str) {
+    let deadline = Instant::now() + patience;
     while Instant::now() < deadline {
         let all_ended = nemesis.witness.ended() >= producer.confirmed();
         if all_ended && left(url).await.is_some_and(|left| left.values().all(|messages| *messages == 0)) {

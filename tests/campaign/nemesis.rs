@@ -135,34 +135,38 @@ impl Nemesis {
     }
 
     async fn strike_the_world(&self, family: Family, slot: &Slot, lasts: Duration) {
+        let broker = self.broker;
         match family {
             F::WorkerKilled => slot.signal("KILL"),
             F::WorkerTerminated => slot.signal("TERM"),
-            F::WorkerFrozen => self.during(lasts, || slot.signal("STOP"), || slot.signal("CONT")).await,
+            F::WorkerFrozen => during(lasts, || slot.signal("STOP"), || slot.signal("CONT")).await,
             F::WorkerAway => {
                 let go = || {
                     slot.want(false);
                     slot.signal("KILL");
                 };
-                self.during(lasts, go, || slot.want(true)).await;
+                during(lasts, go, || slot.want(true)).await;
             }
-            F::BrokerKilled => blocking(|| {
-                self.broker.kill();
-                self.broker.start_again();
-            }),
+            F::BrokerKilled => {
+                blocking(|| broker.kill()).await;
+                blocking(|| broker.start_again()).await;
+            }
             F::BrokerFrozen => {
-                self.during(2 * lasts, || self.broker.freeze(), || self.broker.thaw()).await;
+                blocking(|| broker.freeze()).await;
+                sleep(2 * lasts).await;
+                blocking(|| broker.thaw()).await;
             }
-            F::BrokerRestarted => blocking(|| {
-                self.broker.ctl(&["stop_app"]);
-                self.broker.ctl(&["start_app"]);
-            }),
+            F::BrokerRestarted => {
+                blocking(|| broker.ctl(&["stop_app"])).await;
+                blocking(|| broker.ctl(&["start_app"])).await;
+            }
             F::BrokerAlarm => {
-                let alarm = |level| self.broker.ctl(&["set_vm_memory_high_watermark", level]);
-                self.during(lasts, || alarm("0"), || alarm("0.6")).await;
+                blocking(|| broker.ctl(&["set_vm_memory_high_watermark", "0"])).await;
+                sleep(lasts).await;
+                blocking(|| broker.ctl(&["set_vm_memory_high_watermark", "0.6"])).await;
             }
             F::EventsRejected => {
-                self.during(2 * lasts, || self.witness.look(false), || self.witness.look(true)).await;
+                during(2 * lasts, || self.witness.look(false), || self.witness.look(true)).await;
             }
             _ => self.strike_a_wire(family, slot, lasts).await,
         }
@@ -174,15 +178,15 @@ impl Nemesis {
         let long = 3 * lasts;
         match family {
             F::BrokerWireFrozen | F::ApiWireFrozen => {
-                self.during(long, || wire.freeze(), || wire.thaw()).await;
+                during(long, || wire.freeze(), || wire.thaw()).await;
             }
             F::BrokerWireMuteToBroker => {
-                self.during(long, || wire.freeze_one_way(Direction::ToTarget), || wire.thaw()).await;
+                during(long, || wire.freeze_one_way(Direction::ToTarget), || wire.thaw()).await;
             }
             F::BrokerWireMuteFromBroker => {
-                self.during(long, || wire.freeze_one_way(Direction::FromTarget), || wire.thaw()).await;
+                during(long, || wire.freeze_one_way(Direction::FromTarget), || wire.thaw()).await;
             }
-            _ => self.during(lasts, || wire.cut(), || wire.restore()).await,
+            _ => during(lasts, || wire.cut(), || wire.restore()).await,
         }
     }
 
@@ -225,16 +229,17 @@ impl Nemesis {
         let (fresh, place) = (self.tokens.join(format!(".{org}")), self.tokens.join(org));
         fs::write(&fresh, token).and_then(|()| fs::rename(&fresh, place)).expect("a token file");
     }
-
-    async fn during(&self, lasts: Duration, begin: impl FnOnce(), end: impl FnOnce()) {
-        blocking(begin);
-        sleep(lasts).await;
-        blocking(end);
-    }
 }
 
-fn blocking(work: impl FnOnce()) {
-    tokio::task::block_in_place(work);
+async fn during(lasts: Duration, begin: impl FnOnce(), end: impl FnOnce()) {
+    begin();
+    sleep(lasts).await;
+    end();
+}
+
+/// On a thread of its own: producer and workers go on meanwhile.
+async fn blocking(work: impl FnOnce() + Send + 'static) {
+    tokio::task::spawn_blocking(work).await.expect("what harms the broker does not panic");
 }
 
 impl Family {

@@ -69,7 +69,13 @@ fn only_the_worker(manifest: &str, name: &str) -> String {
         }
     }
     let default_run = "default-run = \"tallyfy-delete-worker\"";
-    format!("[{}\n[workspace]\n", kept.join("\n[")).replace(default_run, &format!("default-run = \"{name}\""))
+    let manifest = format!("[{}\n[workspace]\n", kept.join("\n["));
+    // A version of its own, or cargo would take the libraries of two variants for one and the same.
+    manifest.replace(default_run, &format!("default-run = \"{name}\"")).replacen(
+        "\"\nedition",
+        &format!("+{name}\"\nedition"),
+        1,
+    )
 }
 
 fn compile(copy: &Path, target: &Path, name: &str) -> Result<PathBuf, String> {
@@ -114,6 +120,7 @@ mod tests {
     fn the_copied_manifest_names_one_program_and_no_tests() {
         let manifest = only_the_worker(include_str!("../../Cargo.toml"), "variant");
         assert!(manifest.starts_with("[package]"), "{manifest}");
+        assert!(manifest.contains("+variant\"\nedition = "), "{manifest}");
         assert!(manifest.contains("[[bin]]\nname = \"variant\"\npath = \"src/main.rs\""), "{manifest}");
         for gone in ["[[test]]", "[[example]]", "tallyfy-sandbox", "dev-dependencies"] {
             assert!(!manifest.contains(gone), "{gone}: {manifest}");
