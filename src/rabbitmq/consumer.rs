@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use lapin::Acker;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions,
+    BasicRejectOptions,
 };
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Consumer};
@@ -36,6 +37,12 @@ impl Delivery {
     #[must_use]
     pub async fn acknowledge(self) -> bool {
         matches!(self.acker.ack(BasicAckOptions::default()).await, Ok(true))
+    }
+
+    /// Has the broker move it to the dead letters as it is; `false` where the broker could not be told.
+    #[must_use]
+    pub async fn leave_to_the_dead_letters(self) -> bool {
+        matches!(self.acker.reject(BasicRejectOptions { requeue: false }).await, Ok(true))
     }
 
     /// Puts it back into the queue; `false` where the broker could not be told (it then does so by itself).
