@@ -21,6 +21,7 @@
 //! - No URL is built from anything but validated ids.
 //! - No path through `handle` ends without a settlement; nothing but `settle` acknowledges.
 //! - An attempt is spent only by an answer about the command itself.
+//! - The client library sees nothing of a message that it could not survive (`rabbitmq::wire_guard`).
 //!
 //! # Glossary
 //!

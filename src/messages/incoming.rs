@@ -11,6 +11,8 @@ pub struct Incoming {
     pub properties: Properties,
     /// What our own headers say of earlier deliveries.
     pub progress: Progress,
+    /// What is wrong with the properties, where they could not be read.
+    pub fault: Option<String>,
     /// The broker gave this message to somebody before, who did not acknowledge it.
     pub redelivered: bool,
 }

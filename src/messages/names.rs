@@ -34,6 +34,8 @@ pub const X_FIRST_SEEN: &str = "x-first-seen";
 pub const X_AMBIGUOUS: &str = "x-ambiguous";
 /// Header: no call before this moment (RFC 3339); how a `Retry-After` survives a restart and a longer wait.
 pub const X_NOT_BEFORE: &str = "x-not-before";
+/// Header of a quorum queue: how often the message was taken back from a consumer.
+pub const X_DELIVERY_COUNT: &str = "x-delivery-count";
 /// Header: the `user_id` that the broker validated on the original; a copy cannot carry another's `user_id`.
 pub const X_PUBLISHED_BY: &str = "x-published-by";
 /// Header: HTTP status of the last answer.

@@ -64,6 +64,11 @@ impl Publication {
         Self::copy(incoming, names::DEAD_LETTER_EXCHANGE, names::WORK_QUEUE.to_owned(), headers)
     }
 
+    /// Whether it is a dead letter.
+    pub fn is_dead_letter(&self) -> bool {
+        self.exchange == names::DEAD_LETTER_EXCHANGE
+    }
+
     /// An event about the command.
     pub fn event(incoming: &Incoming, routing_key: &str, event_id: String, body: Vec<u8>) -> Self {
         let content_type = Some(names::EVENT_CONTENT_TYPE.to_owned());

@@ -37,6 +37,9 @@ pub fn admit(
     now: Timestamp,
 ) -> Result<Command, Refusal> {
     let refuse = |reason, detail, command| Err(Refusal { reason, detail, command });
+    if let Some(fault) = &incoming.fault {
+        return refuse(FailureReason::Malformed, fault.clone(), None);
+    }
     let command = match Command::decode(&incoming.body) {
         Ok(command) => command,
         Err(malformed) => return refuse(FailureReason::Malformed, malformed.to_string(), None),

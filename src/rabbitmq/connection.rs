@@ -17,6 +17,7 @@ use url::{Host, Url};
 
 use super::publisher::Publisher;
 use super::topology::{self, Provision, Topology};
+use super::wire_guard;
 use crate::messages::names;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -202,7 +203,7 @@ pub async fn connect(uri: &AMQPUri, purpose: &str) -> Result<Connection, BrokerE
     let address = address(uri);
     let properties =
         ConnectionProperties::default().with_connection_name(format!("{} ({purpose})", names::SOURCE).into());
-    match timeout(CONNECT_TIMEOUT, Connection::connect_uri(uri.clone(), properties)).await {
+    match timeout(CONNECT_TIMEOUT, wire_guard::connect(uri.clone(), properties)).await {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(source)) => Err(BrokerError::Connect { address, source }),
         Err(_) => Err(BrokerError::ConnectTimeout(address)),

@@ -4,11 +4,13 @@ use jiff::Timestamp;
 use lapin::Acker;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions,
+    BasicRejectOptions,
 };
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Consumer};
 
 use super::connection::BrokerError;
+use super::message_header::X_UNREADABLE;
 use crate::messages::{Incoming, Progress, Properties, names};
 
 /// One message in our hands. It is not `Clone` and both ways out consume it, so it is settled at most once, and through
@@ -37,6 +39,12 @@ impl Delivery {
         matches!(self.acker.ack(BasicAckOptions::default()).await, Ok(true))
     }
 
+    /// Has the broker move it to the dead letters as it is; `false` where the broker could not be told.
+    #[must_use]
+    pub async fn leave_to_the_dead_letters(self) -> bool {
+        matches!(self.acker.reject(BasicRejectOptions { requeue: false }).await, Ok(true))
+    }
+
     /// Puts it back into the queue; `false` where the broker could not be told (it then does so by itself).
     pub async fn give_back(self) -> bool {
         let options = BasicNackOptions { requeue: true, multiple: false };
@@ -47,8 +55,9 @@ impl Delivery {
 impl From<lapin::message::Delivery> for Delivery {
     fn from(delivery: lapin::message::Delivery) -> Self {
         let (properties, progress) = read(&delivery.properties);
-        let incoming =
-            Incoming { body: delivery.data, properties, progress, redelivered: delivery.redelivered };
+        let fault = text_header(&delivery.properties, X_UNREADABLE);
+        let (body, redelivered) = (delivery.data, delivery.redelivered);
+        let incoming = Incoming { body, properties, progress, fault, redelivered };
         // On a first delivery the header can only be the producer's.
         let returns = if delivery.redelivered { returns(&delivery.properties) } else { 0 };
         Self { incoming, returns, acker: delivery.acker }
@@ -81,13 +90,14 @@ pub async fn get_one(channel: &Channel) -> Result<Option<Delivery>, BrokerError>
 }
 
 fn returns(properties: &BasicProperties) -> u32 {
-    let header = properties.headers().as_ref().and_then(|table| table.inner().get("x-delivery-count"));
-    header.and_then(as_number).map_or(0, |count| u32::try_from(count.max(0)).unwrap_or(u32::MAX))
+    header(properties, names::X_DELIVERY_COUNT)
+        .and_then(as_number)
+        .map_or(0, |count| u32::try_from(count.max(0)).unwrap_or(u32::MAX))
 }
 
 fn read(properties: &BasicProperties) -> (Properties, Progress) {
-    let header = |name: &str| properties.headers().as_ref().and_then(|table| table.inner().get(name));
-    let text = |name: &str| header(name).and_then(as_text);
+    let header = |name: &str| header(properties, name);
+    let text = |name: &str| text_header(properties, name);
     let time = |name: &str| text(name).and_then(|time| time.parse::<Timestamp>().ok());
     let short = |property: &Option<ShortString>| {
         property.as_ref().map(ToString::to_string).filter(|text| !text.is_empty())
@@ -110,6 +120,14 @@ fn read(properties: &BasicProperties) -> (Properties, Progress) {
         last_status: header(names::X_LAST_STATUS).and_then(as_number).and_then(|n| u16::try_from(n).ok()),
     };
     (carried, progress)
+}
+
+fn header<'a>(properties: &'a BasicProperties, name: &str) -> Option<&'a AMQPValue> {
+    properties.headers().as_ref()?.inner().get(name)
+}
+
+fn text_header(properties: &BasicProperties, name: &str) -> Option<String> {
+    header(properties, name).and_then(as_text)
 }
 
 fn as_text(value: &AMQPValue) -> Option<String> {

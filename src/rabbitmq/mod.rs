@@ -2,8 +2,10 @@
 
 pub mod connection;
 pub mod consumer;
+mod message_header;
 pub mod publisher;
 pub mod topology;
+mod wire_guard;
 
 pub use connection::{BrokerError, BrokerSettings, Session};
 pub use consumer::Delivery;

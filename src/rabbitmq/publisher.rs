@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::protocol::AMQPSoftError;
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Confirmation, Connection};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ErrorKind};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -32,9 +33,12 @@ pub enum PublishError {
     /// No confirm came in time.
     #[error("no confirm within {PUBLISH_TIMEOUT:?}")]
     TimedOut,
+    /// It is larger than the broker takes (any more): the limit was lowered while the command lay in its queue.
+    #[error("RabbitMQ refused it: {0}")]
+    TooLarge(String),
     /// The channel or the connection broke: no permission, no such exchange, connection lost.
     #[error("{0}")]
-    Broken(#[from] lapin::Error),
+    Broken(lapin::Error),
 }
 
 impl PublishError {
@@ -44,7 +48,20 @@ impl PublishError {
             Self::Rejected => "rejected",
             Self::Returned(_) => "returned",
             Self::TimedOut => "timeout",
+            Self::TooLarge(_) => "too_large",
             Self::Broken(_) => "broken",
+        }
+    }
+}
+
+impl From<lapin::Error> for PublishError {
+    /// Of what a publish can violate, we only ever violate the size: no expiration, no `user_id`, no `CC`.
+    fn from(error: lapin::Error) -> Self {
+        match error.kind() {
+            ErrorKind::ProtocolError(word) if word.get_id() == AMQPSoftError::PRECONDITIONFAILED.get_id() => {
+                Self::TooLarge(word.get_message().to_string())
+            }
+            _ => Self::Broken(error),
         }
     }
 }
@@ -150,5 +167,23 @@ fn amqp_value(value: &HeaderValue) -> AMQPValue {
         HeaderValue::Text(text) => AMQPValue::LongString(text.as_str().into()),
         HeaderValue::Number(number) => AMQPValue::LongLongInt(*number),
         HeaderValue::Flag(flag) => AMQPValue::Boolean(*flag),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lapin::protocol::AMQPError;
+
+    #[test]
+    fn a_violated_precondition_is_told_from_a_broken_channel() {
+        let error = |kind: AMQPSoftError| {
+            let word =
+                AMQPError::new(kind.into(), "message size 2 is larger than configured max size 1".into());
+            PublishError::from(lapin::Error::from(ErrorKind::ProtocolError(word)))
+        };
+        assert_eq!(error(AMQPSoftError::PRECONDITIONFAILED).as_str(), "too_large");
+        assert_eq!(error(AMQPSoftError::NOTFOUND).as_str(), "broken");
+        assert_eq!(error(AMQPSoftError::ACCESSREFUSED).as_str(), "broken");
     }
 }

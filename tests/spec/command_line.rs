@@ -18,7 +18,7 @@ fn binary(args: &[&str]) -> Command {
     command
 }
 
-fn with_settings(world: &World, args: &[&str]) -> Command {
+pub(crate) fn with_settings(world: &World, args: &[&str]) -> Command {
     let mut command = binary(args);
     command
         .env("AMQP_URL", broker().amqp_url(&world.vhost))
@@ -42,7 +42,7 @@ fn json_lines(bytes: &[u8]) -> Vec<Value> {
     text(bytes).lines().map(|line| serde_json::from_str(line).expect(line)).collect()
 }
 
-fn signal(child: &Child, name: &str) {
+pub(crate) fn signal(child: &Child, name: &str) {
     let killed = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap();
     assert!(killed.success());
 }

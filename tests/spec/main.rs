@@ -10,6 +10,7 @@ mod broker;
 mod command_line;
 mod commands;
 mod gates;
+mod hostile;
 mod operators_port;
 mod publishing;
 mod readme;

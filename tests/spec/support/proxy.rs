@@ -1,13 +1,17 @@
 //! A wire that a test can cut or freeze: a TCP proxy on loopback, between the worker and the broker or the API.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf},
-    sync::watch,
+    sync::{Notify, watch},
     task::AbortHandle,
 };
+
+/// For what came before a deadly word: a reset overtakes it.
+const TO_TAKE_IN: Duration = Duration::from_millis(50);
 
 /// What the wire does with its connections.
 #[derive(Clone, Copy, PartialEq)]
@@ -43,10 +47,15 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Listens on a port of its own and forwards to `target` (`host:port`).
     pub(crate) async fn start(target: impl Into<String>) -> Self {
+        Self::deadly(target, None).await
+    }
+
+    /// The same; a connection ends when this word comes from the target.
+    pub(crate) async fn deadly(target: impl Into<String>, word: Word) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
         let addr = listener.local_addr().expect("the address of a listener");
         let (wire, watched) = watch::channel(Wire::Whole);
-        let accepting = tokio::spawn(accept(listener, target.into(), watched)).abort_handle();
+        let accepting = tokio::spawn(accept(listener, target.into(), watched, word)).abort_handle();
         Self { addr, wire, accepting }
     }
 
@@ -83,27 +92,31 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, target: String, wire: watch::Receiver<Wire>) {
+type Word = Option<&'static str>;
+
+async fn accept(listener: TcpListener, target: String, wire: watch::Receiver<Wire>, word: Word) {
     while let Ok((near, _)) = listener.accept().await {
-        tokio::spawn(join(near, target.clone(), wire.clone()));
+        tokio::spawn(join(near, target.clone(), wire.clone(), word));
     }
 }
 
 /// Both directions until either side closes, or the wire is cut.
-async fn join(near: TcpStream, target: String, mut wire: watch::Receiver<Wire>) {
+async fn join(near: TcpStream, target: String, mut wire: watch::Receiver<Wire>, word: Word) {
     // Lingering for no time makes the close a reset.
     let _ = near.set_zero_linger();
-    let mut cut = wire.clone();
-    let forward = async move {
+    let (mut cut, heard) = (wire.clone(), Notify::new());
+    let forward = async {
         let _ = wire.wait_for(|wire| wire.carries(Direction::ToTarget)).await;
         let Ok(far) = TcpStream::connect(target).await else { return };
         let _ = (near.set_nodelay(true), far.set_nodelay(true));
         let (near, far) = (near.into_split(), far.into_split());
-        let (to, from) = (Direction::ToTarget, Direction::FromTarget);
-        tokio::join!(pump(near.0, far.1, wire.clone(), to), pump(far.0, near.1, wire, from));
+        let to = pump(near.0, far.1, wire.clone(), Direction::ToTarget, None);
+        let from = pump(far.0, near.1, wire, Direction::FromTarget, word.map(|word| (word, &heard)));
+        tokio::join!(to, from);
     };
     tokio::select! {
         () = forward => {}
+        () = heard.notified() => {}
         _ = cut.wait_for(|wire| *wire == Wire::Cut) => {}
     }
 }
@@ -114,13 +127,26 @@ async fn pump(
     mut to: OwnedWriteHalf,
     mut wire: watch::Receiver<Wire>,
     way: Direction,
+    deadly: Option<(&str, &Notify)>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        if let Some((word, heard)) = deadly
+            && let Some(place) = find(&buffer[..length], word.as_bytes())
+        {
+            let _ = to.write_all(&buffer[..place]).await;
+            tokio::time::sleep(TO_TAKE_IN).await;
+            heard.notify_one();
+            return;
+        }
         let thawed = wire.wait_for(|wire| wire.carries(way)).await.is_ok();
         if !thawed || to.write_all(&buffer[..length]).await.is_err() {
             return;
         }
     }
     let _ = to.shutdown().await;
+}
+
+fn find(bytes: &[u8], word: &[u8]) -> Option<usize> {
+    bytes.windows(word.len()).position(|window| window == word)
 }

@@ -134,6 +134,14 @@ impl World {
         eventually(&what, async || self.tester.dead_letters().into_iter().find(is_it)).await
     }
 
+    /// Waits until there are this many dead letters.
+    pub(crate) async fn dead_letters(&self, number: usize) -> Vec<Message> {
+        eventually(&format!("{number} dead letters"), async || {
+            Some(self.tester.dead_letters()).filter(|letters| letters.len() == number)
+        })
+        .await
+    }
+
     /// Waits until this many calls for a task have arrived.
     pub(crate) async fn called(&self, task: &str, times: usize) -> Vec<Value> {
         let what = format!("{times} calls for {task}");

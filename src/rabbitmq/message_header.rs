@@ -1,0 +1,403 @@
+//! A message's header as the broker sends it (class, size, properties), read before the client library reads it. What the
+//! library could not survive is left out; what the worker could then not know of becomes a fault of the message. Pure.
+
+use std::str;
+
+use crate::messages::names;
+
+/// Names what is wrong with a message's properties, for `rabbitmq::consumer`. Whoever forges it has only his own command refused.
+pub(super) const X_UNREADABLE: &str = "x-unreadable";
+
+/// Every AMQP peer takes frames of 4,096 bytes, eight of them around the payload, whatever else was agreed.
+const LARGEST: usize = 4096 - 8;
+/// Tables and arrays in each other. `x-death` has two. Each level costs the library up to ten KiB of a stack of two MiB.
+const DEEPEST: usize = 16;
+const LONGEST_TEXT: usize = 1024;
+/// What is kept of a header table that cannot be passed on as it is, the most needed first.
+const KEPT: [&str; 14] = [
+    names::X_ATTEMPTS,
+    names::X_AMBIGUOUS,
+    names::X_LAST_STATUS,
+    names::X_DELIVERY_COUNT,
+    names::X_FIRST_SEEN,
+    names::X_NOT_BEFORE,
+    names::X_FAILED_AT,
+    names::X_FAILURE_REASON,
+    names::X_PUBLISHED_BY,
+    "x-first-death-reason",
+    "x-first-death-queue",
+    names::TRACEPARENT,
+    names::TRACESTATE,
+    names::X_FAILURE_DETAIL,
+];
+const HEADERS: usize = 2;
+/// The properties in the order of their flags, from the highest bit.
+const PROPERTIES: [(&str, Form); 14] = [
+    ("content_type", Form::Text),
+    ("content_encoding", Form::Text),
+    ("headers", Form::Table),
+    ("delivery_mode", Form::Bytes(1)),
+    ("priority", Form::Bytes(1)),
+    ("correlation_id", Form::Text),
+    ("reply_to", Form::Text),
+    ("expiration", Form::Text),
+    ("message_id", Form::Text),
+    ("timestamp", Form::Bytes(8)),
+    ("type", Form::Text),
+    ("user_id", Form::Text),
+    ("app_id", Form::Text),
+    ("cluster_id", Form::Text),
+];
+
+#[derive(Clone, Copy)]
+enum Form {
+    Text,
+    Table,
+    Bytes(usize),
+}
+
+/// # Nothing that the client library cannot read ever reaches it
+///
+/// lapin reads nested tables by recursion on a thread whose stack we cannot choose, and an overflow ends the process. A short
+/// string that is no UTF-8 ends the connection, each time it is delivered. A header larger than the agreed frame, which the
+/// broker does send, silences the connection for ever. So a header that is small, flat and readable passes as it is (`None`);
+/// any other is written anew, with what the worker needs of it.
+pub(super) fn rewritten(payload: &[u8]) -> Option<Vec<u8>> {
+    let (frame, properties) = payload.split_at_checked(12)?;
+    let found = read_properties(properties);
+    let fault = found.as_ref().map_or_else(|| Some("its properties cannot be read".to_owned()), fault);
+    let found = found.unwrap_or_default();
+    let is_plain = found[HEADERS].is_none_or(|table| is_plain(table, DEEPEST));
+    if fault.is_none() && is_plain && payload.len() <= LARGEST {
+        return None;
+    }
+    Some([frame, &write_properties(&found, fault.as_deref())].concat())
+}
+
+/// The text of a short string that is read by somebody else, without what is no UTF-8; of the same length.
+pub(super) fn make_readable(text: &mut [u8]) {
+    if str::from_utf8(text).is_err() {
+        text.iter_mut().filter(|byte| !byte.is_ascii()).for_each(|byte| *byte = b'?');
+    }
+}
+
+/// Values without their lengths.
+type Found<'a> = [Option<&'a [u8]>; PROPERTIES.len()];
+
+fn read_properties(bytes: &[u8]) -> Option<Found<'_>> {
+    let mut rest = Reader(bytes);
+    let flags = rest.number(2)?;
+    let mut found = Found::default();
+    for (place, (_, form)) in PROPERTIES.iter().enumerate() {
+        if flags & (1 << (15 - place)) != 0 {
+            found[place] = Some(match form {
+                Form::Text => rest.short()?,
+                Form::Table => rest.long()?,
+                Form::Bytes(count) => rest.take(*count)?,
+            });
+        }
+    }
+    (rest.0.is_empty() && flags % 4 == 0).then_some(found)
+}
+
+fn fault(found: &Found<'_>) -> Option<String> {
+    let texts = PROPERTIES.iter().zip(found).filter(|((_, form), _)| matches!(form, Form::Text));
+    let mut bad = texts.filter_map(|((name, _), value)| value.map(|value| (name, value)));
+    let (name, value) = bad.find(|(_, value)| str::from_utf8(value).is_err())?;
+    Some(format!("its {name} is not UTF-8: {}", value.escape_ascii()))
+}
+
+fn write_properties(found: &Found<'_>, fault: Option<&str>) -> Vec<u8> {
+    let (mut flags, mut values) = (0_u16, Vec::new());
+    let others = (0..).zip(found).filter(|(place, _)| *place != HEADERS);
+    let others: usize = others.filter_map(|(_, value)| value.map(|value| value.len() + 1)).sum();
+    let table = kept(found[HEADERS].unwrap_or_default(), fault, LARGEST - 18 - others);
+    for (place, (_, form)) in PROPERTIES.iter().enumerate() {
+        match (form, found[place]) {
+            (Form::Table, _) => put_long(&mut values, &table),
+            (Form::Text, Some(text)) if str::from_utf8(text).is_ok() => put_short(&mut values, text),
+            (Form::Bytes(_), Some(bytes)) => values.extend(bytes),
+            _ => continue,
+        }
+        flags |= 1 << (15 - place);
+    }
+    [&flags.to_be_bytes()[..], &values].concat()
+}
+
+/// The entries of [`KEPT`] that are no tables, in at most `room` bytes; of several with one name the last.
+fn kept(table: &[u8], fault: Option<&str>, room: usize) -> Vec<u8> {
+    let fault = fault.map(entry_of_fault);
+    let mut found = [None; KEPT.len()];
+    let mut rest = Reader(table);
+    while let Some(entry) = rest.entry() {
+        let place = KEPT.iter().position(|kept| kept.as_bytes() == entry.name);
+        let is_small = !matches!(entry.kind, b'F' | b'A') && entry.value.len() <= LONGEST_TEXT;
+        if let Some(place) = place.filter(|_| is_small) {
+            found[place] = Some(entry.bytes);
+        }
+    }
+    let entries = fault.iter().map(Vec::as_slice).chain(found.into_iter().flatten());
+    entries.fold(Vec::new(), |kept, bytes| {
+        if kept.len() + bytes.len() <= room { [&kept[..], bytes].concat() } else { kept }
+    })
+}
+
+fn entry_of_fault(fault: &str) -> Vec<u8> {
+    let mut entry = Vec::new();
+    put_short(&mut entry, X_UNREADABLE.as_bytes());
+    entry.push(b'S');
+    put_long(&mut entry, &fault.as_bytes()[..fault.len().min(LONGEST_TEXT)]);
+    entry
+}
+
+/// Flat enough, and every name, type and length is as it should be.
+fn is_plain(table: &[u8], depth: usize) -> bool {
+    let mut rest = Reader(table);
+    while let Some(entry) = rest.entry() {
+        if str::from_utf8(entry.name).is_err() || !is_plain_value(entry.kind, entry.value, depth) {
+            return false;
+        }
+    }
+    rest.0.is_empty()
+}
+
+fn is_plain_value(kind: u8, value: &[u8], depth: usize) -> bool {
+    match kind {
+        b'F' => depth > 0 && is_plain(value, depth - 1),
+        b'A' if depth > 0 => {
+            let mut rest = Reader(value);
+            while let Some((kind, value)) = rest.value() {
+                if !is_plain_value(kind, value, depth - 1) {
+                    return false;
+                }
+            }
+            rest.0.is_empty()
+        }
+        b'A' => false,
+        _ => true,
+    }
+}
+
+fn put_short(bytes: &mut Vec<u8>, text: &[u8]) {
+    // A short string was read from one byte of length, or is one of our own names.
+    bytes.push(u8::try_from(text.len()).unwrap_or_default());
+    bytes.extend(text);
+}
+
+fn put_long(bytes: &mut Vec<u8>, text: &[u8]) {
+    bytes.extend(u32::try_from(text.len()).unwrap_or_default().to_be_bytes());
+    bytes.extend(text);
+}
+
+/// One header, and the bytes of all of it.
+struct Entry<'a> {
+    name: &'a [u8],
+    kind: u8,
+    value: &'a [u8],
+    bytes: &'a [u8],
+}
+
+/// What is left to read. Whoever gets `None` has come to the end, or to something that cannot be read.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn number(&mut self, bytes: usize) -> Option<usize> {
+        Some(self.take(bytes)?.iter().fold(0, |number, byte| number << 8 | usize::from(*byte)))
+    }
+
+    fn short(&mut self) -> Option<&'a [u8]> {
+        let length = self.number(1)?;
+        self.take(length)
+    }
+
+    fn long(&mut self) -> Option<&'a [u8]> {
+        let length = self.number(4)?;
+        self.take(length)
+    }
+
+    /// Type and value.
+    fn value(&mut self) -> Option<(u8, &'a [u8])> {
+        let before = self.0;
+        let read = self.take(1).and_then(|kind| Some((kind[0], self.value_of(kind[0])?)));
+        if read.is_none() {
+            self.0 = before;
+        }
+        read
+    }
+
+    /// The types of RabbitMQ; where they differ from AMQP's, the library takes RabbitMQ's side.
+    fn value_of(&mut self, kind: u8) -> Option<&'a [u8]> {
+        match kind {
+            b'V' => self.take(0),
+            b't' | b'b' | b'B' => self.take(1),
+            b's' | b'U' | b'u' => self.take(2),
+            b'I' | b'i' | b'f' => self.take(4),
+            b'D' => self.take(5),
+            b'l' | b'L' | b'd' | b'T' => self.take(8),
+            b'S' | b'x' | b'F' | b'A' => self.long(),
+            _ => None,
+        }
+    }
+
+    fn entry(&mut self) -> Option<Entry<'a>> {
+        let before = self.0;
+        let read = self.short().and_then(|name| self.value().map(|(kind, value)| (name, kind, value)));
+        let Some((name, kind, value)) = read else {
+            self.0 = before;
+            return None;
+        };
+        Some(Entry { name, kind, value, bytes: &before[..before.len() - self.0.len()] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lapin::protocol::basic::{AMQPProperties, parse_properties};
+    use lapin::types::AMQPValue;
+    use proptest::prelude::*;
+
+    const CLASS_AND_SIZE: [u8; 12] = [0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
+
+    fn header(flags: u16, values: &[&[u8]]) -> Vec<u8> {
+        [&CLASS_AND_SIZE[..], &flags.to_be_bytes(), &values.concat()].concat()
+    }
+
+    fn with_table(entries: &[u8]) -> Vec<u8> {
+        let mut table = Vec::new();
+        put_long(&mut table, entries);
+        header(0x2000, &[&table])
+    }
+
+    fn entry(name: &str, kind: u8, value: &[u8]) -> Vec<u8> {
+        let mut entry = Vec::new();
+        put_short(&mut entry, name.as_bytes());
+        entry.push(kind);
+        entry.extend(value);
+        entry
+    }
+
+    fn text(name: &str, value: &str) -> Vec<u8> {
+        let mut long = Vec::new();
+        put_long(&mut long, value.as_bytes());
+        entry(name, b'S', &long)
+    }
+
+    fn nested(levels: usize) -> Vec<u8> {
+        (0..levels).fold(Vec::new(), |inner, _| {
+            let mut table = Vec::new();
+            put_long(&mut table, &inner);
+            entry("", b'F', &table)
+        })
+    }
+
+    /// As the client library reads it.
+    fn read(payload: &[u8]) -> AMQPProperties {
+        let payload = rewritten(payload).unwrap_or(payload.to_vec());
+        assert!(payload.len() <= LARGEST && payload[..12] == CLASS_AND_SIZE);
+        let (rest, properties) = parse_properties(&payload[12..]).expect("readable properties");
+        assert!(rest.is_empty());
+        properties
+    }
+
+    fn text_of(properties: &AMQPProperties, name: &str) -> Option<String> {
+        match properties.headers().as_ref()?.inner().get(name)? {
+            AMQPValue::LongString(text) => Some(text.to_string()),
+            other => Some(format!("{other:?}")),
+        }
+    }
+
+    #[test]
+    fn what_can_be_read_passes_as_it_is() {
+        assert_eq!(rewritten(&header(0, &[])), None);
+        assert_eq!(rewritten(&header(0x1080, &[&[2], b"\x02id"])), None);
+        assert_eq!(rewritten(&with_table(&[text("any", "thing"), nested(DEEPEST)].concat())), None);
+        assert_eq!(rewritten(&with_table(&text("long", &"x".repeat(4000)))), None);
+    }
+
+    #[test]
+    fn what_is_deep_or_large_is_left_out_and_what_the_worker_reads_is_kept() {
+        let ours = [text("traceparent", "00-1"), entry("x-attempts", b'l', &7_i64.to_be_bytes())].concat();
+        let strange = [0xff, b'V'];
+        let strange = [&[1][..], &strange].concat();
+        for foreign in [nested(DEEPEST + 1), text("long", &"x".repeat(100_000)), strange] {
+            let properties = read(&with_table(&[foreign, ours.clone()].concat()));
+            assert_eq!(text_of(&properties, "traceparent").as_deref(), Some("00-1"));
+            assert_eq!(text_of(&properties, "x-attempts").as_deref(), Some("LongLongInt(7)"));
+            assert_eq!(properties.headers().as_ref().unwrap().inner().len(), 2);
+        }
+    }
+
+    #[test]
+    fn of_several_headers_with_one_name_the_last_counts() {
+        let twice = [text("traceparent", "00-1"), text("traceparent", "00-2")].concat();
+        let large = [text("long", &"x".repeat(5000)), twice.clone()].concat();
+        for entries in [twice, large] {
+            assert_eq!(text_of(&read(&with_table(&entries)), "traceparent").as_deref(), Some("00-2"));
+        }
+    }
+
+    #[test]
+    fn a_property_that_is_no_utf_8_is_named_and_left_out() {
+        let properties = read(&header(0x0480, &[b"\x04corr", b"\x03\xff\xfe!"]));
+        assert_eq!(properties.correlation_id().as_ref().unwrap().as_str(), "corr");
+        assert!(properties.message_id().is_none());
+        let fault = text_of(&properties, X_UNREADABLE);
+        assert_eq!(fault.as_deref(), Some(r"its message_id is not UTF-8: \xff\xfe!"));
+    }
+
+    #[test]
+    fn properties_that_end_too_early_are_a_fault_of_the_message() {
+        for broken in [&header(0x1080, &[&[2], b"\x09id"])[..], &header(0x0001, &[]), &CLASS_AND_SIZE] {
+            let fault = text_of(&read(broken), X_UNREADABLE);
+            assert_eq!(fault.as_deref(), Some("its properties cannot be read"));
+        }
+    }
+
+    #[test]
+    fn the_deepest_table_that_a_message_can_hold_costs_no_stack() {
+        let entries =
+            (0..1_000_000_u32).rev().flat_map(|inner| [&[0, b'F'][..], &(6 * inner).to_be_bytes()].concat());
+        let deep = with_table(&entries.collect::<Vec<_>>());
+        assert!(read(&deep).headers().as_ref().unwrap().inner().is_empty());
+    }
+
+    fn value() -> impl Strategy<Value = (u8, Vec<u8>)> {
+        let kinds = proptest::sample::select(b"tbBsUuIifDlLdTVSxFAz".to_vec());
+        (kinds, proptest::collection::vec(any::<u8>(), 0..40))
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_the_client_library_cannot_read_ever_reaches_it(
+            flags in any::<u16>(), values in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..16),
+            sizes in any::<bool>(), entries in proptest::collection::vec(("[a-z]{0,9}", value()), 0..9),
+        ) {
+            // With lengths that fit, or with lengths of any kind.
+            let values: Vec<Vec<u8>> = values.into_iter().map(|mut value| {
+                if sizes { value.truncate(255); value.insert(0, u8::try_from(value.len()).unwrap()); }
+                value
+            }).collect();
+            let values: Vec<_> = values.iter().map(Vec::as_slice).collect();
+            read(&header(flags, &values));
+            let table = entries.iter().flat_map(|(name, (kind, value))| {
+                let mut long = Vec::new();
+                put_long(&mut long, value);
+                let mut fit = value.clone();
+                fit.resize(match kind { b'V' => 0, b't' | b'b' | b'B' => 1, b's' | b'U' | b'u' => 2, b'I' | b'i' | b'f' => 4, b'D' => 5, _ => 8 }, 0);
+                match (sizes, kind) {
+                    (false, _) => entry(name, *kind, value),
+                    (_, b'S' | b'x' | b'F' | b'A') => entry(name, *kind, &long),
+                    _ => entry(name, *kind, &fit),
+                }
+            });
+            read(&with_table(&table.collect::<Vec<_>>()));
+        }
+    }
+}
