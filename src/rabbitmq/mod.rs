@@ -2,6 +2,7 @@
 
 pub mod connection;
 pub mod consumer;
+pub mod envelope;
 pub mod publisher;
 pub mod topology;
 
