@@ -44,7 +44,8 @@ impl Publication {
     ) -> Self {
         let mut headers = progress_headers(progress, first_seen);
         headers.push((names::X_AMBIGUOUS, HeaderValue::Flag(progress.ambiguous)));
-        push_time(&mut headers, names::X_NOT_BEFORE, progress.not_before);
+        // To the nanosecond: cut to milliseconds it would undercut the wait that it keeps.
+        push_text(&mut headers, names::X_NOT_BEFORE, progress.not_before.map(|m| m.to_string()).as_ref());
         push_text(&mut headers, names::X_PUBLISHED_BY, incoming.properties.published_by.as_ref());
         Self::copy(incoming, names::RETRY_EXCHANGE, queue, headers)
     }

@@ -93,3 +93,69 @@ fn amqp_value(value: &HeaderValue) -> AMQPValue {
         HeaderValue::Flag(flag) => AMQPValue::Boolean(*flag),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::messages::Incoming;
+    use proptest::option::of;
+    use proptest::prelude::*;
+
+    fn any_moment() -> impl Strategy<Value = Timestamp> {
+        (0_i64..=253_402_207_200, 0_i32..1_000_000_000).prop_map(|(s, ns)| Timestamp::new(s, ns).unwrap())
+    }
+
+    fn with_header(name: &str, value: AMQPValue) -> Progress {
+        let mut headers = FieldTable::default();
+        headers.insert(name.into(), value);
+        read(&BasicProperties::default().with_headers(headers)).1
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_command_has_come_through_survives_a_wait(
+            attempts: u32, ambiguous: bool, first_seen in any_moment(), not_before in of(any_moment()),
+            last_status in of(any::<u16>()), texts in proptest::array::uniform6(of("\\PC{1,60}")),
+        ) {
+            let [message_id, correlation_id, content_type, traceparent, tracestate, published_by] = texts;
+            let properties =
+                Properties { message_id, correlation_id, content_type, traceparent, tracestate, published_by };
+            let progress = Progress { attempts, ambiguous, first_seen: None, not_before, last_status };
+            let incoming = Incoming { properties, ..Incoming::default() };
+            let copy = Publication::waiting_copy(&incoming, "q".into(), &progress, first_seen);
+            let (carried, read) = read(&write(&copy));
+            prop_assert_eq!(&carried, &incoming.properties);
+            let seen = read.first_seen.unwrap();
+            prop_assert!(seen <= first_seen && first_seen.duration_since(seen).as_millis() == 0);
+            prop_assert_eq!(Progress { first_seen: None, ..read }, progress);
+        }
+    }
+
+    #[test]
+    fn a_header_that_makes_no_sense_is_as_if_it_were_not_there() {
+        let nothing = Progress::default();
+        assert_eq!(with_header(names::X_ATTEMPTS, AMQPValue::LongInt(-7)), nothing);
+        assert_eq!(with_header(names::X_ATTEMPTS, AMQPValue::LongString("7".into())), nothing);
+        assert_eq!(with_header(names::X_LAST_STATUS, AMQPValue::LongInt(70_000)), nothing);
+        assert_eq!(with_header(names::X_FIRST_SEEN, AMQPValue::Timestamp(0)), nothing);
+        assert_eq!(with_header(names::X_FIRST_SEEN, AMQPValue::LongString("x".repeat(2000).into())), nothing);
+        assert_eq!(with_header(names::X_AMBIGUOUS, AMQPValue::LongInt(1)), nothing);
+    }
+
+    #[test]
+    fn a_number_is_read_whatever_its_width() {
+        use AMQPValue::{LongInt, LongLongInt, LongUInt, ShortInt, ShortShortInt, ShortShortUInt, ShortUInt};
+        for seven in [
+            ShortShortInt(7),
+            ShortShortUInt(7),
+            ShortInt(7),
+            ShortUInt(7),
+            LongInt(7),
+            LongUInt(7),
+            LongLongInt(7),
+        ] {
+            assert_eq!(with_header(names::X_ATTEMPTS, seven).attempts, 7);
+        }
+        assert_eq!(with_header(names::X_ATTEMPTS, LongLongInt(i64::MAX)).attempts, u32::MAX);
+    }
+}
