@@ -1,6 +1,7 @@
 //! The command as producers write it, and the ids that may stand in a URL. Decoding refuses; it never repairs.
 
 use std::fmt;
+use std::str::Utf8Error;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,9 @@ pub enum Malformed {
     /// The body is not a JSON object. (`serde` would take an array for a struct, so this is checked first.)
     #[error("the body is not a JSON object")]
     NotAnObject,
+    /// Nor can it be JSON.
+    #[error("the body is not UTF-8: {0}")]
+    NotUtf8(#[from] Utf8Error),
     /// The body is not JSON, or a member is missing, given twice or of the wrong type or form.
     #[error("not a valid command: {0}")]
     Json(#[from] serde_json::Error),
@@ -55,7 +59,8 @@ impl Command {
             return Err(Malformed::TooLarge(body.len()));
         }
         match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
-            Some(b'{') => Ok(serde_json::from_slice(body)?),
+            // First of all UTF-8: serde_json would not look at what stands in a member that nobody reads.
+            Some(b'{') => Ok(serde_json::from_str(str::from_utf8(body)?)?),
             _ => Err(Malformed::NotAnObject),
         }
     }
@@ -133,6 +138,12 @@ mod tests {
         for body in include_str!("../../tests/fixtures/refused_commands.jsonl").lines() {
             assert!(decode(body).is_err(), "{body} was accepted");
         }
+    }
+
+    #[test]
+    fn a_body_that_is_not_utf_8_is_refused_even_where_nobody_reads_it() {
+        let body = b"{\"org_id\":\"o\",\"task_id\":\"t\",\"extra\":\"\xff\"}";
+        assert!(Command::decode(body).unwrap_err().to_string().contains("UTF-8"));
     }
 
     #[test]
