@@ -82,8 +82,8 @@ impl Body {
 
 /// Both shapes of the API's errors: `{"code", "message"}` and `{"error": {"code", "message"}}`.
 fn member(json: &Value, name: &str) -> Option<String> {
-    let found = json.get(name).or_else(|| json.get("error")?.get(name))?;
-    found.as_str().map(str::to_owned)
+    let error = json.get("error").unwrap_or_default();
+    [json, error].into_iter().find_map(|place| place.get(name)?.as_str()).map(str::to_owned)
 }
 
 impl Answer {
@@ -157,11 +157,13 @@ mod tests {
     #[test]
     fn bodies_are_recognised_by_what_they_are() {
         let json = |code: &str| Body::Json { code: Some(code.into()), message: None };
-        let cases: [(Option<&str>, &str, Body); 9] = [
+        let cases: [(Option<&str>, &str, Body); 11] = [
             (None, "", Body::Empty),
             (Some("application/json"), "  \n", Body::Empty),
             (Some("application/json"), r#"{"code":"RESOURCE_NOT_FOUND"}"#, json("RESOURCE_NOT_FOUND")),
             (None, r#"{"error":{"code":"X"}}"#, json("X")),
+            (None, r#"{"code":404,"error":{"code":"X"}}"#, json("X")),
+            (None, r#"{"code":"X","error":{"code":"Y"}}"#, json("X")),
             (
                 Some("application/json"),
                 r#"{"error":true,"code":"ENDPOINT_NOT_FOUND"}"#,
