@@ -186,6 +186,27 @@ mod tests {
         }
 
         #[test]
+        fn a_command_is_read_as_it_was_written_wherever_its_members_stand(
+            org in "[A-Za-z0-9_-]{1,64}", task in "[A-Za-z0-9_-]{1,64}", reason in proptest::option::of(".*"),
+        ) {
+            let json = |name: &str, value: serde_json::Value| format!("{}:{value}", serde_json::json!(name));
+            let mut members = [json("org_id", org.clone().into()), json("reason", reason.clone().into()), json("task_id", task.clone().into())];
+            for _ in 0..members.len() {
+                members.rotate_left(1);
+                let command = decode(&format!("{{{}}}", members.join(","))).unwrap();
+                prop_assert_eq!((command.org_id.as_str(), command.task_id.as_str()), (org.as_str(), task.as_str()));
+                prop_assert_eq!(&command.reason, &reason);
+            }
+        }
+
+        #[test]
+        fn any_id_but_1_to_64_of_the_allowed_characters_is_refused(id in "[A-Za-z0-9_/.%é-]{0,70}") {
+            let is_valid = (1..=64).contains(&id.len()) && !id.contains(['/', '.', '%', 'é']);
+            let body = serde_json::json!({"org_id": id, "task_id": "t"}).to_string();
+            prop_assert_eq!(decode(&body).is_ok(), is_valid);
+        }
+
+        #[test]
         fn decoding_never_panics(body in proptest::collection::vec(any::<u8>(), 0..512)) {
             let _ = Command::decode(&body);
         }

@@ -119,6 +119,49 @@ mod tests {
         assert_eq!(decide(&status(422, Body::Lost)), Verdict::Rejected);
     }
 
+    #[test]
+    fn every_other_answer_means_what_the_contract_says() {
+        let plain = |code| decide(&status(code, Body::Empty));
+        assert_eq!([401, 429].map(plain), [Verdict::Unauthorized, Verdict::Throttled]);
+        assert_eq!([408, 421, 425, 500, 503, 599].map(plain), [Verdict::Transient; 6]);
+        assert_eq!([100, 200, 202, 301, 307, 399, 600].map(plain), [Verdict::Misdirected; 7]);
+        assert_eq!([400, 402, 405, 422, 499].map(plain), [Verdict::Rejected; 5]);
+        assert_eq!(
+            [403, 422].map(|code| decide(&status(code, json("ENDPOINT_NOT_FOUND")))),
+            [Verdict::Misdirected; 2]
+        );
+        assert_eq!([Body::Empty, json("X")].map(|body| decide(&status(403, body))), [Verdict::Forbidden; 2]);
+        assert_eq!(
+            [Body::Html, Body::Other].map(|body| decide(&status(403, body))),
+            [Verdict::Misdirected; 2]
+        );
+        assert_eq!(decide(&status(403, Body::Lost)), Verdict::Transient);
+    }
+
+    #[test]
+    fn a_call_without_an_answer_may_go_better_another_time() {
+        let detail = String::new;
+        assert_eq!(decide(&Answer::TimedOut), Verdict::Transient);
+        assert_eq!(decide(&Answer::ConnectionLost { detail: detail() }), Verdict::Transient);
+        assert_eq!(decide(&Answer::Unreachable { detail: detail() }), Verdict::Unreachable);
+    }
+
+    #[test]
+    fn the_worlds_faults_cost_a_command_nothing_and_only_the_worlds_health_counts_toward_the_breaker() {
+        let words = |rule: fn(Verdict) -> bool| -> Vec<&str> {
+            Verdict::ALL.into_iter().filter(|verdict| rule(*verdict)).map(Verdict::as_str).collect()
+        };
+        assert_eq!(
+            words(Verdict::spends_an_attempt),
+            ["deleted", "already_absent", "forbidden", "transient", "rejected"]
+        );
+        assert_eq!(
+            words(|verdict| !verdict.spends_an_attempt()),
+            ["throttled", "unauthorized", "misdirected", "unreachable"]
+        );
+        assert_eq!(words(Verdict::counts_toward_the_breaker), ["misdirected", "transient", "unreachable"]);
+    }
+
     fn any_body() -> impl Strategy<Value = Body> {
         prop_oneof![
             Just(Body::Empty),
