@@ -120,9 +120,10 @@ mod tests {
     }
 
     #[test]
-    fn every_other_answer_means_what_the_contract_says() {
+    fn every_answer_means_what_the_contract_says() {
         let plain = |code| decide(&status(code, Body::Empty));
-        assert_eq!([401, 429].map(plain), [Verdict::Unauthorized, Verdict::Throttled]);
+        assert_eq!([204, 401].map(plain), [Verdict::Deleted, Verdict::Unauthorized]);
+        assert_eq!([410, 429].map(plain), [Verdict::AlreadyAbsent, Verdict::Throttled]);
         assert_eq!([408, 421, 425, 500, 503, 599].map(plain), [Verdict::Transient; 6]);
         assert_eq!([100, 200, 202, 301, 307, 399, 600].map(plain), [Verdict::Misdirected; 7]);
         assert_eq!([400, 402, 405, 422, 499].map(plain), [Verdict::Rejected; 5]);
@@ -162,6 +163,14 @@ mod tests {
         assert_eq!(words(Verdict::counts_toward_the_breaker), ["misdirected", "transient", "unreachable"]);
     }
 
+    /// Any, and often one that means something of its own.
+    fn any_status() -> impl Strategy<Value = u16> {
+        prop_oneof![
+            100_u16..=999,
+            proptest::sample::select(vec![200, 204, 401, 403, 404, 408, 410, 429, 503])
+        ]
+    }
+
     fn any_body() -> impl Strategy<Value = Body> {
         prop_oneof![
             Just(Body::Empty),
@@ -175,7 +184,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_but_a_204_or_a_404_or_410_about_the_task_counts_as_success(code in 100_u16..=999, body in any_body()) {
+        fn nothing_but_a_204_or_a_404_or_410_about_the_task_counts_as_success(code in any_status(), body in any_body()) {
             let verdict = decide(&status(code, body.clone()));
             let about_the_task = !matches!(body, Body::Html | Body::Lost) && !body.denies_the_endpoint();
             prop_assert_eq!(verdict == Verdict::Deleted, code == 204);
@@ -183,7 +192,7 @@ mod tests {
         }
 
         #[test]
-        fn only_a_4xx_can_cost_a_command_its_place(code in 100_u16..=999, body in any_body()) {
+        fn only_a_4xx_can_cost_a_command_its_place(code in any_status(), body in any_body()) {
             let verdict = decide(&status(code, body));
             if matches!(verdict, Verdict::Forbidden | Verdict::Rejected) {
                 prop_assert!((400..500).contains(&code));
