@@ -58,6 +58,18 @@ pub fn read() -> Result<(Job, Logging), Vec<String>> {
     interpret(cli, io::stdin().lines().map_while(Result::ok))
 }
 
+/// The same from a command line and an input that are given: for tests of every kind.
+///
+/// # Errors
+/// One line for each wrong setting, or what clap says of a wrong flag.
+pub fn read_from<'a>(
+    args: impl IntoIterator<Item = &'a str>,
+    input: impl Iterator<Item = String>,
+) -> Result<(Job, Logging), Vec<String>> {
+    let cli = Cli::try_parse_from(args).map_err(|error| vec![error.to_string()])?;
+    interpret(cli, input)
+}
+
 fn interpret(cli: Cli, input: impl Iterator<Item = String>) -> Result<(Job, Logging), Vec<String>> {
     let mut reader = Reader::default();
     let (job, log) = match cli.command {
@@ -162,14 +174,13 @@ mod tests {
         ["tallyfy-delete-worker", "run", "--tallyfy-org-id=acme", "--tallyfy-access-token=tok"];
 
     fn problems(args: &[&str]) -> Vec<String> {
-        let cli = Cli::try_parse_from(BASE.iter().chain(args)).unwrap_or_else(|error| panic!("{error}"));
-        interpret(cli, std::iter::empty()).err().unwrap_or_default()
+        read_from(BASE.iter().chain(args).copied(), std::iter::empty()).err().unwrap_or_default()
     }
 
     fn delete(args: &[&str], input: &[&str]) -> Result<Vec<TaskId>, Vec<String>> {
         let base = ["tallyfy-delete-worker", "delete", "--org=acme", "--tallyfy-access-token=tok"];
-        let cli = Cli::try_parse_from(base.iter().chain(args)).unwrap_or_else(|error| panic!("{error}"));
-        interpret(cli, input.iter().map(ToString::to_string)).map(|(job, _)| match job {
+        let input = input.iter().map(ToString::to_string);
+        read_from(base.iter().chain(args).copied(), input).map(|(job, _)| match job {
             Job::Delete(_, _, tasks) => tasks,
             _ => panic!("not a delete"),
         })
@@ -210,8 +221,7 @@ mod tests {
     fn problems_with(flag: &str) -> Vec<String> {
         let name = flag.split('=').next().unwrap_or_default();
         let kept = BASE.iter().filter(|arg| arg.split('=').next() != Some(name)).copied();
-        let cli = Cli::try_parse_from(kept.chain([flag])).unwrap_or_else(|error| panic!("{error}"));
-        interpret(cli, std::iter::empty()).err().unwrap_or_default()
+        read_from(kept.chain([flag]), std::iter::empty()).err().unwrap_or_default()
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The command as producers write it, and the ids that may stand in a URL. Decoding refuses; it never repairs.
 
 use std::fmt;
+use std::str::Utf8Error;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,9 @@ pub enum Malformed {
     /// The body is not a JSON object. (`serde` would take an array for a struct, so this is checked first.)
     #[error("the body is not a JSON object")]
     NotAnObject,
+    /// Nor can it be JSON.
+    #[error("the body is not UTF-8: {0}")]
+    NotUtf8(#[from] Utf8Error),
     /// The body is not JSON, or a member is missing, given twice or of the wrong type or form.
     #[error("not a valid command: {0}")]
     Json(#[from] serde_json::Error),
@@ -55,7 +59,8 @@ impl Command {
             return Err(Malformed::TooLarge(body.len()));
         }
         match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
-            Some(b'{') => Ok(serde_json::from_slice(body)?),
+            // First of all UTF-8: serde_json would not look at what stands in a member that nobody reads.
+            Some(b'{') => Ok(serde_json::from_str(str::from_utf8(body)?)?),
             _ => Err(Malformed::NotAnObject),
         }
     }
@@ -136,6 +141,12 @@ mod tests {
     }
 
     #[test]
+    fn a_body_that_is_not_utf_8_is_refused_even_where_nobody_reads_it() {
+        let body = b"{\"org_id\":\"o\",\"task_id\":\"t\",\"extra\":\"\xff\"}";
+        assert!(Command::decode(body).unwrap_err().to_string().contains("UTF-8"));
+    }
+
+    #[test]
     fn a_body_of_64_kib_is_read_and_one_byte_more_is_refused() {
         let body = |bytes: usize| {
             let frame = r#"{"org_id":"o","task_id":"t","reason":""}"#;
@@ -172,6 +183,27 @@ mod tests {
                 prop_assert_eq!(url.path(), format!("/api/organizations/o/tasks/{text}/delete"));
                 prop_assert!(url.query().is_none() && url.fragment().is_none());
             }
+        }
+
+        #[test]
+        fn a_command_is_read_as_it_was_written_wherever_its_members_stand(
+            org in "[A-Za-z0-9_-]{1,64}", task in "[A-Za-z0-9_-]{1,64}", reason in proptest::option::of(".*"),
+        ) {
+            let json = |name: &str, value: serde_json::Value| format!("{}:{value}", serde_json::json!(name));
+            let mut members = [json("org_id", org.clone().into()), json("reason", reason.clone().into()), json("task_id", task.clone().into())];
+            for _ in 0..members.len() {
+                members.rotate_left(1);
+                let command = decode(&format!("{{{}}}", members.join(","))).unwrap();
+                prop_assert_eq!((command.org_id.as_str(), command.task_id.as_str()), (org.as_str(), task.as_str()));
+                prop_assert_eq!(&command.reason, &reason);
+            }
+        }
+
+        #[test]
+        fn any_id_but_1_to_64_of_the_allowed_characters_is_refused(id in "[A-Za-z0-9_/.%é-]{0,70}") {
+            let is_valid = (1..=64).contains(&id.len()) && !id.contains(['/', '.', '%', 'é']);
+            let body = serde_json::json!({"org_id": id, "task_id": "t"}).to_string();
+            prop_assert_eq!(decode(&body).is_ok(), is_valid);
         }
 
         #[test]

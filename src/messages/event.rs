@@ -168,10 +168,10 @@ impl Outcome {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub(crate) mod samples {
+    use super::{EndKind, Outcome};
 
-    fn outcome(outcome: EndKind) -> Outcome {
+    pub(crate) fn outcome(outcome: EndKind) -> Outcome {
         Outcome {
             command_id: "c1".into(),
             org_id: Some("o".into()),
@@ -187,6 +187,14 @@ mod tests {
             failure: None,
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::samples::outcome;
+    use super::*;
+    use FailureReason::{AttemptsExhausted, Expired, Forbidden, Malformed, OrgNotAllowed, Rejected};
+    use proptest::prelude::*;
 
     #[test]
     fn the_same_end_has_the_same_event_id_however_often_it_is_published() {
@@ -206,5 +214,39 @@ mod tests {
                      "ambiguous": false, "http_status": 204, "requested_by": "billing", "duration_ms": 41}
         });
         assert_eq!(serde_json::from_slice::<serde_json::Value>(&body).unwrap(), expected);
+    }
+    #[test]
+    fn a_word_is_the_same_in_a_header_an_event_and_a_metric() {
+        let kinds = [EndKind::Deleted, EndKind::AlreadyAbsent, EndKind::DeadLettered];
+        assert_eq!(kinds.map(EndKind::as_str), ["deleted", "already_absent", "dead_lettered"]);
+        for kind in kinds {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+        }
+        for reason in [Malformed, OrgNotAllowed, Expired, Forbidden, Rejected, AttemptsExhausted] {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
+        }
+    }
+
+    #[test]
+    fn a_command_without_an_id_gets_one_from_what_it_says() {
+        let body = br#"{"org_id":"o","task_id":"t"}"#;
+        let command = Command::decode(body).unwrap();
+        assert_eq!(Outcome::command_id(Some("m1"), Some(&command), body), "m1");
+        assert_eq!(Outcome::command_id(None, Some(&command), body), command.derived_id());
+        assert_eq!(Outcome::command_id(None, None, b"x"), Outcome::command_id(None, None, b"x"));
+        assert_ne!(Outcome::command_id(None, None, b"x"), Outcome::command_id(None, None, b"y"));
+    }
+
+    proptest! {
+        #[test]
+        fn two_events_share_an_id_only_where_command_and_type_are_the_same(
+            ids in proptest::array::uniform2("[a-c/.]{0,3}"), ends in proptest::array::uniform2(0_usize..3),
+        ) {
+            let kinds = [EndKind::Deleted, EndKind::AlreadyAbsent, EndKind::DeadLettered];
+            let [one, other] = [0, 1].map(|i| Outcome { command_id: ids[i].clone(), ..outcome(kinds[ends[i]]) });
+            let same = ids[0] == ids[1] && one.outcome.event_type() == other.outcome.event_type();
+            prop_assert_eq!(one.event_id() == other.event_id(), same);
+            prop_assert_eq!(Uuid::parse_str(&one.event_id()).unwrap().get_version_num(), 5);
+        }
     }
 }

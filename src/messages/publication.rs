@@ -44,7 +44,8 @@ impl Publication {
     ) -> Self {
         let mut headers = progress_headers(progress, first_seen);
         headers.push((names::X_AMBIGUOUS, HeaderValue::Flag(progress.ambiguous)));
-        push_time(&mut headers, names::X_NOT_BEFORE, progress.not_before);
+        // To the nanosecond: cut to milliseconds it would undercut the wait that it keeps.
+        push_text(&mut headers, names::X_NOT_BEFORE, progress.not_before.map(|m| m.to_string()).as_ref());
         push_text(&mut headers, names::X_PUBLISHED_BY, incoming.properties.published_by.as_ref());
         Self::copy(incoming, names::RETRY_EXCHANGE, queue, headers)
     }
@@ -113,4 +114,87 @@ fn push_text(headers: &mut Vec<(&'static str, HeaderValue)>, name: &'static str,
 
 fn push_time(headers: &mut Vec<(&'static str, HeaderValue)>, name: &'static str, time: Option<Timestamp>) {
     headers.extend(time.map(|time| (name, HeaderValue::Text(format!("{time:.3}")))));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::messages::Properties;
+    use HeaderValue::{Flag, Number, Text};
+
+    fn moment() -> Timestamp {
+        "2026-11-23T10:00:00.0005Z".parse().unwrap()
+    }
+
+    fn progress() -> Progress {
+        let not_before = Some(moment());
+        Progress { attempts: 3, ambiguous: true, first_seen: None, not_before, last_status: Some(503) }
+    }
+
+    fn incoming() -> Incoming {
+        let text = |text: &str| Some(text.to_owned());
+        let properties = Properties {
+            message_id: text("m1"),
+            correlation_id: text("c1"),
+            content_type: text("application/json"),
+            traceparent: text("00-1-2-01"),
+            tracestate: text("a=b"),
+            published_by: text("billing"),
+        };
+        Incoming { body: b"as it came".to_vec(), properties, ..Incoming::default() }
+    }
+
+    fn text(text: &str) -> HeaderValue {
+        Text(text.to_owned())
+    }
+
+    fn is_the_command_as_it_came(copy: &Publication) {
+        assert_eq!(copy.body, b"as it came");
+        let carried = [&copy.message_id, &copy.correlation_id, &copy.content_type].map(Option::as_deref);
+        assert_eq!(carried, [Some("m1"), Some("c1"), Some("application/json")]);
+    }
+
+    #[test]
+    fn a_waiting_copy_says_how_far_the_command_has_come_and_nothing_else() {
+        let copy = Publication::waiting_copy(&incoming(), "q".into(), &progress(), moment());
+        assert_eq!((copy.exchange, copy.routing_key.as_str()), ("task.retry", "q"));
+        is_the_command_as_it_came(&copy);
+        let expected = [
+            ("x-attempts", Number(3)),
+            ("x-first-seen", text("2026-11-23T10:00:00.000Z")),
+            ("x-last-status", Number(503)),
+            ("x-ambiguous", Flag(true)),
+            ("x-not-before", text("2026-11-23T10:00:00.0005Z")),
+            ("x-published-by", text("billing")),
+            ("traceparent", text("00-1-2-01")),
+            ("tracestate", text("a=b")),
+        ];
+        assert_eq!(copy.headers, expected);
+    }
+
+    #[test]
+    fn a_dead_letter_says_why_and_no_longer_when_to_try_again() {
+        let why = ("rejected", "HTTP 422");
+        let dead = Publication::dead_letter(&incoming(), &progress(), moment(), why, moment());
+        assert_eq!((dead.exchange, dead.routing_key.as_str()), ("task.dlx", "task.delete"));
+        is_the_command_as_it_came(&dead);
+        let names: Vec<_> = dead.headers.iter().map(|(name, _)| *name).collect();
+        let own = ["x-attempts", "x-first-seen", "x-last-status"];
+        let failure = ["x-failure-reason", "x-failure-detail", "x-failed-at"];
+        assert_eq!(names, [&own[..], &failure, &["traceparent", "tracestate"]].concat());
+        assert_eq!(
+            dead.headers[3..5],
+            [("x-failure-reason", text("rejected")), ("x-failure-detail", text("HTTP 422"))]
+        );
+    }
+
+    #[test]
+    fn an_event_has_its_own_id_body_and_type_and_the_commands_trace() {
+        let event = Publication::event(&incoming(), "task.deleted", "e1".into(), b"{}".to_vec());
+        assert_eq!((event.exchange, event.routing_key.as_str()), ("task.events", "task.deleted"));
+        assert_eq!((event.message_id.as_deref(), event.body.as_slice()), (Some("e1"), &b"{}"[..]));
+        assert_eq!(event.content_type.as_deref(), Some("application/cloudevents+json"));
+        assert_eq!(event.correlation_id.as_deref(), Some("c1"));
+        assert_eq!(event.headers, [("traceparent", text("00-1-2-01")), ("tracestate", text("a=b"))]);
+    }
 }

@@ -87,6 +87,7 @@ mod tests {
         assert_eq!(refusal(r#"{"org_id":"other","task_id":"t"}"#, None), Some(FailureReason::OrgNotAllowed));
         let late = r#"{"org_id":"mine","task_id":"t","not_after":"2026-11-23T09:59:59Z"}"#;
         assert_eq!(refusal(late, None), Some(FailureReason::Expired));
+        assert_eq!(refusal(&late.replace("09:59:59", "10:00:00"), None), None);
     }
 
     #[test]

@@ -82,8 +82,8 @@ impl Body {
 
 /// Both shapes of the API's errors: `{"code", "message"}` and `{"error": {"code", "message"}}`.
 fn member(json: &Value, name: &str) -> Option<String> {
-    let found = json.get(name).or_else(|| json.get("error")?.get(name))?;
-    found.as_str().map(str::to_owned)
+    let error = json.get("error").unwrap_or_default();
+    [json, error].into_iter().find_map(|place| place.get(name)?.as_str()).map(str::to_owned)
 }
 
 impl Answer {
@@ -153,19 +153,22 @@ pub(crate) mod samples {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use serde_json::json;
 
     #[test]
     fn bodies_are_recognised_by_what_they_are() {
-        let json = |code: &str| Body::Json { code: Some(code.into()), message: None };
-        let cases: [(Option<&str>, &str, Body); 9] = [
+        let coded = |code: &str| Body::Json { code: Some(code.into()), message: None };
+        let cases: [(Option<&str>, &str, Body); 11] = [
             (None, "", Body::Empty),
             (Some("application/json"), "  \n", Body::Empty),
-            (Some("application/json"), r#"{"code":"RESOURCE_NOT_FOUND"}"#, json("RESOURCE_NOT_FOUND")),
-            (None, r#"{"error":{"code":"X"}}"#, json("X")),
+            (Some("application/json"), r#"{"code":"RESOURCE_NOT_FOUND"}"#, coded("RESOURCE_NOT_FOUND")),
+            (None, r#"{"error":{"code":"X"}}"#, coded("X")),
+            (None, r#"{"code":404,"error":{"code":"X"}}"#, coded("X")),
+            (None, r#"{"code":"X","error":{"code":"Y"}}"#, coded("X")),
             (
                 Some("application/json"),
                 r#"{"error":true,"code":"ENDPOINT_NOT_FOUND"}"#,
-                json("ENDPOINT_NOT_FOUND"),
+                coded("ENDPOINT_NOT_FOUND"),
             ),
             (Some("TEXT/HTML; charset=utf-8"), "not found", Body::Html),
             (Some("text/html"), "", Body::Html),
@@ -177,7 +180,49 @@ mod tests {
         }
     }
 
+    #[test]
+    fn only_a_call_that_was_under_way_leaves_doubt() {
+        let detail = || "reset".to_owned();
+        let lost = [Answer::TimedOut, Answer::ConnectionLost { detail: detail() }];
+        let known = [Answer::Unreachable { detail: detail() }, samples::status(503, Body::Lost)];
+        assert!(lost.iter().all(Answer::leaves_doubt) && !known.iter().any(Answer::leaves_doubt));
+        assert_eq!(known.map(|answer| answer.status()), [None, Some(503)]);
+    }
+
+    #[test]
+    fn an_answer_has_a_class_and_a_line_for_a_person() {
+        let told = |answer: Answer| (answer.class(), answer.describe());
+        let both = Body::Json { code: Some("C".into()), message: Some("m".into()) };
+        let status = |status, body| told(samples::status(status, body));
+        assert_eq!(status(204, Body::Empty), ("2xx", "HTTP 204".into()));
+        assert_eq!(status(302, Body::Html), ("3xx", "HTTP 302 an HTML page".into()));
+        assert_eq!(status(422, both), ("4xx", "HTTP 422 C: m".into()));
+        assert_eq!(status(503, Body::Lost), ("5xx", "HTTP 503 a body that broke off".into()));
+        assert_eq!(status(600, Body::Other), ("other", "HTTP 600".into()));
+        assert_eq!(told(Answer::TimedOut), ("timeout", "no answer within REQUEST_TIMEOUT".into()));
+        let detail = || "reset".to_owned();
+        let lost = told(Answer::ConnectionLost { detail: detail() });
+        assert_eq!(lost, ("connection_lost", "connection lost after sending: reset".into()));
+        let unreachable = told(Answer::Unreachable { detail: detail() });
+        assert_eq!(unreachable, ("unreachable", "API unreachable: reset".into()));
+    }
+
     proptest! {
+        #[test]
+        fn a_page_is_a_page_whatever_its_type_and_white_space(kind in proptest::option::of(".*"), blank in "[ \t\r\n]{0,5}", rest in ".*") {
+            let body = format!("{blank}<{rest}");
+            prop_assert_eq!(Body::recognise(kind.as_deref(), body.as_bytes()), Body::Html);
+        }
+
+        #[test]
+        fn the_code_for_the_endpoint_is_found_beside_whatever_else_there_is(message in ".*", number: i64) {
+            let denies = |json: &Value| Body::recognise(None, json.to_string().as_bytes()).denies_the_endpoint();
+            let code = json!({"code": ENDPOINT_NOT_FOUND, "message": message});
+            let nested = json!({"error": code, "message": message, "code": number});
+            let mentioned = json!({"code": format!("x{message}"), "message": ENDPOINT_NOT_FOUND});
+            prop_assert_eq!([code, nested, mentioned].map(|json| denies(&json)), [true, true, false]);
+        }
+
         #[test]
         fn recognising_never_panics(kind in proptest::option::of(".*"), bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = Body::recognise(kind.as_deref(), &bytes);

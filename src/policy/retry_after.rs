@@ -63,6 +63,15 @@ mod tests {
     }
 
     #[test]
+    fn an_absurd_date_of_the_server_does_not_count_and_one_of_a_day_does() {
+        let now = at("2026-11-23T10:00:00Z");
+        let wait = |date| floor(Some("Mon, 23 Nov 2026 10:00:07 GMT"), Some(date), now);
+        assert_eq!(wait("Sun, 22 Nov 2026 10:00:07 GMT"), Some(LONGEST));
+        assert_eq!(wait("Sun, 22 Nov 2026 10:00:06 GMT"), Some(Duration::from_secs(7)));
+        assert_eq!(wait("yesterday"), Some(Duration::from_secs(7)));
+    }
+
+    #[test]
     fn nonsense_is_as_if_there_were_none() {
         let now = at("2026-11-23T10:00:00Z");
         for value in [
@@ -85,6 +94,15 @@ mod tests {
         fn no_header_panics_or_parks_for_more_than_a_day(value in ".*", date in proptest::option::of(".*")) {
             let wait = floor(Some(&value), date.as_deref(), at("2026-11-23T10:00:00Z"));
             prop_assert!(wait.unwrap_or_default() <= LONGEST);
+        }
+
+        #[test]
+        fn a_date_is_undercut_by_neither_clock(now in 0_i64..4_000_000_000, ours in 0_i64..=86_400, theirs in 0_i64..=86_400) {
+            let written = |moment| httpdate::fmt_http_date(SystemTime::try_from(Timestamp::from_second(moment).unwrap()).unwrap());
+            let (until, sent) = (now + ours, (now + ours - theirs).max(0));
+            let wait = floor(Some(&written(until)), Some(&written(sent)), Timestamp::from_second(now).unwrap());
+            let longer = (until - now).max(until - sent).unsigned_abs();
+            prop_assert_eq!(wait, Some(Duration::from_secs(longer)));
         }
 
         #[test]

@@ -237,7 +237,22 @@ mod tests {
         assert_eq!([100, 5000, 90_000, 120_000, 3_600_000].map(name), ["100ms", "5s", "90s", "2m", "1h"]);
     }
 
+    #[test]
+    fn a_rungs_queue_has_its_name_and_its_wait() {
+        let rungs = schedule().ladder.rungs().to_vec();
+        let queues: Vec<_> = rungs.iter().map(|rung| (rung.queue(), rung.ttl_ms())).collect();
+        assert_eq!(queues[0], ("task.delete.wait.5s".into(), 5000));
+        assert_eq!(queues[4], ("task.delete.wait.1h".into(), 3_600_000));
+    }
+
     proptest! {
+        #[test]
+        fn a_rungs_name_is_its_wait_so_no_two_share_a_queue(millis in 1_u64..=86_400_000) {
+            let rung = Rung(Duration::from_millis(millis));
+            let read: jiff::SignedDuration = rung.name().parse().unwrap();
+            prop_assert_eq!(Duration::try_from(read).unwrap(), rung.wait());
+        }
+
         #[test]
         fn no_wait_undercuts_a_retry_after_that_a_rung_can_hold(
             spent in 0_u32..19, age in 0_u64..200_000, floor in 0_u64..=3600, sleeps in any::<bool>(),

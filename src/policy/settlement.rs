@@ -59,3 +59,65 @@ fn event(outcome: &Outcome, incoming: &Incoming, now: Timestamp) -> Publication 
     let body = outcome.event_body(&id, now);
     Publication::event(incoming, outcome.outcome.event_type(), id, body)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::messages::event::{Failure, samples};
+    use crate::messages::{EndKind, FailureReason};
+    use crate::policy::retry_schedule::Ladder;
+    use std::time::Duration;
+
+    const NOW: &str = "2026-11-23T10:00:00Z";
+
+    fn dead() -> Settlement {
+        let failure = Some(Failure { reason: FailureReason::Rejected, detail: "HTTP 422".into() });
+        let outcome = Outcome { failure, ..samples::outcome(EndKind::DeadLettered) };
+        Settlement::DeadLetter(outcome, Progress::default())
+    }
+
+    fn waits() -> [Settlement; 2] {
+        let rung = Ladder::new(vec![Duration::from_secs(5)]).unwrap().rungs()[0];
+        let progress = Progress { attempts: 2, ..Progress::default() };
+        [Settlement::RetryLater(rung, progress.clone()), Settlement::Postpone(rung, progress)]
+    }
+
+    fn published(settlement: &Settlement) -> Vec<Publication> {
+        let incoming = Incoming { body: b"as it came".to_vec(), ..Incoming::default() };
+        settlement.publications(&incoming, NOW.parse().unwrap())
+    }
+
+    fn addresses(settlement: &Settlement) -> Vec<String> {
+        published(settlement).iter().map(|p| format!("{} {}", p.exchange, p.routing_key)).collect()
+    }
+
+    #[test]
+    fn each_settlement_publishes_its_part_and_a_dead_letter_comes_before_its_event() {
+        for end in [EndKind::Deleted, EndKind::AlreadyAbsent] {
+            assert_eq!(addresses(&Settlement::Finish(samples::outcome(end))), ["task.events task.deleted"]);
+        }
+        assert_eq!(addresses(&dead()), ["task.dlx task.delete", "task.events task.delete_failed"]);
+        for wait in waits() {
+            assert_eq!(addresses(&wait), ["task.retry task.delete.wait.5s"]);
+            assert_eq!(published(&wait)[0].body, b"as it came");
+        }
+        assert_eq!(published(&Settlement::Return), []);
+    }
+
+    #[test]
+    fn an_event_is_known_by_the_id_of_its_end() {
+        let outcome = samples::outcome(EndKind::Deleted);
+        let event = &published(&Settlement::Finish(outcome.clone()))[0];
+        assert_eq!(event.message_id, Some(outcome.event_id()));
+        assert_eq!(event.body, outcome.event_body(&outcome.event_id(), NOW.parse().unwrap()));
+    }
+
+    #[test]
+    fn a_settlement_has_one_word() {
+        let finish = Settlement::Finish(samples::outcome(EndKind::AlreadyAbsent));
+        let [retry, postpone] = waits();
+        let words =
+            [finish, dead(), retry, postpone, Settlement::Return].map(|settlement| settlement.as_str());
+        assert_eq!(words, ["already_absent", "dead_lettered", "retry_later", "postponed", "returned"]);
+    }
+}

@@ -119,6 +119,58 @@ mod tests {
         assert_eq!(decide(&status(422, Body::Lost)), Verdict::Rejected);
     }
 
+    #[test]
+    fn every_answer_means_what_the_contract_says() {
+        let plain = |code| decide(&status(code, Body::Empty));
+        assert_eq!([204, 401].map(plain), [Verdict::Deleted, Verdict::Unauthorized]);
+        assert_eq!([410, 429].map(plain), [Verdict::AlreadyAbsent, Verdict::Throttled]);
+        assert_eq!([408, 421, 425, 500, 503, 599].map(plain), [Verdict::Transient; 6]);
+        assert_eq!([100, 200, 202, 301, 307, 399, 600].map(plain), [Verdict::Misdirected; 7]);
+        assert_eq!([400, 402, 405, 422, 499].map(plain), [Verdict::Rejected; 5]);
+        assert_eq!(
+            [403, 422].map(|code| decide(&status(code, json("ENDPOINT_NOT_FOUND")))),
+            [Verdict::Misdirected; 2]
+        );
+        assert_eq!([Body::Empty, json("X")].map(|body| decide(&status(403, body))), [Verdict::Forbidden; 2]);
+        assert_eq!(
+            [Body::Html, Body::Other].map(|body| decide(&status(403, body))),
+            [Verdict::Misdirected; 2]
+        );
+        assert_eq!(decide(&status(403, Body::Lost)), Verdict::Transient);
+    }
+
+    #[test]
+    fn a_call_without_an_answer_may_go_better_another_time() {
+        let detail = String::new;
+        assert_eq!(decide(&Answer::TimedOut), Verdict::Transient);
+        assert_eq!(decide(&Answer::ConnectionLost { detail: detail() }), Verdict::Transient);
+        assert_eq!(decide(&Answer::Unreachable { detail: detail() }), Verdict::Unreachable);
+    }
+
+    #[test]
+    fn the_worlds_faults_cost_a_command_nothing_and_only_the_worlds_health_counts_toward_the_breaker() {
+        let words = |rule: fn(Verdict) -> bool| -> Vec<&str> {
+            Verdict::ALL.into_iter().filter(|verdict| rule(*verdict)).map(Verdict::as_str).collect()
+        };
+        assert_eq!(
+            words(Verdict::spends_an_attempt),
+            ["deleted", "already_absent", "forbidden", "transient", "rejected"]
+        );
+        assert_eq!(
+            words(|verdict| !verdict.spends_an_attempt()),
+            ["throttled", "unauthorized", "misdirected", "unreachable"]
+        );
+        assert_eq!(words(Verdict::counts_toward_the_breaker), ["misdirected", "transient", "unreachable"]);
+    }
+
+    /// Any, and often one that means something of its own.
+    fn any_status() -> impl Strategy<Value = u16> {
+        prop_oneof![
+            100_u16..=999,
+            proptest::sample::select(vec![200, 204, 401, 403, 404, 408, 410, 429, 503])
+        ]
+    }
+
     fn any_body() -> impl Strategy<Value = Body> {
         prop_oneof![
             Just(Body::Empty),
@@ -132,7 +184,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_but_a_204_or_a_404_or_410_about_the_task_counts_as_success(code in 100_u16..=999, body in any_body()) {
+        fn nothing_but_a_204_or_a_404_or_410_about_the_task_counts_as_success(code in any_status(), body in any_body()) {
             let verdict = decide(&status(code, body.clone()));
             let about_the_task = !matches!(body, Body::Html | Body::Lost) && !body.denies_the_endpoint();
             prop_assert_eq!(verdict == Verdict::Deleted, code == 204);
@@ -140,7 +192,7 @@ mod tests {
         }
 
         #[test]
-        fn only_a_4xx_can_cost_a_command_its_place(code in 100_u16..=999, body in any_body()) {
+        fn only_a_4xx_can_cost_a_command_its_place(code in any_status(), body in any_body()) {
             let verdict = decide(&status(code, body));
             if matches!(verdict, Verdict::Forbidden | Verdict::Rejected) {
                 prop_assert!((400..500).contains(&code));

@@ -13,7 +13,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use url::{Host, Url};
+use url::{Host, Position, Url};
 
 use super::publisher::Publisher;
 use super::topology::{self, Provision, Topology};
@@ -25,6 +25,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const DECLARE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// A dead peer is noticed after twice this many seconds; the server's default would be 60.
 const HEARTBEAT_SECONDS: u16 = 10;
+/// What a short string of the protocol holds; lapin panics on a longer one.
+const LONGEST_VHOST: usize = 255;
 const KNOWN_PARAMETERS: [&str; 5] =
     ["heartbeat", "connection_timeout", "channel_max", "frame_max", "auth_mechanism"];
 
@@ -86,6 +88,10 @@ impl BrokerError {
 /// # Errors
 /// What the variable takes, in one line, without the URL's password.
 pub fn parse_amqp_url(text: &str) -> Result<AMQPUri, String> {
+    // The parser would leave out line feeds and tabs: another password, perhaps, than the one that was meant.
+    if text.contains(char::is_control) {
+        return Err("has a control character in it".to_owned());
+    }
     let url = Url::parse(text)
         .map_err(|error| format!("is no URL ({error}); it takes amqp://user:password@host:port/vhost"))?;
     if !matches!(url.scheme(), "amqp" | "amqps") {
@@ -101,10 +107,20 @@ pub fn parse_amqp_url(text: &str) -> Result<AMQPUri, String> {
         None | Some(Host::Domain("")) => return Err("names no host".to_owned()),
         Some(_) => {}
     }
+    // A password with one of / ? # ends the host too early, and its rest would show in the log as the virtual host.
+    let behind_the_host = &url[Position::BeforePath..];
+    if behind_the_host.contains(['@', '#']) {
+        return Err("has an @ or a # behind the host; in user, password and virtual host / is %2f, ? is %3f, # is %23, \
+                    @ is %40"
+            .to_owned());
+    }
     if let Some((name, _)) = url.query_pairs().find(|(name, _)| !KNOWN_PARAMETERS.contains(&name.as_ref())) {
-        return Err(format!("has an unknown parameter, {name}; known are {}", KNOWN_PARAMETERS.join(", ")));
+        return Err(format!("has an unknown parameter, {name:?}; known are {}", KNOWN_PARAMETERS.join(", ")));
     }
     let mut uri: AMQPUri = text.parse().map_err(|_| "has a parameter with a wrong value".to_owned())?;
+    if uri.vhost.len() > LONGEST_VHOST {
+        return Err(format!("names a virtual host of more than {LONGEST_VHOST} bytes"));
+    }
     uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
     // "amqp://host/" names the virtual host "", which nobody has: the default one is meant.
     if uri.vhost.is_empty() {
@@ -252,11 +268,28 @@ mod tests {
     #[test]
     fn what_the_library_would_silently_misread_is_refused() {
         assert!(refusal("amqp://guest:guest@[::1]:5672/").contains("IPv6"));
-        assert!(refusal("amqp://h/?heartbeet=5").contains("unknown parameter, heartbeet"));
+        assert!(refusal("amqp://h/?heartbeet=5").contains("unknown parameter, \"heartbeet\""));
         assert!(refusal("amqp://h/?heartbeat=often").contains("wrong value"));
         assert!(refusal("http://h/").contains("amqp://"));
         assert!(refusal("rabbit").contains("amqp://user"));
         assert!(refusal("amqp:///vhost").contains("host"));
+        assert!(refusal("amqp://u:pass\nword@h/").contains("control character"));
+        // The password is 12/3: the library would take u for the host and 12 for the port.
+        for url in ["amqp://u:12/3@h/", "amqp://u:12?3@h/", "amqp://u:12#3@h/", "amqp://u:p@h/#fragment"] {
+            assert!(refusal(url).contains("%40"), "{}", refusal(url));
+        }
+    }
+
+    #[test]
+    fn a_virtual_host_that_is_too_long_for_the_protocol_is_refused() {
+        let url = |bytes| format!("amqp://h/{}", "v".repeat(bytes));
+        assert!(refusal(&url(256)).contains("255"));
+        assert_eq!(parse_amqp_url(&url(255)).unwrap().vhost.len(), 255);
+    }
+
+    #[test]
+    fn a_refusal_is_one_line() {
+        assert!(!refusal("amqp://h/?heart%0abeat=1").contains('\n'));
     }
 
     #[test]
@@ -266,6 +299,9 @@ mod tests {
             "amqp://u:s3cret@[::1]/",
             "amqp://u:s3cret@h/?x=1",
             "amqp://u:s3cret@h:99999/",
+            "amqp://u:12/s3cret@h/",
+            "amqp://u:12?s3cret@h/",
+            "amqp://u:12#s3cret@h/",
         ] {
             assert!(!refusal(url).contains("s3cret"), "{}", refusal(url));
         }

@@ -2,6 +2,7 @@
 
 pub mod connection;
 pub mod consumer;
+pub mod envelope;
 mod message_header;
 pub mod publisher;
 pub mod topology;

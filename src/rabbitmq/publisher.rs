@@ -5,20 +5,19 @@ use std::time::Duration;
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::protocol::AMQPSoftError;
-use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ErrorKind};
+use lapin::{Channel, Confirmation, Connection, ErrorKind};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::messages::{HeaderValue, Publication};
+use super::envelope;
+use crate::messages::Publication;
 use crate::seams::{self, Seam};
 
 /// From the wish to publish to the broker's confirm.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Channels, and so publishes under way, at the most.
 const CHANNELS: usize = 64;
-const PERSISTENT: u8 = 2;
 
 /// Why a message does not count as published. It may have arrived all the same (after a time-out, say): publishing it
 /// again makes a duplicate, which the promise allows; not publishing it would lose it.
@@ -141,33 +140,7 @@ impl Publisher {
 async fn publish(channel: &Channel, publication: &Publication) -> lapin::Result<lapin::PublisherConfirm> {
     let options = BasicPublishOptions { mandatory: true, immediate: false };
     let (exchange, key) = (publication.exchange.into(), publication.routing_key.as_str().into());
-    channel.basic_publish(exchange, key, options, &publication.body, properties(publication)).await
-}
-
-fn properties(publication: &Publication) -> BasicProperties {
-    let mut headers = FieldTable::default();
-    for (name, value) in &publication.headers {
-        headers.insert((*name).into(), amqp_value(value));
-    }
-    let mut properties = BasicProperties::default().with_delivery_mode(PERSISTENT).with_headers(headers);
-    if let Some(id) = &publication.message_id {
-        properties = properties.with_message_id(id.as_str().into());
-    }
-    if let Some(id) = &publication.correlation_id {
-        properties = properties.with_correlation_id(id.as_str().into());
-    }
-    if let Some(kind) = &publication.content_type {
-        properties = properties.with_content_type(kind.as_str().into());
-    }
-    properties
-}
-
-fn amqp_value(value: &HeaderValue) -> AMQPValue {
-    match value {
-        HeaderValue::Text(text) => AMQPValue::LongString(text.as_str().into()),
-        HeaderValue::Number(number) => AMQPValue::LongLongInt(*number),
-        HeaderValue::Flag(flag) => AMQPValue::Boolean(*flag),
-    }
+    channel.basic_publish(exchange, key, options, &publication.body, envelope::write(publication)).await
 }
 
 #[cfg(test)]

@@ -216,3 +216,23 @@ pub fn report_dead_letter(outcome: &Outcome) {
         "command dead-lettered"
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::messages::event::{Failure, samples};
+    use crate::messages::{EndKind, FailureReason, Progress};
+
+    #[test]
+    fn a_dead_letter_is_counted_by_its_reason_and_what_else_there_is_by_its_word() {
+        let failure = Some(Failure { reason: FailureReason::Expired, detail: String::new() });
+        let dead = |failure| {
+            let outcome = Outcome { failure, ..samples::outcome(EndKind::DeadLettered) };
+            Settlement::DeadLetter(outcome, Progress::default())
+        };
+        let finish = Settlement::Finish(samples::outcome(EndKind::AlreadyAbsent));
+        let labels =
+            [dead(failure), dead(None), finish, Settlement::Return].map(|settlement| label(&settlement));
+        assert_eq!(labels, ["expired", "dead_lettered", "already_absent", "returned"]);
+    }
+}

@@ -1,0 +1,171 @@
+//! Properties and headers of a message: from the broker library's types to plain data, and back. Pure.
+
+use jiff::Timestamp;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+
+use crate::messages::{HeaderValue, Progress, Properties, Publication, names};
+
+const PERSISTENT: u8 = 2;
+
+/// What we carry on of a message, and what our own headers say of earlier deliveries. Anybody may have written them: what
+/// makes no sense is as if it were not there.
+pub fn read(properties: &BasicProperties) -> (Properties, Progress) {
+    let header = |name: &str| header(properties, name);
+    let text = |name: &str| text(properties, name);
+    let time = |name: &str| text(name).and_then(|time| time.parse::<Timestamp>().ok());
+    let short = |property: &Option<ShortString>| {
+        property.as_ref().map(ToString::to_string).filter(|text| !text.is_empty())
+    };
+    let carried = Properties {
+        message_id: short(properties.message_id()),
+        correlation_id: short(properties.correlation_id()),
+        content_type: short(properties.content_type()),
+        traceparent: text(names::TRACEPARENT),
+        tracestate: text(names::TRACESTATE),
+        published_by: short(properties.user_id()).or_else(|| text(names::X_PUBLISHED_BY)),
+    };
+    let progress = Progress {
+        attempts: header(names::X_ATTEMPTS)
+            .and_then(as_number)
+            .map_or(0, |n| u32::try_from(n.max(0)).unwrap_or(u32::MAX)),
+        ambiguous: matches!(header(names::X_AMBIGUOUS), Some(AMQPValue::Boolean(true))),
+        first_seen: time(names::X_FIRST_SEEN),
+        not_before: time(names::X_NOT_BEFORE),
+        last_status: header(names::X_LAST_STATUS).and_then(as_number).and_then(|n| u16::try_from(n).ok()),
+    };
+    (carried, progress)
+}
+
+/// How often the broker has taken the message back from a worker, as a quorum queue counts it.
+pub fn returns(properties: &BasicProperties) -> u32 {
+    header(properties, names::X_DELIVERY_COUNT)
+        .and_then(as_number)
+        .map_or(0, |count| u32::try_from(count.max(0)).unwrap_or(u32::MAX))
+}
+
+/// A header's text, where it is one of a sensible length.
+pub fn text(properties: &BasicProperties, name: &str) -> Option<String> {
+    header(properties, name).and_then(as_text)
+}
+
+fn header<'a>(properties: &'a BasicProperties, name: &str) -> Option<&'a AMQPValue> {
+    properties.headers().as_ref()?.inner().get(name)
+}
+
+fn as_text(value: &AMQPValue) -> Option<String> {
+    const LONGEST: usize = 1024;
+    match value {
+        AMQPValue::LongString(text) if text.len() <= LONGEST => {
+            String::from_utf8(text.as_bytes().to_vec()).ok()
+        }
+        AMQPValue::ShortString(text) => Some(text.to_string()),
+        _ => None,
+    }
+}
+
+fn as_number(value: &AMQPValue) -> Option<i64> {
+    match value {
+        AMQPValue::ShortShortInt(n) => Some((*n).into()),
+        AMQPValue::ShortShortUInt(n) => Some((*n).into()),
+        AMQPValue::ShortInt(n) => Some((*n).into()),
+        AMQPValue::ShortUInt(n) => Some((*n).into()),
+        AMQPValue::LongInt(n) => Some((*n).into()),
+        AMQPValue::LongUInt(n) => Some((*n).into()),
+        AMQPValue::LongLongInt(n) => Some(*n),
+        _ => None,
+    }
+}
+
+/// The properties and headers of a message to publish: persistent, and nothing but what the publication says.
+pub fn write(publication: &Publication) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    for (name, value) in &publication.headers {
+        headers.insert((*name).into(), amqp_value(value));
+    }
+    let mut properties = BasicProperties::default().with_delivery_mode(PERSISTENT).with_headers(headers);
+    if let Some(id) = &publication.message_id {
+        properties = properties.with_message_id(id.as_str().into());
+    }
+    if let Some(id) = &publication.correlation_id {
+        properties = properties.with_correlation_id(id.as_str().into());
+    }
+    if let Some(kind) = &publication.content_type {
+        properties = properties.with_content_type(kind.as_str().into());
+    }
+    properties
+}
+
+fn amqp_value(value: &HeaderValue) -> AMQPValue {
+    match value {
+        HeaderValue::Text(text) => AMQPValue::LongString(text.as_str().into()),
+        HeaderValue::Number(number) => AMQPValue::LongLongInt(*number),
+        HeaderValue::Flag(flag) => AMQPValue::Boolean(*flag),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::messages::Incoming;
+    use proptest::option::of;
+    use proptest::prelude::*;
+
+    fn any_moment() -> impl Strategy<Value = Timestamp> {
+        (0_i64..=253_402_207_200, 0_i32..1_000_000_000).prop_map(|(s, ns)| Timestamp::new(s, ns).unwrap())
+    }
+
+    fn with_header(name: &str, value: AMQPValue) -> Progress {
+        let mut headers = FieldTable::default();
+        headers.insert(name.into(), value);
+        read(&BasicProperties::default().with_headers(headers)).1
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_command_has_come_through_survives_a_wait(
+            attempts: u32, ambiguous: bool, first_seen in any_moment(), not_before in of(any_moment()),
+            last_status in of(any::<u16>()), texts in proptest::array::uniform6(of("\\PC{1,60}")),
+        ) {
+            let [message_id, correlation_id, content_type, traceparent, tracestate, published_by] = texts;
+            let properties =
+                Properties { message_id, correlation_id, content_type, traceparent, tracestate, published_by };
+            let progress = Progress { attempts, ambiguous, first_seen: None, not_before, last_status };
+            let incoming = Incoming { properties, ..Incoming::default() };
+            let copy = Publication::waiting_copy(&incoming, "q".into(), &progress, first_seen);
+            let (carried, read) = read(&write(&copy));
+            prop_assert_eq!(&carried, &incoming.properties);
+            let seen = read.first_seen.unwrap();
+            prop_assert!(seen <= first_seen && first_seen.duration_since(seen).as_millis() == 0);
+            prop_assert_eq!(Progress { first_seen: None, ..read }, progress);
+        }
+    }
+
+    #[test]
+    fn a_header_that_makes_no_sense_is_as_if_it_were_not_there() {
+        let nothing = Progress::default();
+        assert_eq!(with_header(names::X_ATTEMPTS, AMQPValue::LongInt(-7)), nothing);
+        assert_eq!(with_header(names::X_ATTEMPTS, AMQPValue::LongString("7".into())), nothing);
+        assert_eq!(with_header(names::X_LAST_STATUS, AMQPValue::LongInt(70_000)), nothing);
+        assert_eq!(with_header(names::X_FIRST_SEEN, AMQPValue::Timestamp(0)), nothing);
+        assert_eq!(with_header(names::X_FIRST_SEEN, AMQPValue::LongString("x".repeat(2000).into())), nothing);
+        assert_eq!(with_header(names::X_AMBIGUOUS, AMQPValue::LongInt(1)), nothing);
+    }
+
+    #[test]
+    fn a_number_is_read_whatever_its_width() {
+        use AMQPValue::{LongInt, LongLongInt, LongUInt, ShortInt, ShortShortInt, ShortShortUInt, ShortUInt};
+        for seven in [
+            ShortShortInt(7),
+            ShortShortUInt(7),
+            ShortInt(7),
+            ShortUInt(7),
+            LongInt(7),
+            LongUInt(7),
+            LongLongInt(7),
+        ] {
+            assert_eq!(with_header(names::X_ATTEMPTS, seven).attempts, 7);
+        }
+        assert_eq!(with_header(names::X_ATTEMPTS, LongLongInt(i64::MAX)).attempts, u32::MAX);
+    }
+}
