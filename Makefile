@@ -3,7 +3,7 @@
 PATH_WITH_CARGO = PATH="$$PATH:$$HOME/.cargo/bin"
 COMPOSE = $$(docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
-.PHONY: help test demo lint up down
+.PHONY: help test demo campaign lint up down
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
@@ -16,6 +16,11 @@ demo: ## watch the worker live through a bad day
 	@$(PATH_WITH_CARGO) tests/setup
 	$(PATH_WITH_CARGO) cargo build --locked --bins
 	$(PATH_WITH_CARGO) cargo run --locked --quiet --example demo
+
+campaign: ## strike workers, broker, network and API for two minutes, and balance the books
+	@$(PATH_WITH_CARGO) tests/setup
+	$(PATH_WITH_CARGO) cargo build --locked --bins
+	$(PATH_WITH_CARGO) cargo run --locked --example campaign -- $(CAMPAIGN)
 
 lint: ## format, clippy, docs, licences, advisories
 	$(PATH_WITH_CARGO) cargo fmt --check
