@@ -59,7 +59,6 @@ fn as_text(value: &AMQPValue) -> Option<String> {
         AMQPValue::LongString(text) if text.len() <= LONGEST => {
             String::from_utf8(text.as_bytes().to_vec()).ok()
         }
-        AMQPValue::ShortString(text) => Some(text.to_string()),
         _ => None,
     }
 }
@@ -113,6 +112,16 @@ mod tests {
 
     fn any_moment() -> impl Strategy<Value = Timestamp> {
         (0_i64..=253_402_207_200, 0_i32..1_000_000_000).prop_map(|(s, ns)| Timestamp::new(s, ns).unwrap())
+    }
+
+    #[test]
+    fn a_text_longer_than_1_kib_is_as_if_it_were_not_there() {
+        for (length, expected) in [(1024, Some(1024)), (1025, None)] {
+            let mut headers = FieldTable::default();
+            headers.insert(names::TRACESTATE.into(), AMQPValue::LongString("x".repeat(length).into()));
+            let (carried, _) = read(&BasicProperties::default().with_headers(headers));
+            assert_eq!(carried.tracestate.map(|text| text.len()), expected);
+        }
     }
 
     fn with_header(name: &str, value: AMQPValue) -> Progress {
