@@ -31,8 +31,9 @@ pub(crate) const MUTANTS: [Mutant; 4] = [
                     "        report(&incoming, &settlement);",
                 ),
                 (
-                    "let result = if delivery.acknowledge().await { \"acknowledged\" } else { \"lost\" };",
-                    "let result = \"acknowledged\";",
+                    "        let told = if is_too_large {\n            delivery.leave_to_the_dead_letters().await\n        } else {\n            \
+                     delivery.acknowledge().await\n        };",
+                    "        let told = !is_too_large;",
                 ),
             ],
         )],
@@ -77,3 +78,17 @@ pub(crate) const MUTANTS: [Mutant; 4] = [
         found: &[Kind::WronglyDead],
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::variants::change;
+
+    #[test]
+    fn every_mutant_fits_the_code_as_it_is() {
+        for (file, texts) in MUTANTS.iter().flat_map(|mutant| mutant.changes) {
+            let text = std::fs::read_to_string(file).unwrap();
+            change(&text, texts).unwrap_or_else(|why| panic!("{file}: {why}"));
+        }
+    }
+}

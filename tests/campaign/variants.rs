@@ -47,7 +47,8 @@ pub(crate) fn program(name: &str) -> PathBuf {
     profile().join(name)
 }
 
-fn change(text: &str, texts: &[(&str, &str)]) -> Result<String, String> {
+/// Makes the changes of one file; each text must stand there exactly once.
+pub(crate) fn change(text: &str, texts: &[(&str, &str)]) -> Result<String, String> {
     texts.iter().try_fold(text.to_owned(), |text, (find, replace)| match text.matches(find).count() {
         1 => Ok(text.replace(find, replace)),
         found => Err(format!("{found} times instead of once: {find}")),
