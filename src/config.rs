@@ -3,23 +3,30 @@
 //! Collects every wrong setting before it gives up: nothing starts on a half-valid configuration.
 
 mod args;
+mod core_args;
+mod dead;
+mod print;
 mod read;
 
 use std::io;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+use lapin::uri::AMQPUri;
 use tracing_subscriber::EnvFilter;
 
+use crate::dead_letters::{DeadJob, Form};
 use crate::messages::{OrgId, TaskId};
 use crate::policy::circuit_breaker::BreakerSettings;
 use crate::policy::retry_schedule::{Ladder, RetrySchedule};
 use crate::rabbitmq::BrokerSettings;
+use crate::rabbitmq::tls::{TlsFiles, certificates};
 use crate::rabbitmq::topology::{Provision, Topology};
 use crate::service::{CoreSettings, ServiceSettings};
 use crate::tallyfy_api::ApiSettings;
 use crate::telemetry::LogFormat;
-use args::{BrokerArgs, Cli, CoreArgs, DeleteArgs, LadderArgs, LogArgs, RunArgs, Sub};
+use args::{BrokerArgs, Cli, DeleteArgs, LadderArgs, LogArgs, RunArgs, Sub};
+use core_args::CoreArgs;
 use read::Reader;
 
 /// Exit code for a wrong setting (`EX_USAGE` of sysexits.h).
@@ -31,10 +38,16 @@ const LARGEST_PREFETCH: u16 = 2000;
 pub enum Job {
     /// The worker.
     Run(Box<ServiceSettings>),
+    /// Prove that all is there that a worker needs.
+    Check(Box<ServiceSettings>, Form),
     /// Declare the topology.
     Setup(Box<BrokerSettings>),
     /// Delete a list of tasks.
     Delete(Box<CoreSettings>, OrgId, Vec<TaskId>),
+    /// Print this.
+    Print(Vec<u8>),
+    /// Deal with dead letters.
+    Dead(AMQPUri, TlsFiles, DeadJob),
 }
 
 /// How to log.
@@ -73,7 +86,14 @@ pub fn read_from<'a>(
 fn interpret(cli: Cli, input: impl Iterator<Item = String>) -> Result<(Job, Logging), Vec<String>> {
     let mut reader = Reader::default();
     let (job, log) = match cli.command {
+        Sub::Schema { subject, log } => (Some(Job::Print(print::schema(subject))), log),
+        Sub::Man { log } => (print::man(&Cli::command()).map(Job::Print), log),
+        Sub::Completions { shell, log } => (Some(Job::Print(print::completions(shell, Cli::command()))), log),
         Sub::Run(args) => (service(&mut reader, &args).map(|s| Job::Run(Box::new(s))), args.log),
+        Sub::Check(args) => {
+            let form = if args.json { Form::Machine } else { Form::Person };
+            (service(&mut reader, &args.run).map(|s| Job::Check(Box::new(s), form)), args.run.log)
+        }
         Sub::Setup(args) => {
             let ladder = reader.ladder("WAIT_LADDER", &args.ladder.wait_ladder);
             let broker =
@@ -81,6 +101,11 @@ fn interpret(cli: Cli, input: impl Iterator<Item = String>) -> Result<(Job, Logg
             (broker.map(|b| Job::Setup(Box::new(b))), args.log)
         }
         Sub::Delete(args) => (delete(&mut reader, &args, input), args.log),
+        Sub::Dead(args) => {
+            let broker = reader.broker_address(&args.broker);
+            let job = dead::job(&mut reader, args.action);
+            (broker.zip(job).map(|((uri, tls), job)| Job::Dead(uri, tls, job)), args.log)
+        }
     };
     let logging = logging(&mut reader, &log);
     match (job, logging) {
@@ -122,10 +147,16 @@ fn core(
     let max_attempts = reader.number("MAX_ATTEMPTS", &args.max_attempts, 1..=1_000_000);
     let max_age = reader.duration("MAX_AGE", &args.max_age, Duration::from_secs(1)..=HOUR * 24 * 366);
     let ladder = reader.ladder("WAIT_LADDER", &ladder.wait_ladder);
+    let otlp = reader.otlp(args.otel_exporter_otlp_endpoint.as_deref(), &args.otel_service_name);
+    let (proxy, ca_file) = (reader.proxy("TALLYFY_PROXY", args.proxy.as_deref()), args.ca_file.clone());
+    if let Some(Err(error)) = ca_file.as_deref().map(certificates) {
+        reader.problems.push(format!("TALLYFY_CA_FILE: {error}"));
+    }
     let request_timeout = request_timeout?;
     Some(CoreSettings {
-        api: ApiSettings { base_url: base_url?, request_timeout },
+        api: ApiSettings { base_url: base_url?, request_timeout, proxy, ca_file },
         credentials: credentials?,
+        otlp,
         schedule: RetrySchedule { max_attempts: max_attempts?, max_age: max_age?, ladder: ladder? },
         // A probe that has no answer by then never will.
         breaker: BreakerSettings {
@@ -143,9 +174,10 @@ fn broker(
     provision: Provision,
     prefetch: u16,
 ) -> Option<BrokerSettings> {
-    let uri = reader.amqp_url("AMQP_URL", &args.amqp_url);
+    let address = reader.broker_address(args);
     let wait_queues = ladder?.rungs().iter().map(|rung| (rung.queue(), rung.ttl_ms())).collect();
-    Some(BrokerSettings { uri: uri?, topology: Topology { provision, wait_queues }, prefetch })
+    let (uri, tls) = address?;
+    Some(BrokerSettings { uri, tls, topology: Topology { provision, wait_queues }, prefetch })
 }
 
 /// Twice the calls, so that the next commands are at hand while outcomes are being confirmed.

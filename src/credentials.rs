@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Keys;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::SystemTime;
 use std::{fs, io};
 
 use secrecy::{ExposeSecret, SecretString};
@@ -63,7 +64,20 @@ pub enum CredentialsError {
     },
 }
 
-type Tokens = BTreeMap<OrgId, Arc<SecretString>>;
+type Tokens = BTreeMap<OrgId, Credential>;
+
+/// A token, and when it was written: the file's time, or the start of the process.
+#[derive(Debug, Clone)]
+pub struct Credential {
+    token: Arc<SecretString>,
+    written: SystemTime,
+}
+
+impl Credential {
+    fn is_same(&self, other: &Self) -> bool {
+        self.token.expose_secret() == other.token.expose_secret()
+    }
+}
 
 /// What a source holds: tokens, and files that hold none.
 #[derive(Default)]
@@ -95,7 +109,7 @@ impl Credentials {
 
     /// The token for an organisation; `None` where it may not be touched.
     pub fn token(&self, org: &OrgId) -> Option<Arc<SecretString>> {
-        self.tokens.read().unwrap_or_else(PoisonError::into_inner).get(org).cloned()
+        self.tokens.read().unwrap_or_else(PoisonError::into_inner).get(org).map(|c| Arc::clone(&c.token))
     }
 
     /// Whether an organisation may be touched.
@@ -104,8 +118,13 @@ impl Credentials {
     }
 
     /// Shows all organisations that may be touched.
-    pub fn with_orgs<T>(&self, look: impl FnOnce(Keys<'_, OrgId, Arc<SecretString>>) -> T) -> T {
+    pub fn with_orgs<T>(&self, look: impl FnOnce(Keys<'_, OrgId, Credential>) -> T) -> T {
         look(self.tokens.read().unwrap_or_else(PoisonError::into_inner).keys())
+    }
+
+    /// When the oldest of the tokens in force was written; `None` where there is none.
+    pub fn oldest_written(&self) -> Option<SystemTime> {
+        self.tokens.read().unwrap_or_else(PoisonError::into_inner).values().map(|c| c.written).min()
     }
 
     /// Reads the source again; returns the organisations whose token has changed.
@@ -144,22 +163,25 @@ impl Credentials {
         let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
         for org in wrong.keys() {
             if let Some(last_good) = tokens.get(org) {
-                fresh.insert(org.clone(), Arc::clone(last_good));
+                fresh.insert(org.clone(), last_good.clone());
             }
         }
-        let is_same = |org: &OrgId, token: &SecretString| {
-            tokens.get(org).is_some_and(|old| old.expose_secret() == token.expose_secret())
-        };
-        let changed: Vec<OrgId> =
-            fresh.iter().filter(|(org, token)| !is_same(org, token)).map(|(org, _)| org.clone()).collect();
+        let mut changed = Vec::new();
+        for (org, new) in &mut fresh {
+            match tokens.get(org) {
+                // A secret that is mounted anew is no younger for it.
+                Some(old) if old.is_same(new) => new.written = new.written.min(old.written),
+                _ => changed.push(org.clone()),
+            }
+        }
         if !changed.is_empty() || tokens.len() != fresh.len() {
             info!(
                 organisations = fresh.len(),
                 changed = changed.len(),
                 "credentials: read again after a change"
             );
-            *tokens = fresh;
         }
+        *tokens = fresh;
         changed
     }
 }
@@ -178,21 +200,24 @@ pub fn token(text: &str, path: &Path) -> Result<SecretString, CredentialsError> 
 
 fn read(source: &CredentialsSource) -> Result<Reading, CredentialsError> {
     match source {
-        CredentialsSource::Fixed { orgs, token } => Ok(same_for_all(orgs, token.clone())),
-        CredentialsSource::File { orgs, path } => Ok(same_for_all(orgs, read_file(path)?)),
+        CredentialsSource::Fixed { orgs, token } => {
+            Ok(same_for_all(orgs, &Credential { token: Arc::new(token.clone()), written: SystemTime::now() }))
+        }
+        CredentialsSource::File { orgs, path } => Ok(same_for_all(orgs, &read_file(path)?)),
         CredentialsSource::Directory { only, path } => read_directory(path, only.as_deref()),
     }
 }
 
-fn same_for_all(orgs: &[OrgId], token: SecretString) -> Reading {
-    let token = Arc::new(token);
-    let tokens = orgs.iter().map(|org| (org.clone(), Arc::clone(&token))).collect();
+fn same_for_all(orgs: &[OrgId], credential: &Credential) -> Reading {
+    let tokens = orgs.iter().map(|org| (org.clone(), credential.clone())).collect();
     Reading { tokens, ..Reading::default() }
 }
 
-fn read_file(path: &Path) -> Result<SecretString, CredentialsError> {
+fn read_file(path: &Path) -> Result<Credential, CredentialsError> {
     let unreadable = |source| CredentialsError::Unreadable { path: path.to_owned(), source };
-    token(&fs::read_to_string(path).map_err(unreadable)?, path)
+    let token = token(&fs::read_to_string(path).map_err(unreadable)?, path)?;
+    let written = fs::metadata(path).and_then(|file| file.modified()).map_err(unreadable)?;
+    Ok(Credential { token: Arc::new(token), written })
 }
 
 fn read_directory(path: &Path, only: Option<&[OrgId]>) -> Result<Reading, CredentialsError> {
@@ -209,7 +234,7 @@ fn read_directory(path: &Path, only: Option<&[OrgId]>) -> Result<Reading, Creden
             continue;
         }
         match read_file(&file) {
-            Ok(token) => drop(reading.tokens.insert(org, Arc::new(token))),
+            Ok(credential) => drop(reading.tokens.insert(org, credential)),
             Err(trouble) => drop(reading.wrong.insert(org, trouble)),
         }
     }
@@ -302,6 +327,30 @@ mod tests {
         fs::rename(at("..data_tmp"), at("..data")).unwrap();
         assert_eq!(credentials.reload(), [org("org-1")]);
         assert_eq!(exposed(&credentials, "org-1").as_deref(), Some("second"));
+    }
+
+    #[test]
+    fn the_age_of_the_oldest_token_is_that_of_its_file_until_it_holds_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |org: &str, token: &str, written: u64| {
+            let path = directory.path().join(org);
+            fs::write(&path, token).unwrap();
+            let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(written);
+            fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+        };
+        write("org-1", "one", 1000);
+        write("org-2", "two", 2000);
+        let source = CredentialsSource::Directory { only: None, path: directory.path().to_owned() };
+        let credentials = Credentials::load(source).unwrap();
+        let oldest = |credentials: &Credentials| {
+            credentials.reload();
+            credentials.oldest_written().unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
+        };
+        assert_eq!(oldest(&credentials), 1000);
+        write("org-1", "one", 3000);
+        assert_eq!(oldest(&credentials), 1000, "written again, and still the same token");
+        write("org-1", "new", 4000);
+        assert_eq!(oldest(&credentials), 2000);
     }
 
     #[test]

@@ -67,6 +67,8 @@ pub async fn delete_list(
         })
         .await;
     bar.finish_and_clear();
+    let spans = engine.spans.clone();
+    let _ = tokio::task::spawn_blocking(move || spans.flush()).await;
     Ok(tally.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 

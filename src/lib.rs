@@ -39,6 +39,8 @@ pub mod http;
 pub mod rabbitmq;
 pub mod tallyfy_api;
 
+pub mod check;
+pub mod dead_letters;
 pub mod delete_list;
 pub mod service;
 
@@ -46,6 +48,8 @@ pub mod config;
 pub mod core_dump;
 pub mod health;
 pub mod metrics;
+pub mod schema;
 pub mod seams;
 pub mod shutdown;
+pub mod spans;
 pub mod telemetry;

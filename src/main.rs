@@ -1,13 +1,18 @@
 //! The command line: wires the parts; exit codes.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use lapin::uri::AMQPUri;
+use tallyfy_delete_worker::check::check;
 use tallyfy_delete_worker::config::{self, EXIT_USAGE, Job};
+use tallyfy_delete_worker::dead_letters::{self, DeadJob, Done};
 use tallyfy_delete_worker::delete_list::delete_list;
 use tallyfy_delete_worker::messages::{OrgId, TaskId};
-use tallyfy_delete_worker::rabbitmq::{BrokerSettings, connection, topology};
-use tallyfy_delete_worker::service::{CoreSettings, Service, ServiceSettings};
+use tallyfy_delete_worker::rabbitmq::connection;
+use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
+use tallyfy_delete_worker::service::{CoreSettings, Service, ServiceSettings, setup};
 use tallyfy_delete_worker::{core_dump, shutdown, telemetry};
 use tracing::{error, info, warn};
 
@@ -28,8 +33,15 @@ async fn main() -> ExitCode {
     }
     let done = match job {
         Job::Run(settings) => run(*settings).await,
-        Job::Setup(settings) => setup(&settings).await,
+        Job::Print(text) => {
+            io::stdout().write_all(&text).map(|()| ExitCode::SUCCESS).context("standard output")
+        }
+        Job::Check(settings, form) => {
+            check(&settings.core, &settings.broker, form).await.map(code).map_err(Into::into)
+        }
+        Job::Setup(settings) => setup(&settings).await.map(|()| ExitCode::SUCCESS).map_err(Into::into),
         Job::Delete(core, org, tasks) => delete(*core, &org, tasks).await,
+        Job::Dead(uri, tls, job) => dead(&uri, &tls, job).await,
     };
     done.unwrap_or_else(|trouble| {
         error!("{trouble:#}");
@@ -47,17 +59,18 @@ async fn run(settings: ServiceSettings) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn setup(settings: &BrokerSettings) -> anyhow::Result<ExitCode> {
-    let connection = connection::connect(&settings.uri, "setup").await?;
-    topology::ensure(&connection, &settings.topology).await?;
-    info!(queues = topology::queue_names(&settings.topology).join(" "), "the topology is declared");
-    let _ = connection.close(200, "OK".into()).await;
-    Ok(ExitCode::SUCCESS)
+async fn dead(uri: &AMQPUri, tls: &TlsFiles, job: DeadJob) -> anyhow::Result<ExitCode> {
+    let stop = shutdown::on_signal().context("cannot listen for signals")?;
+    Ok(code(dead_letters::run(job, uri, tls, stop).await? == Done::Wholly))
 }
 
 async fn delete(core: CoreSettings, org: &OrgId, tasks: Vec<TaskId>) -> anyhow::Result<ExitCode> {
     let shutdown = shutdown::on_signal().context("cannot listen for signals")?;
-    let tally = delete_list(core, org, tasks, std::io::stdout(), shutdown).await?;
+    let tally = delete_list(core, org, tasks, io::stdout(), shutdown).await?;
     info!(gone = tally.gone, failed = tally.failed, left = tally.left, "the list is done");
-    Ok(if tally.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(code(tally.is_complete()))
+}
+
+fn code(is_well: bool) -> ExitCode {
+    if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

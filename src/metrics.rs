@@ -1,22 +1,28 @@
 //! The numbers that an operator sees. No label carries an organisation's or a task's id.
 
-use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
 use crate::messages::names::WAIT_QUEUE_PREFIX;
+use crate::policy::org_gate::Why;
 use crate::policy::verdict::Verdict;
 
 /// One label, whose name the field gives: `[("verdict", "deleted")]`.
 type Label = [(&'static str, String); 1];
 type Counters = Family<Label, Counter>;
 type Gauges = Family<Label, Gauge>;
+/// When a delivery came, and a number that tells it from others of the same moment.
+type Received = (Instant, u64);
 
 const PREFIX: &str = "tallyfy_delete_worker";
 const CALL_BUCKETS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0];
@@ -32,16 +38,25 @@ pub struct Metrics {
     acknowledgements: Counters,
     waiting: Gauges,
     queues: Gauges,
+    first_answers: Counters,
+    held: Gauges,
+    deliveries_unsettled: Gauge,
+    oldest_delivery_age: Gauge<f64, AtomicU64>,
+    in_hand: Mutex<BTreeSet<Received>>,
     /// HTTP calls under way.
     pub calls_in_flight: Gauge,
-    /// Deliveries in our hands.
-    pub deliveries_unsettled: Gauge,
+    /// Answers that were lost after the call was sent.
+    pub ambiguous_answers: Counter,
     /// Times that the connections were made anew.
     pub reconnects: Counter,
     /// 1 while the breaker is open.
     pub breaker_open: Gauge,
-    /// Organisations whose gate is closed.
-    pub gates_closed: Gauge,
+    /// Times that the breaker has opened.
+    pub breaker_opened: Counter,
+    /// 1 while the worker is ready.
+    pub ready: Gauge,
+    /// Seconds since 1970 when the oldest token in force was written.
+    pub oldest_credential: Gauge<f64, AtomicU64>,
     /// 1 while a consumer is attached.
     pub consumer_attached: Gauge,
     /// 1 while publishes are confirmed.
@@ -52,55 +67,46 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut r = Registry::with_prefix(PREFIX);
+        let mut registry = Registry::with_prefix(PREFIX);
+        let r = &mut registry;
+        r.register("build", "Version of the worker", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        let calls = Family::<Label, Histogram>::new_with_constructor(|| Histogram::new(CALL_BUCKETS));
+        r.register("api_call_duration_seconds", "Calls of the API, by class of the answer", calls.clone());
         Self {
-            commands: add(&mut r, "commands", "Deliveries settled, by verdict", Counters::default()),
-            answers: add(&mut r, "api_answers", "Answers of the API, by what they mean", Counters::default()),
-            calls: add(
-                &mut r,
-                "api_call_duration_seconds",
-                "Calls of the API, by class of the answer",
-                Family::new_with_constructor(|| Histogram::new(CALL_BUCKETS)),
+            calls,
+            commands: add(r, "commands", "Deliveries settled, by verdict"),
+            answers: add(r, "api_answers", "Answers of the API, by what they mean"),
+            first_answers: add(r, "first_answers", "Answers to the first call of a new command, by meaning"),
+            ambiguous_answers: add(r, "ambiguous_answers", "Calls whose answer was lost after sending"),
+            publishes: add(r, "publishes", "Publishes, by what the broker said"),
+            acknowledgements: add(r, "acknowledgements", "Acknowledgements, by result"),
+            waiting: add(r, "waiting_commands", "Commands in a wait queue, by rung"),
+            queues: add(r, "queue_messages", "Messages ready in a queue"),
+            calls_in_flight: add(r, "calls_in_flight", "Calls under way"),
+            deliveries_unsettled: add(r, "deliveries_unsettled", "Deliveries in hand"),
+            oldest_delivery_age: add(r, "oldest_delivery_age_seconds", "Time in hand of the oldest delivery"),
+            in_hand: Mutex::default(),
+            reconnects: add(r, "reconnects", "Connections to the broker made anew"),
+            breaker_open: add(r, "breaker_open", "1 while the circuit breaker is open"),
+            breaker_opened: add(r, "breaker_opened", "Times that the circuit breaker has opened"),
+            held: add(r, "organisations_held", "Organisations held, by reason"),
+            oldest_credential: add(
+                r,
+                "oldest_credential_timestamp_seconds",
+                "When the oldest token was written",
             ),
-            publishes: add(&mut r, "publishes", "Publishes, by what the broker said", Counters::default()),
-            acknowledgements: add(
-                &mut r,
-                "acknowledgements",
-                "Acknowledgements, by result",
-                Counters::default(),
-            ),
-            waiting: add(&mut r, "waiting_commands", "Commands in a wait queue, by rung", Gauges::default()),
-            queues: add(&mut r, "queue_messages", "Messages ready in a queue", Gauges::default()),
-            calls_in_flight: add(&mut r, "calls_in_flight", "Calls under way", Gauge::default()),
-            deliveries_unsettled: add(&mut r, "deliveries_unsettled", "Deliveries in hand", Gauge::default()),
-            reconnects: add(&mut r, "reconnects", "Connections to the broker made anew", Counter::default()),
-            breaker_open: add(
-                &mut r,
-                "breaker_open",
-                "1 while the circuit breaker is open",
-                Gauge::default(),
-            ),
-            gates_closed: add(
-                &mut r,
-                "organisations_held",
-                "Organisations throttled or unauthorized",
-                Gauge::default(),
-            ),
-            consumer_attached: add(&mut r, "consumer_attached", "1 while consuming", Gauge::default()),
-            publisher_up: add(&mut r, "publisher_up", "1 while publishes are confirmed", Gauge::default()),
-            last_settled: add(
-                &mut r,
-                "last_settled_timestamp_seconds",
-                "Time of the last settlement",
-                Gauge::default(),
-            ),
-            registry: r,
+            consumer_attached: add(r, "consumer_attached", "1 while consuming"),
+            publisher_up: add(r, "publisher_up", "1 while publishes are confirmed"),
+            ready: add(r, "ready", "1 while /readyz answers 200"),
+            last_settled: add(r, "last_settled_timestamp_seconds", "Time of the last settlement"),
+            registry,
         }
         .with_zeros()
     }
 }
 
-fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+fn add<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
     registry.register(name, help, metric.clone());
     metric
 }
@@ -109,6 +115,29 @@ impl Metrics {
     /// A delivery has been settled.
     pub fn count_command(&self, verdict: &str) {
         self.commands.get_or_create(&[("verdict", verdict.to_owned())]).inc();
+    }
+
+    /// A delivery has come into our hands. Its guard ends with it.
+    pub fn received(&self) -> InHand<'_> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let received = (Instant::now(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        self.lock_in_hand().insert(received);
+        InHand { metrics: self, received }
+    }
+
+    fn lock_in_hand(&self) -> MutexGuard<'_, BTreeSet<Received>> {
+        self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first call of a command that nobody has had in hand before was answered.
+    pub fn count_first_answer(&self, verdict: Verdict) {
+        self.first_answers.get_or_create(&[("verdict", verdict.as_str().to_owned())]).inc();
+    }
+
+    /// So many organisations are held for this reason.
+    pub fn set_held(&self, reason: &'static str, organisations: usize) {
+        let held = i64::try_from(organisations).unwrap_or(i64::MAX);
+        self.held.get_or_create(&[("reason", reason.to_owned())]).set(held);
     }
 
     /// The API has answered one call.
@@ -137,6 +166,12 @@ impl Metrics {
 
     /// All of them as `OpenMetrics` text.
     pub fn render(&self) -> String {
+        let (number, oldest) = {
+            let in_hand = self.lock_in_hand();
+            (in_hand.len(), in_hand.first().map(|(since, _)| since.elapsed().as_secs_f64()))
+        };
+        self.deliveries_unsettled.set(i64::try_from(number).unwrap_or(i64::MAX));
+        self.oldest_delivery_age.set(oldest.unwrap_or(0.0));
         let mut text = String::new();
         // Writing to a String does not fail.
         let _ = encode(&mut text, &self.registry);
@@ -147,13 +182,55 @@ impl Metrics {
     fn with_zeros(self) -> Self {
         for verdict in Verdict::ALL {
             drop(self.answers.get_or_create(&[("verdict", verdict.as_str().to_owned())]));
+            drop(self.first_answers.get_or_create(&[("verdict", verdict.as_str().to_owned())]));
         }
         for verdict in ["deleted", "already_absent", "retry_later", "postponed"] {
             drop(self.commands.get_or_create(&[("verdict", verdict.to_owned())]));
+        }
+        for why in Why::ALL {
+            self.set_held(why.as_str(), 0);
         }
         for result in ["confirmed", "rejected", "returned", "timeout", "broken"] {
             drop(self.publishes.get_or_create(&[("result", result.to_owned())]));
         }
         self
+    }
+}
+
+/// A delivery in hand.
+pub struct InHand<'a> {
+    metrics: &'a Metrics,
+    received: Received,
+}
+
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        self.metrics.lock_in_hand().remove(&self.received);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_delivery_in_hand_is_the_one_whose_age_is_told() {
+        let metrics = Metrics::default();
+        let text = |name: &str| {
+            let (text, name) = (metrics.render(), format!("{PREFIX}_{name} "));
+            text.lines().find_map(|line| Some(line.strip_prefix(&name)?.to_owned())).unwrap()
+        };
+        let value = |name: &str| text(name).parse::<f64>().unwrap();
+        let nothing = ["0".to_owned(), "0.0".to_owned()];
+        assert_eq!(["deliveries_unsettled", "oldest_delivery_age_seconds"].map(text), nothing);
+        let first = metrics.received();
+        let second = metrics.received();
+        let age = value("oldest_delivery_age_seconds");
+        assert!(age > 0.0 && age <= first.received.0.elapsed().as_secs_f64());
+        drop(first);
+        assert!(value("oldest_delivery_age_seconds") <= second.received.0.elapsed().as_secs_f64());
+        assert_eq!(text("deliveries_unsettled"), "1");
+        drop(second);
+        assert_eq!(["deliveries_unsettled", "oldest_delivery_age_seconds"].map(text), nothing);
     }
 }

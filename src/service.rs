@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use opentelemetry_otlp::ExporterBuildError;
 use thiserror::Error;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +17,8 @@ use crate::http::{self, Bound};
 use crate::metrics::Metrics;
 use crate::policy::circuit_breaker::BreakerSettings;
 use crate::policy::retry_schedule::RetrySchedule;
-use crate::rabbitmq::BrokerSettings;
+use crate::rabbitmq::{BrokerError, BrokerSettings, connection, topology};
+use crate::spans::{OtlpSettings, Spans};
 use crate::tallyfy_api::{ApiSettings, TallyfyApi};
 use crate::worker::{Engine, EngineSettings, Worker};
 
@@ -36,6 +38,8 @@ pub struct CoreSettings {
     pub breaker: BreakerSettings,
     /// Calls in flight at once.
     pub concurrency: usize,
+    /// Where spans go, where they are made.
+    pub otlp: Option<OtlpSettings>,
 }
 
 /// What `run` needs.
@@ -68,6 +72,9 @@ pub enum StartError {
     /// The HTTP client cannot be built.
     #[error("the HTTP client cannot be built: {0}")]
     Client(#[from] reqwest::Error),
+    /// The exporter of spans cannot be built.
+    #[error("OTEL_EXPORTER_OTLP_ENDPOINT: {0}")]
+    Spans(#[from] ExporterBuildError),
 }
 
 /// A worker that is ready to run.
@@ -88,6 +95,8 @@ pub fn engine(core: &CoreSettings, credentials: &Arc<Credentials>) -> Result<Eng
         schedule: core.schedule.clone(),
         breaker: core.breaker,
         concurrency: core.concurrency,
+        // After the HTTP client, which sets the process's TLS provider.
+        spans: core.otlp.as_ref().map_or_else(|| Ok(Spans::default()), Spans::to)?,
     };
     Ok(Engine::new(settings, Arc::new(Metrics::default()), Arc::new(Health::default())))
 }
@@ -118,16 +127,30 @@ impl Service {
         let Self { settings, port, engine } = self;
         let ended = CancellationToken::new();
         let (health, metrics) = (Arc::clone(&engine.health), Arc::clone(&engine.metrics));
+        let spans = engine.spans.clone();
         let port = tokio::spawn(port.serve(health, metrics, ended.clone()));
         let reloading = tokio::spawn(reload_credentials(Arc::clone(&engine)));
         tokio::spawn(drain_on(shutdown, Arc::clone(&engine)));
         Worker::new(engine, settings.broker).run(settings.shutdown_grace).await;
         info!("drained");
+        let _ = tokio::task::spawn_blocking(move || spans.flush()).await;
         reloading.abort();
         ended.cancel();
         // A client that never ends its request does not hold us up.
         let _ = timeout(PORT_GRACE, port).await;
     }
+}
+
+/// The `setup` command: declares the topology and ends.
+///
+/// # Errors
+/// [`BrokerError`] says what to check.
+pub async fn setup(settings: &BrokerSettings) -> Result<(), BrokerError> {
+    let connection = connection::connect(&settings.uri, &settings.tls, "setup").await?;
+    topology::ensure(&connection, &settings.topology).await?;
+    info!(queues = topology::queue_names(&settings.topology).join(" "), "the topology is declared");
+    let _ = connection.close(200, "OK".into()).await;
+    Ok(())
 }
 
 async fn drain_on(shutdown: CancellationToken, engine: Arc<Engine>) {

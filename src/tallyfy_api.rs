@@ -3,16 +3,17 @@
 //! No redirects, no retries of its own, no more than 64 KiB of an answer.
 
 use std::error::Error as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
 };
-use reqwest::{Client, redirect, retry};
+use reqwest::{Certificate, Client, Proxy, RequestBuilder, redirect, retry};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use crate::messages::{OrgId, TaskId};
+use crate::messages::{OrgId, TaskId, TraceContext, names};
 use crate::policy::answer::{Answer, Body, Response};
 
 const LONGEST_BODY: usize = 64 * 1024;
@@ -24,12 +25,16 @@ const CLIENT_HEADER: HeaderName = HeaderName::from_static("x-tallyfy-client");
 const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Where the API is and how long it may take.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ApiSettings {
     /// Everything before `/organizations`.
     pub base_url: Url,
     /// One call, from connect to the last byte.
     pub request_timeout: Duration,
+    /// Through which the calls go, where set; may hold a password.
+    pub proxy: Option<Url>,
+    /// Authorities (PEM) that are trusted beside the system's own.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// The client of the API.
@@ -50,12 +55,20 @@ impl TallyfyApi {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(CLIENT_HEADER, HeaderValue::from_static("APIClient"));
-        let client = Client::builder()
+        let mut client = Client::builder();
+        if let Some(proxy) = &settings.proxy {
+            client = client.proxy(Proxy::all(proxy.clone())?);
+        } else {
+            client = client.no_proxy();
+        }
+        if let Some(bundle) = settings.ca_file.as_ref().and_then(|path| std::fs::read(path).ok()) {
+            client = client.tls_certs_merge(Certificate::from_pem_bundle(&bundle)?);
+        }
+        let client = client
             .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
             .default_headers(headers)
             .redirect(redirect::Policy::none())
             .retry(retry::never())
-            .no_proxy()
             .timeout(settings.request_timeout)
             // Well below the whole, so that a host that does not answer is told from an answer that does not come.
             .connect_timeout(CONNECT_TIMEOUT.min(settings.request_timeout / 2))
@@ -64,22 +77,57 @@ impl TallyfyApi {
         Ok(Self { client, base_url: settings.base_url.clone() })
     }
 
-    /// Deletes one task for good, or learns why not. One call, no more.
-    pub async fn delete(&self, org: &OrgId, task: &TaskId, token: &SecretString) -> Answer {
-        let Ok(mut bearer) = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret())) else {
-            return Answer::Unreachable { detail: "the token cannot stand in a header".to_owned() };
-        };
-        bearer.set_sensitive(true);
-        let call = self.client.delete(delete_url(&self.base_url, org, task)).header(AUTHORIZATION, bearer);
-        match call.send().await {
-            Ok(response) => Answer::Status(read(response, token).await),
-            Err(error) if error.is_connect() || error.is_builder() => {
-                Answer::Unreachable { detail: cause(error) }
-            }
-            Err(error) if error.is_timeout() => Answer::TimedOut,
-            Err(error) => Answer::ConnectionLost { detail: cause(error) },
-        }
+    /// Everything before `/organizations`.
+    pub fn base_url(&self) -> &Url {
+        &self.base_url
     }
+
+    /// Deletes one task for good, or learns why not. One call, no more.
+    pub async fn delete(
+        &self,
+        org: &OrgId,
+        task: &TaskId,
+        token: &SecretString,
+        trace: Option<TraceContext<'_>>,
+    ) -> Answer {
+        let call = self.client.delete(delete_url(&self.base_url, org, task));
+        send(call.headers(trace_headers(trace)), token).await
+    }
+
+    /// Looks at something, for `check`. One call, which changes nothing.
+    pub async fn get(&self, path: &[&str], query: Option<&str>, token: &SecretString) -> Answer {
+        let mut url = self.base_url.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        url.set_query(query);
+        send(self.client.get(url), token).await
+    }
+}
+
+async fn send(call: RequestBuilder, token: &SecretString) -> Answer {
+    let Ok(mut bearer) = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret())) else {
+        return Answer::Unreachable { detail: "the token cannot stand in a header".to_owned() };
+    };
+    bearer.set_sensitive(true);
+    match call.header(AUTHORIZATION, bearer).send().await {
+        Ok(response) => Answer::Status(read(response, token).await),
+        Err(error) if error.is_connect() || error.is_builder() => {
+            Answer::Unreachable { detail: cause(error) }
+        }
+        Err(error) if error.is_timeout() => Answer::TimedOut,
+        Err(error) => Answer::ConnectionLost { detail: cause(error) },
+    }
+}
+
+fn trace_headers(trace: Option<TraceContext<'_>>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let Some(trace) = trace else { return headers };
+    for (name, text) in [(names::TRACEPARENT, Some(trace.parent)), (names::TRACESTATE, trace.state)] {
+        // A producer's text that cannot stand in a header stays behind.
+        headers.extend(text.and_then(|text| Some((HeaderName::from_static(name), text.parse().ok()?))));
+    }
+    headers
 }
 
 /// The one path that is ever called. Both ids are made of characters that mean nothing in a URL.

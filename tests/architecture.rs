@@ -86,6 +86,10 @@ fn edges_never_import_each_other() {
         "src/credentials.rs",
         &["crate::rabbitmq", "crate::http", "crate::tallyfy_api", "crate::worker"],
     );
+    nobody_in(
+        "src/dead_letters/",
+        &["crate::tallyfy_api", "crate::credentials", "crate::worker", "crate::policy"],
+    );
     nobody_in("src/http/", &["crate::rabbitmq", "crate::tallyfy_api", "crate::credentials", "crate::worker"]);
 }
 
@@ -108,7 +112,7 @@ fn the_backoff_crate_is_confined_to_one_file_and_one_place_acknowledges() {
     };
     assert_eq!(using("backoff::"), ["src/worker/in_process_delays.rs"]);
     assert_eq!(using(".acknowledge()"), ["src/worker/settle.rs"]);
-    assert_eq!(using(".ack("), ["src/rabbitmq/consumer.rs"]);
+    assert_eq!(using(".ack("), ["src/rabbitmq/consumer.rs", "src/rabbitmq/letters.rs"]);
     assert_eq!(using("enable_auto_recover"), Vec::<String>::new());
     assert_eq!(using("wait_for_confirms"), Vec::<String>::new());
 }

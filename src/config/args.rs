@@ -1,6 +1,11 @@
 //! The command line: every setting as a flag and a variable, all as text, so that `read` can tell every mistake at once.
 
-use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::core_args::CoreArgs;
+use super::dead::DeadArgs;
 
 /// Deletes Tallyfy tasks for good: takes `task.delete` commands from RabbitMQ, calls the API, publishes what came of it.
 #[derive(Parser)]
@@ -10,6 +15,10 @@ pub(super) struct Cli {
     pub(super) command: Sub,
 }
 
+const RUN_EXAMPLE: &str = "\
+Example:
+  AMQP_URL=amqps://tallyfy-worker:SECRET@rabbit.example/tallyfy TALLYFY_CREDENTIALS_DIR=/run/secrets/tallyfy tallyfy-delete-worker run
+Prove the settings first: the same with `check`.";
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 failed (for delete: a task could not be deleted); 64 a wrong setting or flag.
 Every setting is a flag and an environment variable; flags win. `COMMAND --help` lists them.";
@@ -18,14 +27,46 @@ Every setting is a flag and an environment variable; flags win. `COMMAND --help`
 pub(super) enum Sub {
     /// Work: consume commands until SIGTERM or SIGINT, then drain and exit 0.
     Run(Box<RunArgs>),
+    /// Prove that all is there that a worker needs; deletes nothing. One line a fact; exit 0 only if none failed.
+    Check(Box<CheckArgs>),
     /// Declare exchanges, queues and bindings, and end.
     Setup(SetupArgs),
     /// Delete tasks without a broker: same engine, one JSON outcome a line on standard output.
     #[command(after_help = "Example: printf '%s\\n' ID1 ID2 | tallyfy-delete-worker delete --org ORG -")]
     Delete(Box<DeleteArgs>),
+    /// Look at dead letters, replay, discard, export or import them.
+    Dead(Box<DeadArgs>),
+    /// Print the JSON Schema of the command, of the outcome event, or of both.
+    Schema {
+        /// Which; without it, both under their names.
+        subject: Option<SubjectArg>,
+        #[command(flatten)]
+        log: LogArgs,
+    },
+    /// Print the manual page, as roff: `... man | man -l -`.
+    Man {
+        #[command(flatten)]
+        log: LogArgs,
+    },
+    /// Print the completions for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+        #[command(flatten)]
+        log: LogArgs,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum SubjectArg {
+    /// The body that producers publish.
+    Command,
+    /// The body that consumers of outcomes get.
+    Event,
 }
 
 #[derive(Args)]
+#[command(after_help = RUN_EXAMPLE)]
 pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) broker: BrokerArgs,
@@ -65,6 +106,15 @@ pub(super) struct RunArgs {
 }
 
 #[derive(Args)]
+pub(super) struct CheckArgs {
+    /// JSON, one fact a line.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) run: RunArgs,
+}
+
+#[derive(Args)]
 pub(super) struct SetupArgs {
     #[command(flatten)]
     pub(super) broker: BrokerArgs,
@@ -94,14 +144,39 @@ pub(super) struct DeleteArgs {
 pub(super) struct BrokerArgs {
     /// Broker, credentials and virtual host; amqps:// for TLS.
     #[arg(
-        long,
+        long = "amqp-url",
         env = "AMQP_URL",
         hide_env_values = true,
         value_name = "URL",
         help_heading = "RabbitMQ",
         default_value = "amqp://guest:guest@127.0.0.1:5672/%2f"
     )]
-    pub(super) amqp_url: String,
+    pub(super) url: String,
+    /// For amqps: authorities (PEM) that are trusted beside the system's own.
+    #[arg(
+        id = "amqp_ca_file",
+        long = "amqp-ca-file",
+        env = "AMQP_CA_FILE",
+        value_name = "FILE",
+        help_heading = "RabbitMQ"
+    )]
+    pub(super) ca_file: Option<PathBuf>,
+    /// For amqps: our own certificate (PEM), where the broker asks for one.
+    #[arg(
+        long = "amqp-client-cert-file",
+        env = "AMQP_CLIENT_CERT_FILE",
+        value_name = "FILE",
+        help_heading = "RabbitMQ"
+    )]
+    pub(super) client_cert_file: Option<PathBuf>,
+    /// For amqps: the private key (PEM) of our certificate.
+    #[arg(
+        long = "amqp-client-key-file",
+        env = "AMQP_CLIENT_KEY_FILE",
+        value_name = "FILE",
+        help_heading = "RabbitMQ"
+    )]
+    pub(super) client_key_file: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -115,80 +190,6 @@ pub(super) struct LadderArgs {
         help_heading = "Retries"
     )]
     pub(super) wait_ladder: String,
-}
-
-#[derive(Args)]
-pub(super) struct CoreArgs {
-    /// Everything before /organizations.
-    #[arg(
-        long = "tallyfy-base-url",
-        env = "TALLYFY_BASE_URL",
-        default_value = "https://go.tallyfy.com/api",
-        value_name = "URL",
-        help_heading = "Tallyfy API"
-    )]
-    pub(super) base_url: String,
-    /// Allow http:// to a host that is not a loopback address.
-    #[arg(
-        long = "tallyfy-allow-http",
-        env = "TALLYFY_ALLOW_HTTP",
-        default_value = "false",
-        value_name = "BOOL",
-        help_heading = "Tallyfy API"
-    )]
-    pub(super) allow_http: String,
-    /// Organisations that may be touched, separated by commas; a command for another is dead-lettered.
-    #[arg(long = "tallyfy-org-id", env = "TALLYFY_ORG_ID", value_name = "IDS", help_heading = "Tallyfy API")]
-    pub(super) org_id: Option<String>,
-    /// The token for all of them.
-    #[arg(
-        long = "tallyfy-access-token",
-        env = "TALLYFY_ACCESS_TOKEN",
-        hide_env_values = true,
-        value_name = "TOKEN",
-        help_heading = "Tallyfy API"
-    )]
-    pub(super) access_token: Option<String>,
-    /// File with the token; read again when it changes.
-    #[arg(
-        long = "tallyfy-access-token-file",
-        env = "TALLYFY_ACCESS_TOKEN_FILE",
-        value_name = "FILE",
-        help_heading = "Tallyfy API"
-    )]
-    pub(super) access_token_file: Option<String>,
-    /// Directory with one file for each organisation, named by its id, holding its token; it is the allow-list.
-    #[arg(
-        long = "tallyfy-credentials-dir",
-        env = "TALLYFY_CREDENTIALS_DIR",
-        value_name = "DIR",
-        help_heading = "Tallyfy API"
-    )]
-    pub(super) credentials_dir: Option<String>,
-    /// Calls in flight at once.
-    #[arg(
-        long,
-        env = "CONCURRENCY",
-        default_value = "64",
-        value_name = "NUMBER",
-        help_heading = "Tallyfy API"
-    )]
-    pub(super) concurrency: String,
-    /// One call, from connect to the last byte.
-    #[arg(
-        long,
-        env = "REQUEST_TIMEOUT",
-        default_value = "15s",
-        value_name = "DURATION",
-        help_heading = "Tallyfy API"
-    )]
-    pub(super) request_timeout: String,
-    /// Answered attempts before the dead letter.
-    #[arg(long, env = "MAX_ATTEMPTS", default_value = "20", value_name = "NUMBER", help_heading = "Retries")]
-    pub(super) max_attempts: String,
-    /// From the first delivery, waiting included.
-    #[arg(long, env = "MAX_AGE", default_value = "24h", value_name = "DURATION", help_heading = "Retries")]
-    pub(super) max_age: String,
 }
 
 #[derive(Args)]

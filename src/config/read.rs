@@ -8,15 +8,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use lapin::uri::AMQPUri;
+use lapin::uri::{AMQPScheme, AMQPUri};
 use tracing_subscriber::EnvFilter;
 use url::{Host, Url};
 
-use super::args::CoreArgs;
+use super::args::BrokerArgs;
+use super::core_args::CoreArgs;
 use crate::credentials::{self, CredentialsSource};
 use crate::messages::{OrgId, TaskId};
 use crate::policy::retry_schedule::Ladder;
 use crate::rabbitmq::connection::parse_amqp_url;
+use crate::rabbitmq::tls::{ClientFiles, TlsFiles};
+use crate::spans::OtlpSettings;
 use crate::telemetry::{self, LogFormat};
 
 const DURATION_FORM: &str = "a duration such as 500ms, 5s, 2m or 24h";
@@ -30,7 +33,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    fn problem<T>(&mut self, name: &str, text: impl Display) -> Option<T> {
+    pub(super) fn problem<T>(&mut self, name: &str, text: impl Display) -> Option<T> {
         self.problems.push(format!("{name}: {text}"));
         None
     }
@@ -82,7 +85,32 @@ impl Reader {
         parsed.or_else(|| self.problem(name, format!("takes IP:PORT, 127.0.0.1:9464 say, not {text:?}")))
     }
 
-    pub(super) fn amqp_url(&mut self, name: &str, text: &str) -> Option<AMQPUri> {
+    /// Address and, for `amqps`, the files, which are read once to see whether they can be.
+    pub(super) fn broker_address(&mut self, args: &BrokerArgs) -> Option<(AMQPUri, TlsFiles)> {
+        let uri = self.amqp_url("AMQP_URL", &args.url);
+        let client = match (&args.client_cert_file, &args.client_key_file) {
+            (Some(certificate), Some(key)) => {
+                Some(ClientFiles { certificate: certificate.clone(), key: key.clone() })
+            }
+            (None, None) => None,
+            (Some(_), None) => self.problem("AMQP_CLIENT_KEY_FILE", "is needed with AMQP_CLIENT_CERT_FILE"),
+            (None, Some(_)) => self.problem("AMQP_CLIENT_CERT_FILE", "is needed with AMQP_CLIENT_KEY_FILE"),
+        };
+        let tls = TlsFiles { ca: args.ca_file.clone(), client };
+        if let Err(error) = tls.read() {
+            self.problems.push(format!("AMQP_CA_FILE, AMQP_CLIENT_*_FILE: {error}"));
+        }
+        let uri = uri?;
+        if uri.scheme == AMQPScheme::AMQP && tls != TlsFiles::default() {
+            return self.problem(
+                "AMQP_URL",
+                "must begin with amqps:// where AMQP_CA_FILE or a client certificate is set",
+            );
+        }
+        Some((uri, tls))
+    }
+
+    fn amqp_url(&mut self, name: &str, text: &str) -> Option<AMQPUri> {
         parse_amqp_url(text.trim()).map_or_else(|error| self.problem(name, error), Some)
     }
 
@@ -125,6 +153,30 @@ impl Reader {
             Some(trouble) => self.problem(name, trouble),
             None if !plain => self.problem(name, "takes a URL without user, query and fragment"),
             None => Some(url),
+        }
+    }
+
+    /// `None` too where none is set.
+    pub(super) fn proxy(&mut self, name: &str, text: Option<&str>) -> Option<Url> {
+        let text = text.map(str::trim).filter(|text| !text.is_empty())?;
+        match Url::parse(text) {
+            Ok(url) if url.has_host() && matches!(url.scheme(), "http" | "https") => Some(url),
+            // It may hold a password.
+            _ => self.problem(name, "takes an http:// or https:// URL, http://proxy.example:3128 say"),
+        }
+    }
+
+    /// `None` too where no collector is set.
+    pub(super) fn otlp(&mut self, endpoint: Option<&str>, service_name: &str) -> Option<OtlpSettings> {
+        let text = endpoint.map(str::trim).filter(|text| !text.is_empty())?;
+        match Url::parse(text) {
+            Ok(endpoint) if endpoint.has_host() && matches!(endpoint.scheme(), "http" | "https") => {
+                Some(OtlpSettings { endpoint, service_name: service_name.to_owned() })
+            }
+            _ => self.problem(
+                "OTEL_EXPORTER_OTLP_ENDPOINT",
+                format!("takes an http:// or https:// URL, http://127.0.0.1:4318 say, not {text:?}"),
+            ),
         }
     }
 

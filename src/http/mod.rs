@@ -75,5 +75,6 @@ async fn readyz(State(port): State<Port>) -> impl IntoResponse {
 }
 
 async fn render_metrics(State(port): State<Port>) -> impl IntoResponse {
+    port.metrics.ready.set(i64::from(port.health.reasons().is_empty()));
     ([(CONTENT_TYPE, OPENMETRICS)], port.metrics.render())
 }

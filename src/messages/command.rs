@@ -1,9 +1,11 @@
 //! The command as producers write it, and the ids that may stand in a URL. Decoding refuses; it never repairs.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::Utf8Error;
 
 use jiff::Timestamp;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
@@ -14,8 +16,8 @@ const MAX_ID_CHARS: usize = 64;
 /// Namespace of the ids that we derive (`UUIDv5`). Changing it would change the id of every redelivered command.
 pub const ID_NAMESPACE: Uuid = Uuid::from_u128(0x5c0d_5e6b_8b0e_4f0c_9d5a_7a11_1f1d_e1e7);
 
-/// A request to delete one task for good.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+/// A request to delete one task for good. JSON, at most 64 KiB; unknown members are ignored.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 pub struct Command {
     /// Organisation that owns the task.
     pub org_id: OrgId,
@@ -27,8 +29,9 @@ pub struct Command {
     /// Why it asks.
     #[serde(default)]
     pub reason: Option<String>,
-    /// No call after this moment.
+    /// No call after this moment (RFC 3339).
     #[serde(default)]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub not_after: Option<Timestamp>,
 }
 
@@ -104,6 +107,16 @@ macro_rules! id {
             /// The id as it stands in a URL.
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$", "description": $what})
             }
         }
 

@@ -1,6 +1,8 @@
 //! The outcome event: `CloudEvents` 1.0 in structured JSON mode, one logical end of one command.
 
 use jiff::Timestamp;
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -8,7 +10,7 @@ use super::command::{Command, ID_NAMESPACE};
 use super::names;
 
 /// How a command ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EndKind {
     /// The API deleted the task on our call.
@@ -20,7 +22,7 @@ pub enum EndKind {
 }
 
 /// Why a command was dead-lettered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureReason {
     /// The body is not a command.
@@ -38,6 +40,16 @@ pub enum FailureReason {
 }
 
 impl FailureReason {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Malformed,
+        Self::OrgNotAllowed,
+        Self::Expired,
+        Self::Forbidden,
+        Self::Rejected,
+        Self::AttemptsExhausted,
+    ];
+
     /// The word that headers, events, metrics and logs use.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -71,7 +83,7 @@ impl EndKind {
 }
 
 /// The `data` of an outcome event, and the line that the `delete` command prints.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Outcome {
     /// Id of the command: its `message_id`, or derived.
     pub command_id: String,
@@ -104,10 +116,13 @@ pub struct Outcome {
     /// Only of dead letters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// `X-Request-Id` of the last answer: for the log only.
+    #[serde(skip)]
+    pub request_id: Option<String>,
 }
 
 /// Why a command was dead-lettered, in the event.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Failure {
     /// One of the contract's reasons.
     pub reason: FailureReason,
@@ -115,18 +130,31 @@ pub struct Failure {
     pub detail: String,
 }
 
-#[derive(Serialize)]
+/// How a command ended: a `CloudEvents` 1.0 event in structured JSON.
+#[derive(Serialize, JsonSchema)]
 struct CloudEvent<'a> {
+    #[schemars(extend("const" = "1.0"))]
     specversion: &'static str,
+    /// The same for every repeat: dedupe by it.
     id: &'a str,
+    #[schemars(extend("const" = names::SOURCE))]
     source: &'static str,
     #[serde(rename = "type")]
+    #[schemars(extend("enum" = [names::DELETED_EVENT, names::DELETE_FAILED_EVENT]))]
     kind: &'static str,
+    /// `{org_id}/{task_id}`, where the command could be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     subject: Option<String>,
+    #[schemars(extend("format" = "date-time"))]
     time: String,
+    #[schemars(extend("const" = "application/json"))]
     datacontenttype: &'static str,
     data: &'a Outcome,
+}
+
+/// The JSON Schema of the event.
+pub fn schema() -> Schema {
+    SchemaSettings::default().for_serialize().into_generator().into_root_schema_for::<CloudEvent<'_>>()
 }
 
 impl Outcome {
@@ -185,6 +213,7 @@ pub(crate) mod samples {
             published_by: None,
             duration_ms: 41,
             failure: None,
+            request_id: None,
         }
     }
 }

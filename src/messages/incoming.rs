@@ -1,5 +1,7 @@
 //! A message as it came off the work queue, freed of the broker library's types.
 
+use std::ops::Range;
+
 use jiff::Timestamp;
 
 /// One delivery of a command, before anyone has looked into it.
@@ -35,6 +37,59 @@ pub struct Properties {
     pub published_by: Option<String>,
 }
 
+/// A W3C trace context that may be passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TraceContext<'a> {
+    /// Version, trace id, span id and flags, in hexadecimal digits.
+    pub parent: &'a str,
+    /// What vendors add to it.
+    pub state: Option<&'a str>,
+}
+
+impl Properties {
+    /// The trace context; `None` where `traceparent` is not one by the W3C's rules, which forbid to pass such a one on.
+    pub fn trace(&self) -> Option<TraceContext<'_>> {
+        let parent = self.traceparent.as_deref().filter(|parent| is_traceparent(parent))?;
+        Some(TraceContext { parent, state: self.tracestate.as_deref() })
+    }
+}
+
+impl<'a> TraceContext<'a> {
+    /// The trace's id, for logs.
+    pub fn trace_id(&self) -> &'a str {
+        &self.parent[TRACE_ID]
+    }
+
+    /// The span's id.
+    pub fn span_id(&self) -> &'a str {
+        &self.parent[SPAN_ID]
+    }
+
+    /// Flags, of which the lowest says that the trace is recorded.
+    pub fn flags(&self) -> u8 {
+        u8::from_str_radix(&self.parent[FLAGS], 16).unwrap_or_default()
+    }
+}
+
+const TRACE_ID: Range<usize> = 3..35;
+const SPAN_ID: Range<usize> = 36..52;
+const FLAGS: Range<usize> = 53..55;
+
+/// <https://www.w3.org/TR/trace-context/#traceparent-header>, of version 00.
+fn is_traceparent(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let is_hex = |range: Range<usize>| {
+        bytes[range].iter().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte))
+    };
+    let is_some = |range: Range<usize>| bytes[range].iter().any(|byte| *byte != b'0');
+    bytes.len() == FLAGS.end
+        && bytes.starts_with(b"00-")
+        && (bytes[TRACE_ID.end], bytes[SPAN_ID.end]) == (b'-', b'-')
+        && [TRACE_ID, SPAN_ID, FLAGS].into_iter().all(is_hex)
+        && is_some(TRACE_ID)
+        && is_some(SPAN_ID)
+}
+
 /// How far a command has come; it travels in our own headers through the wait queues.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -48,4 +103,37 @@ pub struct Progress {
     pub not_before: Option<Timestamp>,
     /// HTTP status of the last answer.
     pub last_status: Option<u16>,
+    /// What has become of the command before an operator replayed it.
+    pub history: Option<String>,
+    /// `X-Request-Id` of the last answer, for the log; it does not travel.
+    pub request_id: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trace_id(traceparent: &str) -> Option<String> {
+        let properties = Properties { traceparent: Some(traceparent.to_owned()), ..Properties::default() };
+        properties.trace().map(|trace| trace.trace_id().to_owned())
+    }
+
+    #[test]
+    fn a_trace_context_is_passed_on_only_where_it_is_one() {
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+        assert_eq!(trace_id(&format!("00-{id}-00f067aa0ba902b7-01")).as_deref(), Some(id));
+        for wrong in [
+            "",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-",
+            "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736x00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e47é-00f067aa0ba902b7-01",
+        ] {
+            assert_eq!(trace_id(wrong), None, "{wrong}");
+        }
+    }
 }

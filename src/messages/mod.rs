@@ -3,13 +3,16 @@
 //! Knows no broker library and decides nothing. The names of exchanges, queues and headers live here, because
 //! other services rely on them (`names`).
 
+pub mod audit;
 pub mod command;
 pub mod event;
 pub mod incoming;
+pub mod letter;
 pub mod names;
 pub mod publication;
 
 pub use command::{Command, Malformed, OrgId, TaskId};
 pub use event::{EndKind, FailureReason, Outcome};
-pub use incoming::{Incoming, Progress, Properties};
+pub use incoming::{Incoming, Progress, Properties, TraceContext};
+pub use letter::Letter;
 pub use publication::{HeaderValue, Publication};

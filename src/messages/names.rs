@@ -23,6 +23,14 @@ pub const SOURCE: &str = "tallyfy-delete-worker";
 pub const DELETED_EVENT: &str = "task.deleted";
 /// CloudEvents `type` and routing key of the event for a dead-lettered command.
 pub const DELETE_FAILED_EVENT: &str = "task.delete_failed";
+/// CloudEvents `type` and routing key of what operators did with dead letters.
+pub const REPLAYED_EVENT: &str = "task.dead_letters.replayed";
+/// See [`REPLAYED_EVENT`].
+pub const DISCARDED_EVENT: &str = "task.dead_letters.discarded";
+/// See [`REPLAYED_EVENT`].
+pub const IMPORTED_EVENT: &str = "task.dead_letters.imported";
+/// Reason of the dead letters that the broker itself has made.
+pub const POISON: &str = "poison";
 /// Content type of the events: CloudEvents in structured JSON mode.
 pub const EVENT_CONTENT_TYPE: &str = "application/cloudevents+json";
 
@@ -44,6 +52,8 @@ pub const X_LAST_STATUS: &str = "x-last-status";
 pub const X_FAILURE_REASON: &str = "x-failure-reason";
 /// Header of a dead letter: why, for a person.
 pub const X_FAILURE_DETAIL: &str = "x-failure-detail";
+/// Header: what has become of the command before it was replayed, for people.
+pub const X_HISTORY: &str = "x-history";
 /// Header of a dead letter: when (RFC 3339).
 pub const X_FAILED_AT: &str = "x-failed-at";
 /// W3C Trace Context headers, carried to everything that is published about a command.

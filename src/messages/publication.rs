@@ -1,7 +1,7 @@
 //! What is to be published: a message with its address, as data.
 
 use super::names;
-use super::{Incoming, Progress};
+use super::{Incoming, Progress, Properties};
 use jiff::Timestamp;
 
 /// A message to publish: persistent, mandatory and confirmed, always.
@@ -42,11 +42,9 @@ impl Publication {
         progress: &Progress,
         first_seen: Timestamp,
     ) -> Self {
-        let mut headers = progress_headers(progress, first_seen);
-        headers.push((names::X_AMBIGUOUS, HeaderValue::Flag(progress.ambiguous)));
+        let mut headers = progress_headers(incoming, progress, first_seen);
         // To the nanosecond: cut to milliseconds it would undercut the wait that it keeps.
         push_text(&mut headers, names::X_NOT_BEFORE, progress.not_before.map(|m| m.to_string()).as_ref());
-        push_text(&mut headers, names::X_PUBLISHED_BY, incoming.properties.published_by.as_ref());
         Self::copy(incoming, names::RETRY_EXCHANGE, queue, headers)
     }
 
@@ -58,7 +56,7 @@ impl Publication {
         (reason, detail): (&str, &str),
         failed_at: Timestamp,
     ) -> Self {
-        let mut headers = progress_headers(progress, first_seen);
+        let mut headers = progress_headers(incoming, progress, first_seen);
         headers.push((names::X_FAILURE_REASON, HeaderValue::Text(reason.to_owned())));
         headers.push((names::X_FAILURE_DETAIL, HeaderValue::Text(detail.to_owned())));
         push_time(&mut headers, names::X_FAILED_AT, Some(failed_at));
@@ -74,8 +72,18 @@ impl Publication {
     pub fn event(incoming: &Incoming, routing_key: &str, event_id: String, body: Vec<u8>) -> Self {
         let content_type = Some(names::EVENT_CONTENT_TYPE.to_owned());
         let message_id = Some(event_id);
-        let event = Self::copy(incoming, names::EVENTS_EXCHANGE, routing_key.to_owned(), Vec::new());
-        Self { body, message_id, content_type, ..event }
+        let properties = &incoming.properties;
+        let mut headers = Vec::new();
+        push_trace(&mut headers, properties);
+        Self {
+            exchange: names::EVENTS_EXCHANGE,
+            routing_key: routing_key.to_owned(),
+            body,
+            message_id,
+            correlation_id: properties.correlation_id.clone(),
+            content_type,
+            headers,
+        }
     }
 
     fn copy(
@@ -85,8 +93,7 @@ impl Publication {
         mut headers: Vec<(&'static str, HeaderValue)>,
     ) -> Self {
         let properties = &incoming.properties;
-        push_text(&mut headers, names::TRACEPARENT, properties.traceparent.as_ref());
-        push_text(&mut headers, names::TRACESTATE, properties.tracestate.as_ref());
+        push_trace(&mut headers, properties);
         Self {
             exchange,
             routing_key,
@@ -99,13 +106,25 @@ impl Publication {
     }
 }
 
-fn progress_headers(progress: &Progress, first_seen: Timestamp) -> Vec<(&'static str, HeaderValue)> {
+fn progress_headers(
+    incoming: &Incoming,
+    progress: &Progress,
+    first_seen: Timestamp,
+) -> Vec<(&'static str, HeaderValue)> {
     let mut headers = vec![(names::X_ATTEMPTS, HeaderValue::Number(progress.attempts.into()))];
     push_time(&mut headers, names::X_FIRST_SEEN, Some(first_seen));
     headers.extend(
         progress.last_status.map(|status| (names::X_LAST_STATUS, HeaderValue::Number(status.into()))),
     );
+    headers.push((names::X_AMBIGUOUS, HeaderValue::Flag(progress.ambiguous)));
+    push_text(&mut headers, names::X_PUBLISHED_BY, incoming.properties.published_by.as_ref());
+    push_text(&mut headers, names::X_HISTORY, progress.history.as_ref());
     headers
+}
+
+fn push_trace(headers: &mut Vec<(&'static str, HeaderValue)>, properties: &Properties) {
+    push_text(headers, names::TRACEPARENT, properties.traceparent.as_ref());
+    push_text(headers, names::TRACESTATE, properties.tracestate.as_ref());
 }
 
 fn push_text(headers: &mut Vec<(&'static str, HeaderValue)>, name: &'static str, text: Option<&String>) {
@@ -119,7 +138,6 @@ fn push_time(headers: &mut Vec<(&'static str, HeaderValue)>, name: &'static str,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::messages::Properties;
     use HeaderValue::{Flag, Number, Text};
 
     fn moment() -> Timestamp {
@@ -128,7 +146,15 @@ mod tests {
 
     fn progress() -> Progress {
         let not_before = Some(moment());
-        Progress { attempts: 3, ambiguous: true, first_seen: None, not_before, last_status: Some(503) }
+        Progress {
+            attempts: 3,
+            ambiguous: true,
+            first_seen: None,
+            not_before,
+            last_status: Some(503),
+            history: Some("died before".to_owned()),
+            request_id: None,
+        }
     }
 
     fn incoming() -> Incoming {
@@ -164,8 +190,9 @@ mod tests {
             ("x-first-seen", text("2026-11-23T10:00:00.000Z")),
             ("x-last-status", Number(503)),
             ("x-ambiguous", Flag(true)),
-            ("x-not-before", text("2026-11-23T10:00:00.0005Z")),
             ("x-published-by", text("billing")),
+            ("x-history", text("died before")),
+            ("x-not-before", text("2026-11-23T10:00:00.0005Z")),
             ("traceparent", text("00-1-2-01")),
             ("tracestate", text("a=b")),
         ];
@@ -179,11 +206,12 @@ mod tests {
         assert_eq!((dead.exchange, dead.routing_key.as_str()), ("task.dlx", "task.delete"));
         is_the_command_as_it_came(&dead);
         let names: Vec<_> = dead.headers.iter().map(|(name, _)| *name).collect();
-        let own = ["x-attempts", "x-first-seen", "x-last-status"];
+        let own =
+            ["x-attempts", "x-first-seen", "x-last-status", "x-ambiguous", "x-published-by", "x-history"];
         let failure = ["x-failure-reason", "x-failure-detail", "x-failed-at"];
         assert_eq!(names, [&own[..], &failure, &["traceparent", "tracestate"]].concat());
         assert_eq!(
-            dead.headers[3..5],
+            dead.headers[6..8],
             [("x-failure-reason", text("rejected")), ("x-failure-detail", text("HTTP 422"))]
         );
     }

@@ -95,6 +95,14 @@ impl Answer {
         }
     }
 
+    /// The API's own id of the request, where it gave one.
+    pub fn request_id(&self) -> Option<&str> {
+        match self {
+            Self::Status(response) => response.request_id.as_deref(),
+            _ => None,
+        }
+    }
+
     /// Whether the call may have had its effect although nobody told us.
     pub fn leaves_doubt(&self) -> bool {
         matches!(self, Self::TimedOut | Self::ConnectionLost { .. })

@@ -37,7 +37,29 @@ struct Gate {
 enum State {
     Trial { since: Instant, under_way: u32 },
     Open,
-    Closed { until: Instant, pause: Duration, is_probed: bool },
+    Closed { until: Instant, pause: Duration, is_probed: bool, why: Why },
+}
+
+/// What closes a gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// 429.
+    Throttled,
+    /// 401.
+    Unauthorized,
+}
+
+impl Why {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Throttled, Self::Unauthorized];
+
+    /// The word that metrics and logs use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Throttled => "throttled",
+            Self::Unauthorized => "unauthorized",
+        }
+    }
 }
 
 /// The permission for one call. Each comes back by [`OrgGates::ended`].
@@ -67,7 +89,7 @@ pub enum Lesson {
     /// It is served.
     Works,
     /// It must not be called: for as long as the API says, if it does.
-    Held(Option<Duration>),
+    Held(Why, Option<Duration>),
     /// Nothing: the world failed, or no call came about.
     Nothing,
 }
@@ -77,6 +99,8 @@ pub enum Lesson {
 pub struct Closed {
     /// For how long.
     pub wait: Duration,
+    /// For what.
+    pub why: Why,
 }
 
 impl OrgGates {
@@ -114,7 +138,7 @@ impl OrgGates {
         gate.last_used = now;
         let is_probe = permit == Permit::Probe;
         match (&mut gate.state, lesson) {
-            (_, Lesson::Held(wait)) => return gate.close(permit, wait, now),
+            (_, Lesson::Held(why, wait)) => return gate.close(permit, Some(why), wait, now),
             (State::Trial { .. }, Lesson::Works) => gate.state = State::Open,
             (State::Trial { under_way, .. }, Lesson::Nothing) if permit == Permit::Trial => {
                 *under_way = under_way.saturating_sub(1);
@@ -126,7 +150,9 @@ impl OrgGates {
                     *is_probed = false;
                 }
             }
-            (State::Closed { .. }, Lesson::Nothing) if is_probe => return gate.close(permit, None, now),
+            (State::Closed { .. }, Lesson::Nothing) if is_probe => {
+                return gate.close(permit, None, None, now);
+            }
             _ => {}
         }
         None
@@ -157,9 +183,10 @@ impl OrgGates {
         first
     }
 
-    /// How many gates are closed.
-    pub fn closed(&self) -> usize {
-        self.gates.values().filter(|gate| gate.is_closed()).count()
+    /// How many gates are closed for this.
+    pub fn closed(&self, reason: Why) -> usize {
+        let is_it = |gate: &&Gate| matches!(gate.state, State::Closed { why, .. } if why == reason);
+        self.gates.values().filter(is_it).count()
     }
 
     fn gate(&mut self, org: &OrgId, now: Instant) -> &mut Gate {
@@ -182,19 +209,26 @@ impl OrgGates {
 
 impl Gate {
     /// The answers of calls that were under way together count once; only a probe that fails makes the pause longer.
-    fn close(&mut self, permit: Permit, wait: Option<Duration>, now: Instant) -> Option<Closed> {
-        let (is_news, pause, from) = match self.state {
-            State::Closed { until, pause, .. } if permit == Permit::Probe => {
-                (false, (pause * 2).min(LONGEST_PAUSE), until)
+    fn close(
+        &mut self,
+        permit: Permit,
+        why: Option<Why>,
+        wait: Option<Duration>,
+        now: Instant,
+    ) -> Option<Closed> {
+        let (is_news, pause, from, before) = match self.state {
+            State::Closed { until, pause, why, .. } if permit == Permit::Probe => {
+                (false, (pause * 2).min(LONGEST_PAUSE), until, why)
             }
-            State::Closed { until, pause, .. } => (false, pause, until),
-            State::Open | State::Trial { .. } => (true, FIRST_PAUSE, now),
+            State::Closed { until, pause, why, .. } => (false, pause, until, why),
+            State::Open | State::Trial { .. } => (true, FIRST_PAUSE, now, Why::Throttled),
         };
+        let why = why.unwrap_or(before);
         let is_probed =
             matches!(self.state, State::Closed { is_probed: true, .. }) && permit != Permit::Probe;
         let until = from.max(now + wait.unwrap_or(pause));
-        self.state = State::Closed { until, pause, is_probed };
-        is_news.then(|| Closed { wait: until - now })
+        self.state = State::Closed { until, pause, is_probed, why };
+        is_news.then(|| Closed { wait: until - now, why })
     }
 
     fn is_closed(&self) -> bool {
@@ -235,10 +269,13 @@ mod tests {
     fn a_closed_gate_holds_its_own_organisation_until_the_time_is_up_and_no_other() {
         let now = Instant::now();
         let mut gates = proven(now);
-        assert_eq!(answer(&mut gates, Lesson::Held(Some(WAIT)), now), Ok(Some(Closed { wait: WAIT })));
+        assert_eq!(
+            answer(&mut gates, Lesson::Held(Why::Throttled, Some(WAIT)), now),
+            Ok(Some(Closed { wait: WAIT, why: Why::Throttled }))
+        );
         assert_eq!(gates.may_call(&org("a"), now), Err(Held::For(WAIT)));
         assert_eq!(gates.may_call(&org("b"), now), Ok(Permit::Trial));
-        assert_eq!(gates.closed(), 1);
+        assert_eq!(gates.closed(Why::Throttled), 1);
         assert_eq!(gates.may_call(&org("a"), now + WAIT), Ok(Permit::Probe));
     }
 
@@ -246,13 +283,13 @@ mod tests {
     fn when_the_time_is_up_one_goes_first_and_its_answer_decides() {
         let now = Instant::now();
         let mut gates = proven(now);
-        answer(&mut gates, Lesson::Held(Some(WAIT)), now).unwrap();
+        answer(&mut gates, Lesson::Held(Why::Throttled, Some(WAIT)), now).unwrap();
         let later = now + WAIT;
         assert_eq!(gates.may_call(&org("a"), later), Ok(Permit::Probe));
         assert_eq!(gates.may_call(&org("a"), later), Err(Held::For(Duration::ZERO)));
         assert_eq!(gates.ended(&org("a"), Permit::Probe, Lesson::Works, later), None);
         assert_eq!(gates.may_call(&org("a"), later), Ok(Permit::Free));
-        assert_eq!(gates.closed(), 0);
+        assert_eq!(gates.closed(Why::Throttled), 0);
     }
 
     #[test]
@@ -276,7 +313,7 @@ mod tests {
         for second in 0..600 {
             for _ in 0..200 {
                 let now = start + Duration::from_secs(second);
-                calls += u32::from(answer(&mut gates, Lesson::Held(None), now).is_ok());
+                calls += u32::from(answer(&mut gates, Lesson::Held(Why::Throttled, None), now).is_ok());
             }
         }
         assert!(calls <= 16, "{calls} calls in ten minutes");
@@ -287,7 +324,7 @@ mod tests {
         let now = Instant::now();
         let mut gates = proven(now);
         assert_eq!(gates.may_call(&org("a"), now), Ok(Permit::Free));
-        answer(&mut gates, Lesson::Held(Some(WAIT)), now).unwrap();
+        answer(&mut gates, Lesson::Held(Why::Throttled, Some(WAIT)), now).unwrap();
         gates.ended(&org("a"), Permit::Free, Lesson::Works, now);
         assert_eq!(gates.may_call(&org("a"), now), Err(Held::For(WAIT)));
     }
@@ -296,10 +333,13 @@ mod tests {
     fn a_probe_does_not_undercut_the_retry_after_of_a_later_answer() {
         let now = Instant::now();
         let mut gates = proven(now);
-        answer(&mut gates, Lesson::Held(Some(Duration::ZERO)), now).unwrap();
+        answer(&mut gates, Lesson::Held(Why::Throttled, Some(Duration::ZERO)), now).unwrap();
         assert_eq!(gates.may_call(&org("a"), now), Ok(Permit::Probe));
-        assert_eq!(gates.ended(&org("a"), Permit::Free, Lesson::Held(Some(WAIT)), now), None);
-        assert_eq!(gates.ended(&org("a"), Permit::Probe, Lesson::Held(Some(Duration::ZERO)), now), None);
+        assert_eq!(gates.ended(&org("a"), Permit::Free, Lesson::Held(Why::Throttled, Some(WAIT)), now), None);
+        assert_eq!(
+            gates.ended(&org("a"), Permit::Probe, Lesson::Held(Why::Throttled, Some(Duration::ZERO)), now),
+            None
+        );
         assert_eq!(gates.may_call(&org("a"), now), Err(Held::For(WAIT)));
     }
 
@@ -308,10 +348,10 @@ mod tests {
         let mut now = Instant::now();
         let mut gates = proven(now);
         for _ in 0..64 {
-            let _ = gates.ended(&org("a"), Permit::Free, Lesson::Held(None), now);
+            let _ = gates.ended(&org("a"), Permit::Free, Lesson::Held(Why::Throttled, None), now);
         }
         let mut pauses = Vec::new();
-        for lesson in [Lesson::Held(None), Lesson::Nothing].into_iter().cycle().take(8) {
+        for lesson in [Lesson::Held(Why::Throttled, None), Lesson::Nothing].into_iter().cycle().take(8) {
             let Err(Held::For(pause)) = gates.may_call(&org("a"), now) else { panic!("it is closed") };
             pauses.push(pause.as_secs());
             now += pause;
@@ -321,10 +361,24 @@ mod tests {
     }
 
     #[test]
+    fn a_closed_gate_is_counted_by_what_closed_it_last() {
+        let now = Instant::now();
+        let mut gates = proven(now);
+        let closed = |gates: &OrgGates| Why::ALL.map(|why| gates.closed(why));
+        assert_eq!(Why::ALL.map(Why::as_str), ["throttled", "unauthorized"]);
+        answer(&mut gates, Lesson::Held(Why::Unauthorized, None), now).unwrap();
+        assert_eq!(closed(&gates), [0, 1]);
+        answer(&mut gates, Lesson::Nothing, now + FIRST_PAUSE).unwrap();
+        assert_eq!(closed(&gates), [0, 1], "a probe that says nothing changes nothing");
+        answer(&mut gates, Lesson::Held(Why::Throttled, None), now + FIRST_PAUSE * 4).unwrap();
+        assert_eq!(closed(&gates), [1, 0]);
+    }
+
+    #[test]
     fn a_new_token_is_probed_at_once() {
         let now = Instant::now();
         let mut gates = proven(now);
-        answer(&mut gates, Lesson::Held(Some(WAIT)), now).unwrap();
+        answer(&mut gates, Lesson::Held(Why::Throttled, Some(WAIT)), now).unwrap();
         gates.probe_now(&org("a"), now);
         assert_eq!(gates.may_call(&org("a"), now), Ok(Permit::Probe));
     }
@@ -334,12 +388,13 @@ mod tests {
         let now = Instant::now();
         let mut gates = proven(now);
         let orgs = [org("a"), org("b")];
-        answer(&mut gates, Lesson::Held(Some(WAIT)), now).unwrap();
+        answer(&mut gates, Lesson::Held(Why::Throttled, Some(WAIT)), now).unwrap();
         assert_eq!(gates.all_closed_until(orgs.iter()), None);
         assert_eq!(gates.all_closed_until(orgs[..1].iter()), Some(now + WAIT));
         let permit = gates.may_call(&org("b"), now).unwrap();
-        gates.ended(&org("b"), permit, Lesson::Held(None), now);
+        gates.ended(&org("b"), permit, Lesson::Held(Why::Throttled, None), now);
         assert_eq!(gates.all_closed_until(orgs.iter()), Some(now + FIRST_PAUSE));
+        assert_eq!(gates.all_closed_until(orgs[..1].iter()), Some(now + WAIT));
     }
 
     #[test]
@@ -351,11 +406,56 @@ mod tests {
             let permit = gates.may_call(&id, now).unwrap();
             gates.ended(&id, permit, Lesson::Works, now);
         }
-        answer(&mut gates, Lesson::Held(Some(Duration::from_hours(1))), now).unwrap();
+        answer(&mut gates, Lesson::Held(Why::Throttled, Some(Duration::from_hours(1))), now).unwrap();
         let later = now + IDLE;
         assert_eq!(gates.may_call(&org("new"), later), Ok(Permit::Trial));
         assert_eq!(gates.gates.len(), 2);
         assert!(matches!(gates.may_call(&org("a"), later), Err(Held::For(_))));
+    }
+
+    #[test]
+    fn after_an_outage_what_was_open_is_on_trial_again_and_what_was_closed_stays_closed() {
+        let now = Instant::now();
+        let mut gates = proven(now);
+        let permit = gates.may_call(&org("b"), now).unwrap();
+        gates.ended(&org("b"), permit, Lesson::Held(Why::Throttled, Some(WAIT)), now);
+        assert_eq!(gates.may_call(&org("a"), now), Ok(Permit::Free));
+        gates.forget_open();
+        assert_eq!(gates.may_call(&org("b"), now), Err(Held::For(WAIT)));
+        for _ in 0..TRIAL_CALLS {
+            assert_eq!(gates.may_call(&org("a"), now), Ok(Permit::Trial));
+        }
+        gates.ended(&org("a"), Permit::Free, Lesson::Nothing, now);
+        let held = gates.may_call(&org("a"), now);
+        assert_eq!(held, Err(Held::Trial(TRIAL_WAIT)), "a call from before gives no place of the trial back");
+    }
+
+    #[test]
+    fn a_call_from_before_that_says_nothing_does_not_make_the_pause_longer() {
+        let now = Instant::now();
+        let mut gates = proven(now);
+        answer(&mut gates, Lesson::Held(Why::Throttled, None), now).unwrap();
+        gates.ended(&org("a"), Permit::Free, Lesson::Nothing, now + FIRST_PAUSE / 2);
+        assert_eq!(gates.may_call(&org("a"), now + FIRST_PAUSE), Ok(Permit::Probe));
+    }
+
+    #[test]
+    fn idle_gates_are_looked_for_once_a_minute() {
+        let start = Instant::now();
+        let mut gates = proven(start);
+        let mut serve = |id: &str, at: Instant| {
+            let permit = gates.may_call(&org(id), at).unwrap();
+            gates.ended(&org(id), permit, Lesson::Works, at);
+            let mut ids: Vec<String> = gates.gates.keys().map(ToString::to_string).collect();
+            ids.sort();
+            ids.concat()
+        };
+        let second = Duration::from_secs(1);
+        assert_eq!(serve("b", start + 30 * second), "ab");
+        let swept = start + IDLE + 10 * second;
+        assert_eq!(serve("x", swept), "bx");
+        assert_eq!(serve("y", swept + 50 * second), "bxy");
+        assert_eq!(serve("z", swept + 60 * second), "xyz");
     }
 
     proptest! {
@@ -388,10 +488,10 @@ mod tests {
                     let lesson = match step {
                         4 | 5 => Lesson::Works,
                         6 => Lesson::Nothing,
-                        _ => Lesson::Held(Some(Duration::from_millis(pause * 200))),
+                        _ => Lesson::Held(Why::Throttled, Some(Duration::from_millis(pause * 200))),
                     };
                     let _ = gates.ended(org, permit, lesson, now);
-                    if let Lesson::Held(Some(wait)) = lesson {
+                    if let Lesson::Held(_, Some(wait)) = lesson {
                         floors[number] = floors[number].max(now + wait);
                     }
                 }

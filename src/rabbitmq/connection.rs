@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use url::{Host, Position, Url};
 
 use super::publisher::Publisher;
+use super::tls::{TlsError, TlsFiles};
 use super::topology::{self, Provision, Topology};
 use super::wire_guard;
 use crate::messages::names;
@@ -35,6 +36,8 @@ const KNOWN_PARAMETERS: [&str; 5] =
 pub struct BrokerSettings {
     /// Address, credentials and virtual host.
     pub uri: AMQPUri,
+    /// For `amqps`.
+    pub tls: TlsFiles,
     /// Declare the topology at start, or only look for it.
     pub topology: Topology,
     /// Deliveries that the broker may hand out before one is acknowledged.
@@ -47,6 +50,9 @@ pub enum BrokerError {
     /// No connection came about in time.
     #[error("no connection to RabbitMQ at {0} within {CONNECT_TIMEOUT:?}")]
     ConnectTimeout(String),
+    /// A certificate or a key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Refused, wrong credentials, wrong virtual host, TLS.
     #[error("cannot connect to RabbitMQ at {address}: {source}")]
     Connect {
@@ -63,6 +69,12 @@ pub enum BrokerError {
         /// lapin's word.
         source: lapin::Error,
     },
+    /// The dead letters cannot be read.
+    #[error("cannot read {queue}: {source}", queue = names::DEAD_LETTER_QUEUE)]
+    DeadLetters {
+        /// lapin's word.
+        source: lapin::Error,
+    },
     /// Consuming could not begin.
     #[error("cannot consume from {queue}: {source}", queue = names::WORK_QUEUE)]
     Consume {
@@ -75,9 +87,10 @@ impl BrokerError {
     /// What kind of trouble it is: another one of the same kind is not worth a log line.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::ConnectTimeout(_) | Self::Connect { .. } => "connect",
+            Self::ConnectTimeout(_) | Self::Tls(_) | Self::Connect { .. } => "connect",
             Self::Topology { .. } => "topology",
             Self::Consume { .. } => "consume",
+            Self::DeadLetters { .. } => "dead_letters",
         }
     }
 }
@@ -146,9 +159,9 @@ impl Session {
     /// # Errors
     /// [`BrokerError`] says what to check.
     pub async fn open(settings: &BrokerSettings) -> Result<Self, BrokerError> {
-        let consuming = connect(&settings.uri, "consume").await?;
+        let consuming = connect(&settings.uri, &settings.tls, "consume").await?;
         topology::ensure(&consuming, &settings.topology).await?;
-        let publishing = connect(&settings.uri, "publish").await?;
+        let publishing = connect(&settings.uri, &settings.tls, "publish").await?;
         let lost = CancellationToken::new();
         watch(&consuming, &lost);
         let blocked = watch(&publishing, &lost);
@@ -214,12 +227,12 @@ impl Session {
 /// Connects once; `purpose` shows in the broker's list of connections.
 ///
 /// # Errors
-/// [`BrokerError::Connect`] or [`BrokerError::ConnectTimeout`].
-pub async fn connect(uri: &AMQPUri, purpose: &str) -> Result<Connection, BrokerError> {
-    let address = address(uri);
+/// [`BrokerError::Connect`], [`BrokerError::ConnectTimeout`] or [`BrokerError::Tls`].
+pub async fn connect(uri: &AMQPUri, tls: &TlsFiles, purpose: &str) -> Result<Connection, BrokerError> {
+    let (address, tls) = (address(uri), tls.read()?);
     let properties =
         ConnectionProperties::default().with_connection_name(format!("{} ({purpose})", names::SOURCE).into());
-    match timeout(CONNECT_TIMEOUT, wire_guard::connect(uri.clone(), properties)).await {
+    match timeout(CONNECT_TIMEOUT, wire_guard::connect(uri.clone(), tls, properties)).await {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(source)) => Err(BrokerError::Connect { address, source }),
         Err(_) => Err(BrokerError::ConnectTimeout(address)),

@@ -11,7 +11,7 @@ use lapin::{Channel, Consumer};
 use super::connection::BrokerError;
 use super::envelope;
 use super::message_header::X_UNREADABLE;
-use crate::messages::{Incoming, names};
+use crate::messages::{Incoming, Properties, names};
 
 /// One message in our hands. It is not `Clone` and both ways out consume it, so it is settled at most once, and through
 /// its own acker, so on the channel it came from.
@@ -26,6 +26,11 @@ impl Delivery {
     /// What it says.
     pub fn incoming(&self) -> &Incoming {
         &self.incoming
+    }
+
+    /// What is carried to everything that is published about it.
+    pub fn properties_mut(&mut self) -> &mut Properties {
+        &mut self.incoming.properties
     }
 
     /// How often the broker has taken it back from a worker, as a quorum queue counts it.

@@ -33,6 +33,8 @@ pub fn read(properties: &BasicProperties) -> (Properties, Progress) {
         first_seen: time(names::X_FIRST_SEEN),
         not_before: time(names::X_NOT_BEFORE),
         last_status: header(names::X_LAST_STATUS).and_then(as_number).and_then(|n| u16::try_from(n).ok()),
+        history: text(names::X_HISTORY),
+        request_id: None,
     };
     (carried, progress)
 }
@@ -134,12 +136,12 @@ mod tests {
         #[test]
         fn what_a_command_has_come_through_survives_a_wait(
             attempts: u32, ambiguous: bool, first_seen in any_moment(), not_before in of(any_moment()),
-            last_status in of(any::<u16>()), texts in proptest::array::uniform6(of("\\PC{1,60}")),
+            last_status in of(any::<u16>()), texts in proptest::array::uniform6(of("\\PC{1,60}")), history in of("\\PC{1,60}"),
         ) {
             let [message_id, correlation_id, content_type, traceparent, tracestate, published_by] = texts;
             let properties =
                 Properties { message_id, correlation_id, content_type, traceparent, tracestate, published_by };
-            let progress = Progress { attempts, ambiguous, first_seen: None, not_before, last_status };
+            let progress = Progress { attempts, ambiguous, first_seen: None, not_before, last_status, history, request_id: None };
             let incoming = Incoming { properties, ..Incoming::default() };
             let copy = Publication::waiting_copy(&incoming, "q".into(), &progress, first_seen);
             let (carried, read) = read(&write(&copy));

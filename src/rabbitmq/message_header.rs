@@ -14,7 +14,7 @@ const LARGEST: usize = 4096 - 8;
 const DEEPEST: usize = 16;
 const LONGEST_TEXT: usize = 1024;
 /// What is kept of a header table that cannot be passed on as it is, the most needed first.
-const KEPT: [&str; 14] = [
+const KEPT: [&str; 15] = [
     names::X_ATTEMPTS,
     names::X_AMBIGUOUS,
     names::X_LAST_STATUS,
@@ -26,6 +26,7 @@ const KEPT: [&str; 14] = [
     names::X_PUBLISHED_BY,
     "x-first-death-reason",
     "x-first-death-queue",
+    names::X_HISTORY,
     names::TRACEPARENT,
     names::TRACESTATE,
     names::X_FAILURE_DETAIL,

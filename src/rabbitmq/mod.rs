@@ -3,8 +3,11 @@
 pub mod connection;
 pub mod consumer;
 pub mod envelope;
+pub mod letters;
 mod message_header;
+pub mod probe;
 pub mod publisher;
+pub mod tls;
 pub mod topology;
 mod wire_guard;
 

@@ -13,7 +13,7 @@ use async_rs::util::{DummyIO, RuntimeParts};
 use async_rs::{Runtime, Tokio, TokioRuntime};
 use futures_io::{AsyncRead, AsyncWrite};
 use futures_util::{FutureExt, Stream, TryFutureExt};
-use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, TLSConfig};
+use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, OwnedTLSConfig};
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties};
 
@@ -25,10 +25,14 @@ const AT_A_TIME: usize = 16 * 1024;
 ///
 /// # Errors
 /// lapin's word.
-pub(super) async fn connect(uri: AMQPUri, properties: ConnectionProperties) -> lapin::Result<Connection> {
+pub(super) async fn connect(
+    uri: AMQPUri,
+    tls: OwnedTLSConfig,
+    properties: ConnectionProperties,
+) -> lapin::Result<Connection> {
     let tokio = TokioRuntime::tokio_current();
     let dial = async move |uri: AMQPUri, _| {
-        let socket = uri.connect_with_config_async(TLSConfig::default(), &tokio).await?;
+        let socket = uri.connect_with_config_async(tls.as_ref(), &tokio).await?;
         Ok(AsyncTcpStream::Plain(GuardedStream::new(socket)))
     };
     let runtime = Runtime::new(RuntimeParts::new(Tokio::current(), GuardedReactor(Tokio::current())));

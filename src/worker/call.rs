@@ -6,7 +6,7 @@ use std::time::Instant;
 use secrecy::SecretString;
 
 use super::engine::{Engine, Place};
-use crate::messages::{Command, OrgId};
+use crate::messages::{Command, OrgId, Properties};
 use crate::policy::answer::Answer;
 use crate::policy::org_gate::{Lesson, Permit};
 use crate::policy::verdict::{Verdict, decide};
@@ -21,16 +21,23 @@ pub struct Call<'a> {
 
 impl Call<'_> {
     /// Makes the call and lets breaker, gates and metrics learn from its answer.
-    pub async fn make(self, command: &Command) -> (Answer, Verdict) {
+    pub async fn make(self, command: &Command, properties: &Properties) -> (Answer, Verdict) {
         let engine = self.pass.engine;
         let in_flight = InFlight::new(engine);
         let started = Instant::now();
         seams::pass(Seam::BeforeCall).await;
-        let answer = engine.api.delete(&command.org_id, &command.task_id, &self.token).await;
+        let mut span = engine.spans.call(properties, engine.api.base_url());
+        let trace = span.context(properties);
+        let answer = engine.api.delete(&command.org_id, &command.task_id, &self.token, trace).await;
         seams::pass(Seam::AfterCall).await;
         drop((in_flight, self.place));
         let verdict = decide(&answer);
+        span.answered(&answer, verdict);
+        drop(span);
         engine.metrics.count_call(verdict, answer.class(), started.elapsed());
+        if answer.leaves_doubt() {
+            engine.metrics.ambiguous_answers.inc();
+        }
         engine.learn(self.pass, verdict, &answer);
         (answer, verdict)
     }

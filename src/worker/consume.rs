@@ -250,10 +250,11 @@ impl Worker {
     }
 }
 
-async fn carry_out(delivery: Delivery, engine: Arc<Engine>, settler: Arc<Settler>) {
-    engine.metrics.deliveries_unsettled.inc();
+async fn carry_out(mut delivery: Delivery, engine: Arc<Engine>, settler: Arc<Settler>) {
+    let _in_hand = engine.metrics.received();
     seams::pass(Seam::AfterReceive).await;
+    let mut span = engine.spans.delivery(delivery.properties_mut());
     let settlement = handle(delivery.incoming(), &engine).await;
+    span.decided(&settlement);
     settler.settle(delivery, settlement).await;
-    engine.metrics.deliveries_unsettled.dec();
 }

@@ -18,10 +18,11 @@ use crate::messages::OrgId;
 use crate::metrics::Metrics;
 use crate::policy::answer::Answer;
 use crate::policy::circuit_breaker::{BreakerSettings, Change, CircuitBreaker};
-use crate::policy::org_gate::{Closed, Held, Lesson, OrgGates, Permit};
+use crate::policy::org_gate::{Closed, Held, Lesson, OrgGates, Permit, Why};
 use crate::policy::retry_after;
 use crate::policy::retry_schedule::RetrySchedule;
 use crate::policy::verdict::Verdict;
+use crate::spans::Spans;
 use crate::tallyfy_api::TallyfyApi;
 
 /// What an engine is made of.
@@ -36,6 +37,8 @@ pub struct EngineSettings {
     pub breaker: BreakerSettings,
     /// Calls in flight at once.
     pub concurrency: usize,
+    /// Where spans go.
+    pub spans: Spans,
 }
 
 /// The shared state of all commands in hand.
@@ -53,6 +56,8 @@ pub struct Engine {
     pub metrics: Arc<Metrics>,
     /// The worker's health.
     pub health: Arc<Health>,
+    /// Where spans go.
+    pub spans: Spans,
     /// Fires when no new call may be made.
     pub draining: CancellationToken,
     /// Notified when no command may be tried for a while: see [`Engine::paused_until`].
@@ -78,7 +83,7 @@ pub type Place<'a> = SemaphorePermit<'a>;
 impl Engine {
     /// An engine with a closed breaker and open gates.
     pub fn new(settings: EngineSettings, metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
-        Self {
+        let engine = Self {
             api: settings.api,
             credentials: settings.credentials,
             breaker: Mutex::new(CircuitBreaker::new(settings.breaker)),
@@ -88,9 +93,12 @@ impl Engine {
             schedule: settings.schedule,
             metrics,
             health,
+            spans: settings.spans,
             draining: CancellationToken::new(),
             pause_begins: Notify::new(),
-        }
+        };
+        engine.tell_age_of_credentials();
+        engine
     }
 
     /// Whether an organisation may be touched.
@@ -164,6 +172,12 @@ impl Engine {
         for org in self.credentials.reload() {
             lock(&self.gates).probe_now(&org, now);
         }
+        self.tell_age_of_credentials();
+    }
+
+    fn tell_age_of_credentials(&self) {
+        let written = self.credentials.oldest_written().and_then(|time| Timestamp::try_from(time).ok());
+        self.metrics.oldest_credential.set(written.map_or(0.0, |time| time.as_duration().as_secs_f64()));
     }
 
     /// When the breaker's next probe is due; `None` while it is closed.
@@ -182,8 +196,8 @@ impl Engine {
     pub(super) fn learn(&self, mut pass: Pass<'_>, verdict: Verdict, answer: &Answer) {
         self.tell_breaker(pass.org, verdict, answer);
         pass.end(match verdict {
-            Verdict::Throttled => Lesson::Held(floor(answer, Timestamp::now())),
-            Verdict::Unauthorized => Lesson::Held(None),
+            Verdict::Throttled => Lesson::Held(Why::Throttled, floor(answer, Timestamp::now())),
+            Verdict::Unauthorized => Lesson::Held(Why::Unauthorized, None),
             world if world.counts_toward_the_breaker() => Lesson::Nothing,
             _ => Lesson::Works,
         });
@@ -204,6 +218,7 @@ impl Engine {
                 let why = format!("{verdict}: {}", answer.describe(), verdict = verdict.as_str());
                 error!("circuit breaker open, no more commands are taken in; last answer was {why}");
                 self.metrics.breaker_open.set(1);
+                self.metrics.breaker_opened.inc();
                 self.health.set(Part::Breaker, Some(format!("circuit breaker open, last answer was {why}")));
                 lock(&self.gates).forget_open();
                 self.pause_begins.notify_one();
@@ -219,15 +234,18 @@ impl Engine {
 
     pub(super) fn take_back(&self, org: &OrgId, permit: Permit, lesson: Lesson) {
         let closed = lock(&self.gates).ended(org, permit, lesson, Instant::now());
-        if let Some(Closed { wait }) = closed {
-            warn!(org_id = %org, wait_ms = millis(wait), "organisation held: throttled, or its token is not accepted");
+        if let Some(Closed { wait, why }) = closed {
+            warn!(org_id = %org, wait_ms = millis(wait), reason = why.as_str(), "organisation held");
             if self.paused_until().is_some() {
                 self.pause_begins.notify_one();
             }
         }
         if permit != Permit::Free || closed.is_some() {
             self.trials.send_replace(());
-            self.metrics.gates_closed.set(i64::try_from(lock(&self.gates).closed()).unwrap_or(i64::MAX));
+            let gates = lock(&self.gates);
+            for why in Why::ALL {
+                self.metrics.set_held(why.as_str(), gates.closed(why));
+            }
         }
     }
 }

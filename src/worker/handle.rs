@@ -55,7 +55,7 @@ async fn carry_out(incoming: &Incoming, engine: &Engine) -> Settlement {
             Err(Hold::Org(Held::Trial(longest))) if engine.trial_moves(trials, longest).await => continue,
             Err(hold) => return case.held(hold),
         };
-        let (answer, verdict) = call.make(&case.command).await;
+        let (answer, verdict) = call.make(&case.command, &incoming.properties).await;
         case.record(verdict, &answer);
         let delay = match case.next(verdict, &answer, &mut delays) {
             Step::Settle(settlement) => return settlement,
@@ -97,6 +97,9 @@ impl<'a> Case<'a> {
 
     /// What the answer changes. What comes in while the breaker is open says nothing of the command, so costs nothing.
     fn record(&mut self, verdict: Verdict, answer: &Answer) {
+        if self.is_new() {
+            self.engine.metrics.count_first_answer(verdict);
+        }
         let blames_the_world = verdict.counts_toward_the_breaker() && self.engine.next_probe().is_some();
         self.calls += 1;
         let spent = u32::from(verdict.spends_an_attempt() && !blames_the_world);
@@ -104,11 +107,17 @@ impl<'a> Case<'a> {
         self.progress.attempts = self.progress.attempts.saturating_add(spent);
         self.progress.ambiguous |= answer.leaves_doubt();
         self.progress.last_status = answer.status();
+        self.progress.request_id = answer.request_id().map(str::to_owned);
         self.progress.not_before = None;
         debug!(
             org_id = %self.command.org_id, task_id = %self.command.task_id, attempt = self.progress.attempts,
             verdict = verdict.as_str(), "{}", answer.describe()
         );
+    }
+
+    /// Nobody has called for it before, as far as anybody can know.
+    fn is_new(&self) -> bool {
+        self.calls == 0 && self.incoming.progress.first_seen.is_none() && !self.incoming.redelivered
     }
 
     fn next(&mut self, verdict: Verdict, answer: &Answer, delays: &mut InProcessDelays) -> Step {
@@ -231,6 +240,7 @@ fn outcome(
         published_by: incoming.properties.published_by.clone(),
         duration_ms: millis(received.elapsed()),
         failure,
+        request_id: progress.request_id.clone(),
     }
 }
 
@@ -264,12 +274,18 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::policy::circuit_breaker::BreakerSettings;
     use crate::policy::retry_schedule::{Ladder, RetrySchedule};
+    use crate::spans::Spans;
     use crate::tallyfy_api::{ApiSettings, TallyfyApi};
     use crate::worker::EngineSettings;
 
     fn engine() -> Engine {
         let base_url = "http://127.0.0.1:9/api".parse().unwrap();
-        let api = TallyfyApi::new(&ApiSettings { base_url, request_timeout: Duration::from_secs(1) });
+        let api = TallyfyApi::new(&ApiSettings {
+            base_url,
+            request_timeout: Duration::from_secs(1),
+            proxy: None,
+            ca_file: None,
+        });
         let source = CredentialsSource::Fixed { orgs: Vec::new(), token: "t".into() };
         let ladder = Ladder::new(vec![Duration::from_secs(5), Duration::from_mins(1)]).unwrap();
         let settings = EngineSettings {
@@ -278,6 +294,7 @@ mod tests {
             schedule: RetrySchedule { max_attempts: 20, max_age: Duration::from_hours(24), ladder },
             breaker: BreakerSettings::default(),
             concurrency: 1,
+            spans: Spans::default(),
         };
         Engine::new(settings, Arc::new(Metrics::default()), Arc::new(Health::default()))
     }

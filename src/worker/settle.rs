@@ -164,14 +164,17 @@ fn label(settlement: &Settlement) -> &'static str {
 }
 
 fn report(incoming: &Incoming, settlement: &Settlement) {
+    let trace_id = incoming.properties.trace().map(|trace| trace.trace_id());
     match settlement {
-        Settlement::Finish(outcome) => report_end(outcome),
-        Settlement::DeadLetter(outcome, _) => report_dead_letter(outcome),
+        Settlement::Finish(outcome) => report_end(outcome, trace_id),
+        Settlement::DeadLetter(outcome, _) => report_dead_letter(outcome, trace_id),
         Settlement::RetryLater(rung, progress) => warn!(
             message_id = incoming.properties.message_id,
             attempts = progress.attempts,
             wait = rung.name(),
             http_status = progress.last_status,
+            request_id = progress.request_id,
+            trace_id,
             "command waits for its next attempt"
         ),
         Settlement::Postpone(rung, progress) => debug!(
@@ -185,7 +188,7 @@ fn report(incoming: &Incoming, settlement: &Settlement) {
 }
 
 /// One line for the end of a command, in the words of the event.
-pub fn report_end(outcome: &Outcome) {
+fn report_end(outcome: &Outcome, trace_id: Option<&str>) {
     info!(
         command_id = outcome.command_id,
         org_id = outcome.org_id,
@@ -194,13 +197,15 @@ pub fn report_end(outcome: &Outcome) {
         attempts = outcome.attempts,
         ambiguous = outcome.ambiguous,
         http_status = outcome.http_status,
+        request_id = outcome.request_id,
+        trace_id,
         duration_ms = outcome.duration_ms,
         "command ended"
     );
 }
 
 /// One line for the failure of a command, in the words of the event.
-pub fn report_dead_letter(outcome: &Outcome) {
+fn report_dead_letter(outcome: &Outcome, trace_id: Option<&str>) {
     let (reason, detail) =
         outcome.failure.as_ref().map_or(("", ""), |f| (f.reason.as_str(), f.detail.as_str()));
     error!(
@@ -212,6 +217,8 @@ pub fn report_dead_letter(outcome: &Outcome) {
         reason,
         detail,
         http_status = outcome.http_status,
+        request_id = outcome.request_id,
+        trace_id,
         duration_ms = outcome.duration_ms,
         "command dead-lettered"
     );

@@ -13,6 +13,7 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
 use tallyfy_delete_worker::rabbitmq::connection::{connect, parse_amqp_url};
+use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::rabbitmq::topology::{self, Provision, Topology};
 use tempfile::TempDir;
 use tokio::time::{Instant, interval, sleep};
@@ -83,7 +84,9 @@ pub(crate) async fn fight(scenario: &Scenario) -> Result<Outcome, String> {
 
 async fn declare(url: &str) -> Result<(), String> {
     let wait_queues = LADDER_MS.map(|(name, ms)| (format!("task.delete.wait.{name}"), ms)).to_vec();
-    let connection = connect(&parse_amqp_url(url)?, "campaign").await.map_err(|error| error.to_string())?;
+    let connection = connect(&parse_amqp_url(url)?, &TlsFiles::default(), "campaign")
+        .await
+        .map_err(|error| error.to_string())?;
     let topology = Topology { provision: Provision::Declare, wait_queues };
     topology::ensure(&connection, &topology).await.map_err(|error| error.to_string())
 }

@@ -51,12 +51,16 @@ pub(crate) enum Family {
 
 use Family as F;
 
-/// Of the processes and the network.
-pub(crate) const WORLD: [Family; 15] = [
+/// Of the processes and the network; what kills comes more often than the rest.
+pub(crate) const WORLD: [Family; 19] = [
+    F::WorkerKilled,
+    F::WorkerKilled,
     F::WorkerKilled,
     F::WorkerTerminated,
     F::WorkerFrozen,
     F::WorkerAway,
+    F::BrokerKilled,
+    F::BrokerKilled,
     F::BrokerKilled,
     F::BrokerFrozen,
     F::BrokerRestarted,

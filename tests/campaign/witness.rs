@@ -9,16 +9,18 @@ use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, Connection, ConnectionProperties};
+use lapin::{Channel, Connection, ConnectionProperties, Consumer};
 use serde_json::Value;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::ledgers::{DeadLetter, Event};
 
 /// Where the events go. Small and rejecting, so that a witness that looks away makes the broker refuse events.
 pub(crate) const EVENTS: &str = "campaign.events";
 const ROOM: i32 = 30;
+/// Without a word for this long it connects anew.
+const PATIENCE: Duration = Duration::from_secs(10);
 const DEAD_LETTERS: &str = "task.delete.dead";
 
 /// What was seen so far.
@@ -91,18 +93,24 @@ async fn watch_for_ever(
 }
 
 async fn watch_once(url: &str, queue: &str, seen: &Mutex<Seen>) -> lapin::Result<()> {
-    let connection = Connection::connect(url, ConnectionProperties::default()).await?;
-    let channel = connection.create_channel().await?;
-    channel.basic_qos(100, BasicQosOptions::default()).await?;
-    let options = BasicConsumeOptions::default();
-    let mut deliveries =
-        channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
-    while let Some(delivery) = deliveries.next().await {
+    // A port that Docker holds open for a broker that is dead takes the connection and never answers.
+    let Ok(opened) = timeout(PATIENCE, consume(url, queue)).await else { return Ok(()) };
+    let (_connection, _channel, mut deliveries) = opened?;
+    while let Ok(Some(delivery)) = timeout(PATIENCE, deliveries.next()).await {
         let delivery = delivery?;
         write_down(queue, &delivery, &mut seen.lock().expect("nobody panics with it"));
         delivery.acker.ack(BasicAckOptions::default()).await?;
     }
     Ok(())
+}
+
+async fn consume(url: &str, queue: &str) -> lapin::Result<(Connection, Channel, Consumer)> {
+    let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    channel.basic_qos(100, BasicQosOptions::default()).await?;
+    let options = BasicConsumeOptions::default();
+    let deliveries = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
+    Ok((connection, channel, deliveries))
 }
 
 fn write_down(queue: &str, delivery: &Delivery, seen: &mut Seen) {

@@ -12,7 +12,7 @@ use crate::support::rabbitmq::broker;
 use crate::support::sandbox::TOKEN;
 use crate::support::world::{ORG, World};
 
-fn binary(args: &[&str]) -> Command {
+pub(crate) fn binary(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tallyfy-delete-worker"));
     command.args(args).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -126,13 +126,24 @@ async fn a_worker_that_is_killed_loses_nothing_and_repeats_with_the_same_event_i
 #[tokio::test]
 async fn every_wrong_setting_is_told_at_once_and_nothing_starts() {
     let mut command = binary(&["run", "--concurrency=none"]);
-    command.env("AMQP_URL", "http://u:p4ss@h").env("TALLYFY_BASE_URL", "http://h").env("MAX_AGE", "old");
+    command
+        .env("AMQP_URL", "http://u:p4ss@h")
+        .env("TALLYFY_BASE_URL", "http://h")
+        .env("MAX_AGE", "old")
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4318");
     let output = output(command).await;
     let lines = text(&output.stderr);
     assert_eq!(output.status.code(), Some(64));
     let named: Vec<_> = lines.lines().map(|line| line.split(':').next().unwrap()).collect();
-    let expected =
-        ["TALLYFY_BASE_URL", "TALLYFY_ORG_ID", "TALLYFY_ACCESS_TOKEN", "CONCURRENCY", "MAX_AGE", "AMQP_URL"];
+    let expected = [
+        "TALLYFY_BASE_URL",
+        "TALLYFY_ORG_ID",
+        "TALLYFY_ACCESS_TOKEN",
+        "CONCURRENCY",
+        "MAX_AGE",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "AMQP_URL",
+    ];
     assert_eq!(named, expected, "{lines}");
     assert!(!lines.contains("p4ss"));
 }
@@ -239,4 +250,38 @@ async fn delete_interrupted_while_it_waits_exits_1() {
     let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), String::new()));
     assert_eq!(world.sandbox.state(ORG, "t1").await, "present");
+}
+
+#[tokio::test]
+async fn what_a_machine_reads_has_no_colours() {
+    for args in [&["--help"][..], &["run", "--help"], &["run", "--fast"], &["run"], &["schema"]] {
+        let output = output(binary(args)).await;
+        let said = [text(&output.stdout), text(&output.stderr)].concat();
+        assert!(!said.is_empty() && !said.contains('\u{1b}'), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_fits_the_schema_that_the_binary_prints() {
+    let schema = output(binary(&["schema", "event"])).await;
+    let schema = jsonschema::validator_for(&serde_json::from_slice(&schema.stdout).unwrap()).unwrap();
+    let world = World::start().await;
+    world.publish(b"no JSON", "m1").await;
+    for id in [world.delete("t1").await, "m1".to_owned()] {
+        let event = world.end_message(&id).await.json();
+        assert!(schema.is_valid(&event), "{event}: {:?}", schema.validate(&event));
+    }
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn the_manual_page_and_the_completions_name_every_command() {
+    for args in [&["man"][..], &["completions", "bash"], &["completions", "zsh"], &["completions", "fish"]] {
+        let printed = output(binary(args)).await;
+        assert_eq!(printed.status.code(), Some(0));
+        let printed = text(&printed.stdout).to_lowercase();
+        for command in ["run", "check", "setup", "delete", "dead", "schema"] {
+            assert!(printed.contains(command), "{args:?} lacks {command}");
+        }
+    }
 }

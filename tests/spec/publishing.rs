@@ -6,6 +6,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
 use tallyfy_delete_worker::messages::Publication;
 use tallyfy_delete_worker::rabbitmq::connection::{connect, parse_amqp_url};
+use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::rabbitmq::topology::Provision;
 use tallyfy_delete_worker::rabbitmq::{PublishError, Publisher};
 use tallyfy_delete_worker::service::ServiceSettings;
@@ -23,7 +24,10 @@ const PLACES: u32 = 300;
 #[tokio::test]
 async fn no_confirm_is_ever_taken_for_another_publishs() {
     let vhost = broker().new_vhost().await;
-    let connection = connect(&parse_amqp_url(&broker().amqp_url(&vhost)).unwrap(), "spec").await.unwrap();
+    let connection =
+        connect(&parse_amqp_url(&broker().amqp_url(&vhost)).unwrap(), &TlsFiles::default(), "spec")
+            .await
+            .unwrap();
     let channel = connection.create_channel().await.unwrap();
     let limits = [
         ("x-max-length", AMQPValue::LongUInt(PLACES)),

@@ -57,6 +57,7 @@ pub(crate) struct Tester {
     pub(crate) channel: Channel,
     events: Seen,
     dead_letters: Seen,
+    dead_letter_channel: Channel,
 }
 
 impl Tester {
@@ -71,9 +72,9 @@ impl Tester {
             .queue_bind(queue, exchange, "#".into(), QueueBindOptions::default(), FieldTable::default())
             .await
             .unwrap();
-        let events = read_along(&connection, "spec.events").await;
-        let dead_letters = read_along(&connection, "task.delete.dead").await;
-        Self { _connection: connection, channel, events, dead_letters }
+        let (events, _) = read_along(&connection, "spec.events").await;
+        let (dead_letters, dead_letter_channel) = read_along(&connection, "task.delete.dead").await;
+        Self { _connection: connection, channel, events, dead_letters, dead_letter_channel }
     }
 
     /// Publishes a command to the exchange and waits for the confirm.
@@ -102,6 +103,11 @@ impl Tester {
         self.dead_letters.lock().unwrap().clone()
     }
 
+    /// From now on dead letters stay where they are.
+    pub(crate) async fn leave_dead_letters_alone(&self) {
+        self.dead_letter_channel.close(200, "OK".into()).await.unwrap();
+    }
+
     /// Messages ready in each of these queues.
     pub(crate) async fn ready(&self, queues: &[String]) -> BTreeMap<String, u32> {
         let mut ready = BTreeMap::new();
@@ -122,18 +128,18 @@ impl Tester {
     }
 }
 
-async fn read_along(connection: &Connection, queue: &str) -> Seen {
+async fn read_along(connection: &Connection, queue: &str) -> (Seen, Channel) {
     let channel = connection.create_channel().await.unwrap();
     let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
     let mut consumer =
         channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await.unwrap();
     let seen = Seen::default();
-    let writer = Arc::clone(&seen);
+    let (writer, held) = (Arc::clone(&seen), channel.clone());
     tokio::spawn(async move {
-        let _channel = channel;
+        let _held = held;
         while let Some(Ok(delivery)) = consumer.next().await {
             writer.lock().unwrap().push(delivery.into());
         }
     });
-    seen
+    (seen, channel)
 }

@@ -11,6 +11,7 @@ use tallyfy_delete_worker::credentials::CredentialsSource;
 use tallyfy_delete_worker::messages::OrgId;
 use tallyfy_delete_worker::policy::circuit_breaker::BreakerSettings;
 use tallyfy_delete_worker::policy::retry_schedule::{Ladder, RetrySchedule};
+use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::rabbitmq::topology::{self, Provision, Topology};
 use tallyfy_delete_worker::rabbitmq::{BrokerSettings, connection};
 use tallyfy_delete_worker::service::{CoreSettings, Service, ServiceSettings};
@@ -70,7 +71,8 @@ impl World {
         let vhost = broker.new_vhost().await;
         let sandbox = Sandbox::start(&[ORG, OTHER_ORG]);
         let mut settings = settings(&broker.amqp_url(&vhost), &sandbox.base_url());
-        let connection = connection::connect(&settings.broker.uri, "spec").await.unwrap();
+        let connection =
+            connection::connect(&settings.broker.uri, &TlsFiles::default(), "spec").await.unwrap();
         topology::ensure(&connection, &settings.broker.topology).await.unwrap();
         let tester = Tester::connect(&broker.amqp_url(&vhost)).await;
         change(&mut settings);
@@ -208,7 +210,12 @@ fn settings(amqp_url: &str, base_url: &str) -> ServiceSettings {
     let probing = Duration::from_millis(100);
     ServiceSettings {
         core: CoreSettings {
-            api: ApiSettings { base_url: base_url.parse().unwrap(), request_timeout: Duration::from_secs(2) },
+            api: ApiSettings {
+                base_url: base_url.parse().unwrap(),
+                request_timeout: Duration::from_secs(2),
+                proxy: None,
+                ca_file: None,
+            },
             credentials: CredentialsSource::Fixed { orgs, token: SecretString::from(TOKEN) },
             schedule: RetrySchedule { max_attempts: 20, max_age: Duration::from_hours(24), ladder },
             breaker: BreakerSettings {
@@ -217,8 +224,10 @@ fn settings(amqp_url: &str, base_url: &str) -> ServiceSettings {
                 ..BreakerSettings::default()
             },
             concurrency: 8,
+            otlp: None,
         },
         broker: BrokerSettings {
+            tls: TlsFiles::default(),
             uri: connection::parse_amqp_url(amqp_url).unwrap(),
             topology: Topology { provision: Provision::Declare, wait_queues },
             prefetch: 16,
@@ -266,7 +275,7 @@ impl World {
     pub(crate) async fn declare_topology(&self) {
         let topology = Topology { provision: Provision::Declare, ..self.settings.broker.topology.clone() };
         let uri = connection::parse_amqp_url(&self.broker.amqp_url(&self.vhost)).unwrap();
-        let connection = connection::connect(&uri, "spec").await.unwrap();
+        let connection = connection::connect(&uri, &TlsFiles::default(), "spec").await.unwrap();
         topology::ensure(&connection, &topology).await.unwrap();
     }
 

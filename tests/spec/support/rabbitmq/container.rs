@@ -7,9 +7,12 @@ use testcontainers::{
 };
 use url::Url;
 
-use super::{Broker, QUICK_STATISTICS, Reins, STARTUP, guardian::guard, private_node::free_ports};
+use super::{
+    Broker, Certificates, QUICK_STATISTICS, Reins, STARTUP, guardian::guard, private_node::free_ports,
+};
 
 const AMQP: ContainerPort = ContainerPort::Tcp(5672);
+const AMQPS: ContainerPort = ContainerPort::Tcp(5671);
 const MANAGEMENT: ContainerPort = ContainerPort::Tcp(15672);
 
 /// Starts `image` (name and tag) with the engine at `endpoint`.
@@ -20,18 +23,25 @@ pub(super) async fn start(endpoint: &str, image: &str) -> Result<Broker, String>
     guard("", remove, &[endpoint, &name])?;
     let (repository, tag) = image.split_once(':').unwrap_or((image, "latest"));
     // Ports of our choice stay the same when the container is started again.
-    let [amqp, management] = free_ports().map_err(|error| error.to_string())?;
-    let started = GenericImage::new(repository, tag)
+    let [amqp, amqps, management] = free_ports().map_err(|error| error.to_string())?;
+    let certificates = Certificates::new();
+    let config = format!("{QUICK_STATISTICS}{}", Certificates::settings("5671", "/etc/rabbitmq/tls"));
+    let image_with_ports = GenericImage::new(repository, tag)
         .with_exposed_port(AMQP)
+        .with_exposed_port(AMQPS)
         .with_exposed_port(MANAGEMENT)
         .with_wait_for(WaitFor::message_on_stdout("Server startup complete"))
         .with_mapped_port(amqp, AMQP)
+        .with_mapped_port(amqps, AMQPS)
         .with_mapped_port(management, MANAGEMENT)
         .with_container_name(&name)
-        .with_copy_to("/etc/rabbitmq/conf.d/90-test.conf", QUICK_STATISTICS.as_bytes().to_vec())
-        .with_startup_timeout(STARTUP)
-        .start()
-        .await;
+        .with_copy_to("/etc/rabbitmq/conf.d/90-test.conf", config.into_bytes())
+        .with_startup_timeout(STARTUP);
+    let with_files =
+        certificates.of_the_broker().into_iter().fold(image_with_ports, |image, (name, text)| {
+            image.with_copy_to(format!("/etc/rabbitmq/tls/{name}"), text.as_bytes().to_vec())
+        });
+    let started = with_files.start().await;
     let container = started.map_err(|error| format!("RabbitMQ in Docker ({image}): {error}"))?;
     let host =
         container.get_host().await.map_err(|error| format!("RabbitMQ in Docker ({image}): {error}"))?;
@@ -45,5 +55,6 @@ pub(super) async fn start(endpoint: &str, image: &str) -> Result<Broker, String>
         amqp,
         management: format!("http://{host}:{management}"),
         reins: Reins::Container { endpoint: endpoint.to_owned(), name },
+        tls: Some((amqps, certificates)),
     })
 }

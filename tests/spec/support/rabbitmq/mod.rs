@@ -19,8 +19,10 @@ mod container;
 pub(crate) mod guardian;
 mod harm;
 mod private_node;
+mod tls;
 
 use harm::Reins;
+pub(crate) use tls::Certificates;
 
 /// How long a broker may take from its start to its first answer.
 const STARTUP: Duration = Duration::from_mins(2);
@@ -38,6 +40,7 @@ pub(crate) struct Broker {
     amqp: Url,
     management: String,
     reins: Reins,
+    tls: Option<(u16, Certificates)>,
 }
 
 /// The broker of this process. The first call starts it and blocks until it answers.
@@ -118,6 +121,7 @@ fn named_by_the_environment() -> Result<Broker, String> {
         amqp,
         management: management.trim_end_matches('/').to_owned(),
         reins: Reins::NotOurs,
+        tls: None,
     })
 }
 
@@ -148,6 +152,14 @@ impl Broker {
         &self.management
     }
 
+    /// The port where only those come in who show a certificate, and what to show and to trust.
+    ///
+    /// # Panics
+    /// Where `TEST_AMQP_URL` names a broker that is not ours.
+    pub(crate) fn tls(&self) -> &(u16, Certificates) {
+        self.tls.as_ref().expect("TEST_AMQP_URL names a broker without our certificates: unset it")
+    }
+
     /// Where the AMQP port is.
     pub(crate) fn host_port(&self) -> (String, u16) {
         (self.amqp.host_str().unwrap_or("127.0.0.1").to_owned(), self.amqp.port().unwrap_or(5672))
@@ -170,6 +182,16 @@ impl Broker {
     pub(crate) async fn put_user(&self, name: &str, password: &str) {
         let user = json!({"password": password, "tags": ""});
         self.must(Method::PUT, &format!("users/{}", encoded(name)), user).await;
+    }
+
+    /// Imports definitions: users, vhosts, topology.
+    pub(crate) async fn import(&self, definitions: &Value) {
+        self.must(Method::POST, "definitions", definitions.clone()).await;
+    }
+
+    /// The topology of a vhost.
+    pub(crate) async fn definitions_of(&self, vhost: &str) -> Value {
+        json_of(self.must(Method::GET, &format!("definitions/{}", encoded(vhost)), Value::Null).await).await
     }
 
     /// Sets what a user may do on a vhost, as three regular expressions over names.

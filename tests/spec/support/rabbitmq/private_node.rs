@@ -11,7 +11,7 @@ use std::{
 
 use url::Url;
 
-use super::{Broker, QUICK_STATISTICS, Reins, STARTUP, guardian::guard};
+use super::{Broker, Certificates, QUICK_STATISTICS, Reins, STARTUP, guardian::guard};
 
 /// Runs a command as the node's administrator: its name, its ports, its directory, and nothing of our environment.
 const WITH_ITS_ENVIRONMENT: &str = r#"#!/bin/sh
@@ -43,12 +43,17 @@ rm -rf "$dir""#;
 /// Starts `server` (its plain start script).
 pub(super) async fn start(server: &str) -> Result<Broker, String> {
     let failed = |error: std::io::Error| format!("a private node of {server}: {error}");
-    let [epmd, amqp, distribution, management] = free_ports().map_err(failed)?;
+    let [epmd, amqp, amqps, distribution, management] = free_ports().map_err(failed)?;
     let dir = std::env::temp_dir().join(format!("tallyfy-test-{}", uuid::Uuid::new_v4().simple()));
     fs::create_dir_all(&dir).map_err(failed)?;
+    let certificates = Certificates::new();
+    for (name, text) in certificates.of_the_broker() {
+        fs::write(dir.join(name), text).map_err(failed)?;
+    }
+    let tls = Certificates::settings(&format!("127.0.0.1:{amqps}"), &dir.to_string_lossy());
     let config = format!(
         "management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {management}\nlog.console = true\nlog.file = false\n\
-         disk_free_limit.absolute = 50MB\n{QUICK_STATISTICS}"
+         disk_free_limit.absolute = 50MB\n{QUICK_STATISTICS}{tls}"
     );
     fs::write(dir.join("rabbitmq.conf"), config).map_err(failed)?;
     fs::write(dir.join("enabled_plugins"), "[rabbitmq_management].\n").map_err(failed)?;
@@ -68,6 +73,7 @@ pub(super) async fn start(server: &str) -> Result<Broker, String> {
         amqp,
         management: format!("http://127.0.0.1:{management}"),
         reins: Reins::Node { dir, server: server.into() },
+        tls: Some((amqps, certificates)),
     })
 }
 

@@ -1,0 +1,42 @@
+//! The API's side: tokens, organisations, base URL, clock. GETs only.
+
+use futures_util::{StreamExt, stream};
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::{Fact, judge};
+use crate::credentials::Credentials;
+use crate::messages::OrgId;
+use crate::messages::command::ID_NAMESPACE;
+use crate::tallyfy_api::TallyfyApi;
+
+const AT_A_TIME: usize = 8;
+
+pub(super) async fn facts(api: &TallyfyApi, credentials: &Credentials, tell: &mut impl FnMut(Vec<Fact>)) {
+    let orgs: Vec<OrgId> = credentials.with_orgs(|orgs| orgs.cloned().collect());
+    if let Some(org) = orgs.first() {
+        tell(base_url_and_clock(api, credentials, org).await);
+    }
+    let look = async |org: &OrgId| {
+        let token = credentials.token(org)?;
+        let query = "is_oneoff=true&per_page=1";
+        let answer = api.get(&["organizations", org.as_str(), "tasks"], Some(query), &token).await;
+        Some(judge::organisation(org, &answer))
+    };
+    let mut looks = stream::iter(&orgs).map(look).buffered(AT_A_TIME);
+    while let Some(fact) = looks.next().await {
+        tell(fact.into_iter().collect());
+    }
+}
+
+async fn base_url_and_clock(api: &TallyfyApi, credentials: &Credentials, org: &OrgId) -> Vec<Fact> {
+    let Some(token) = credentials.token(org) else { return Vec::new() };
+    // An id that nobody has: it hangs on the moment.
+    let nobody = Uuid::new_v5(&ID_NAMESPACE, Timestamp::now().to_string().as_bytes()).simple().to_string();
+    let org = org.as_str();
+    let task = api.get(&["organizations", org, "tasks", &nobody], None, &token).await;
+    let now = Timestamp::now();
+    let path = api.get(&["organizations", org, &format!("no-such-path-{nobody}")], None, &token).await;
+    let url = api.base_url().as_str();
+    vec![judge::base_url(url, &task, &path), judge::clock(&task, now)]
+}

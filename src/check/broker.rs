@@ -1,0 +1,148 @@
+//! The broker's side: login, topology, permissions, confirms.
+
+use lapin::Connection;
+use lapin::uri::AMQPScheme;
+use uuid::Uuid;
+
+use super::{Fact, judge};
+use crate::messages::{Publication, names};
+use crate::rabbitmq::probe::{May, Questions, version};
+use crate::rabbitmq::topology::{self, Provision, Topology};
+use crate::rabbitmq::{BrokerError, BrokerSettings, PublishError, Publisher, connection};
+
+const TOPOLOGY: &str = "topology";
+const RUN_SETUP: &str = "Run `setup` as a user who may configure; with the same WAIT_LADDER as here";
+const GRANT: &str =
+    "rabbitmqctl set_permissions -p VHOST USER '^$' '^task\\.(events|retry|dlx)$' '^task\\.delete$'";
+
+pub(super) async fn facts(settings: &BrokerSettings) -> Vec<Fact> {
+    let address = connection::address(&settings.uri);
+    let connection = match connection::connect(&settings.uri, &settings.tls, "check").await {
+        Ok(connection) => connection,
+        Err(error) => return vec![Fact::failed("broker", error.to_string(), cure(&error))],
+    };
+    let mut facts = vec![
+        Fact::ok("broker", format!("RabbitMQ {} at {address}", greeting(settings).await)),
+        tls(settings),
+    ];
+    facts.extend(topology(&connection, &settings.topology).await);
+    facts.extend(permissions(&connection, settings).await);
+    let publisher = Publisher::new(connection);
+    facts.push(confirms(&publisher).await);
+    let _ = publisher.connection().close(200, "OK".into()).await;
+    facts
+}
+
+async fn greeting(settings: &BrokerSettings) -> String {
+    let version = match settings.tls.read() {
+        Ok(tls) => version(&settings.uri, &tls).await,
+        Err(_) => None,
+    };
+    version.unwrap_or_else(|| "of an unknown version".to_owned())
+}
+
+fn cure(error: &BrokerError) -> &'static str {
+    match error {
+        BrokerError::Tls(_) => "Look at AMQP_CA_FILE and AMQP_CLIENT_*_FILE",
+        BrokerError::ConnectTimeout(_) => "Look at host and port of AMQP_URL, and at firewalls",
+        _ => "Look at AMQP_URL: host, port, user, password, virtual host; and whether the broker runs",
+    }
+}
+
+fn tls(settings: &BrokerSettings) -> Fact {
+    match settings.uri.scheme {
+        AMQPScheme::AMQPS => Fact::ok("TLS", "the broker's certificate is trusted"),
+        AMQPScheme::AMQP => Fact::skipped("TLS", "not used (amqp://)"),
+    }
+}
+
+/// Whether all is there, and, where the user may configure, whether it is as it should be: to declare what is there changes
+/// nothing, and the broker refuses what differs.
+async fn topology(connection: &Connection, topology: &Topology) -> Vec<Fact> {
+    let ensure =
+        async |provision| topology::ensure(connection, &Topology { provision, ..topology.clone() }).await;
+    if let Err(error) = ensure(Provision::Check).await {
+        return vec![Fact::failed(TOPOLOGY, error.to_string(), RUN_SETUP)];
+    }
+    let is_there = Fact::ok(TOPOLOGY, "every exchange and queue is there");
+    if Questions(connection).may_configure(&nobody()).await != May::Yes {
+        return vec![is_there, Fact::skipped("arguments", "the user may not configure, so cannot see them")];
+    }
+    let arguments = match ensure(Provision::Declare).await {
+        Ok(()) => Fact::ok("arguments", "every exchange, queue and binding is as it should be"),
+        Err(error) => Fact::failed(
+            "arguments",
+            error.to_string(),
+            "Somebody declared it otherwise: empty it, delete it, then run `setup`",
+        ),
+    };
+    vec![is_there, arguments]
+}
+
+async fn permissions(connection: &Connection, settings: &BrokerSettings) -> Vec<Fact> {
+    let (ask, nobody) = (Questions(connection), nobody());
+    let mut facts = vec![read(connection, &ask).await];
+    for exchange in [names::EVENTS_EXCHANGE, names::RETRY_EXCHANGE, names::DEAD_LETTER_EXCHANGE] {
+        facts.push(judge::needed(&format!("write {exchange}"), ask.may_write(exchange).await, GRANT));
+    }
+    let configure = ask.may_configure(&nobody).await;
+    let mut beyond = vec![
+        ("write any exchange", ask.may_write(&nobody).await),
+        ("write the default exchange, so any queue", ask.may_write("").await),
+        ("write task.commands", ask.may_write(names::COMMANDS_EXCHANGE).await),
+        ("read any queue", ask.may_read(&nobody).await),
+    ];
+    if settings.topology.provision == Provision::Declare {
+        const LET: &str = "Let it, or set DECLARE_TOPOLOGY=false and run `setup` as another user";
+        facts.push(judge::needed("configure (DECLARE_TOPOLOGY)", configure, LET));
+    } else {
+        beyond.insert(0, ("configure", configure));
+    }
+    facts.push(judge::too_much(&beyond));
+    facts
+}
+
+/// A look at a queue that is not empty would count toward the delivery limit of what it finds.
+async fn read(connection: &Connection, ask: &Questions<'_>) -> Fact {
+    let name = format!("read {}", names::WORK_QUEUE);
+    let depth = match connection.create_channel().await {
+        Ok(channel) => topology::depth(&channel, names::WORK_QUEUE).await.ok(),
+        Err(_) => None,
+    };
+    match depth {
+        Some(0) => judge::needed(&name, ask.may_read(names::WORK_QUEUE).await, GRANT),
+        Some(ready) => Fact::skipped(
+            &format!("permission to {name}"),
+            format!("{ready} commands wait in it, which shall not be touched; readiness will tell"),
+        ),
+        None => Fact::skipped(&format!("permission to {name}"), "the queue is not there"),
+    }
+}
+
+/// A publish that no queue takes must come back, and be known to have come back.
+async fn confirms(publisher: &Publisher) -> Fact {
+    const NAME: &str = "confirms and returns";
+    let nowhere = Publication {
+        exchange: names::RETRY_EXCHANGE,
+        routing_key: nobody(),
+        body: Vec::new(),
+        message_id: None,
+        correlation_id: None,
+        content_type: None,
+        headers: Vec::new(),
+    };
+    match publisher.publish(&nowhere).await {
+        Err(PublishError::Returned(_)) => Fact::ok(NAME, "what no queue takes comes back"),
+        Ok(()) => {
+            Fact::failed(NAME, "a queue takes what none should", "Remove the foreign binding from task.retry")
+        }
+        Err(error) => Fact::failed(NAME, error.to_string(), GRANT),
+    }
+}
+
+/// A name that nothing has: it hangs on the moment.
+fn nobody() -> String {
+    let now = jiff::Timestamp::now().to_string();
+    let id = Uuid::new_v5(&crate::messages::command::ID_NAMESPACE, now.as_bytes());
+    format!("tallyfy-check-{}", id.simple())
+}

@@ -1,0 +1,153 @@
+//! What answers and permissions mean for a worker. Pure.
+
+use jiff::Timestamp;
+
+use super::Fact;
+use crate::messages::OrgId;
+use crate::policy::answer::{Answer, Body, Response};
+use crate::rabbitmq::probe::May;
+
+/// More than this and a `not_after` is no longer what its producer meant.
+const MUCH_SKEW_SECONDS: u64 = 30;
+
+/// The answer to a task that nobody has, beside the answer to a path that is none.
+pub(super) fn base_url(url: &str, task: &Answer, path: &Answer) -> Fact {
+    const NAME: &str = "base URL";
+    const CURE: &str =
+        "Look at TALLYFY_BASE_URL (https://go.tallyfy.com/api, with /api) and at what stands before the API";
+    let found = format!("{url}: no such task: {}; no such path: {}", task.describe(), path.describe());
+    let is_plain_404 = |answer: &Answer| {
+        matches!(answer, Answer::Status(Response { status: 404, body, .. })
+            if matches!(body, Body::Json { .. }) && !body.denies_the_endpoint())
+    };
+    let denies = |answer: &Answer| matches!(answer, Answer::Status(Response { status: 404, body, .. }) if body.denies_the_endpoint());
+    match (task, path) {
+        (Answer::Unreachable { .. } | Answer::TimedOut | Answer::ConnectionLost { .. }, _) => {
+            Fact::failed(NAME, found, "The API does not answer: DNS, firewall, TALLYFY_PROXY, or it is down")
+        }
+        (Answer::Status(Response { status: 401, .. }), _) => {
+            Fact::skipped(NAME, "needs a token that is alive")
+        }
+        _ if is_plain_404(task) && denies(path) => Fact::ok(NAME, found),
+        _ if is_plain_404(task) && !is_plain_404(path) => Fact::warning(
+            NAME,
+            found,
+            "A wrong path is not told as ENDPOINT_NOT_FOUND: a wrong base URL might go unnoticed",
+        ),
+        _ => Fact::failed(NAME, found, CURE),
+    }
+}
+
+/// The answer to the list of an organisation's tasks.
+pub(super) fn organisation(org: &OrgId, answer: &Answer) -> Fact {
+    let name = format!("organisation {org}");
+    let failed = |cure| Fact::failed(&name, answer.describe(), cure);
+    match answer.status() {
+        Some(200) => Fact::ok(&name, "its token is alive and reaches it"),
+        Some(401) => failed("Its token is not accepted: put a new one in its place"),
+        Some(403 | 404) => {
+            failed("The token does not reach this organisation: look at its id, and at whose token it is")
+        }
+        Some(429) => Fact::warning(&name, answer.describe(), "Throttled just now: try again later"),
+        _ => failed("The API does not serve it: see the base URL"),
+    }
+}
+
+/// Our clock beside the API's.
+pub(super) fn clock(answer: &Answer, now: Timestamp) -> Fact {
+    const NAME: &str = "clock";
+    let theirs = match answer {
+        Answer::Status(response) => {
+            response.date.as_deref().and_then(|date| httpdate::parse_http_date(date).ok())
+        }
+        _ => None,
+    };
+    let Some(theirs) = theirs.and_then(|time| Timestamp::try_from(time).ok()) else {
+        return Fact::skipped(NAME, "the API does not tell its time");
+    };
+    let skew = now.duration_since(theirs).unsigned_abs().as_secs();
+    let found = format!("{skew} s from the API's");
+    if skew > MUCH_SKEW_SECONDS {
+        return Fact::warning(NAME, found, "Set this machine's clock (NTP): not_after and MAX_AGE go by it");
+    }
+    Fact::ok(NAME, found)
+}
+
+/// A permission that the worker needs.
+pub(super) fn needed(name: &str, may: May, cure: &'static str) -> Fact {
+    let name = format!("permission to {name}");
+    match may {
+        May::Yes => Fact::ok(&name, "granted"),
+        May::No => Fact::failed(&name, "refused", cure),
+        May::Unknown => Fact::skipped(&name, "could not be found out"),
+    }
+}
+
+/// What the user may do beyond its need; `None` where it may not.
+pub(super) fn too_much(found: &[(&str, May)]) -> Fact {
+    const NAME: &str = "least permissions";
+    let much: Vec<_> = found.iter().filter(|(_, may)| *may == May::Yes).map(|(name, _)| *name).collect();
+    if much.is_empty() {
+        return Fact::ok(NAME, "nothing beyond the need was found");
+    }
+    Fact::warning(
+        NAME,
+        format!("the user may also {}", much.join(", ")),
+        "Give the worker a user of its own: configure '^$', write '^task\\.(events|retry|dlx)$', read '^task\\.delete$'",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::State;
+    use crate::policy::answer::ENDPOINT_NOT_FOUND;
+    use crate::policy::answer::samples::{json, status};
+
+    fn state(task: &Answer, path: &Answer) -> State {
+        base_url("u", task, path).state
+    }
+
+    #[test]
+    fn a_bogus_path_and_a_bogus_task_must_not_look_alike() {
+        let no_task = &status(404, json("RESOURCE_NOT_FOUND"));
+        let no_path = &status(404, json(ENDPOINT_NOT_FOUND));
+        let page = &status(404, Body::Html);
+        assert_eq!(state(no_task, no_path), State::Ok);
+        assert_eq!(state(no_task, no_task), State::Failed);
+        assert_eq!(state(no_path, no_path), State::Failed);
+        assert_eq!(state(page, page), State::Failed);
+        assert_eq!(state(no_task, page), State::Warning);
+        assert_eq!(state(&status(200, Body::Html), no_path), State::Failed);
+        assert_eq!(state(&status(401, json("x")), no_path), State::Skipped);
+        assert_eq!(state(&Answer::TimedOut, &Answer::TimedOut), State::Failed);
+    }
+
+    #[test]
+    fn an_organisation_is_well_only_with_a_200() {
+        let org = OrgId::try_from("o".to_owned()).unwrap();
+        for (answer, expected) in [
+            (status(200, json("x")), State::Ok),
+            (status(401, json("x")), State::Failed),
+            (status(404, json("x")), State::Failed),
+            (status(429, json("x")), State::Warning),
+            (status(302, Body::Empty), State::Failed),
+            (Answer::TimedOut, State::Failed),
+        ] {
+            assert_eq!(organisation(&org, &answer).state, expected, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_told() {
+        let at = |date: Option<&str>| {
+            let Answer::Status(response) = status(200, Body::Empty) else { panic!() };
+            let answer = Answer::Status(Response { date: date.map(str::to_owned), ..response });
+            clock(&answer, "2026-11-24T10:00:00Z".parse().unwrap()).state
+        };
+        assert_eq!(at(Some("Tue, 24 Nov 2026 10:00:20 GMT")), State::Ok);
+        assert_eq!(at(Some("Tue, 24 Nov 2026 09:59:00 GMT")), State::Warning);
+        assert_eq!(at(Some("yesterday")), State::Skipped);
+        assert_eq!(at(None), State::Skipped);
+    }
+}

@@ -1,0 +1,98 @@
+//! `check`: proves that everything which a worker needs is there, without deleting anything. One line a fact.
+//!
+//! Every call of the API is a GET; nothing stays at the broker.
+
+mod api;
+mod broker;
+mod judge;
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::credentials::Credentials;
+use crate::dead_letters::Form;
+use crate::rabbitmq::BrokerSettings;
+use crate::service::{CoreSettings, StartError};
+use crate::tallyfy_api::TallyfyApi;
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fact {
+    /// What it is about.
+    pub fact: String,
+    /// How it is.
+    pub state: State,
+    /// What was found.
+    pub detail: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cure: Option<&'static str>,
+}
+
+/// How a fact is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// As it should be.
+    Ok,
+    /// The worker can work, and somebody should look at it.
+    Warning,
+    /// The worker cannot work.
+    Failed,
+    /// It could not be looked at.
+    Skipped,
+}
+
+impl Fact {
+    pub(crate) fn ok(fact: &str, detail: impl Into<String>) -> Self {
+        Self { fact: fact.to_owned(), state: State::Ok, detail: detail.into(), cure: None }
+    }
+
+    pub(crate) fn skipped(fact: &str, detail: impl Into<String>) -> Self {
+        Self { state: State::Skipped, ..Self::ok(fact, detail) }
+    }
+
+    pub(crate) fn warning(fact: &str, detail: impl Into<String>, cure: &'static str) -> Self {
+        Self { state: State::Warning, cure: Some(cure), ..Self::ok(fact, detail) }
+    }
+
+    pub(crate) fn failed(fact: &str, detail: impl Into<String>, cure: &'static str) -> Self {
+        Self { state: State::Failed, cure: Some(cure), ..Self::ok(fact, detail) }
+    }
+}
+
+/// Looks at everything and prints each fact as soon as it is known; `true` where nothing failed.
+///
+/// # Errors
+/// Where the credentials cannot be read or the HTTP client not be built.
+pub async fn check(core: &CoreSettings, broker: &BrokerSettings, form: Form) -> Result<bool, StartError> {
+    let credentials = Credentials::load(core.credentials.clone())?;
+    let api = TallyfyApi::new(&core.api)?;
+    let mut is_well = true;
+    let mut tell = |facts: Vec<Fact>| {
+        for fact in facts {
+            is_well &= fact.state != State::Failed;
+            // Who does not listen any more still gets the exit code.
+            let _ = print(&fact, form);
+        }
+    };
+    tell(broker::facts(broker).await);
+    api::facts(&api, &credentials, &mut tell).await;
+    Ok(is_well)
+}
+
+fn print(fact: &Fact, form: Form) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if form == Form::Machine {
+        return writeln!(out, "{}", serde_json::to_string(fact)?);
+    }
+    let state = match fact.state {
+        State::Ok => "ok     ",
+        State::Warning => "warning",
+        State::Failed => "FAILED ",
+        State::Skipped => "skipped",
+    };
+    write!(out, "{state}  {}: {}", fact.fact, fact.detail)?;
+    writeln!(out, "{}", fact.cure.map_or_else(String::new, |cure| format!(". {cure}")))
+}

@@ -1,0 +1,108 @@
+//! The settings of the engine: the API, tokens, limits. Part of the command line of `run`, `check` and `delete`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+#[derive(Args)]
+pub(super) struct CoreArgs {
+    /// Everything before /organizations.
+    #[arg(
+        long = "tallyfy-base-url",
+        env = "TALLYFY_BASE_URL",
+        default_value = "https://go.tallyfy.com/api",
+        value_name = "URL",
+        help_heading = "Tallyfy API"
+    )]
+    pub(super) base_url: String,
+    /// Allow http:// to a host that is not a loopback address.
+    #[arg(
+        long = "tallyfy-allow-http",
+        env = "TALLYFY_ALLOW_HTTP",
+        default_value = "false",
+        value_name = "BOOL",
+        help_heading = "Tallyfy API"
+    )]
+    pub(super) allow_http: String,
+    /// HTTP proxy for the calls. Without it none is used, whatever the environment says.
+    #[arg(
+        long = "tallyfy-proxy",
+        env = "TALLYFY_PROXY",
+        hide_env_values = true,
+        value_name = "URL",
+        help_heading = "Tallyfy API"
+    )]
+    pub(super) proxy: Option<String>,
+    /// Authorities (PEM) that are trusted for the API beside the system's own.
+    #[arg(
+        long = "tallyfy-ca-file",
+        env = "TALLYFY_CA_FILE",
+        value_name = "FILE",
+        help_heading = "Tallyfy API"
+    )]
+    pub(super) ca_file: Option<PathBuf>,
+    /// Organisations that may be touched, separated by commas; a command for another is dead-lettered.
+    #[arg(long = "tallyfy-org-id", env = "TALLYFY_ORG_ID", value_name = "IDS", help_heading = "Tallyfy API")]
+    pub(super) org_id: Option<String>,
+    /// The token for all of them.
+    #[arg(
+        long = "tallyfy-access-token",
+        env = "TALLYFY_ACCESS_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN",
+        help_heading = "Tallyfy API"
+    )]
+    pub(super) access_token: Option<String>,
+    /// File with the token; read again when it changes.
+    #[arg(
+        long = "tallyfy-access-token-file",
+        env = "TALLYFY_ACCESS_TOKEN_FILE",
+        value_name = "FILE",
+        help_heading = "Tallyfy API"
+    )]
+    pub(super) access_token_file: Option<String>,
+    /// Directory with one file for each organisation, named by its id, holding its token; it is the allow-list.
+    #[arg(
+        long = "tallyfy-credentials-dir",
+        env = "TALLYFY_CREDENTIALS_DIR",
+        value_name = "DIR",
+        help_heading = "Tallyfy API"
+    )]
+    pub(super) credentials_dir: Option<String>,
+    /// Calls in flight at once.
+    #[arg(
+        long,
+        env = "CONCURRENCY",
+        default_value = "64",
+        value_name = "NUMBER",
+        help_heading = "Tallyfy API"
+    )]
+    pub(super) concurrency: String,
+    /// One call, from connect to the last byte.
+    #[arg(
+        long,
+        env = "REQUEST_TIMEOUT",
+        default_value = "15s",
+        value_name = "DURATION",
+        help_heading = "Tallyfy API"
+    )]
+    pub(super) request_timeout: String,
+    /// Collector of spans (OTLP over HTTP, protobuf), its base URL. Without one no spans are made.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL", help_heading = "Operation")]
+    pub(super) otel_exporter_otlp_endpoint: Option<String>,
+    /// The name of this service in the spans.
+    #[arg(
+        long,
+        env = "OTEL_SERVICE_NAME",
+        default_value = crate::messages::names::SOURCE,
+        value_name = "NAME",
+        help_heading = "Operation"
+    )]
+    pub(super) otel_service_name: String,
+    /// Answered attempts before the dead letter.
+    #[arg(long, env = "MAX_ATTEMPTS", default_value = "20", value_name = "NUMBER", help_heading = "Retries")]
+    pub(super) max_attempts: String,
+    /// From the first delivery, waiting included.
+    #[arg(long, env = "MAX_AGE", default_value = "24h", value_name = "DURATION", help_heading = "Retries")]
+    pub(super) max_age: String,
+}

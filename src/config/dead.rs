@@ -1,0 +1,222 @@
+//! The command line of `dead`: what operators do with dead letters.
+
+use std::io::{IsTerminal, stdin};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::args::{BrokerArgs, LogArgs};
+use super::read::Reader;
+use crate::dead_letters::{Bulk, Consent, DeadJob, Form, Selection};
+use crate::messages::FailureReason;
+use crate::messages::names::POISON;
+
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct DeadArgs {
+    #[command(subcommand)]
+    pub(super) action: Action,
+    #[command(flatten)]
+    pub(super) broker: BrokerArgs,
+    #[command(flatten)]
+    pub(super) log: LogArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  dead list
+  dead show --reason rejected --limit 3
+  dead replay --reason attempts_exhausted --org ORG --rate 20
+  dead discard --reason malformed --to discarded.jsonl --why 'producer mended, see 4711'
+  dead export --to dead.jsonl
+  dead import dead.jsonl
+
+Nothing is removed by looking. What is replayed or discarded is removed when it is safe elsewhere; a kill in between leaves it
+in both places. The broker's user needs to read task.delete.dead and to write amq.default, task.dlx and task.events.";
+
+#[derive(Subcommand)]
+pub(super) enum Action {
+    /// Count them by reason and organisation.
+    List {
+        #[command(flatten)]
+        selection: SelectionArgs,
+        /// JSON, one group a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print them whole.
+    Show {
+        #[command(flatten)]
+        selection: SelectionArgs,
+        /// JSON, one letter a line.
+        #[arg(long)]
+        json: bool,
+        /// How many at the most.
+        #[arg(long, value_name = "NUMBER", default_value = "10")]
+        limit: String,
+    },
+    /// Put them back on the work queue; attempts and age begin anew.
+    Replay {
+        #[command(flatten)]
+        selection: SelectionArgs,
+        #[command(flatten)]
+        bulk: BulkArgs,
+    },
+    /// Write them to a file, then remove them.
+    Discard {
+        #[command(flatten)]
+        selection: SelectionArgs,
+        #[command(flatten)]
+        bulk: BulkArgs,
+        /// File that they are added to, as JSON lines.
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+        /// Why they may go.
+        #[arg(long, value_name = "TEXT")]
+        why: String,
+    },
+    /// Write them as JSON lines; all stay.
+    Export {
+        #[command(flatten)]
+        selection: SelectionArgs,
+        /// File that they are added to; without one, standard output.
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+        /// How many at the most.
+        #[arg(long, value_name = "NUMBER")]
+        limit: Option<String>,
+    },
+    /// Put exported (or discarded) ones back among the dead letters.
+    Import {
+        /// The file; - for standard input.
+        file: PathBuf,
+        #[command(flatten)]
+        agreed: AgreedArgs,
+    },
+}
+
+#[derive(Args)]
+pub(super) struct SelectionArgs {
+    /// Died of this: malformed, `org_not_allowed`, expired, forbidden, rejected, `attempts_exhausted` or poison.
+    #[arg(long, help_heading = "Which letters")]
+    reason: Option<String>,
+    /// Of this organisation.
+    #[arg(long, help_heading = "Which letters")]
+    org: Option<String>,
+    /// Of this task.
+    #[arg(long, help_heading = "Which letters")]
+    task: Option<String>,
+    /// The command with this id (its `message_id`).
+    #[arg(long, value_name = "ID", help_heading = "Which letters")]
+    command_id: Option<String>,
+    /// Died longer ago than this.
+    #[arg(long, value_name = "DURATION", help_heading = "Which letters")]
+    older_than: Option<String>,
+    /// Died not longer ago than this.
+    #[arg(long, value_name = "DURATION", help_heading = "Which letters")]
+    newer_than: Option<String>,
+}
+
+#[derive(Args)]
+pub(super) struct AgreedArgs {
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+    /// Who does it, for the audit event.
+    #[arg(long, env = "USER", value_name = "NAME")]
+    by: Option<String>,
+}
+
+#[derive(Args)]
+pub(super) struct BulkArgs {
+    #[command(flatten)]
+    agreed: AgreedArgs,
+    /// How many at the most.
+    #[arg(long, value_name = "NUMBER")]
+    limit: Option<String>,
+    /// How many a second at the most.
+    #[arg(long, value_name = "NUMBER")]
+    rate: Option<String>,
+}
+
+pub(super) fn job(reader: &mut Reader, action: Action) -> Option<DeadJob> {
+    Some(match action {
+        Action::List { selection, json } => DeadJob::List(reader.selection(&selection)?, form(json)),
+        Action::Show { selection, json, limit } => {
+            let (selection, limit) = (reader.selection(&selection), reader.limit(Some(&limit)));
+            DeadJob::Show(selection?, form(json), limit)
+        }
+        Action::Export { selection, to, limit } => {
+            let (selection, limit) = (reader.selection(&selection), reader.limit(limit.as_deref()));
+            DeadJob::Export(selection?, to, limit)
+        }
+        Action::Import { file, agreed } => {
+            let from_input = file.as_os_str() == "-";
+            let (consent, by) = reader.agreed(&agreed, from_input)?;
+            DeadJob::Import((!from_input).then_some(file), consent, by)
+        }
+        Action::Replay { selection, bulk } => {
+            let (selection, bulk) = (reader.selection(&selection), reader.bulk(&bulk));
+            DeadJob::Replay(selection?, bulk?)
+        }
+        Action::Discard { selection, bulk, to, why } => {
+            let (selection, bulk) = (reader.selection(&selection), reader.bulk(&bulk));
+            DeadJob::Discard(selection?, bulk?, to, why)
+        }
+    })
+}
+
+fn form(json: bool) -> Form {
+    if json { Form::Machine } else { Form::Person }
+}
+
+impl Reader {
+    fn selection(&mut self, args: &SelectionArgs) -> Option<Selection> {
+        let known = FailureReason::ALL.map(FailureReason::as_str);
+        if let Some(reason) = &args.reason
+            && !known.contains(&reason.as_str())
+            && reason != POISON
+        {
+            return self
+                .problem("--reason", format!("takes {} or {POISON}, not {reason:?}", known.join(", ")));
+        }
+        let mut age = |name: &str, text: &Option<String>| {
+            text.as_ref()
+                .map(|text| self.duration(name, text, std::time::Duration::ZERO..=std::time::Duration::MAX))
+        };
+        let (older_than, newer_than) =
+            (age("--older-than", &args.older_than), age("--newer-than", &args.newer_than));
+        let SelectionArgs { reason, org, task, command_id, .. } = args;
+        Some(Selection {
+            reason: reason.clone(),
+            org: org.clone(),
+            task: task.clone(),
+            command_id: command_id.clone(),
+            older_than: older_than.flatten(),
+            newer_than: newer_than.flatten(),
+        })
+    }
+
+    fn limit(&mut self, text: Option<&str>) -> Option<usize> {
+        self.number("--limit", text?, 1..=u32::MAX).map(|limit| limit as usize)
+    }
+
+    fn bulk(&mut self, args: &BulkArgs) -> Option<Bulk> {
+        let limit = self.limit(args.limit.as_deref());
+        let rate = args.rate.as_deref().and_then(|text| self.number("--rate", text, 1..=1_000_000));
+        let (consent, by) = self.agreed(&args.agreed, false)?;
+        Some(Bulk { limit, rate: rate.and_then(NonZeroU32::new), consent, by })
+    }
+
+    fn agreed(&mut self, args: &AgreedArgs, input_is_taken: bool) -> Option<(Consent, String)> {
+        let consent = if args.yes { Consent::Given } else { Consent::Ask };
+        if consent == Consent::Ask && (input_is_taken || !stdin().is_terminal()) {
+            return self.problem("--yes", "is needed where nobody can be asked");
+        }
+        match args.by.as_deref().map(str::trim).filter(|by| !by.is_empty()) {
+            Some(by) => Some((consent, by.to_owned())),
+            None => self.problem("--by", "is needed: who does it?"),
+        }
+    }
+}

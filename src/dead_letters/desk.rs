@@ -1,0 +1,133 @@
+//! The operator's desk: goes once through the letters that are there, and puts back what is not removed.
+
+use std::time::{Duration, Instant};
+
+use lapin::uri::AMQPUri;
+use lapin::{Channel, Connection};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::DeadLettersError;
+use crate::messages::Publication;
+use crate::rabbitmq::letters::{HeldLetter, next_letter};
+use crate::rabbitmq::tls::TlsFiles;
+use crate::rabbitmq::{BrokerError, Publisher, connection};
+
+/// A letter that went back this often is copied to the end of the queue instead (see [`Desk::go_through`]).
+const MANY_RETURNS: u32 = 8;
+/// RabbitMQ's consumer time-out is 30 minutes: then it takes back what is in hand and closes the channel.
+const LONGEST_PASS: Duration = Duration::from_mins(20);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Two connections, like the worker's: one to read and remove, one to publish.
+pub(super) struct Desk {
+    reading: Connection,
+    publisher: Publisher,
+}
+
+/// What becomes of a letter that was looked at.
+pub(super) enum Fate {
+    /// It stays among the dead letters.
+    Stays(HeldLetter),
+    /// It has been removed.
+    Removed,
+    /// It stays, and no more are wanted.
+    Enough(HeldLetter),
+}
+
+/// How a pass has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pass {
+    /// All that was there has been seen, or enough.
+    Through,
+    /// It took too long: another one must go on.
+    TimeIsUp,
+    /// Told to stop.
+    Stopped,
+}
+
+impl Desk {
+    pub(super) async fn open(uri: &AMQPUri, tls: &TlsFiles) -> Result<Self, BrokerError> {
+        let reading = connection::connect(uri, tls, "dead letters").await?;
+        let publisher = Publisher::new(connection::connect(uri, tls, "dead letters").await?);
+        Ok(Self { reading, publisher })
+    }
+
+    pub(super) async fn publish(&self, publication: &Publication) -> Result<(), DeadLettersError> {
+        let to = match publication.exchange {
+            "" => publication.routing_key.clone(),
+            exchange => exchange.to_owned(),
+        };
+        self.publisher.publish(publication).await.map_err(|source| DeadLettersError::Publish { to, source })
+    }
+
+    /// Shows each letter that is there now to `look`, once.
+    ///
+    /// # Looking loses nothing, however often
+    ///
+    /// What is not removed goes back to the queue when the channel closes, also when this process is killed. RabbitMQ 4 counts
+    /// that: by default it drops a message that went back more than 20 times, and this queue has nowhere to pass it on to. So
+    /// a letter that went back [`MANY_RETURNS`] times is published again, at the queue's end, and only when the broker has
+    /// confirmed the copy is the old one removed. A kill in between leaves both: twice the same letter, and none lost.
+    pub(super) async fn go_through(
+        &self,
+        stop: &CancellationToken,
+        mut look: impl AsyncFnMut(HeldLetter) -> Result<Fate, DeadLettersError>,
+    ) -> Result<Pass, DeadLettersError> {
+        let channel = self.channel().await?;
+        let result = self.pass(&channel, stop, &mut look).await;
+        // What is in hand goes back.
+        let _ = timeout(CLOSE_TIMEOUT, channel.close(200, "OK".into())).await;
+        result
+    }
+
+    async fn pass(
+        &self,
+        channel: &Channel,
+        stop: &CancellationToken,
+        look: &mut impl AsyncFnMut(HeldLetter) -> Result<Fate, DeadLettersError>,
+    ) -> Result<Pass, DeadLettersError> {
+        let (began, mut left) = (Instant::now(), None);
+        while left != Some(0) {
+            if stop.is_cancelled() {
+                return Ok(Pass::Stopped);
+            }
+            if began.elapsed() > LONGEST_PASS {
+                return Ok(Pass::TimeIsUp);
+            }
+            let Some((held, behind)) = next_letter(channel).await? else { break };
+            // What comes behind these is not looked at: it may be a copy of our own, or may die again and again.
+            left = Some(left.map_or(behind, |left: u32| left - 1));
+            match look(held).await? {
+                Fate::Removed => {}
+                Fate::Stays(held) => self.put_back(held).await?,
+                Fate::Enough(held) => {
+                    self.put_back(held).await?;
+                    break;
+                }
+            }
+        }
+        Ok(Pass::Through)
+    }
+
+    async fn put_back(&self, held: HeldLetter) -> Result<(), DeadLettersError> {
+        if held.returns >= MANY_RETURNS {
+            self.publish(&held.letter.again()).await?;
+            if !held.remove().await {
+                warn!("a letter was copied and could not be removed: it is there twice");
+            }
+        }
+        Ok(())
+    }
+
+    async fn channel(&self) -> Result<Channel, BrokerError> {
+        self.reading.create_channel().await.map_err(|source| BrokerError::DeadLetters { source })
+    }
+
+    pub(super) async fn close(self) {
+        for connection in [&self.reading, self.publisher.connection()] {
+            let _ = timeout(CLOSE_TIMEOUT, connection.close(200, "OK".into())).await;
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What operators do with dead letters: look, replay, discard, export, import. Safe to interrupt at any moment.
+
+mod actions;
+mod desk;
+mod lines;
+mod print;
+mod selection;
+
+use std::io;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+pub use actions::run;
+pub use selection::{Group, Groups, Selection};
+
+use crate::rabbitmq::{BrokerError, PublishError};
+
+/// What shall be done.
+#[derive(Debug, Clone)]
+pub enum DeadJob {
+    /// Count them by reason and organisation.
+    List(Selection, Form),
+    /// Print them whole.
+    Show(Selection, Form, Limit),
+    /// Write them as JSON lines; to standard output, where no file is given.
+    Export(Selection, Option<PathBuf>, Limit),
+    /// Put exported ones back among the dead letters; from standard input, where no file is given.
+    Import(Option<PathBuf>, Consent, String),
+    /// Put them back on the work queue.
+    Replay(Selection, Bulk),
+    /// Write them to a file and remove them.
+    Discard(Selection, Bulk, PathBuf, String),
+}
+
+/// How many at the most.
+pub type Limit = Option<usize>;
+
+/// What all bulk actions take.
+#[derive(Debug, Clone)]
+pub struct Bulk {
+    /// How many at the most.
+    pub limit: Limit,
+    /// How many a second at the most.
+    pub rate: Option<NonZeroU32>,
+    /// Whether to ask.
+    pub consent: Consent,
+    /// Who does it.
+    pub by: String,
+}
+
+/// Whether a person must agree first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consent {
+    /// Ask at the terminal.
+    Ask,
+    /// Given on the command line.
+    Given,
+}
+
+/// For whom to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A table or paragraphs.
+    Person,
+    /// JSON, one object a line.
+    Machine,
+}
+
+/// How a job has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// All of it.
+    Wholly,
+    /// A signal, or the operator's no, came first.
+    Interrupted,
+}
+
+/// Why a job could not be done.
+#[derive(Debug, Error)]
+pub enum DeadLettersError {
+    /// The broker cannot be reached, or the dead letters not be read.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// A letter was not published; it is where it was.
+    #[error("cannot publish to {to}: {source}; what is not published is still among the dead letters")]
+    Publish {
+        /// The queue or exchange.
+        to: String,
+        /// Why not.
+        source: PublishError,
+    },
+    /// A file cannot be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The system's word.
+        source: io::Error,
+    },
+    /// Standard output cannot be written.
+    #[error("standard output: {0}")]
+    Output(io::Error),
+    /// A line of an import is no letter.
+    #[error("line {number} is no exported letter: {why}; nothing has been imported")]
+    Line {
+        /// From 1.
+        number: usize,
+        /// What is wrong with it.
+        why: String,
+    },
+}

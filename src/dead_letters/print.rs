@@ -1,0 +1,196 @@
+//! Dead letters for people and for machines; and back from an export.
+
+use std::io::{self, Write};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+
+use super::selection::Group;
+use crate::messages::letter::Exported;
+use crate::messages::{Letter, Progress, Properties};
+
+const LONGEST_DETAIL: usize = 60;
+/// Columns whose texts stand to the right.
+const NUMBERS: [usize; 3] = [2, 3, 4];
+
+/// A table, the widths by what stands in it.
+pub(super) fn groups(out: &mut impl Write, groups: &[Group], now: Timestamp) -> io::Result<()> {
+    let mut rows =
+        vec![["REASON", "ORGANISATION", "LETTERS", "OLDEST", "NEWEST", "DETAIL"].map(str::to_owned)];
+    rows.extend(groups.iter().map(|group| {
+        [
+            group.reason.clone(),
+            group.org_id.as_deref().map_or_else(|| "-".to_owned(), printable),
+            group.letters.to_string(),
+            age(group.oldest, now),
+            age(group.newest, now),
+            printable(&group.detail).chars().take(LONGEST_DETAIL).collect(),
+        ]
+    }));
+    for row in &rows {
+        let mut line = String::new();
+        for (column, text) in row.iter().enumerate() {
+            let width = rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+            // The last one is as long as it is.
+            let width = if column + 1 < row.len() { width } else { 0 };
+            line.push_str(&pad(text, width, NUMBERS.contains(&column)));
+        }
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+fn pad(text: &str, width: usize, is_number: bool) -> String {
+    if is_number { format!("{text:>width$}  ") } else { format!("{text:width$}  ") }
+}
+
+/// One letter as a paragraph.
+pub(super) fn letter(out: &mut impl Write, letter: &Letter, now: Timestamp) -> io::Result<()> {
+    let (properties, progress) = (&letter.properties, &letter.progress);
+    let time = |time: Option<Timestamp>| time.map(|time| format!("{time:.0} ({} ago)", age(Some(time), now)));
+    let lines = [
+        ("reason", Some(letter.reason.clone())),
+        ("detail", Some(letter.detail.clone())),
+        ("died", time(letter.failed_at)),
+        ("first seen", time(progress.first_seen)),
+        ("command id", properties.message_id.clone()),
+        ("organisation", letter.org_id()),
+        ("task", letter.task_id()),
+        ("attempts", Some(progress.attempts.to_string())),
+        ("last status", progress.last_status.map(|status| status.to_string())),
+        ("ambiguous", Some("an answer was lost".to_owned()).filter(|_| progress.ambiguous)),
+        ("published by", properties.published_by.clone()),
+        ("correlation id", properties.correlation_id.clone()),
+        ("traceparent", properties.traceparent.clone()),
+        ("history", progress.history.clone()),
+        ("unreadable", letter.fault.clone()),
+        ("body", Some(String::from_utf8_lossy(&letter.body).into_owned())),
+    ];
+    for (name, text) in lines {
+        if let Some(text) = text {
+            writeln!(out, "{name:>14}: {}", printable(&text))?;
+        }
+    }
+    writeln!(out)
+}
+
+/// What producers write must not steer the terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn age(time: Option<Timestamp>, now: Timestamp) -> String {
+    let Some(time) = time else { return "-".to_owned() };
+    let seconds = now.duration_since(time).unsigned_abs().as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86_400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// For a line of an export.
+pub(super) fn exported(letter: &Letter) -> Exported {
+    let (properties, progress) = (letter.properties.clone(), letter.progress.clone());
+    let (body, body_base64) = match str::from_utf8(&letter.body) {
+        Ok(text) => (Some(text.to_owned()), None),
+        Err(_) => (None, Some(STANDARD.encode(&letter.body))),
+    };
+    Exported {
+        reason: letter.reason.clone(),
+        detail: letter.detail.clone(),
+        failed_at: letter.failed_at,
+        first_seen: progress.first_seen,
+        attempts: progress.attempts,
+        ambiguous: progress.ambiguous,
+        last_status: progress.last_status,
+        message_id: properties.message_id,
+        correlation_id: properties.correlation_id,
+        content_type: properties.content_type,
+        traceparent: properties.traceparent,
+        tracestate: properties.tracestate,
+        published_by: properties.published_by,
+        history: progress.history,
+        fault: letter.fault.clone(),
+        body,
+        body_base64,
+    }
+}
+
+/// From a line of an export.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn imported(line: &str) -> Result<Letter, String> {
+    let line: Exported = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    let body = match (line.body, line.body_base64) {
+        (Some(text), None) => text.into_bytes(),
+        (None, Some(coded)) => STANDARD.decode(coded).map_err(|error| format!("body_base64: {error}"))?,
+        _ => return Err("it needs one of body and body_base64".to_owned()),
+    };
+    let longest = [&line.message_id, &line.correlation_id, &line.content_type].into_iter().flatten();
+    if longest.map(String::len).any(|bytes| bytes > 255) {
+        return Err("message_id, correlation_id and content_type have at most 255 bytes".to_owned());
+    }
+    let properties = Properties {
+        message_id: line.message_id,
+        correlation_id: line.correlation_id,
+        content_type: line.content_type,
+        traceparent: line.traceparent,
+        tracestate: line.tracestate,
+        published_by: line.published_by,
+    };
+    let progress = Progress {
+        attempts: line.attempts,
+        ambiguous: line.ambiguous,
+        first_seen: line.first_seen,
+        last_status: line.last_status,
+        history: line.history,
+        ..Progress::default()
+    };
+    let (reason, detail, failed_at) = (line.reason, line.detail, line.failed_at);
+    Ok(Letter { body, properties, progress, reason, detail, failed_at, fault: line.fault })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn an_exported_letter_is_imported_as_it_was(
+            body in proptest::collection::vec(any::<u8>(), 0..64), texts in proptest::array::uniform8(".{0,20}"), attempts: u32,
+        ) {
+            let [reason, detail, id, correlation, kind, parent, by, history] = texts;
+            let properties = Properties {
+                message_id: Some(id), correlation_id: Some(correlation), content_type: Some(kind),
+                traceparent: Some(parent), tracestate: None, published_by: Some(by),
+            };
+            let progress = Progress { attempts, history: Some(history), ..Progress::default() };
+            let failed_at = "2026-11-24T10:00:00.5Z".parse().ok();
+            let letter = Letter { body, properties, progress, reason, detail, failed_at, fault: None };
+            let line = serde_json::to_string(&exported(&letter)).unwrap();
+            prop_assert_eq!(imported(&line), Ok(letter));
+        }
+    }
+
+    #[test]
+    fn a_line_without_a_body_or_with_a_property_that_is_too_long_is_refused() {
+        assert!(imported(r#"{"reason":"expired"}"#).unwrap_err().contains("body"));
+        assert!(imported(r#"{"reason":"expired","body":"a","body_base64":"YQ=="}"#).is_err());
+        assert!(imported(r#"{"reason":"expired","body_base64":"?"}"#).unwrap_err().contains("base64"));
+        let long = format!(r#"{{"reason":"expired","body":"a","message_id":"{}"}}"#, "x".repeat(256));
+        assert!(imported(&long).unwrap_err().contains("255"));
+    }
+
+    #[test]
+    fn what_a_producer_wrote_does_not_steer_the_terminal() {
+        let letter_with = Letter { detail: "\u{1b}[2J\nx".to_owned(), ..Letter::default() };
+        let mut out = Vec::new();
+        letter(&mut out, &letter_with, Timestamp::now()).unwrap();
+        assert!(!String::from_utf8(out).unwrap().contains('\u{1b}'));
+    }
+}

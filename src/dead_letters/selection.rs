@@ -1,0 +1,159 @@
+//! Which dead letters are meant, and how many there are of each kind. Pure.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::messages::Letter;
+
+/// Which dead letters are meant: those that fit all that is given.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Selection {
+    /// Died of this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Of this organisation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub org: Option<String>,
+    /// Of this task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// The command with this id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command_id: Option<String>,
+    /// Died longer ago than this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub older_than: Option<Duration>,
+    /// Died not longer ago than this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub newer_than: Option<Duration>,
+}
+
+impl Selection {
+    /// Whether a letter is meant. One whose time of death is unknown is of no age: an age that is asked for leaves it out.
+    pub fn takes(&self, letter: &Letter, now: Timestamp) -> bool {
+        let age = letter.failed_at.map(|time| now.duration_since(time).unsigned_abs());
+        let is = |wanted: &Option<String>, has: Option<String>| wanted.is_none() || *wanted == has;
+        is(&self.reason, Some(letter.reason.clone()))
+            && is(&self.command_id, letter.properties.message_id.clone())
+            && (self.org.is_none() || is(&self.org, letter.org_id()))
+            && (self.task.is_none() || is(&self.task, letter.task_id()))
+            && self.older_than.is_none_or(|least| age.is_some_and(|age| age > least))
+            && self.newer_than.is_none_or(|most| age.is_some_and(|age| age <= most))
+    }
+}
+
+/// Dead letters of one kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Group {
+    /// Why they died.
+    pub reason: String,
+    /// Of which organisation, where the body names one.
+    pub org_id: Option<String>,
+    /// How many.
+    pub letters: usize,
+    /// When the first of them died.
+    pub oldest: Option<Timestamp>,
+    /// When the last of them died.
+    pub newest: Option<Timestamp>,
+    /// What is said of the last one that was seen.
+    pub detail: String,
+}
+
+/// Counts letters by reason and organisation.
+#[derive(Debug, Default)]
+pub struct Groups(BTreeMap<(String, Option<String>), Group>);
+
+impl Groups {
+    /// Adds one.
+    pub fn add(&mut self, letter: &Letter) {
+        let (reason, org_id) = (letter.reason.clone(), letter.org_id());
+        let group = self.0.entry((reason.clone(), org_id.clone())).or_insert_with(|| Group {
+            reason,
+            org_id,
+            letters: 0,
+            oldest: letter.failed_at,
+            newest: letter.failed_at,
+            detail: String::new(),
+        });
+        group.letters += 1;
+        // `None` is less than any moment.
+        group.oldest = [group.oldest, letter.failed_at].into_iter().flatten().min();
+        group.newest = group.newest.max(letter.failed_at);
+        group.detail.clone_from(&letter.detail);
+    }
+
+    /// All of them, by reason, then by organisation.
+    pub fn all(self) -> Vec<Group> {
+        self.0.into_values().collect()
+    }
+
+    /// How many letters there are in all.
+    pub fn letters(&self) -> usize {
+        self.0.values().map(|group| group.letters).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> Timestamp {
+        "2026-11-24T10:00:00Z".parse().unwrap()
+    }
+
+    fn letter(reason: &str, body: &str, minutes_ago: Option<u64>) -> Letter {
+        let failed_at = minutes_ago.map(|minutes| now() - Duration::from_mins(minutes));
+        Letter { reason: reason.to_owned(), body: body.into(), failed_at, ..Letter::default() }
+    }
+
+    fn takes(selection: &Selection, letter: &Letter) -> bool {
+        selection.takes(letter, now())
+    }
+
+    #[test]
+    fn a_letter_is_meant_when_it_fits_all_that_is_given() {
+        let letter = letter("forbidden", r#"{"org_id":"o","task_id":"t"}"#, Some(60));
+        let text = |text: &str| Some(text.to_owned());
+        let nothing = Selection::default();
+        assert!(takes(&nothing, &letter));
+        assert!(takes(&Selection { reason: text("forbidden"), org: text("o"), ..nothing.clone() }, &letter));
+        assert!(!takes(&Selection { reason: text("forbidden"), org: text("p"), ..nothing.clone() }, &letter));
+        assert!(!takes(&Selection { task: text("u"), ..nothing.clone() }, &letter));
+        assert!(!takes(&Selection { command_id: text("m"), ..nothing }, &letter));
+    }
+
+    #[test]
+    fn an_age_leaves_out_what_is_of_no_known_age() {
+        let (hour, day) = (Some(Duration::from_mins(59)), Some(Duration::from_hours(24)));
+        let older = Selection { older_than: hour, ..Selection::default() };
+        let newer = Selection { newer_than: day, ..Selection::default() };
+        for (minutes, is_older, is_newer) in
+            [(Some(60), true, true), (Some(10), false, true), (Some(3000), true, false), (None, false, false)]
+        {
+            let letter = letter("expired", "{}", minutes);
+            assert_eq!((older.takes(&letter, now()), newer.takes(&letter, now())), (is_older, is_newer));
+        }
+    }
+
+    #[test]
+    fn letters_are_counted_by_reason_and_organisation_with_the_first_and_the_last() {
+        let mut groups = Groups::default();
+        for (reason, body, minutes) in [
+            ("rejected", r#"{"org_id":"b"}"#, Some(5)),
+            ("rejected", r#"{"org_id":"b"}"#, None),
+            ("rejected", r#"{"org_id":"b"}"#, Some(9)),
+            ("malformed", "no JSON", Some(1)),
+        ] {
+            groups.add(&letter(reason, body, minutes));
+        }
+        assert_eq!(groups.letters(), 4);
+        let [malformed, rejected] = &groups.all()[..] else { panic!("two groups") };
+        assert_eq!((malformed.org_id.as_deref(), malformed.letters), (None, 1));
+        assert_eq!((rejected.org_id.as_deref(), rejected.letters), (Some("b"), 3));
+        let ago = |minutes| Some(now() - Duration::from_mins(minutes));
+        assert_eq!((rejected.oldest, rejected.newest), (ago(9), ago(5)));
+    }
+}

@@ -1,0 +1,173 @@
+//! A dead letter as operators see it, and what may be made of it: plain data.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::command::MAX_BODY_BYTES;
+use super::publication::{HeaderValue, Publication};
+use super::{Progress, Properties, names};
+
+const LONGEST_HISTORY: usize = 1024;
+
+/// A dead letter.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Letter {
+    /// The command's body, byte for byte.
+    pub body: Vec<u8>,
+    /// What came with the command.
+    pub properties: Properties,
+    /// How far it had come.
+    pub progress: Progress,
+    /// One of the contract's reasons, or `poison`.
+    pub reason: String,
+    /// The reason, for a person.
+    pub detail: String,
+    /// When it died, where that is known.
+    pub failed_at: Option<Timestamp>,
+    /// What could not be read of its headers: then it cannot be copied as it is.
+    pub fault: Option<String>,
+}
+
+/// One line of an export: everything that a replay or an import needs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Exported {
+    /// Why it died.
+    pub reason: String,
+    /// The same, for a person.
+    #[serde(default)]
+    pub detail: String,
+    /// When it died.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_at: Option<Timestamp>,
+    /// First delivery to a worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_seen: Option<Timestamp>,
+    /// Attempts spent.
+    #[serde(default)]
+    pub attempts: u32,
+    /// An answer was lost.
+    #[serde(default)]
+    pub ambiguous: bool,
+    /// Status of the last answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_status: Option<u16>,
+    /// Property of that name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<String>,
+    /// Property of that name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+    /// Property of that name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    /// Header of that name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    /// Header of that name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracestate: Option<String>,
+    /// Who published it, where the broker had validated that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published_by: Option<String>,
+    /// What had become of it before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<String>,
+    /// What of its headers could not be read, and so is not here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+    /// The body, where it is UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+    /// The body, where it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_base64: Option<String>,
+}
+
+impl Letter {
+    /// The organisation that the body names, valid or not.
+    pub fn org_id(&self) -> Option<String> {
+        self.member("org_id")
+    }
+
+    /// The task that the body names, valid or not.
+    pub fn task_id(&self) -> Option<String> {
+        self.member("task_id")
+    }
+
+    fn member(&self, name: &str) -> Option<String> {
+        if self.body.len() > MAX_BODY_BYTES {
+            return None;
+        }
+        let body: Value = serde_json::from_slice(&self.body).ok()?;
+        body.get(name)?.as_str().map(str::to_owned)
+    }
+
+    /// The command once more, for the work queue: attempts and age begin anew; that an answer was lost, who published it and
+    /// what has become of it go with it.
+    ///
+    /// It goes through the default exchange, like what comes back from a wait: other subscribers of `task.commands` see
+    /// a command once.
+    pub fn replay(&self, by: &str, now: Timestamp) -> Publication {
+        let history = self.history_with(&format!("replayed {now:.0} by {by}"));
+        let headers = [
+            (names::X_AMBIGUOUS, Some(HeaderValue::Flag(true)).filter(|_| self.progress.ambiguous)),
+            (names::X_PUBLISHED_BY, self.properties.published_by.clone().map(HeaderValue::Text)),
+            (names::X_HISTORY, Some(HeaderValue::Text(history))),
+        ];
+        self.copy("", names::WORK_QUEUE, headers.into_iter().filter_map(|(n, v)| Some((n, v?))).collect())
+    }
+
+    /// The letter once more, for the dead letters.
+    pub fn again(&self) -> Publication {
+        let time = |time: Option<Timestamp>| time.map(|time| HeaderValue::Text(format!("{time:.3}")));
+        let text = |text: &str| Some(HeaderValue::Text(text.to_owned()));
+        let progress = &self.progress;
+        let headers = [
+            (names::X_ATTEMPTS, Some(HeaderValue::Number(progress.attempts.into()))),
+            (names::X_FIRST_SEEN, time(progress.first_seen)),
+            (names::X_LAST_STATUS, progress.last_status.map(|status| HeaderValue::Number(status.into()))),
+            (names::X_AMBIGUOUS, Some(HeaderValue::Flag(progress.ambiguous))),
+            (names::X_PUBLISHED_BY, self.properties.published_by.as_deref().and_then(text)),
+            (names::X_HISTORY, progress.history.as_deref().and_then(text)),
+            (names::X_FAILURE_REASON, text(&self.reason)),
+            (names::X_FAILURE_DETAIL, text(&self.detail)),
+            (names::X_FAILED_AT, time(self.failed_at)),
+        ];
+        let headers = headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        self.copy(names::DEAD_LETTER_EXCHANGE, names::WORK_QUEUE, headers)
+    }
+
+    fn copy(
+        &self,
+        exchange: &'static str,
+        key: &str,
+        mut headers: Vec<(&'static str, HeaderValue)>,
+    ) -> Publication {
+        let properties = &self.properties;
+        for (name, text) in
+            [(names::TRACEPARENT, &properties.traceparent), (names::TRACESTATE, &properties.tracestate)]
+        {
+            headers.extend(text.clone().map(|text| (name, HeaderValue::Text(text))));
+        }
+        Publication {
+            exchange,
+            routing_key: key.to_owned(),
+            body: self.body.clone(),
+            message_id: properties.message_id.clone(),
+            correlation_id: properties.correlation_id.clone(),
+            content_type: properties.content_type.clone(),
+            headers,
+        }
+    }
+
+    /// The latest is kept where it becomes too long for a header.
+    fn history_with(&self, now: &str) -> String {
+        let died = self.failed_at.map_or_else(String::new, |time| format!(" {time:.0}"));
+        let detail: String = self.detail.chars().take(200).collect();
+        let before = self.progress.history.as_ref().map_or_else(String::new, |before| format!("{before}; "));
+        let mut history = format!("{before}died{died} of {}: {detail}; {now}", self.reason);
+        let from = history.ceil_char_boundary(history.len().saturating_sub(LONGEST_HISTORY));
+        history.split_off(from)
+    }
+}

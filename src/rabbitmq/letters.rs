@@ -1,0 +1,124 @@
+//! Dead letters: fetched one by one, from the broker library's types to plain data, and removed only when told to.
+
+use jiff::Timestamp;
+use lapin::options::{BasicAckOptions, BasicGetOptions};
+use lapin::types::AMQPValue;
+use lapin::{Acker, BasicProperties, Channel};
+
+use super::connection::BrokerError;
+use super::envelope;
+use super::message_header::X_UNREADABLE;
+use crate::messages::{Letter, names};
+
+/// A dead letter in our hands. It goes back to its queue when its channel closes, unless it was removed.
+#[derive(Debug)]
+pub struct HeldLetter {
+    /// What it says.
+    pub letter: Letter,
+    /// How often it went back to its queue before, as a quorum queue counts it.
+    pub returns: u32,
+    acker: Acker,
+}
+
+impl HeldLetter {
+    /// Has the broker forget it; `false` where the broker could not be told.
+    #[must_use]
+    pub async fn remove(self) -> bool {
+        matches!(self.acker.ack(BasicAckOptions::default()).await, Ok(true))
+    }
+}
+
+/// Fetches the next letter, if there is one, and says how many are left behind it.
+///
+/// # Errors
+/// [`BrokerError::DeadLetters`].
+pub async fn next_letter(channel: &Channel) -> Result<Option<(HeldLetter, u32)>, BrokerError> {
+    let got = channel.basic_get(names::DEAD_LETTER_QUEUE.into(), BasicGetOptions::default()).await;
+    let Some(message) = got.map_err(|source| BrokerError::DeadLetters { source })? else { return Ok(None) };
+    let (left, delivery) = (message.message_count, message.delivery);
+    let returns = if delivery.redelivered { envelope::returns(&delivery.properties) } else { 0 };
+    let letter = read(&delivery.properties, delivery.data);
+    Ok(Some((HeldLetter { letter, returns, acker: delivery.acker }, left)))
+}
+
+fn read(message: &BasicProperties, body: Vec<u8>) -> Letter {
+    let (properties, progress) = envelope::read(message);
+    let text = |name: &str| envelope::text(message, name);
+    let fault = text(X_UNREADABLE);
+    let time = text(names::X_FAILED_AT).and_then(|time| time.parse().ok());
+    let (reason, detail) = match text(names::X_FAILURE_REASON) {
+        Some(reason) => (reason, text(names::X_FAILURE_DETAIL).unwrap_or_default()),
+        None => (names::POISON.to_owned(), moved_by_the_broker(message)),
+    };
+    let failed_at = time.or_else(|| moved_at(message));
+    Letter { body, properties, progress, reason, detail, failed_at, fault }
+}
+
+fn moved_by_the_broker(message: &BasicProperties) -> String {
+    let why = envelope::text(message, "x-first-death-reason").unwrap_or_else(|| "unknown".to_owned());
+    format!("RabbitMQ itself moved it here, for: {why}")
+}
+
+/// `x-death` is a list of tables, the latest first; whole seconds.
+fn moved_at(message: &BasicProperties) -> Option<Timestamp> {
+    let AMQPValue::FieldArray(deaths) = message.headers().as_ref()?.inner().get("x-death")? else {
+        return None;
+    };
+    let AMQPValue::FieldTable(death) = deaths.as_slice().first()? else { return None };
+    let AMQPValue::Timestamp(seconds) = death.inner().get("time")? else { return None };
+    Timestamp::from_second(i64::try_from(*seconds).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::messages::{Progress, Properties};
+    use lapin::types::{FieldArray, FieldTable};
+
+    #[test]
+    fn a_letter_is_the_same_after_it_was_published_again() {
+        let text = |text: &str| Some(text.to_owned());
+        let properties = Properties {
+            message_id: text("m"),
+            correlation_id: text("c"),
+            content_type: text("application/json"),
+            traceparent: text("00-1-2-01"),
+            tracestate: text("a=b"),
+            published_by: text("billing"),
+        };
+        let progress = Progress {
+            attempts: 7,
+            ambiguous: true,
+            first_seen: "2026-11-23T10:00:00Z".parse().ok(),
+            last_status: Some(503),
+            history: text("died of expired; replayed by ann"),
+            ..Progress::default()
+        };
+        let letter = Letter {
+            body: b"\xff\x00".to_vec(),
+            properties,
+            progress,
+            reason: "attempts_exhausted".to_owned(),
+            detail: "HTTP 503".to_owned(),
+            failed_at: "2026-11-23T10:05:00.123Z".parse().ok(),
+            fault: None,
+        };
+        let copy = letter.again();
+        assert_eq!(read(&envelope::write(&copy), copy.body), letter);
+    }
+
+    #[test]
+    fn what_the_broker_moved_is_poison_and_died_when_it_was_moved() {
+        let (mut death, mut headers) = (FieldTable::default(), FieldTable::default());
+        death.insert("time".into(), AMQPValue::Timestamp(1_800_000_000));
+        let deaths = FieldArray::from(vec![AMQPValue::FieldTable(death)]);
+        headers.insert("x-death".into(), AMQPValue::FieldArray(deaths));
+        headers.insert("x-first-death-reason".into(), AMQPValue::LongString("delivery_limit".into()));
+        let letter = read(&BasicProperties::default().with_headers(headers), Vec::new());
+        assert_eq!(
+            (letter.reason.as_str(), letter.failed_at),
+            ("poison", Timestamp::from_second(1_800_000_000).ok())
+        );
+        assert!(letter.detail.contains("delivery_limit"), "{}", letter.detail);
+    }
+}

@@ -1,0 +1,122 @@
+//! What can be learnt of a broker without leaving anything there: for `check`.
+
+use std::time::Duration;
+
+use async_rs::TokioRuntime;
+use futures_util::{AsyncReadExt, AsyncWriteExt};
+use lapin::options::{BasicGetOptions, BasicPublishOptions, ExchangeDeleteOptions};
+use lapin::protocol::AMQPSoftError;
+use lapin::tcp::{AMQPUriTcpExt, OwnedTLSConfig};
+use lapin::uri::AMQPUri;
+use lapin::{BasicProperties, Channel, Connection, ErrorKind};
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+const PROTOCOL_HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
+
+/// Whether the user may do something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum May {
+    /// It may.
+    Yes,
+    /// The broker refuses it.
+    No,
+    /// What it is about is not there, or the broker did not answer.
+    Unknown,
+}
+
+/// The broker's version as its greeting tells it, before any login; lapin does not pass it on.
+pub async fn version(uri: &AMQPUri, tls: &OwnedTLSConfig) -> Option<String> {
+    let greet = async {
+        let mut socket =
+            uri.clone().connect_with_config_async(tls.as_ref(), &TokioRuntime::tokio_current()).await.ok()?;
+        socket.write_all(PROTOCOL_HEADER).await.ok()?;
+        let mut greeting = vec![0; 4096];
+        let mut read = 0;
+        while read < greeting.len() && greeting.get(read.wrapping_sub(1)) != Some(&0xCE) {
+            match socket.read(&mut greeting[read..]).await.ok()? {
+                0 => break,
+                count => read += count,
+            }
+        }
+        version_in(&greeting[..read])
+    };
+    timeout(PATIENCE, greet).await.ok()?
+}
+
+/// `connection.start` holds a table with the long string `version`.
+fn version_in(greeting: &[u8]) -> Option<String> {
+    const NAME: &[u8] = b"\x07versionS";
+    let at = greeting.windows(NAME.len()).position(|window| window == NAME)? + NAME.len();
+    let (length, text) = greeting.get(at..)?.split_first_chunk::<4>()?;
+    let text = text.get(..usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+    str::from_utf8(text).ok().map(str::to_owned)
+}
+
+/// Asks what the user may do, each question on a channel of its own: a refusal closes it.
+pub struct Questions<'a>(pub &'a Connection);
+
+impl Questions<'_> {
+    /// # Asking whether a publish is allowed publishes nothing
+    ///
+    /// It happens in a transaction that is rolled back: the broker checks the permission at once and routes at the commit,
+    /// which never comes.
+    pub async fn may_write(&self, exchange: &str) -> May {
+        self.ask(async |channel| {
+            channel.tx_select().await?;
+            let (options, nothing) = (BasicPublishOptions::default(), BasicProperties::default());
+            // Without confirms this resolves when it is sent; the rollback's answer comes after a refusal.
+            drop(channel.basic_publish(exchange.into(), "".into(), options, b"", nothing).await?);
+            channel.tx_rollback().await
+        })
+        .await
+    }
+
+    /// For a queue that is not there: the broker looks at the permission first.
+    pub async fn may_read(&self, queue: &str) -> May {
+        let get = async |channel: &Channel| {
+            channel.basic_get(queue.into(), BasicGetOptions { no_ack: false }).await.map(drop)
+        };
+        self.ask(get).await
+    }
+
+    /// For an exchange that is not there: deleting it changes nothing.
+    pub async fn may_configure(&self, exchange: &str) -> May {
+        self.ask(async |channel| {
+            channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await
+        })
+        .await
+    }
+
+    async fn ask(&self, question: impl AsyncFnOnce(&Channel) -> lapin::Result<()>) -> May {
+        let asked = async {
+            let channel = self.0.create_channel().await?;
+            let answer = question(&channel).await;
+            let _ = channel.close(200, "OK".into()).await;
+            answer
+        };
+        match timeout(PATIENCE, asked).await {
+            Ok(Ok(())) => May::Yes,
+            Ok(Err(error)) if refused(&error, &AMQPSoftError::ACCESSREFUSED) => May::No,
+            Ok(Err(error)) if refused(&error, &AMQPSoftError::NOTFOUND) => May::Yes,
+            _ => May::Unknown,
+        }
+    }
+}
+
+fn refused(error: &lapin::Error, kind: &AMQPSoftError) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(word) if word.get_id() == kind.get_id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_stands_in_the_greeting() {
+        let greeting = b"....\x07productS\0\0\0\x08RabbitMQ\x07versionS\0\0\0\x054.0.5\x08platform";
+        assert_eq!(version_in(greeting).as_deref(), Some("4.0.5"));
+        assert_eq!(version_in(b"\x07versionS\0\0\xff\xff4.0"), None);
+        assert_eq!(version_in(b""), None);
+    }
+}

@@ -1,0 +1,220 @@
+//! Spans of OpenTelemetry: one for each delivery, one for each call. Exported by OTLP (HTTP, protobuf) where an endpoint is
+//! set; else nothing is made and nothing is kept. Names and attributes follow the semantic conventions of messaging and HTTP.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use opentelemetry::trace::{
+    Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId, TraceState,
+    Tracer, TracerProvider,
+};
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span, SpanData};
+use tracing::{info, warn};
+use url::Url;
+
+use crate::messages::{Properties, TraceContext, names};
+use crate::policy::answer::Answer;
+use crate::policy::settlement::Settlement;
+use crate::policy::verdict::Verdict;
+
+/// For the last spans at the end of the process.
+const FLUSH: Duration = Duration::from_secs(5);
+
+/// Where a collector is.
+#[derive(Debug, Clone)]
+pub struct OtlpSettings {
+    /// Base URL, to which `/v1/traces` is added.
+    pub endpoint: Url,
+    /// `service.name` of the spans.
+    pub service_name: String,
+}
+
+/// Where spans go, if anywhere.
+#[derive(Debug, Clone, Default)]
+pub struct Spans(Option<Exporting>);
+
+#[derive(Debug, Clone)]
+struct Exporting {
+    provider: SdkTracerProvider,
+    tracer: SdkTracer,
+}
+
+impl Spans {
+    /// Exports to a collector. The SDK reads the rest of the standard's variables (`OTEL_TRACES_SAMPLER`,
+    /// `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_EXPORTER_OTLP_HEADERS` and so on) itself.
+    ///
+    /// # Errors
+    /// Where the exporter cannot be built.
+    pub fn to(settings: &OtlpSettings) -> Result<Self, ExporterBuildError> {
+        let url = format!("{}/v1/traces", settings.endpoint.as_str().trim_end_matches('/'));
+        let exporter = SpanExporter::builder().with_http().with_endpoint(url).build()?;
+        let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+        let resource = Resource::builder().with_service_name(settings.service_name.clone());
+        let provider = SdkTracerProvider::builder()
+            .with_resource(resource.with_attribute(version).build())
+            .with_batch_exporter(Telling { exporter, is_down: AtomicBool::new(false) })
+            .build();
+        let tracer = provider.tracer(names::SOURCE);
+        Ok(Self(Some(Exporting { provider, tracer })))
+    }
+
+    /// Begins the span of a delivery. From then on its properties carry that span, so that everything that is published about
+    /// the command, and its next delivery, belong to the same trace.
+    pub fn delivery(&self, properties: &mut Properties) -> DeliverySpan {
+        let Self(Some(on)) = self else { return DeliverySpan(None) };
+        let mut attributes = vec![
+            KeyValue::new("messaging.system", "rabbitmq"),
+            KeyValue::new("messaging.operation.type", "process"),
+            KeyValue::new("messaging.operation.name", "process"),
+            KeyValue::new("messaging.destination.name", names::WORK_QUEUE),
+        ];
+        let mut add = |name: &'static str, text: &Option<String>| {
+            attributes.extend(text.clone().map(|text| KeyValue::new(name, text)));
+        };
+        add("messaging.message.id", &properties.message_id);
+        add("messaging.message.conversation_id", &properties.correlation_id);
+        let span = on.start("process task.delete", SpanKind::Consumer, attributes, properties);
+        properties.traceparent = Some(traceparent(span.span_context()));
+        DeliverySpan(Some(span))
+    }
+
+    /// Begins the span of one call.
+    pub fn call(&self, properties: &Properties, base_url: &Url) -> CallSpan {
+        let Self(Some(on)) = self else { return CallSpan(None) };
+        let mut attributes = vec![
+            KeyValue::new("http.request.method", "DELETE"),
+            KeyValue::new("url.template", "/organizations/{org_id}/tasks/{task_id}/delete"),
+        ];
+        attributes.extend(base_url.host_str().map(|host| KeyValue::new("server.address", host.to_owned())));
+        let port = base_url.port_or_known_default();
+        attributes.extend(port.map(|port| KeyValue::new("server.port", i64::from(port))));
+        let span = on.start("DELETE", SpanKind::Client, attributes, properties);
+        let parent = traceparent(span.span_context());
+        CallSpan(Some((span, parent)))
+    }
+
+    /// Sends what is left, five seconds at the most. Blocks.
+    pub fn flush(&self) {
+        if let Self(Some(on)) = self {
+            // What the exporter could not send has been told.
+            let _ = on.provider.shutdown_with_timeout(FLUSH);
+        }
+    }
+}
+
+impl Exporting {
+    fn start(
+        &self,
+        name: &'static str,
+        kind: SpanKind,
+        attributes: Vec<KeyValue>,
+        properties: &Properties,
+    ) -> Span {
+        let parent = properties.trace().and_then(remote);
+        let parent =
+            parent.map_or_else(Context::new, |parent| Context::new().with_remote_span_context(parent));
+        let builder = self.tracer.span_builder(name).with_kind(kind).with_attributes(attributes);
+        builder.start_with_context(&self.tracer, &parent)
+    }
+}
+
+fn remote(trace: TraceContext<'_>) -> Option<SpanContext> {
+    let trace_id = TraceId::from_hex(trace.trace_id()).ok()?;
+    let span_id = SpanId::from_hex(trace.span_id()).ok()?;
+    Some(SpanContext::new(trace_id, span_id, TraceFlags::new(trace.flags()), true, TraceState::default()))
+}
+
+fn traceparent(context: &SpanContext) -> String {
+    format!("00-{}-{}-{:02x}", context.trace_id(), context.span_id(), context.trace_flags().to_u8())
+}
+
+/// The span of one delivery; it ends when this is dropped.
+#[must_use]
+pub struct DeliverySpan(Option<Span>);
+
+impl DeliverySpan {
+    /// What the broker will be told.
+    pub fn decided(&mut self, settlement: &Settlement) {
+        let Self(Some(span)) = self else { return };
+        span.set_attribute(KeyValue::new("tallyfy.settlement", settlement.as_str()));
+        match settlement {
+            Settlement::Finish(outcome) | Settlement::DeadLetter(outcome, _) => {
+                let mut add = |name: &'static str, text: &Option<String>| {
+                    span.set_attributes(text.clone().map(|text| KeyValue::new(name, text)));
+                };
+                add("tallyfy.org_id", &outcome.org_id);
+                add("tallyfy.task_id", &outcome.task_id);
+                span.set_attribute(KeyValue::new("tallyfy.attempts", i64::from(outcome.attempts)));
+                if let Some(failure) = &outcome.failure {
+                    span.set_attribute(KeyValue::new("error.type", failure.reason.as_str()));
+                    span.set_status(Status::error(failure.detail.clone()));
+                }
+            }
+            Settlement::RetryLater(rung, _) | Settlement::Postpone(rung, _) => {
+                span.set_attribute(KeyValue::new("tallyfy.wait", rung.name()));
+            }
+            Settlement::Return => {}
+        }
+    }
+}
+
+/// The span of one call; it ends when this is dropped.
+#[must_use]
+pub struct CallSpan(Option<(Span, String)>);
+
+impl CallSpan {
+    /// What the call carries: this span, or where none is made, what the command came with.
+    pub fn context<'a>(&'a self, properties: &'a Properties) -> Option<TraceContext<'a>> {
+        match self {
+            Self(Some((_, parent))) => {
+                Some(TraceContext { parent, state: properties.trace().and_then(|trace| trace.state) })
+            }
+            Self(None) => properties.trace(),
+        }
+    }
+
+    /// What the API said, and what it means.
+    pub fn answered(&mut self, answer: &Answer, verdict: Verdict) {
+        let Self(Some((span, _))) = self else { return };
+        span.set_attribute(KeyValue::new("tallyfy.verdict", verdict.as_str()));
+        let status = answer.status();
+        span.set_attributes(status.map(|n| KeyValue::new("http.response.status_code", i64::from(n))));
+        if status.is_none_or(|status| status >= 400) {
+            let kind = status.map_or_else(|| answer.class().to_owned(), |status| status.to_string());
+            span.set_attribute(KeyValue::new("error.type", kind));
+            span.set_status(Status::error(answer.describe()));
+        }
+    }
+}
+
+/// Tells once that spans do not get through, and once that they do again. The SDK itself would say nothing, or each time.
+#[derive(Debug)]
+struct Telling {
+    exporter: SpanExporter,
+    is_down: AtomicBool,
+}
+
+impl opentelemetry_sdk::trace::SpanExporter for Telling {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let result = self.exporter.export(batch).await;
+        let was_down = self.is_down.swap(result.is_err(), Ordering::SeqCst);
+        match &result {
+            Err(error) if !was_down => warn!("spans cannot be exported and are lost until they can: {error}"),
+            Ok(()) if was_down => info!("spans are exported again"),
+            _ => {}
+        }
+        result
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}

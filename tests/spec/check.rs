@@ -1,0 +1,143 @@
+//! `check` tells what is wrong and what to do, and touches nothing: the real binary.
+
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::FieldTable;
+use serde_json::{Value, json};
+
+use crate::command_line::with_settings;
+use crate::support::rabbitmq::broker;
+use crate::support::sandbox::TOKEN;
+use crate::support::world::{OTHER_ORG, World};
+
+/// The exit code, and the facts by their names: state, detail and cure.
+async fn check(world: &World, settings: &[(&str, &str)]) -> (Option<i32>, Value) {
+    let mut command = with_settings(world, &["check", "--json"]);
+    command.envs(settings.iter().copied());
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let mut facts = json!({});
+    for fact in said.lines().map(|line| serde_json::from_str::<Value>(line).expect(line)) {
+        facts[fact["fact"].as_str().unwrap()] = fact.clone();
+    }
+    (output.status.code(), facts)
+}
+
+fn states(facts: &Value) -> Vec<(&str, &str)> {
+    let facts = facts.as_object().unwrap().iter();
+    facts.map(|(name, fact)| (name.as_str(), fact["state"].as_str().unwrap())).collect()
+}
+
+async fn ended(world: World) {
+    let calls = world.sandbox.calls().await;
+    assert!(calls.iter().all(|call| call["method"] == "GET"), "{calls:?}");
+    broker().delete_vhost(&world.vhost).await;
+}
+
+/// A user with these permissions; the URL to log in with.
+async fn user(world: &World, configure: &str, write: &str, read: &str) -> String {
+    let name = format!("user-{}", world.vhost);
+    broker().put_user(&name, "pw").await;
+    broker().set_permissions(&world.vhost, &name, configure, write, read).await;
+    broker().amqp_url_as(&name, "pw", &world.vhost)
+}
+
+#[tokio::test]
+async fn all_is_well_with_the_least_permissions() {
+    let world = World::without_worker(|_| {}).await;
+    let url = user(&world, "^$", r"^task\.(events|retry|dlx)$", r"^task\.delete$").await;
+    let (code, facts) = check(&world, &[("AMQP_URL", &url), ("DECLARE_TOPOLOGY", "false")]).await;
+    let expected = [
+        ("TLS", "skipped"),
+        ("arguments", "skipped"),
+        ("base URL", "ok"),
+        ("broker", "ok"),
+        ("clock", "ok"),
+        ("confirms and returns", "ok"),
+        ("least permissions", "ok"),
+        ("organisation acme", "ok"),
+        ("permission to read task.delete", "ok"),
+        ("permission to write task.dlx", "ok"),
+        ("permission to write task.events", "ok"),
+        ("permission to write task.retry", "ok"),
+        ("topology", "ok"),
+    ];
+    assert_eq!((code, states(&facts)), (Some(0), expected.to_vec()), "{facts:#}");
+    assert!(
+        facts["broker"]["detail"].as_str().unwrap().starts_with(if broker().describe().contains("3.10") {
+            "RabbitMQ 3.10"
+        } else {
+            "RabbitMQ "
+        })
+    );
+    assert_eq!(world.tester.events().len() + world.tester.dead_letters().len(), 0, "nothing was published");
+    ended(world).await;
+}
+
+#[tokio::test]
+async fn what_is_too_much_is_named_and_what_is_missing_fails() {
+    let world = World::without_worker(|_| {}).await;
+    let (code, facts) = check(&world, &[]).await;
+    assert_eq!((code, &facts["arguments"]["state"]), (Some(0), &json!("ok")), "{facts:#}");
+    let much = facts["least permissions"]["detail"].as_str().unwrap();
+    assert!(much.contains("read any queue") && much.contains("write any exchange"), "{much}");
+    let url = user(&world, "^$", r"^task\.(retry|dlx)$", "^$").await;
+    let (code, facts) = check(&world, &[("AMQP_URL", &url), ("DECLARE_TOPOLOGY", "false")]).await;
+    assert_eq!(code, Some(1));
+    for name in ["permission to write task.events", "permission to read task.delete"] {
+        assert_eq!(facts[name]["state"], "failed", "{facts:#}");
+    }
+    assert!(facts["permission to write task.events"]["cure"].as_str().unwrap().contains("set_permissions"));
+    assert_eq!(facts["permission to write task.retry"]["state"], "ok");
+    ended(world).await;
+}
+
+#[tokio::test]
+async fn a_topology_that_is_missing_or_other_than_expected_fails() {
+    let world = World::without_worker(|_| {}).await;
+    let channel = &world.tester.channel;
+    channel.queue_delete("task.delete.wait.1s".into(), QueueDeleteOptions::default()).await.unwrap();
+    let (code, facts) = check(&world, &[]).await;
+    assert_eq!((code, &facts["topology"]["state"]), (Some(1), &json!("failed")));
+    assert!(facts["topology"]["detail"].as_str().unwrap().contains("task.delete.wait.1s"), "{facts:#}");
+    let mut classic = FieldTable::default();
+    classic.insert("x-max-length".into(), lapin::types::AMQPValue::LongInt(5));
+    let options = QueueDeclareOptions { durable: true, ..Default::default() };
+    channel.queue_declare("task.delete.wait.1s".into(), options, classic).await.unwrap();
+    let (code, facts) = check(&world, &[]).await;
+    assert_eq!((code, &facts["topology"]["state"]), (Some(1), &json!("ok")));
+    assert!(facts["arguments"]["detail"].as_str().unwrap().contains("task.delete.wait.1s"), "{facts:#}");
+    ended(world).await;
+}
+
+#[tokio::test]
+async fn a_dead_token_a_foreign_organisation_and_a_wrong_base_url_are_told_apart() {
+    let world = World::without_worker(|_| {}).await;
+    let base_url = world.sandbox.base_url();
+    let wrong_url = format!("{base_url}/v9");
+    let cases = [
+        (("TALLYFY_ACCESS_TOKEN", "dead"), "organisation acme", "not accepted"),
+        (("TALLYFY_ORG_ID", "nobody"), "organisation nobody", "does not reach"),
+        (("TALLYFY_BASE_URL", wrong_url.as_str()), "base URL", "TALLYFY_BASE_URL"),
+        (("TALLYFY_BASE_URL", "http://127.0.0.1:9/api"), "base URL", "does not answer"),
+        (("AMQP_URL", "amqp://guest:guest@127.0.0.1:9/"), "broker", "AMQP_URL"),
+    ];
+    for (setting, name, cure) in cases {
+        let (code, facts) = check(&world, &[setting]).await;
+        assert_eq!((code, &facts[name]["state"]), (Some(1), &json!("failed")), "{setting:?} {facts:#}");
+        assert!(facts[name]["cure"].as_str().unwrap().contains(cure), "{facts:#}");
+        assert!(!facts.to_string().contains(TOKEN));
+    }
+    ended(world).await;
+}
+
+#[tokio::test]
+async fn commands_that_wait_are_not_touched() {
+    let world = World::without_worker(|_| {}).await;
+    world.command(OTHER_ORG, "t1").await;
+    let (code, facts) = check(&world, &[]).await;
+    assert_eq!((code, &facts["permission to read task.delete"]["state"]), (Some(0), &json!("skipped")));
+    let message = world.tester.take("task.delete").await.expect("it is there still");
+    let returns = message.header("x-delivery-count").unwrap_or("0".to_owned());
+    assert_eq!(returns, "0", "and was never delivered");
+    ended(world).await;
+}

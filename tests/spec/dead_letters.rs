@@ -1,0 +1,268 @@
+//! What operators do with dead letters: the real binary on a real queue.
+
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+
+use lapin::BasicProperties;
+use serde_json::{Value, json};
+
+use crate::command_line::with_settings;
+use crate::support::eventually;
+use crate::support::rabbitmq::broker;
+use crate::support::world::{ORG, OTHER_ORG, World};
+
+const DEAD: &str = "task.delete.dead";
+
+/// A world whose dead letters stay in their queue: `forbidden` for these tasks of ORG.
+async fn with_forbidden(tasks: &[&str]) -> World {
+    let world = World::start().await;
+    world.tester.leave_dead_letters_alone().await;
+    world.sandbox.tasks(ORG, tasks, "forbidden").await;
+    for task in tasks {
+        world.command(ORG, task).await;
+        world.end(task).await;
+    }
+    world
+}
+
+async fn dead(world: &World, args: &[&str]) -> Output {
+    let mut command = with_settings(world, &[&["dead"], args].concat());
+    command.env("USER", "ann");
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+/// What it wrote to standard output; it has exited 0.
+async fn done(world: &World, args: &[&str]) -> String {
+    let output = dead(world, args).await;
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+async fn lines(world: &World, args: &[&str]) -> Vec<Value> {
+    done(world, args).await.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+}
+
+async fn letters(world: &World) -> u32 {
+    world.tester.ready(&[DEAD.to_owned()]).await[DEAD]
+}
+
+async fn has_letters(world: &World, number: u32) {
+    eventually(&format!("{number} dead letters"), async || (letters(world).await == number).then_some(()))
+        .await;
+}
+
+fn scratch() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("letters.jsonl");
+    (directory, file)
+}
+
+fn path(file: &Path) -> &str {
+    file.to_str().unwrap()
+}
+
+#[tokio::test]
+async fn list_counts_by_reason_and_organisation() {
+    let world = with_forbidden(&["t1", "t2"]).await;
+    world.publish(b"no JSON", "m1").await;
+    world.end("m1").await;
+    let groups = lines(&world, &["list", "--json"]).await;
+    let of = |group: &Value| (group["reason"].clone(), group["org_id"].clone(), group["letters"].clone());
+    let expected = [(json!("forbidden"), json!(ORG), json!(2)), (json!("malformed"), Value::Null, json!(1))];
+    assert_eq!(groups.iter().map(of).collect::<Vec<_>>(), expected);
+    let table = done(&world, &["list", "--reason", "forbidden"]).await;
+    assert!(table.contains("HTTP 403") && !table.contains("malformed"), "{table}");
+    let shown = done(&world, &["show", "--task", "t2"]).await;
+    assert!(shown.contains("command id: t2") && !shown.contains("t1"), "{shown}");
+    has_letters(&world, 3).await;
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn looking_loses_nothing_however_often() {
+    let world = with_forbidden(&["t1", "t2", "t3"]).await;
+    world.publish(b"no JSON", "m1").await;
+    world.end("m1").await;
+    let before = lines(&world, &["export"]).await;
+    for _ in 0..45 {
+        assert_eq!(lines(&world, &["list", "--json"]).await.len(), 2);
+    }
+    let mut after = lines(&world, &["export"]).await;
+    after.sort_by_key(|letter| letter["failed_at"].to_string());
+    assert_eq!(after, before);
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn replay_moves_those_that_are_meant_and_the_worker_deletes_them() {
+    let world = with_forbidden(&["t1", "t2"]).await;
+    world.publish(b"no JSON", "m1").await;
+    world.end("m1").await;
+    world.sandbox.tasks(ORG, &["t1", "t2"], "present").await;
+    done(&world, &["replay", "--reason", "forbidden", "--yes"]).await;
+    for task in ["t1", "t2"] {
+        let outcome = async || (world.sandbox.state(ORG, task).await == "gone").then_some(());
+        eventually("the replayed command is carried out", outcome).await;
+    }
+    has_letters(&world, 1).await;
+    let is_audit = |event: &Value| event["type"] == "task.dead_letters.replayed";
+    let audit = eventually("the audit event", async || {
+        world.tester.events().iter().map(super::support::tester::Message::json).find(is_audit)
+    });
+    let data = audit.await["data"].clone();
+    assert_eq!(
+        data,
+        json!({"by": "ann", "selection": {"reason": "forbidden"}, "letters": 2, "interrupted": false})
+    );
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn a_letter_that_dies_again_tells_its_history() {
+    let world = with_forbidden(&["t1"]).await;
+    done(&world, &["replay", "--yes", "--by", "bob"]).await;
+    let letter = eventually("the second death", async || {
+        let letters = lines(&world, &["export"]).await;
+        letters.into_iter().find(|letter| letter["history"].is_string())
+    })
+    .await;
+    let history = letter["history"].as_str().unwrap();
+    assert!(history.starts_with("died 2") && history.contains("of forbidden: HTTP 403"), "{history}");
+    assert!(history.contains("; replayed 2") && history.ends_with("by bob"), "{history}");
+    assert_eq!(letter["attempts"], 1);
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn a_replay_that_is_killed_loses_no_letter() {
+    const LETTERS: usize = 300;
+    let world = World::without_worker(|_| {}).await;
+    world.tester.leave_dead_letters_alone().await;
+    for number in 0..LETTERS {
+        let properties = BasicProperties::default().with_message_id(format!("m{number}").into());
+        world.tester.publish_to("task.dlx", "task.delete", b"{}", properties).await;
+    }
+    for _ in 0..3 {
+        let mut command = with_settings(&world, &["dead", "replay", "--yes", "--by=ann"]);
+        let mut replay = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let before = letters(&world).await;
+        eventually("some are replayed", async || {
+            let back = world.tester.ready(&["task.delete".to_owned()]).await["task.delete"];
+            (back as usize > LETTERS - before as usize + 20).then_some(())
+        })
+        .await;
+        replay.kill().unwrap();
+        replay.wait().unwrap();
+        eventually("what was in hand is back", async || {
+            let queues = [DEAD.to_owned(), "task.delete".to_owned()];
+            let all: u32 = world.tester.ready(&queues).await.values().sum();
+            (all as usize >= LETTERS).then_some(())
+        })
+        .await;
+    }
+    done(&world, &["replay", "--yes"]).await;
+    let mut back = std::collections::BTreeSet::new();
+    while let Some(message) = world.tester.take("task.delete").await {
+        back.insert(message.properties.message_id().clone().unwrap().to_string());
+    }
+    assert_eq!((back.len(), letters(&world).await), (LETTERS, 0));
+    broker().delete_vhost(&world.vhost).await;
+}
+
+#[tokio::test]
+async fn discarded_letters_are_in_the_file_with_who_and_why() {
+    let (_directory, file) = scratch();
+    let world = with_forbidden(&["t1", "t2"]).await;
+    let discard = ["discard", "--task", "t1", "--to", path(&file), "--why", "never existed", "--yes"];
+    done(&world, &discard).await;
+    let line: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!((&line["message_id"], &line["discarded"]["why"]), (&json!("t1"), &json!("never existed")));
+    assert_eq!(line["discarded"]["by"], "ann");
+    has_letters(&world, 1).await;
+    done(&world, &["import", path(&file), "--yes"]).await;
+    has_letters(&world, 2).await;
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn what_was_exported_is_imported_as_it_was() {
+    let (_directory, file) = scratch();
+    let world = with_forbidden(&["t1"]).await;
+    world.publish(b"\xff\xfe no text", "m1").await;
+    world.end("m1").await;
+    let before = done(&world, &["export", "--to", path(&file)]).await;
+    assert_eq!(before, "", "all went to the file");
+    while world.tester.take(DEAD).await.is_some() {}
+    done(&world, &["import", path(&file), "--yes"]).await;
+    has_letters(&world, 2).await;
+    assert_eq!(done(&world, &["export"]).await, std::fs::read_to_string(&file).unwrap());
+    let refused = dead(&world, &["import", "/nowhere.jsonl", "--yes"]).await;
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("/nowhere.jsonl"));
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn nothing_in_bulk_is_done_where_nobody_agreed() {
+    let world = with_forbidden(&["t1"]).await;
+    for action in [&["replay"][..], &["discard", "--to", "/dev/null", "--why", "x"], &["import", "-"]] {
+        let refused = dead(&world, action).await;
+        assert_eq!(refused.status.code(), Some(64));
+        assert!(String::from_utf8(refused.stderr).unwrap().starts_with("--yes"));
+    }
+    let wrong = dead(&world, &["list", "--reason", "boredom", "--older-than", "old"]).await;
+    let lines = String::from_utf8(wrong.stderr).unwrap();
+    assert!(wrong.status.code() == Some(64) && lines.contains("attempts_exhausted"), "{lines}");
+    has_letters(&world, 1).await;
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn limit_and_rate_are_kept_and_a_signal_ends_it_after_the_letter_in_hand() {
+    let world = with_forbidden(&["t1", "t2", "t3"]).await;
+    done(&world, &["replay", "--limit", "1", "--yes"]).await;
+    has_letters(&world, 3).await;
+    let replay = ["dead", "replay", "--rate=1", "--yes", "--by=ann"];
+    let replay = with_settings(&world, &replay).stderr(Stdio::null()).spawn().unwrap();
+    let audits = async |number: usize| {
+        let is_audit =
+            |message: &&super::support::tester::Message| message.routing_key.ends_with(".replayed");
+        eventually("the audit", async || {
+            let events = world.tester.events();
+            let audits: Vec<_> =
+                events.iter().filter(is_audit).map(super::support::tester::Message::json).collect();
+            (audits.len() == number).then_some(audits)
+        })
+        .await
+    };
+    audits(1).await;
+    eventually("one is replayed", async || (letters(&world).await < 3).then_some(())).await;
+    crate::command_line::signal(&replay, "INT");
+    let data = audits(2).await[1]["data"].clone();
+    assert_eq!((&data["interrupted"], data["letters"].as_u64() < Some(3)), (&json!(true), true), "{data}");
+    assert_eq!(replay.wait_with_output().unwrap().status.code(), Some(1));
+    has_letters(&world, 3).await;
+    assert_eq!(world.sandbox.unexpected().await, Vec::<Value>::new());
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn what_the_broker_itself_moved_there_is_called_poison() {
+    let world = World::without_worker(|_| {}).await;
+    world.tester.leave_dead_letters_alone().await;
+    world.command(OTHER_ORG, "t1").await;
+    eventually("the broker has moved it", async || {
+        let got =
+            world.tester.channel.basic_get("task.delete".into(), lapin::options::BasicGetOptions::default());
+        if let Some(message) = got.await.unwrap() {
+            let again = lapin::options::BasicNackOptions { requeue: true, multiple: false };
+            message.delivery.acker.nack(again).await.unwrap();
+        }
+        (letters(&world).await == 1).then_some(())
+    })
+    .await;
+    let groups = lines(&world, &["list", "--json"]).await;
+    assert_eq!((&groups[0]["reason"], &groups[0]["org_id"]), (&json!("poison"), &json!(OTHER_ORG)));
+    assert!(groups[0]["detail"].as_str().unwrap().contains("delivery_limit"), "{groups:?}");
+    assert!(groups[0]["oldest"].is_string());
+    broker().delete_vhost(&world.vhost).await;
+}

@@ -1,0 +1,102 @@
+//! `deploy/rabbitmq/definitions.json` is what `setup` declares, and its users may do what they must and no more.
+
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{BasicProperties, Confirmation, Connection, ConnectionProperties};
+use serde_json::{Value, json};
+
+use crate::command_line::{binary, signal};
+use crate::support::rabbitmq::broker_to_harm;
+use crate::support::sandbox::{Sandbox, TOKEN};
+use crate::support::tester::Tester;
+use crate::support::{eventually, world::ORG};
+
+const VHOST: &str = "tallyfy";
+
+fn definitions() -> Value {
+    serde_json::from_str(include_str!("../../deploy/rabbitmq/definitions.json")).unwrap()
+}
+
+/// Exchanges, queues and bindings without the name of their vhost, in order.
+fn shape(definitions: &Value) -> Vec<Vec<String>> {
+    ["exchanges", "queues", "bindings"]
+        .map(|kind| {
+            let mut all: Vec<_> = definitions[kind].as_array().unwrap().clone();
+            for one in &mut all {
+                let one = one.as_object_mut().unwrap();
+                one.remove("vhost");
+                // RabbitMQ 4 repeats a queue's type beside its arguments.
+                if kind == "queues" {
+                    one.remove("type");
+                }
+            }
+            let mut all: Vec<_> = all.iter().map(ToString::to_string).collect();
+            all.sort();
+            all
+        })
+        .to_vec()
+}
+
+fn setup(url: &str) {
+    let done = binary(&["setup"]).env("AMQP_URL", url).output().unwrap();
+    assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[tokio::test]
+async fn the_definitions_are_what_setup_declares_and_their_users_have_what_they_need() {
+    let (_turn, broker) = broker_to_harm().await;
+    broker.import(&definitions()).await;
+    let other = broker.new_vhost().await;
+    setup(&broker.amqp_url(&other));
+    assert_eq!(shape(&broker.definitions_of(VHOST).await), shape(&broker.definitions_of(&other).await));
+    let url = |user: &str| broker.amqp_url_as(user, "pw", VHOST);
+    for user in ["tallyfy-setup", "tallyfy-worker", "tallyfy-producer"] {
+        broker.put_user(user, "pw").await;
+    }
+    setup(&url("tallyfy-setup"));
+
+    let sandbox = Sandbox::start(&[ORG]);
+    sandbox.tasks(ORG, &["t1", "t2"], "present").await;
+    sandbox.tasks(ORG, &["t2"], "forbidden").await;
+    sandbox.fault("t1", 4, json!({"status": 503})).await;
+    broker.set_permissions(VHOST, "guest", ".*", ".*", ".*").await;
+    let tester = Tester::connect(&broker.amqp_url(VHOST)).await;
+    let mut worker = binary(&["run", "--declare-topology=false", "--http-addr=127.0.0.1:0"])
+        .env("AMQP_URL", url("tallyfy-worker"))
+        .env("TALLYFY_BASE_URL", sandbox.base_url())
+        .env("TALLYFY_ORG_ID", ORG)
+        .env("TALLYFY_ACCESS_TOKEN", TOKEN)
+        .spawn()
+        .unwrap();
+    for task in ["t1", "t2"] {
+        let body = json!({"org_id": ORG, "task_id": task}).to_string();
+        let published =
+            publish(&url("tallyfy-producer"), "task.commands", "task.delete", body.as_bytes()).await;
+        assert!(matches!(published, Ok(Confirmation::Ack(None))), "{published:?}");
+    }
+    let kinds = eventually("both ends", async || {
+        let mut kinds: Vec<_> =
+            tester.events().iter().map(|event| event.json()["data"]["outcome"].clone()).collect();
+        kinds.sort_by_key(ToString::to_string);
+        (kinds.len() == 2).then_some(kinds)
+    })
+    .await;
+    assert_eq!(kinds, ["dead_lettered", "deleted"]);
+    signal(&worker, "TERM");
+    assert_eq!(worker.wait().unwrap().code(), Some(0));
+    for (exchange, key) in
+        [("task.events", "task.deleted"), ("", "task.delete"), ("task.commands", "task.other")]
+    {
+        let refused = publish(&url("tallyfy-producer"), exchange, key, b"{}").await;
+        assert!(refused.is_err(), "a producer may not publish to {exchange:?} with {key}");
+    }
+    broker.delete_vhost(VHOST).await;
+    broker.delete_vhost(&other).await;
+}
+
+async fn publish(url: &str, exchange: &str, key: &str, body: &[u8]) -> lapin::Result<Confirmation> {
+    let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+    channel.basic_publish(exchange.into(), key.into(), options, body, BasicProperties::default()).await?.await
+}

@@ -1,0 +1,142 @@
+//! Dashboard, alerts and documents name only what is there.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::Value;
+use tallyfy_delete_worker::config::read_from;
+use tallyfy_delete_worker::messages::FailureReason;
+use tallyfy_delete_worker::metrics::Metrics;
+use tallyfy_delete_worker::policy::verdict::Verdict;
+use tallyfy_delete_worker::schema::{Subject, schema};
+
+const ALERTS: &str = include_str!("../../deploy/prometheus/alerts.yml");
+const DASHBOARD: &str = include_str!("../../deploy/grafana/dashboard.json");
+const OPERATIONS: &str = include_str!("../../docs/operations.md");
+const DEAD_LETTERS: &str = include_str!("../../docs/dead-letters.md");
+
+/// Names of metrics with the endings that Prometheus sees.
+fn exported() -> BTreeSet<String> {
+    let metrics = Metrics::default();
+    // Families that have no member yet are not shown.
+    metrics.set_queue("task.delete.wait.5s", 1);
+    metrics.count_call(Verdict::Deleted, "2xx", Duration::ZERO);
+    metrics.count_acknowledgement("acknowledged");
+    let text = metrics.render();
+    let kinds = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    kinds
+        .map(|(name, kind)| match kind {
+            "counter" => format!("{name}_total"),
+            "histogram" => format!("{name}_bucket"),
+            "info" => format!("{name}_info"),
+            _ => name.to_owned(),
+        })
+        .collect()
+}
+
+fn named_in(text: &str) -> BTreeSet<String> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let starts = text.match_indices("tallyfy_delete_worker_").map(|(at, _)| &text[at..]);
+    starts.map(|rest| rest.chars().take_while(|c| is_part(*c)).collect()).collect()
+}
+
+#[test]
+fn every_metric_of_alerts_and_dashboard_is_one_that_the_worker_exports() {
+    let exported = exported();
+    for (what, text) in [("alerts", ALERTS), ("dashboard", DASHBOARD)] {
+        let named = named_in(text);
+        assert!(named.len() > 10, "{named:?}");
+        let unknown: Vec<_> = named.difference(&exported).collect();
+        assert!(unknown.is_empty(), "{what} name {unknown:?}; there is {exported:?}");
+    }
+}
+
+#[test]
+fn every_panel_says_what_it_shows_and_in_which_unit() {
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+    for panel in dashboard["panels"].as_array().unwrap().iter().filter(|panel| panel["type"] != "row") {
+        assert!(panel["description"].as_str().is_some_and(|text| text.len() > 10), "{}", panel["title"]);
+        assert!(panel["fieldConfig"]["defaults"]["unit"].is_string(), "{}", panel["title"]);
+    }
+}
+
+#[test]
+fn every_alert_has_its_section_and_every_section_its_alert() {
+    let after = |line: &str, word: &str| line.trim().strip_prefix(word).map(str::to_owned);
+    let alerts: BTreeSet<_> = ALERTS.lines().filter_map(|line| after(line, "- alert: ")).collect();
+    let (_, rest) = OPERATIONS.split_once("## Alerts").unwrap();
+    let (section, _) = rest.split_once("\n## ").unwrap();
+    let sections: BTreeSet<_> = section.lines().filter_map(|line| after(line, "### ")).collect();
+    assert_eq!(alerts, sections);
+    for alert in &alerts {
+        let link = format!("runbook_url: docs/operations.md#{}", alert.to_lowercase());
+        assert!(ALERTS.contains(&link), "{link}");
+    }
+}
+
+#[test]
+fn every_reason_of_a_dead_letter_is_explained() {
+    for reason in FailureReason::ALL.map(FailureReason::as_str).into_iter().chain(["poison"]) {
+        assert!(DEAD_LETTERS.contains(&format!("| `{reason}` |")), "{reason}");
+        assert!(OPERATIONS.contains(&format!("`{reason}`")), "{reason}");
+        assert!(ALERTS.contains(reason) || reason == "poison", "{reason}");
+    }
+}
+
+#[test]
+fn every_readiness_reason_of_the_code_is_explained() {
+    let sources = [
+        include_str!("../../src/health.rs"),
+        include_str!("../../src/service.rs"),
+        include_str!("../../src/worker/consume.rs"),
+        include_str!("../../src/worker/pause.rs"),
+        include_str!("../../src/worker/settle.rs"),
+        include_str!("../../src/worker/engine.rs"),
+    ]
+    .concat();
+    let (_, rest) = OPERATIONS.split_once("| reason begins with |").unwrap();
+    let (table, _) = rest.split_once("\n\n").unwrap();
+    let reasons: Vec<_> =
+        table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    assert_eq!(reasons.len(), 7);
+    for reason in reasons {
+        assert!(sources.contains(&format!("\"{reason}")), "{reason} is not said by the code");
+    }
+}
+
+#[test]
+fn the_schemas_of_the_documents_are_those_that_the_program_prints() {
+    for (subject, text) in [
+        (Subject::Command, include_str!("../../docs/schemas/command.json")),
+        (Subject::Event, include_str!("../../docs/schemas/event.json")),
+    ] {
+        assert_eq!(serde_json::from_str::<Value>(text).unwrap(), schema(Some(subject)), "print them again");
+    }
+}
+
+/// Words as a shell would see them, quotes apart; enough for the examples.
+fn words(line: &str) -> Vec<String> {
+    let parts = line.split(['\'', '"']).enumerate();
+    let glued =
+        parts.map(|(number, part)| if number % 2 == 1 { part.replace(' ', "_") } else { part.to_owned() });
+    glued.collect::<String>().split_whitespace().map(str::to_owned).collect()
+}
+
+#[test]
+fn every_command_line_of_the_documents_is_one_that_the_program_takes() {
+    let documents =
+        [include_str!("../../README.md"), OPERATIONS, DEAD_LETTERS, include_str!("../../docs/deploying.md")];
+    let lines = documents.iter().flat_map(|text| text.lines()).filter_map(|line| {
+        let line = line.split(" | ").last()?.split('#').next()?;
+        let (_, rest) = line.split_once("tallyfy-delete-worker ")?;
+        line.trim_start().starts_with(['t', 'p']).then_some(rest).filter(|_| !line.contains('`'))
+    });
+    let mut count = 0;
+    for line in lines {
+        let args = [vec!["tallyfy-delete-worker".to_owned()], words(line)].concat();
+        let told = read_from(args.iter().map(String::as_str), std::iter::empty()).err().unwrap_or_default();
+        assert!(told.iter().all(|problem| !problem.starts_with("error:")), "{line}: {told:?}");
+        count += 1;
+    }
+    assert!(count >= 8, "{count} command lines were found");
+}

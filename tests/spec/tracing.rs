@@ -1,0 +1,173 @@
+//! One trace for one command, whatever befalls it, and real spans at a real collector.
+
+use std::collections::BTreeMap;
+use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::routing::post;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message as _;
+use serde_json::json;
+
+use crate::command_line::{signal, with_settings};
+use crate::support::eventually;
+use crate::support::rabbitmq::broker;
+use crate::support::world::{ORG, World};
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const PRODUCER: &str = "00f067aa0ba902b7";
+
+/// Receives spans as OTLP over HTTP.
+struct Collector {
+    endpoint: String,
+    spans: Arc<Mutex<Vec<Span>>>,
+}
+
+impl Collector {
+    async fn start() -> Self {
+        let spans = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&spans);
+        let receive = async move |body: Bytes| {
+            let request = ExportTraceServiceRequest::decode(body).unwrap();
+            let scopes = request.resource_spans.into_iter().flat_map(|resource| resource.scope_spans);
+            seen.lock().unwrap().extend(scopes.flat_map(|scope| scope.spans));
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let routes = Router::new().route("/v1/traces", post(receive));
+        tokio::spawn(async { axum::serve(listener, routes).await });
+        Self { endpoint, spans }
+    }
+
+    /// By their names, in the order of their beginning.
+    async fn spans(&self, number: usize) -> BTreeMap<String, Vec<Span>> {
+        let mut spans = eventually(&format!("{number} spans"), async || {
+            Some(self.spans.lock().unwrap().clone()).filter(|spans| spans.len() == number)
+        })
+        .await;
+        spans.sort_by_key(|span| span.start_time_unix_nano);
+        let mut by_name = BTreeMap::<_, Vec<_>>::new();
+        for span in spans {
+            by_name.entry(span.name.clone()).or_default().push(span);
+        }
+        by_name
+    }
+}
+
+fn worker(world: &World, settings: &[(&str, &str)]) -> Child {
+    let mut command = with_settings(world, &["run"]);
+    command.envs(settings.iter().copied()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+async fn ended(mut worker: Child) -> String {
+    signal(&worker, "TERM");
+    let output = tokio::task::spawn_blocking(move || {
+        worker.wait().unwrap();
+        std::io::read_to_string(worker.stderr.take().unwrap()).unwrap()
+    });
+    output.await.unwrap()
+}
+
+fn traced(id: &str, traceparent: &str) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    headers.insert("traceparent".into(), AMQPValue::LongString(traceparent.into()));
+    headers.insert("tracestate".into(), AMQPValue::LongString("vendor=1".into()));
+    BasicProperties::default().with_message_id(id.into()).with_headers(headers)
+}
+
+async fn command(world: &World, task: &str, traceparent: &str) {
+    world.sandbox.tasks(ORG, &[task], "present").await;
+    let body = json!({"org_id": ORG, "task_id": task}).to_string();
+    world.tester.publish(body.as_bytes(), traced(task, traceparent)).await;
+}
+
+async fn seen_by_the_api(world: &World, task: &str) -> Vec<Option<String>> {
+    let calls = world.sandbox.calls_for(task).await;
+    calls.iter().map(|call| call["headers"]["traceparent"].as_str().map(str::to_owned)).collect()
+}
+
+fn hex(id: &[u8]) -> String {
+    id.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
+}
+
+#[tokio::test]
+async fn one_trace_goes_from_the_command_through_retries_and_waits_to_the_call_and_the_event() {
+    let (world, collector) = (World::without_worker(|_| {}).await, Collector::start().await);
+    let exporting =
+        [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "50")];
+    // Four tries in the process, then a wait.
+    world.sandbox.fault("t1", 4, json!({"status": 503})).await;
+    let worker = worker(&world, &exporting);
+    command(&world, "t1", &format!("00-{TRACE}-{PRODUCER}-01")).await;
+    let event = world.end_message("t1").await;
+    let spans = collector.spans(7).await;
+    let (deliveries, calls) = (&spans["process task.delete"], &spans["DELETE"]);
+    assert_eq!((deliveries.len(), calls.len()), (2, 5));
+    assert!(spans.values().flatten().all(|span| hex(&span.trace_id) == TRACE));
+    assert_eq!(hex(&deliveries[0].parent_span_id), PRODUCER);
+    assert_eq!(deliveries[1].parent_span_id, deliveries[0].span_id);
+    let parents: Vec<_> = calls.iter().map(|call| call.parent_span_id.clone()).collect();
+    let [first, second] = [&deliveries[0].span_id, &deliveries[1].span_id].map(Clone::clone);
+    assert_eq!(parents, [vec![first; 4], vec![second.clone()]].concat());
+    let sent: Vec<_> =
+        calls.iter().map(|call| Some(format!("00-{TRACE}-{}-01", hex(&call.span_id)))).collect();
+    assert_eq!(seen_by_the_api(&world, "t1").await, sent);
+    assert_eq!(event.header("traceparent"), Some(format!("00-{TRACE}-{}-01", hex(&second))));
+    assert_eq!(event.header("tracestate").as_deref(), Some("vendor=1"));
+    let log = ended(worker).await;
+    let trace_id = format!("\"trace_id\":\"{TRACE}\"");
+    let mut of_the_trace = log.lines().filter(|line| line.contains(&trace_id));
+    assert_eq!(of_the_trace.clone().count(), 2, "the wait and the end: {log}");
+    assert!(of_the_trace.all(|line| line.contains("\"request_id\":\"sandbox-")), "{log}");
+    broker().delete_vhost(&world.vhost).await;
+}
+
+#[tokio::test]
+async fn a_dead_letter_and_a_command_without_a_trace_belong_to_one_too() {
+    let (world, collector) = (World::without_worker(|_| {}).await, Collector::start().await);
+    let endpoint = collector.endpoint.as_str();
+    world.sandbox.fault("t1", 1, json!({"status": 422})).await;
+    let worker = worker(&world, &[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]);
+    world.command(ORG, "t1").await;
+    let letter = world.dead_letter("t1").await;
+    ended(worker).await;
+    let spans = collector.spans(2).await;
+    let delivery = &spans["process task.delete"][0];
+    let expected = format!("00-{}-{}-01", hex(&delivery.trace_id), hex(&delivery.span_id));
+    assert_eq!(letter.header("traceparent"), Some(expected));
+    assert!(delivery.parent_span_id.is_empty());
+    broker().delete_vhost(&world.vhost).await;
+}
+
+#[tokio::test]
+async fn without_a_collector_the_trace_is_passed_on_as_it_came_and_only_where_it_is_one() {
+    let world = World::start().await;
+    let traceparent = format!("00-{TRACE}-{PRODUCER}-00");
+    command(&world, "t1", &traceparent).await;
+    assert_eq!(world.end_message("t1").await.header("traceparent"), Some(traceparent.clone()));
+    assert_eq!(seen_by_the_api(&world, "t1").await, [Some(traceparent)]);
+    command(&world, "t2", "00-nonsense").await;
+    world.end("t2").await;
+    assert_eq!(seen_by_the_api(&world, "t2").await, [None]);
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn a_collector_that_is_away_costs_one_line_of_the_log_and_no_command() {
+    let world = World::without_worker(|_| {}).await;
+    let exporting =
+        [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9"), ("OTEL_BSP_SCHEDULE_DELAY", "20")];
+    let worker = worker(&world, &exporting);
+    for task in ["t1", "t2", "t3"] {
+        world.delete(task).await;
+        assert_eq!(world.end(task).await["outcome"], "deleted");
+    }
+    let log = ended(worker).await;
+    assert_eq!(log.matches("spans cannot be exported").count(), 1, "{log}");
+    broker().delete_vhost(&world.vhost).await;
+}
