@@ -44,9 +44,17 @@ async fn main() -> ExitCode {
         Job::Dead(uri, tls, job) => dead(&uri, &tls, job).await,
     };
     done.unwrap_or_else(|trouble| {
-        error!("{trouble:#}");
+        error!("{}", told(&trouble));
         ExitCode::FAILURE
     })
+}
+
+/// With its causes, but each once: most errors name their cause themselves.
+fn told(trouble: &anyhow::Error) -> String {
+    let texts = trouble.chain().map(ToString::to_string);
+    texts
+        .reduce(|said, cause| if said.contains(&cause) { said } else { format!("{said}: {cause}") })
+        .unwrap_or_default()
 }
 
 async fn run(settings: ServiceSettings) -> anyhow::Result<ExitCode> {

@@ -149,6 +149,28 @@ async fn every_wrong_setting_is_told_at_once_and_nothing_starts() {
 }
 
 #[tokio::test]
+async fn a_file_that_holds_no_token_is_named_and_nothing_starts() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join(ORG);
+    let missing = ("is not there", None, "No such file or directory");
+    let wrong = [("empty", ""), ("blank", "  \n"), ("two lines", "s3cret\ntoken"), ("words", "s3cret token")];
+    let wrong = wrong.map(|(what, content)| (what, Some(content), "holds no token"));
+    for (what, content, expected) in wrong.into_iter().chain([missing]) {
+        let _ = std::fs::remove_file(&file);
+        if let Some(content) = content {
+            std::fs::write(&file, content).unwrap();
+        }
+        let mut command = binary(&["run"]);
+        command.env("TALLYFY_ORG_ID", ORG).env("TALLYFY_ACCESS_TOKEN_FILE", &file);
+        let output = output(command).await;
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{what}: it may be put right without a new setting");
+        assert!(said.contains(file.to_str().unwrap()) && !said.contains("s3cret"), "{what}: {said}");
+        assert_eq!(said.matches(expected).count(), 1, "{what}: {said}");
+    }
+}
+
+#[tokio::test]
 async fn help_shows_every_setting_and_no_secret() {
     let mut command = binary(&["run", "--help"]);
     command.env("TALLYFY_ACCESS_TOKEN", TOKEN).env("AMQP_URL", "amqp://u:p4ss@h");
