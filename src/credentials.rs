@@ -358,4 +358,11 @@ mod tests {
         let error = token("s3 cret", Path::new("/run/token")).unwrap_err().to_string();
         assert!(error.contains("/run/token") && !error.contains("s3"));
     }
+
+    #[test]
+    fn no_debug_shows_a_token() {
+        let source = CredentialsSource::Fixed { orgs: vec![org("a")], token: "s3cret".into() };
+        let credentials = Credentials::load(source.clone()).unwrap();
+        assert!(!format!("{source:?} {credentials:?}").contains("s3cret"));
+    }
 }

@@ -4,6 +4,7 @@ use std::fs;
 
 use serde_json::json;
 use tallyfy_delete_worker::credentials::CredentialsSource;
+use tallyfy_delete_worker::messages::OrgId;
 use tempfile::TempDir;
 
 use crate::support::eventually;
@@ -57,6 +58,27 @@ async fn a_dead_token_costs_few_calls_and_other_organisations_nothing() {
     let ends = world.ended_after(living.len() + dead.len()).await;
     assert!(ends.iter().all(|end| end["outcome"] == "deleted" && end["attempts"] == 1), "{ends:?}");
     assert_eq!(world.tester.dead_letters().len(), 0);
+    world.assert_drained().await;
+}
+
+/// Without that the file is read again every 5 seconds, and the probes of before it find the old token.
+#[tokio::test]
+async fn after_a_401_the_token_file_is_read_again_at_once() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), TOKEN).unwrap();
+    let path = file.path().to_owned();
+    let world = World::start_with(|settings| {
+        let orgs = vec![OrgId::try_from(ORG.to_owned()).unwrap()];
+        settings.core.credentials = CredentialsSource::File { orgs, path };
+    })
+    .await;
+    world.is_ready().await;
+    world.sandbox.set_tokens(&["renewed"]).await;
+    fs::write(file.path(), "renewed\n").unwrap();
+    world.delete("t1").await;
+    assert_eq!(world.end("t1").await["outcome"], "deleted");
+    let calls = world.sandbox.calls_for("t1").await;
+    assert!(calls.len() <= 2, "{calls:?}");
     world.assert_drained().await;
 }
 
