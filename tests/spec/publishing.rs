@@ -115,6 +115,23 @@ async fn publishing_goes_on_by_itself_when_the_broker_takes_messages_again() {
     world.assert_drained().await;
 }
 
+/// The call takes the time in which some fifteen tries would fit at the first interval.
+#[tokio::test]
+async fn a_publish_that_fails_is_tried_again_at_growing_intervals() {
+    let world = World::start_with(only_check_the_topology).await;
+    world.unbind("task.delete.dead", "task.dlx", "task.delete").await;
+    world.publish(b"not a command", "m1").await;
+    world.is_not_ready_because("cannot publish to task.dlx").await;
+    world.sandbox.fault("t1", 1, json!({"latency_ms": 1500})).await;
+    world.delete("t1").await;
+    world.end("t1").await;
+    let tries = world.metric("tallyfy_delete_worker_publishes_total{result=\"returned\"}").await.unwrap();
+    assert!(tries < 12.0, "{tries} tries");
+    world.bind("task.delete.dead", "task.dlx", "task.delete").await;
+    world.dead_letter("m1").await;
+    world.assert_drained().await;
+}
+
 #[tokio::test]
 async fn a_wait_queue_or_an_exchange_deleted_under_the_worker_is_declared_again() {
     let world = World::start().await;
