@@ -9,7 +9,12 @@ use crate::support::world::World;
 
 #[tokio::test]
 async fn when_the_api_fails_for_everybody_the_worker_stops_consuming_probes_and_goes_on() {
-    let world = World::start_with(|settings| settings.core.schedule.max_attempts = 4).await;
+    const PREFETCH: u16 = 16;
+    let world = World::start_with(|settings| {
+        settings.core.schedule.max_attempts = 4;
+        settings.broker.prefetch = PREFETCH;
+    })
+    .await;
     world.sandbox.fault_for_all(json!({"status": 503})).await;
     let tasks: Vec<String> = (0..30).map(|number| format!("task-{number}")).collect();
     for task in &tasks {
@@ -18,8 +23,11 @@ async fn when_the_api_fails_for_everybody_the_worker_stops_consuming_probes_and_
     world.is_not_ready_because("circuit breaker open").await;
     assert_eq!(world.metric("tallyfy_delete_worker_breaker_open").await, Some(1.0));
     let before = world.sandbox.calls().await.len();
-    eventually("a few probes", async || (world.sandbox.calls().await.len() >= before + 3).then_some(()))
-        .await;
+    eventually("ten probes", async || (world.sandbox.calls().await.len() >= before + 10).then_some(())).await;
+    assert_eq!(world.metric("tallyfy_delete_worker_consumer_attached").await, Some(0.0));
+    let copies = world.metric("tallyfy_delete_worker_commands_total{verdict=\"postponed\"}").await.unwrap();
+    let calls = u32::try_from(world.sandbox.calls().await.len()).unwrap();
+    assert!(copies <= f64::from(u32::from(PREFETCH) + calls), "{copies} copies, {calls} calls: it cycles");
     world.sandbox.heal().await;
     for task in &tasks {
         assert_eq!(world.end(task).await["outcome"], "deleted", "{task}");
