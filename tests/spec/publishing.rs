@@ -11,11 +11,13 @@ use tallyfy_delete_worker::rabbitmq::topology::Provision;
 use tallyfy_delete_worker::rabbitmq::{PublishError, Publisher};
 use tallyfy_delete_worker::service::ServiceSettings;
 
+use crate::support::eventually;
 use crate::support::rabbitmq::broker;
 use crate::support::world::World;
 
 const PUBLISHES: usize = 1500;
 const PLACES: u32 = 300;
+const RETURNED: &str = "tallyfy_delete_worker_publishes_total{result=\"returned\"}";
 
 /// Three kinds of publishes, interleaved: to a queue with room for some, which rejects the rest; to a key that no queue
 /// is bound to, which the broker returns; and to a queue that takes everything. Seen to fail
@@ -125,10 +127,34 @@ async fn a_publish_that_fails_is_tried_again_at_growing_intervals() {
     world.sandbox.fault("t1", 1, json!({"latency_ms": 1500})).await;
     world.delete("t1").await;
     world.end("t1").await;
-    let tries = world.metric("tallyfy_delete_worker_publishes_total{result=\"returned\"}").await.unwrap();
+    let tries = world.metric(RETURNED).await.unwrap();
     assert!(tries < 12.0, "{tries} tries");
     world.bind("task.delete.dead", "task.dlx", "task.delete").await;
     world.dead_letter("m1").await;
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn of_several_publishes_that_fail_the_first_is_told_until_the_last_gets_through() {
+    let world = World::start_with(only_check_the_topology).await;
+    let (dead, wait) = ("task.delete.dead", "task.delete.wait.200ms");
+    world.unbind(dead, "task.dlx", "task.delete").await;
+    world.unbind(wait, "task.retry", wait).await;
+    world.publish(b"not a command", "m1").await;
+    world.is_not_ready_because("cannot publish to task.dlx").await;
+    world.sandbox.fault("t1", 1, json!({"status": 429})).await;
+    world.delete("t1").await;
+    world.called("t1", 1).await;
+    let returned = async || world.metric(RETURNED).await.unwrap();
+    let before = returned().await;
+    eventually("a few more tries", async || (returned().await >= before + 4.0).then_some(())).await;
+    world.bind(wait, "task.retry", wait).await;
+    world.end("t1").await;
+    let (status, reason) = world.page("/readyz").await;
+    assert_eq!((status, reason.contains("cannot publish to task.dlx")), (503, true), "{reason}");
+    world.bind(dead, "task.dlx", "task.delete").await;
+    world.dead_letter("m1").await;
+    world.is_ready().await;
     world.assert_drained().await;
 }
 
@@ -152,9 +178,7 @@ async fn an_event_that_no_queue_takes_is_kept_in_the_unrouted_queue() {
     let world = World::start().await;
     world.unbind("spec.events", "task.events", "#").await;
     world.delete("t1").await;
-    let event = crate::support::eventually("an unrouted event", async || {
-        world.tester.take("task.events.unrouted").await
-    });
+    let event = eventually("an unrouted event", async || world.tester.take("task.events.unrouted").await);
     assert_eq!(event.await.json()["data"]["outcome"], "deleted");
     world.assert_drained().await;
 }
