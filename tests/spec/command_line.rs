@@ -63,11 +63,15 @@ async fn run_works_until_a_signal_and_exits_0_without_a_word_of_the_token() {
             .await;
         world.delete("t1").await;
         assert_eq!(world.end("t1").await["outcome"], "deleted");
+        world.publish(b"not a command", "m1").await;
+        world.end("m1").await;
         signal(&child, name);
         let status = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
         let log = log.join().unwrap();
         assert_eq!(status.code(), Some(0), "{log}");
-        assert!(log.contains("\"command ended\"") && log.contains("\"drained\""), "{log}");
+        for line in ["\"command ended\"", "\"command dead-lettered\"", "\"drained\""] {
+            assert!(log.contains(line), "{log}");
+        }
         assert!(!log.contains(TOKEN), "the token is in the log");
         let mut said = String::new();
         out.read_to_string(&mut said).unwrap();
