@@ -9,9 +9,21 @@ use super::command::ID_NAMESPACE;
 use super::names;
 use super::publication::Publication;
 
+/// Each action has two events, so that one that is killed has left a trace, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Agreed to; nothing has been done yet.
+    Begun,
+    /// Done, as far as it went.
+    Ended,
+}
+
 /// What was done.
 #[derive(Debug, Clone, Serialize)]
 pub struct Audit {
+    /// Whether it begins or has ended.
+    pub phase: Phase,
     /// CloudEvents `type` and routing key.
     #[serde(skip)]
     pub kind: &'static str,
@@ -31,7 +43,10 @@ pub struct Audit {
 impl Audit {
     /// The event. `began` makes its id.
     pub fn event(&self, began: Timestamp, now: Timestamp) -> Publication {
-        let name = format!("{}/{}/{began}", self.kind, self.by);
+        let name = match self.phase {
+            Phase::Begun => format!("{}/{}/{began}/begun", self.kind, self.by),
+            Phase::Ended => format!("{}/{}/{began}", self.kind, self.by),
+        };
         let id = Uuid::new_v5(&ID_NAMESPACE, name.as_bytes()).to_string();
         let body = json!({
             "specversion": "1.0", "id": id, "source": names::SOURCE, "type": self.kind,
