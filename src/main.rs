@@ -44,7 +44,11 @@ async fn main() -> ExitCode {
         Job::Dead(uri, tls, job) => dead(&uri, &tls, job).await,
     };
     done.unwrap_or_else(|trouble| {
-        error!("{trouble:#}");
+        // Most errors name their cause themselves.
+        let whole = trouble.chain().map(ToString::to_string);
+        let said =
+            whole.reduce(|said, why| if said.contains(&why) { said } else { format!("{said}: {why}") });
+        error!("{}", said.unwrap_or_default());
         ExitCode::FAILURE
     })
 }
