@@ -46,9 +46,9 @@ pub(super) enum Sub {
     Delete(Box<DeleteArgs>),
     /// Look at dead letters, replay, discard, export or import them.
     Dead(Box<DeadArgs>),
-    /// Print the JSON Schema of the command, of the outcome event, or of both.
+    /// Print the JSON Schema of the command, of the outcome event, of the audit event, or of all.
     Schema {
-        /// Which; without it, both under their names.
+        /// Which; without it, all under their names.
         subject: Option<SubjectArg>,
         #[command(flatten)]
         log: LogArgs,
@@ -73,6 +73,8 @@ pub(super) enum SubjectArg {
     Command,
     /// The body that consumers of outcomes get.
     Event,
+    /// The body of the event about what operators did with dead letters.
+    Audit,
 }
 
 #[derive(Args)]

@@ -12,6 +12,7 @@ pub(super) fn schema(subject: Option<SubjectArg>) -> Vec<u8> {
     let subject = subject.map(|subject| match subject {
         SubjectArg::Command => Subject::Command,
         SubjectArg::Event => Subject::Event,
+        SubjectArg::Audit => Subject::Audit,
     });
     format!("{:#}\n", schema_of(subject)).into_bytes()
 }

@@ -1,8 +1,10 @@
 //! What operators did with dead letters, as a `CloudEvents` event: who, what, how many, and why.
 
 use jiff::Timestamp;
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::command::ID_NAMESPACE;
@@ -10,7 +12,7 @@ use super::names;
 use super::publication::Publication;
 
 /// Each action has two events, so that one that is killed has left a trace, too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Agreed to; nothing has been done yet.
@@ -20,7 +22,7 @@ pub enum Phase {
 }
 
 /// What was done.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Audit {
     /// Whether it begins or has ended.
     pub phase: Phase,
@@ -32,12 +34,34 @@ pub struct Audit {
     /// Why, where that was said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// Which letters were meant.
+    /// Which letters were meant: those that fit all its members.
+    #[schemars(with = "serde_json::Map<String, Value>")]
     pub selection: Value,
     /// How many letters it was done with.
     pub letters: usize,
     /// It was cut short: by a signal, or by a failure.
     pub interrupted: bool,
+}
+
+/// The event.
+#[derive(Serialize, JsonSchema)]
+struct AuditEvent<'a> {
+    specversion: &'a str,
+    /// The same for a repeat of the same event.
+    id: &'a str,
+    source: &'a str,
+    /// What was done: `task.dead_letters.replayed`, `.discarded` or `.imported`.
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[schemars(extend("format" = "date-time"))]
+    time: String,
+    datacontenttype: &'a str,
+    data: &'a Audit,
+}
+
+/// The JSON Schema of the event.
+pub fn schema() -> Schema {
+    SchemaSettings::default().for_serialize().into_generator().into_root_schema_for::<AuditEvent<'_>>()
 }
 
 impl Audit {
@@ -48,14 +72,21 @@ impl Audit {
             Phase::Ended => format!("{}/{}/{began}", self.kind, self.by),
         };
         let id = Uuid::new_v5(&ID_NAMESPACE, name.as_bytes()).to_string();
-        let body = json!({
-            "specversion": "1.0", "id": id, "source": names::SOURCE, "type": self.kind,
-            "time": format!("{now:.3}"), "datacontenttype": "application/json", "data": self,
-        });
+        let event = AuditEvent {
+            specversion: "1.0",
+            id: &id,
+            source: names::SOURCE,
+            kind: self.kind,
+            time: format!("{now:.3}"),
+            datacontenttype: "application/json",
+            data: self,
+        };
+        // Every member can be written as JSON.
+        let body = serde_json::to_vec(&event).unwrap_or_default();
         Publication {
             exchange: names::EVENTS_EXCHANGE,
             routing_key: self.kind.to_owned(),
-            body: body.to_string().into_bytes(),
+            body,
             message_id: Some(id),
             correlation_id: None,
             content_type: Some(names::EVENT_CONTENT_TYPE.to_owned()),

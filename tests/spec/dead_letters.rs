@@ -6,6 +6,8 @@ use std::process::{Output, Stdio};
 use lapin::BasicProperties;
 use serde_json::{Value, json};
 
+use tallyfy_delete_worker::schema::{Subject, schema};
+
 use crate::command_line::with_settings;
 use crate::support::eventually;
 use crate::support::rabbitmq::broker;
@@ -56,7 +58,10 @@ async fn audits(world: &World, number: usize) -> Vec<Value> {
     eventually("the audit", async || {
         let events = world.tester.events();
         let audits = events.iter().filter(|event| event.routing_key == "task.dead_letters.replayed");
-        let audits: Vec<_> = audits.map(|event| event.json()["data"].clone()).collect();
+        let schema = jsonschema::validator_for(&schema(Some(Subject::Audit))).unwrap();
+        let audits: Vec<_> = audits.map(super::support::tester::Message::json).collect();
+        assert!(audits.iter().all(|event| schema.is_valid(event)), "{audits:?}");
+        let audits: Vec<_> = audits.iter().map(|event| event["data"].clone()).collect();
         (audits.len() == number).then_some(audits)
     })
     .await

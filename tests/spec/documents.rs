@@ -121,6 +121,7 @@ fn the_schemas_of_the_documents_are_those_that_the_program_prints() {
     for (subject, text) in [
         (Subject::Command, include_str!("../../docs/schemas/command.json")),
         (Subject::Event, include_str!("../../docs/schemas/event.json")),
+        (Subject::Audit, include_str!("../../docs/schemas/audit.json")),
     ] {
         assert_eq!(serde_json::from_str::<Value>(text).unwrap(), schema(Some(subject)), "print them again");
     }
