@@ -47,12 +47,18 @@ pub(super) fn organisation(org: &OrgId, answer: &Answer) -> Fact {
     match answer.status() {
         Some(200) => Fact::ok(&name, "its token is alive and reaches it"),
         Some(401) => failed("Its token is not accepted: put a new one in its place"),
+        Some(403 | 404) if !is_the_apis(answer) => failed("It is not the API that answers: see the base URL"),
         Some(403 | 404) => {
             failed("The token does not reach this organisation: look at its id, and at whose token it is")
         }
         Some(429) => Fact::warning(&name, answer.describe(), "Throttled just now: try again later"),
         _ => failed("The API does not serve it: see the base URL"),
     }
+}
+
+fn is_the_apis(answer: &Answer) -> bool {
+    matches!(answer, Answer::Status(Response { body, .. })
+        if matches!(body, Body::Json { .. } | Body::Empty) && !body.denies_the_endpoint())
 }
 
 /// An organisation of the allow-list for which no token is there.
@@ -152,6 +158,18 @@ mod tests {
             (Answer::TimedOut, State::Failed),
         ] {
             assert_eq!(organisation(&org, &answer).state, expected, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn an_organisation_is_not_blamed_for_a_wrong_base_url() {
+        let org = OrgId::try_from("o".to_owned()).unwrap();
+        let cure = |answer| organisation(&org, &answer).cure.unwrap();
+        assert!(cure(status(404, json("RESOURCE_NOT_FOUND"))).contains("token"));
+        for answer in
+            [status(404, json(ENDPOINT_NOT_FOUND)), status(404, Body::Html), status(403, Body::Html)]
+        {
+            assert!(cure(answer.clone()).contains("base URL"), "{answer:?}");
         }
     }
 
