@@ -146,11 +146,14 @@ impl Session {
     /// Says what will be done, and asks. Nothing is in hand meanwhile. `None`: nothing is to be done.
     async fn agreed(&self, verb: &str, selection: &Selection, bulk: &Bulk) -> Result<Option<usize>> {
         let (groups, surveyed) = self.survey(selection).await?;
+        if surveyed == Done::Interrupted {
+            return Ok(None);
+        }
         let letters = groups.letters().min(bulk.limit.unwrap_or(usize::MAX));
         let _ = print::groups(&mut io::stderr(), &groups.all(), self.began);
         let _ = writeln!(io::stderr(), "{verb} {letters} of them");
         let consent = if letters == 0 { Consent::Given } else { bulk.consent };
-        Ok((surveyed == Done::Wholly && agrees(consent, &self.stop).await).then_some(letters))
+        Ok(agrees(consent, &self.stop).await.then_some(letters))
     }
 
     /// # A letter is removed only when it is safe elsewhere

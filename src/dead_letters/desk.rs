@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use lapin::options::BasicNackOptions;
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection};
 use tokio::time::timeout;
@@ -20,6 +21,8 @@ const MANY_RETURNS: u32 = 8;
 /// RabbitMQ's consumer time-out is 30 minutes: then it takes back what is in hand and closes the channel.
 const LONGEST_PASS: Duration = Duration::from_mins(20);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+const ALL_BACK: BasicNackOptions = BasicNackOptions { multiple: true, requeue: true };
 
 /// Two connections, like the worker's: one to read and remove, one to publish.
 pub(super) struct Desk {
@@ -84,7 +87,8 @@ impl Desk {
     ) -> Result<Pass, DeadLettersError> {
         let channel = self.channel().await?;
         let result = self.pass(&channel, stop, &mut look).await;
-        // What is in hand goes back.
+        // What is in hand goes back, and is asked for: a close alone promises no moment, and the next pass would miss it.
+        let _ = timeout(CLOSE_TIMEOUT, channel.basic_nack(0, ALL_BACK)).await;
         let _ = timeout(CLOSE_TIMEOUT, channel.close(200, "OK".into())).await;
         result
     }

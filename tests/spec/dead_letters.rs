@@ -188,6 +188,24 @@ async fn a_replay_that_is_killed_loses_no_letter() {
 }
 
 #[tokio::test]
+async fn one_look_after_the_other_sees_every_letter_and_so_does_the_replay_behind_them() {
+    const LETTERS: u64 = 500;
+    let world = World::without_worker(|_| {}).await;
+    world.tester.leave_dead_letters_alone().await;
+    for number in 0..LETTERS {
+        let properties = BasicProperties::default().with_message_id(format!("m{number}").into());
+        world.tester.publish_to("task.dlx", "task.delete", b"{}", properties).await;
+    }
+    for _ in 0..8 {
+        assert_eq!(lines(&world, &["list", "--json"]).await[0]["letters"], LETTERS);
+    }
+    done(&world, &["replay", "--yes"]).await;
+    assert_eq!(audits(&world, 2).await[1]["letters"], LETTERS);
+    assert_eq!(letters(&world).await, 0);
+    broker().delete_vhost(&world.vhost).await;
+}
+
+#[tokio::test]
 async fn discarded_letters_are_in_the_file_with_who_and_why() {
     let (_directory, file) = scratch();
     let world = with_forbidden(&["t1", "t2"]).await;
