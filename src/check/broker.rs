@@ -20,7 +20,9 @@ pub(super) async fn facts(settings: &BrokerSettings) -> Vec<Fact> {
     let address = connection::address(&settings.uri);
     let connection = match connection::connect(&settings.uri, &settings.tls, "check").await {
         Ok(connection) => connection,
-        Err(error) => return vec![Fact::failed("broker", error.to_string(), cure(&error))],
+        Err(error) => {
+            return vec![Fact::failed("broker", error.to_string(), cure(&error, &settings.uri.scheme))];
+        }
     };
     let mut facts = vec![
         Fact::ok("broker", format!("RabbitMQ {} at {address}", greeting(settings).await)),
@@ -42,8 +44,13 @@ async fn greeting(settings: &BrokerSettings) -> String {
     version.unwrap_or_else(|| "of an unknown version".to_owned())
 }
 
-fn cure(error: &BrokerError) -> &'static str {
+fn cure(error: &BrokerError, scheme: &AMQPScheme) -> &'static str {
     match error {
+        // Whether it is the certificate that fails is told in the text of the system alone.
+        BrokerError::Connect { .. } if *scheme == AMQPScheme::AMQPS => {
+            "Look at AMQP_URL (TLS has a port of its own; user, password, virtual host), and whether the broker runs; where it is the \
+             certificate: at AMQP_CA_FILE for the broker's authority, at AMQP_CLIENT_CERT_FILE and AMQP_CLIENT_KEY_FILE for our own"
+        }
         BrokerError::Tls(_) => "Look at AMQP_CA_FILE and AMQP_CLIENT_*_FILE",
         BrokerError::ConnectTimeout(_) => "Look at host and port of AMQP_URL, and at firewalls",
         _ => {
