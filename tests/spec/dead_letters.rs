@@ -233,7 +233,8 @@ async fn what_was_exported_is_imported_as_it_was() {
     has_letters(&world, 2).await;
     assert_eq!(done(&world, &["export"]).await, std::fs::read_to_string(&file).unwrap());
     let refused = dead(&world, &["import", "/nowhere.jsonl", "--yes"]).await;
-    assert!(String::from_utf8(refused.stderr).unwrap().contains("/nowhere.jsonl"));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("/nowhere.jsonl") && said.matches("No such file").count() == 1, "{said}");
     world.assert_drained().await;
 }
 
