@@ -122,6 +122,12 @@ impl Credentials {
         look(self.tokens.read().unwrap_or_else(PoisonError::into_inner).keys())
     }
 
+    /// Organisations that were asked for and have no token, so may not be touched.
+    pub fn missing(&self) -> Vec<OrgId> {
+        let CredentialsSource::Directory { only: Some(only), .. } = &self.source else { return Vec::new() };
+        only.iter().filter(|org| !self.allow(org)).cloned().collect()
+    }
+
     /// When the oldest of the tokens in force was written; `None` where there is none.
     pub fn oldest_written(&self) -> Option<SystemTime> {
         self.tokens.read().unwrap_or_else(PoisonError::into_inner).values().map(|c| c.written).min()

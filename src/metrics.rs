@@ -13,6 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
+use crate::messages::FailureReason;
 use crate::messages::names::WAIT_QUEUE_PREFIX;
 use crate::policy::org_gate::Why;
 use crate::policy::verdict::Verdict;
@@ -184,7 +185,8 @@ impl Metrics {
             drop(self.answers.get_or_create(&[("verdict", verdict.as_str().to_owned())]));
             drop(self.first_answers.get_or_create(&[("verdict", verdict.as_str().to_owned())]));
         }
-        for verdict in ["deleted", "already_absent", "retry_later", "postponed"] {
+        let ends = ["deleted", "already_absent", "retry_later", "postponed"];
+        for verdict in ends.into_iter().chain(FailureReason::ALL.map(FailureReason::as_str)) {
             drop(self.commands.get_or_create(&[("verdict", verdict.to_owned())]));
         }
         for why in Why::ALL {

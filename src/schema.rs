@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::messages::{Command, event};
+use crate::messages::{Command, audit, event};
 
 /// Which schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,14 +11,21 @@ pub enum Subject {
     Command,
     /// The outcome event's body.
     Event,
+    /// The body of the event about what operators did with dead letters.
+    Audit,
 }
 
-/// The schema of one, or of both under their names.
+/// The schema of one, or of all under their names.
 pub fn schema(subject: Option<Subject>) -> Value {
     match subject {
         Some(Subject::Command) => schemars::schema_for!(Command).to_value(),
         Some(Subject::Event) => event::schema().to_value(),
-        None => json!({"command": schema(Some(Subject::Command)), "event": schema(Some(Subject::Event))}),
+        Some(Subject::Audit) => audit::schema().to_value(),
+        None => json!({
+            "command": schema(Some(Subject::Command)),
+            "event": schema(Some(Subject::Event)),
+            "audit": schema(Some(Subject::Audit)),
+        }),
     }
 }
 
@@ -26,7 +33,7 @@ pub fn schema(subject: Option<Subject>) -> Value {
 mod tests {
     use super::*;
     use crate::messages::event::samples;
-    use crate::messages::{EndKind, Outcome};
+    use crate::messages::{EndKind, Outcome, names};
     use jsonschema::Validator;
 
     /// What a schema cannot say: a member given twice, and how large a body may be.
@@ -55,6 +62,19 @@ mod tests {
             let is_given_twice = Command::decode(value.to_string().as_bytes()).is_ok();
             assert!(is_given_twice || !command.is_valid(&value), "{body} ({BEYOND_A_SCHEMA:?})");
         }
+    }
+
+    #[test]
+    fn the_schema_takes_every_audit_event_that_we_make() {
+        let (audit, now) = (validator(Subject::Audit), "2026-11-24T10:00:00Z".parse().unwrap());
+        for (phase, why) in [(audit::Phase::Begun, None), (audit::Phase::Ended, Some("x".to_owned()))] {
+            let (kind, by, selection) =
+                (names::DISCARDED_EVENT, "ann".to_owned(), json!({"reason": "expired"}));
+            let made = audit::Audit { phase, kind, by, why, selection, letters: 1, interrupted: false };
+            let body: Value = serde_json::from_slice(&made.event(now, now).body).unwrap();
+            assert!(audit.is_valid(&body), "{body}: {:?}", audit.validate(&body));
+        }
+        assert!(!audit.is_valid(&json!({"specversion": "1.0"})));
     }
 
     #[test]

@@ -49,6 +49,8 @@ def faults(document):
         kubernetes_validate.validate(document, VERSION, strict=True)
     except kubernetes_validate.ValidationError as error:
         yield f"{'.'.join(map(str, error.path))}: {error.message}"
+    if kind == "NetworkPolicy" and not document["spec"]["podSelector"].get("matchLabels"):
+        yield "it would cut off the neighbours: an empty selector is every pod of the namespace"
     spec = document.get("spec", {}).get("template", {}).get("spec")
     if spec:
         for holds, what in restricted(document["metadata"]["name"], spec):

@@ -14,9 +14,7 @@ const AT_A_TIME: usize = 8;
 
 pub(super) async fn facts(api: &TallyfyApi, credentials: &Credentials, tell: &mut impl FnMut(Vec<Fact>)) {
     let orgs: Vec<OrgId> = credentials.with_orgs(|orgs| orgs.cloned().collect());
-    if let Some(org) = orgs.first() {
-        tell(base_url_and_clock(api, credentials, org).await);
-    }
+    tell(base_url_and_clock(api, credentials, &orgs).await);
     let look = async |org: &OrgId| {
         let token = credentials.token(org)?;
         let query = "is_oneoff=true&per_page=1";
@@ -27,16 +25,24 @@ pub(super) async fn facts(api: &TallyfyApi, credentials: &Credentials, tell: &mu
     while let Some(fact) = looks.next().await {
         tell(fact.into_iter().collect());
     }
+    tell(credentials.missing().iter().map(judge::no_token).collect());
 }
 
-async fn base_url_and_clock(api: &TallyfyApi, credentials: &Credentials, org: &OrgId) -> Vec<Fact> {
-    let Some(token) = credentials.token(org) else { return Vec::new() };
+/// With the first token that is accepted: a dead one hides both.
+async fn base_url_and_clock(api: &TallyfyApi, credentials: &Credentials, orgs: &[OrgId]) -> Vec<Fact> {
     // An id that nobody has: it hangs on the moment.
     let nobody = Uuid::new_v5(&ID_NAMESPACE, Timestamp::now().to_string().as_bytes()).simple().to_string();
-    let org = org.as_str();
-    let task = api.get(&["organizations", org, "tasks", &nobody], None, &token).await;
-    let now = Timestamp::now();
-    let path = api.get(&["organizations", org, &format!("no-such-path-{nobody}")], None, &token).await;
-    let url = api.base_url().as_str();
-    vec![judge::base_url(url, &task, &path), judge::clock(&task, now)]
+    let mut facts = Vec::new();
+    for org in orgs {
+        let Some(token) = credentials.token(org) else { continue };
+        let org = org.as_str();
+        let task = api.get(&["organizations", org, "tasks", &nobody], None, &token).await;
+        let now = Timestamp::now();
+        let path = api.get(&["organizations", org, &format!("no-such-path-{nobody}")], None, &token).await;
+        facts = vec![judge::base_url(api.base_url().as_str(), &task, &path), judge::clock(&task, now)];
+        if task.status() != Some(401) {
+            break;
+        }
+    }
+    facts
 }

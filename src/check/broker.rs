@@ -1,12 +1,13 @@
 //! The broker's side: login, topology, permissions, confirms.
 
 use lapin::Connection;
+use lapin::protocol::AMQPSoftError;
 use lapin::uri::AMQPScheme;
 use uuid::Uuid;
 
 use super::{Fact, judge};
 use crate::messages::{Publication, names};
-use crate::rabbitmq::probe::{May, Questions, version};
+use crate::rabbitmq::probe::{Questions, refused, version};
 use crate::rabbitmq::topology::{self, Provision, Topology};
 use crate::rabbitmq::{BrokerError, BrokerSettings, PublishError, Publisher, connection};
 
@@ -19,7 +20,9 @@ pub(super) async fn facts(settings: &BrokerSettings) -> Vec<Fact> {
     let address = connection::address(&settings.uri);
     let connection = match connection::connect(&settings.uri, &settings.tls, "check").await {
         Ok(connection) => connection,
-        Err(error) => return vec![Fact::failed("broker", error.to_string(), cure(&error))],
+        Err(error) => {
+            return vec![Fact::failed("broker", error.to_string(), cure(&error, &settings.uri.scheme))];
+        }
     };
     let mut facts = vec![
         Fact::ok("broker", format!("RabbitMQ {} at {address}", greeting(settings).await)),
@@ -41,11 +44,18 @@ async fn greeting(settings: &BrokerSettings) -> String {
     version.unwrap_or_else(|| "of an unknown version".to_owned())
 }
 
-fn cure(error: &BrokerError) -> &'static str {
+fn cure(error: &BrokerError, scheme: &AMQPScheme) -> &'static str {
     match error {
+        // Whether it is the certificate that fails is told in the text of the system alone.
+        BrokerError::Connect { .. } if *scheme == AMQPScheme::AMQPS => {
+            "Look at AMQP_URL (TLS has a port of its own; user, password, virtual host), and whether the broker runs; where it is the \
+             certificate: at AMQP_CA_FILE for the broker's authority, at AMQP_CLIENT_CERT_FILE and AMQP_CLIENT_KEY_FILE for our own"
+        }
         BrokerError::Tls(_) => "Look at AMQP_CA_FILE and AMQP_CLIENT_*_FILE",
         BrokerError::ConnectTimeout(_) => "Look at host and port of AMQP_URL, and at firewalls",
-        _ => "Look at AMQP_URL: host, port, user, password, virtual host; and whether the broker runs",
+        _ => {
+            "Look at AMQP_URL: host, port (TLS has its own), user, password, virtual host; and whether the broker runs"
+        }
     }
 }
 
@@ -56,67 +66,53 @@ fn tls(settings: &BrokerSettings) -> Fact {
     }
 }
 
-/// Whether all is there, and, where the user may configure, whether it is as it should be: to declare what is there changes
-/// nothing, and the broker refuses what differs.
+/// Whether all is there, and, where the user may configure, whether it is as it should be.
 async fn topology(connection: &Connection, topology: &Topology) -> Vec<Fact> {
     let ensure =
         async |provision| topology::ensure(connection, &Topology { provision, ..topology.clone() }).await;
     if let Err(error) = ensure(Provision::Check).await {
         return vec![Fact::failed(TOPOLOGY, error.to_string(), RUN_SETUP)];
     }
-    let is_there = Fact::ok(TOPOLOGY, "every exchange and queue is there");
-    if Questions(connection).may_configure(&nobody()).await != May::Yes {
-        return vec![is_there, Fact::skipped("arguments", "the user may not configure, so cannot see them")];
-    }
-    let arguments = match ensure(Provision::Declare).await {
-        Ok(()) => Fact::ok("arguments", "every exchange, queue and binding is as it should be"),
+    let arguments = match ensure(Provision::Compare).await {
+        Ok(()) => Fact::ok("arguments", "every exchange and queue is as it should be"),
+        Err(BrokerError::Topology { source, .. }) if refused(&source, &AMQPSoftError::ACCESSREFUSED) => {
+            Fact::skipped("arguments", "the user may not configure, so cannot see them; `setup` can")
+        }
         Err(error) => Fact::failed(
             "arguments",
             error.to_string(),
             "Somebody declared it otherwise: empty it, delete it, then run `setup`",
         ),
     };
-    vec![is_there, arguments]
+    vec![Fact::ok(TOPOLOGY, "every exchange and queue is there"), arguments]
 }
 
 async fn permissions(connection: &Connection, settings: &BrokerSettings) -> Vec<Fact> {
     let (ask, nobody) = (Questions(connection), nobody());
-    let mut facts = vec![read(connection, &ask).await];
+    let read =
+        judge::needed(&format!("read {}", names::WORK_QUEUE), ask.may_read(names::WORK_QUEUE).await, GRANT);
+    let mut facts = vec![read];
     for exchange in [names::EVENTS_EXCHANGE, names::RETRY_EXCHANGE, names::DEAD_LETTER_EXCHANGE] {
         facts.push(judge::needed(&format!("write {exchange}"), ask.may_write(exchange).await, GRANT));
     }
-    let configure = ask.may_configure(&nobody).await;
-    let mut beyond = vec![
+    let ours = ask.may_configure(&format!("{}.{nobody}", names::WORK_QUEUE)).await;
+    let mut beyond = vec![("configure anything", ask.may_configure(&nobody).await)];
+    if settings.topology.provision == Provision::Check {
+        beyond.push(("configure the topology", ours));
+    } else {
+        const LET: &str = "Let it, or set DECLARE_TOPOLOGY=false and run `setup` as another user";
+        facts.push(judge::needed("configure (DECLARE_TOPOLOGY)", ours, LET));
+    }
+    beyond.extend([
         ("write any exchange", ask.may_write(&nobody).await),
         ("write the default exchange, so any queue", ask.may_write("").await),
         ("write task.commands", ask.may_write(names::COMMANDS_EXCHANGE).await),
         ("read any queue", ask.may_read(&nobody).await),
-    ];
-    if settings.topology.provision == Provision::Declare {
-        const LET: &str = "Let it, or set DECLARE_TOPOLOGY=false and run `setup` as another user";
-        facts.push(judge::needed("configure (DECLARE_TOPOLOGY)", configure, LET));
-    } else {
-        beyond.insert(0, ("configure", configure));
-    }
+        ("read task.delete.dead", ask.may_read(names::DEAD_LETTER_QUEUE).await),
+        ("read task.events.unrouted", ask.may_read(names::UNROUTED_EVENTS).await),
+    ]);
     facts.push(judge::too_much(&beyond));
     facts
-}
-
-/// A look at a queue that is not empty would count toward the delivery limit of what it finds.
-async fn read(connection: &Connection, ask: &Questions<'_>) -> Fact {
-    let name = format!("read {}", names::WORK_QUEUE);
-    let depth = match connection.create_channel().await {
-        Ok(channel) => topology::depth(&channel, names::WORK_QUEUE).await.ok(),
-        Err(_) => None,
-    };
-    match depth {
-        Some(0) => judge::needed(&name, ask.may_read(names::WORK_QUEUE).await, GRANT),
-        Some(ready) => Fact::skipped(
-            &format!("permission to {name}"),
-            format!("{ready} commands wait in it, which shall not be touched; readiness will tell"),
-        ),
-        None => Fact::skipped(&format!("permission to {name}"), "the queue is not there"),
-    }
 }
 
 /// A publish that no queue takes must come back, and be known to have come back.
@@ -136,7 +132,15 @@ async fn confirms(publisher: &Publisher) -> Fact {
         Ok(()) => {
             Fact::failed(NAME, "a queue takes what none should", "Remove the foreign binding from task.retry")
         }
-        Err(error) => Fact::failed(NAME, error.to_string(), GRANT),
+        Err(error) => Fact::failed(NAME, error.to_string(), cure_of_publishing(&error)),
+    }
+}
+
+fn cure_of_publishing(error: &PublishError) -> &'static str {
+    match error {
+        PublishError::Broken(source) if refused(source, &AMQPSoftError::NOTFOUND) => RUN_SETUP,
+        PublishError::Broken(_) => GRANT,
+        _ => "Does the broker take messages at all? `rabbitmqctl status` shows alarms for memory and disk",
     }
 }
 

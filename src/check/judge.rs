@@ -9,6 +9,8 @@ use crate::rabbitmq::probe::May;
 
 /// More than this and a `not_after` is no longer what its producer meant.
 const MUCH_SKEW_SECONDS: u64 = 30;
+/// More than this and commands would die of an age that they do not have.
+const WRONG_TIME_SECONDS: u64 = 300;
 
 /// The answer to a task that nobody has, beside the answer to a path that is none.
 pub(super) fn base_url(url: &str, task: &Answer, path: &Answer) -> Fact {
@@ -45,12 +47,27 @@ pub(super) fn organisation(org: &OrgId, answer: &Answer) -> Fact {
     match answer.status() {
         Some(200) => Fact::ok(&name, "its token is alive and reaches it"),
         Some(401) => failed("Its token is not accepted: put a new one in its place"),
+        Some(403 | 404) if !is_the_apis(answer) => failed("It is not the API that answers: see the base URL"),
         Some(403 | 404) => {
             failed("The token does not reach this organisation: look at its id, and at whose token it is")
         }
         Some(429) => Fact::warning(&name, answer.describe(), "Throttled just now: try again later"),
         _ => failed("The API does not serve it: see the base URL"),
     }
+}
+
+fn is_the_apis(answer: &Answer) -> bool {
+    matches!(answer, Answer::Status(Response { body, .. })
+        if matches!(body, Body::Json { .. } | Body::Empty) && !body.denies_the_endpoint())
+}
+
+/// An organisation of the allow-list for which no token is there.
+pub(super) fn no_token(org: &OrgId) -> Fact {
+    Fact::failed(
+        &format!("organisation {org}"),
+        "it is in TALLYFY_ORG_ID and has no file in TALLYFY_CREDENTIALS_DIR",
+        "Put a file there that is named by its id and holds its token; else its commands are dead-lettered",
+    )
 }
 
 /// Our clock beside the API's.
@@ -67,10 +84,14 @@ pub(super) fn clock(answer: &Answer, now: Timestamp) -> Fact {
     };
     let skew = now.duration_since(theirs).unsigned_abs().as_secs();
     let found = format!("{skew} s from the API's");
-    if skew > MUCH_SKEW_SECONDS {
-        return Fact::warning(NAME, found, "Set this machine's clock (NTP): not_after and MAX_AGE go by it");
+    let set = "Set this machine's clock (NTP): not_after and MAX_AGE go by it";
+    if skew > WRONG_TIME_SECONDS {
+        Fact::failed(NAME, found, set)
+    } else if skew > MUCH_SKEW_SECONDS {
+        Fact::warning(NAME, found, set)
+    } else {
+        Fact::ok(NAME, found)
     }
-    Fact::ok(NAME, found)
 }
 
 /// A permission that the worker needs.
@@ -79,7 +100,9 @@ pub(super) fn needed(name: &str, may: May, cure: &'static str) -> Fact {
     match may {
         May::Yes => Fact::ok(&name, "granted"),
         May::No => Fact::failed(&name, "refused", cure),
-        May::Unknown => Fact::skipped(&name, "could not be found out"),
+        May::Unknown => {
+            Fact::failed(&name, "could not be found out", "Try again; then look at the broker's log")
+        }
     }
 }
 
@@ -139,6 +162,18 @@ mod tests {
     }
 
     #[test]
+    fn an_organisation_is_not_blamed_for_a_wrong_base_url() {
+        let org = OrgId::try_from("o".to_owned()).unwrap();
+        let cure = |answer| organisation(&org, &answer).cure.unwrap();
+        assert!(cure(status(404, json("RESOURCE_NOT_FOUND"))).contains("token"));
+        for answer in
+            [status(404, json(ENDPOINT_NOT_FOUND)), status(404, Body::Html), status(403, Body::Html)]
+        {
+            assert!(cure(answer.clone()).contains("base URL"), "{answer:?}");
+        }
+    }
+
+    #[test]
     fn a_clock_that_is_off_is_told() {
         let at = |date: Option<&str>| {
             let Answer::Status(response) = status(200, Body::Empty) else { panic!() };
@@ -147,6 +182,7 @@ mod tests {
         };
         assert_eq!(at(Some("Tue, 24 Nov 2026 10:00:20 GMT")), State::Ok);
         assert_eq!(at(Some("Tue, 24 Nov 2026 09:59:00 GMT")), State::Warning);
+        assert_eq!(at(Some("Tue, 24 Nov 2026 11:00:00 GMT")), State::Failed);
         assert_eq!(at(Some("yesterday")), State::Skipped);
         assert_eq!(at(None), State::Skipped);
     }

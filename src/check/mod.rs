@@ -62,12 +62,13 @@ impl Fact {
     }
 }
 
+const NO_TOKENS: &str = "Look at TALLYFY_ACCESS_TOKEN_FILE or TALLYFY_CREDENTIALS_DIR: is the secret mounted, and readable for this user?";
+
 /// Looks at everything and prints each fact as soon as it is known; `true` where nothing failed.
 ///
 /// # Errors
-/// Where the credentials cannot be read or the HTTP client not be built.
+/// Where the HTTP client cannot be built.
 pub async fn check(core: &CoreSettings, broker: &BrokerSettings, form: Form) -> Result<bool, StartError> {
-    let credentials = Credentials::load(core.credentials.clone())?;
     let api = TallyfyApi::new(&core.api)?;
     let mut is_well = true;
     let mut tell = |facts: Vec<Fact>| {
@@ -78,7 +79,10 @@ pub async fn check(core: &CoreSettings, broker: &BrokerSettings, form: Form) -> 
         }
     };
     tell(broker::facts(broker).await);
-    api::facts(&api, &credentials, &mut tell).await;
+    match Credentials::load(core.credentials.clone()) {
+        Ok(credentials) => api::facts(&api, &credentials, &mut tell).await,
+        Err(error) => tell(vec![Fact::failed("tokens", error.to_string(), NO_TOKENS)]),
+    }
     Ok(is_well)
 }
 

@@ -19,7 +19,17 @@ const RUN_EXAMPLE: &str = "\
 Example:
   AMQP_URL=amqps://tallyfy-worker:SECRET@rabbit.example/tallyfy TALLYFY_CREDENTIALS_DIR=/run/secrets/tallyfy tallyfy-delete-worker run
 Prove the settings first: the same with `check`.";
+const CHECK_EXAMPLE: &str = "\
+Example, with the worker's own settings:
+  AMQP_URL=amqps://tallyfy-worker:SECRET@rabbit.example/tallyfy TALLYFY_CREDENTIALS_DIR=/run/secrets/tallyfy tallyfy-delete-worker check
+FAILED: the worker could not work; the line says what to do. warning: it could, and somebody should look. skipped: not to be seen by this
+user, or not in use. Exit 0 where nothing FAILED.";
 const EXIT_CODES: &str = "\
+Examples:
+  tallyfy-delete-worker check        is all there that a worker needs?
+  tallyfy-delete-worker run          work
+  tallyfy-delete-worker dead list    what has failed, and why
+
 Exit codes: 0 done; 1 failed (for delete: a task could not be deleted); 64 a wrong setting or flag.
 Every setting is a flag and an environment variable; flags win. `COMMAND --help` lists them.";
 
@@ -36,9 +46,9 @@ pub(super) enum Sub {
     Delete(Box<DeleteArgs>),
     /// Look at dead letters, replay, discard, export or import them.
     Dead(Box<DeadArgs>),
-    /// Print the JSON Schema of the command, of the outcome event, or of both.
+    /// Print the JSON Schema of the command, of the outcome event, of the audit event, or of all.
     Schema {
-        /// Which; without it, both under their names.
+        /// Which; without it, all under their names.
         subject: Option<SubjectArg>,
         #[command(flatten)]
         log: LogArgs,
@@ -63,6 +73,8 @@ pub(super) enum SubjectArg {
     Command,
     /// The body that consumers of outcomes get.
     Event,
+    /// The body of the event about what operators did with dead letters.
+    Audit,
 }
 
 #[derive(Args)]
@@ -106,6 +118,7 @@ pub(super) struct RunArgs {
 }
 
 #[derive(Args)]
+#[command(after_help = CHECK_EXAMPLE)]
 pub(super) struct CheckArgs {
     /// JSON, one fact a line.
     #[arg(long)]
@@ -115,6 +128,9 @@ pub(super) struct CheckArgs {
 }
 
 #[derive(Args)]
+#[command(
+    after_help = "Example: AMQP_URL=amqps://tallyfy-setup:SECRET@rabbit.example/tallyfy tallyfy-delete-worker setup"
+)]
 pub(super) struct SetupArgs {
     #[command(flatten)]
     pub(super) broker: BrokerArgs,
@@ -144,6 +160,7 @@ pub(super) struct DeleteArgs {
 pub(super) struct BrokerArgs {
     /// Broker, credentials and virtual host; amqps:// for TLS.
     #[arg(
+        global = true,
         long = "amqp-url",
         env = "AMQP_URL",
         hide_env_values = true,
@@ -154,6 +171,7 @@ pub(super) struct BrokerArgs {
     pub(super) url: String,
     /// For amqps: authorities (PEM) that are trusted beside the system's own.
     #[arg(
+        global = true,
         id = "amqp_ca_file",
         long = "amqp-ca-file",
         env = "AMQP_CA_FILE",
@@ -163,6 +181,7 @@ pub(super) struct BrokerArgs {
     pub(super) ca_file: Option<PathBuf>,
     /// For amqps: our own certificate (PEM), where the broker asks for one.
     #[arg(
+        global = true,
         long = "amqp-client-cert-file",
         env = "AMQP_CLIENT_CERT_FILE",
         value_name = "FILE",
@@ -171,6 +190,7 @@ pub(super) struct BrokerArgs {
     pub(super) client_cert_file: Option<PathBuf>,
     /// For amqps: the private key (PEM) of our certificate.
     #[arg(
+        global = true,
         long = "amqp-client-key-file",
         env = "AMQP_CLIENT_KEY_FILE",
         value_name = "FILE",
@@ -195,10 +215,11 @@ pub(super) struct LadderArgs {
 #[derive(Args)]
 pub(super) struct LogArgs {
     /// json or pretty; by default json off a terminal, pretty on one.
-    #[arg(long, env = "LOG_FORMAT", value_name = "FORMAT", help_heading = "Operation")]
+    #[arg(global = true, long, env = "LOG_FORMAT", value_name = "FORMAT", help_heading = "Operation")]
     pub(super) log_format: Option<String>,
     /// What to log: a level, or target=level pairs, separated by commas.
     #[arg(
+        global = true,
         long = "rust-log",
         env = "RUST_LOG",
         default_value = "info",

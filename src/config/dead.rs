@@ -33,7 +33,7 @@ Examples:
   dead import dead.jsonl
 
 Nothing is removed by looking. What is replayed or discarded is removed when it is safe elsewhere; a kill in between leaves it
-in both places. The broker's user needs to read task.delete.dead and to write amq.default, task.dlx and task.events.";
+in both places. The broker's user needs to read task.delete.dead and to write amq.default and task.events.";
 
 #[derive(Subcommand)]
 pub(super) enum Action {
@@ -92,14 +92,17 @@ pub(super) enum Action {
         /// The file; - for standard input.
         file: PathBuf,
         #[command(flatten)]
-        agreed: AgreedArgs,
+        bulk: BulkArgs,
     },
 }
 
 #[derive(Args)]
 pub(super) struct SelectionArgs {
-    /// Died of this: malformed, `org_not_allowed`, expired, forbidden, rejected, `attempts_exhausted` or poison.
-    #[arg(long, help_heading = "Which letters")]
+    #[arg(
+        long,
+        help_heading = "Which letters",
+        help = "Died of this: malformed, org_not_allowed, expired, forbidden, rejected, attempts_exhausted or poison"
+    )]
     reason: Option<String>,
     /// Of this organisation.
     #[arg(long, help_heading = "Which letters")]
@@ -107,7 +110,7 @@ pub(super) struct SelectionArgs {
     /// Of this task.
     #[arg(long, help_heading = "Which letters")]
     task: Option<String>,
-    /// The command with this id (its `message_id`).
+    /// The command with this id.
     #[arg(long, value_name = "ID", help_heading = "Which letters")]
     command_id: Option<String>,
     /// Died longer ago than this.
@@ -119,19 +122,13 @@ pub(super) struct SelectionArgs {
 }
 
 #[derive(Args)]
-pub(super) struct AgreedArgs {
+pub(super) struct BulkArgs {
     /// Do not ask.
     #[arg(long)]
     yes: bool,
     /// Who does it, for the audit event.
     #[arg(long, env = "USER", value_name = "NAME")]
     by: Option<String>,
-}
-
-#[derive(Args)]
-pub(super) struct BulkArgs {
-    #[command(flatten)]
-    agreed: AgreedArgs,
     /// How many at the most.
     #[arg(long, value_name = "NUMBER")]
     limit: Option<String>,
@@ -151,17 +148,16 @@ pub(super) fn job(reader: &mut Reader, action: Action) -> Option<DeadJob> {
             let (selection, limit) = (reader.selection(&selection), reader.limit(limit.as_deref()));
             DeadJob::Export(selection?, to, limit)
         }
-        Action::Import { file, agreed } => {
+        Action::Import { file, bulk } => {
             let from_input = file.as_os_str() == "-";
-            let (consent, by) = reader.agreed(&agreed, from_input)?;
-            DeadJob::Import((!from_input).then_some(file), consent, by)
+            DeadJob::Import((!from_input).then_some(file), reader.bulk(&bulk, from_input)?)
         }
         Action::Replay { selection, bulk } => {
-            let (selection, bulk) = (reader.selection(&selection), reader.bulk(&bulk));
+            let (selection, bulk) = (reader.selection(&selection), reader.bulk(&bulk, false));
             DeadJob::Replay(selection?, bulk?)
         }
         Action::Discard { selection, bulk, to, why } => {
-            let (selection, bulk) = (reader.selection(&selection), reader.bulk(&bulk));
+            let (selection, bulk) = (reader.selection(&selection), reader.bulk(&bulk, false));
             DeadJob::Discard(selection?, bulk?, to, why)
         }
     })
@@ -202,14 +198,14 @@ impl Reader {
         self.number("--limit", text?, 1..=u32::MAX).map(|limit| limit as usize)
     }
 
-    fn bulk(&mut self, args: &BulkArgs) -> Option<Bulk> {
+    fn bulk(&mut self, args: &BulkArgs, input_is_taken: bool) -> Option<Bulk> {
         let limit = self.limit(args.limit.as_deref());
         let rate = args.rate.as_deref().and_then(|text| self.number("--rate", text, 1..=1_000_000));
-        let (consent, by) = self.agreed(&args.agreed, false)?;
+        let (consent, by) = self.agreed(args, input_is_taken)?;
         Some(Bulk { limit, rate: rate.and_then(NonZeroU32::new), consent, by })
     }
 
-    fn agreed(&mut self, args: &AgreedArgs, input_is_taken: bool) -> Option<(Consent, String)> {
+    fn agreed(&mut self, args: &BulkArgs, input_is_taken: bool) -> Option<(Consent, String)> {
         let consent = if args.yes { Consent::Given } else { Consent::Ask };
         if consent == Consent::Ask && (input_is_taken || !stdin().is_terminal()) {
             return self.problem("--yes", "is needed where nobody can be asked");

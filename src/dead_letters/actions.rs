@@ -1,22 +1,20 @@
 //! The actions themselves. Each letter is published or written first, and removed when that is certain.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::Path;
-use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use lapin::uri::AMQPUri;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::desk::{Desk, Fate, Pass};
 use super::lines::{Lines, json_line, read_lines};
+use super::pace::{Pace, progress_bar};
 use super::selection::{Groups, Selection};
 use super::{Bulk, Consent, DeadJob, DeadLettersError, Done, Form, Limit, print};
-use crate::messages::audit::Audit;
+use crate::messages::audit::{Audit, Phase};
 use crate::messages::{Letter, names};
 use crate::rabbitmq::letters::HeldLetter;
 use crate::rabbitmq::tls::TlsFiles;
@@ -37,7 +35,7 @@ pub async fn run(job: DeadJob, uri: &AMQPUri, tls: &TlsFiles, stop: Cancellation
         DeadJob::List(selection, form) => session.list(&selection, form).await,
         DeadJob::Show(selection, form, limit) => session.show(&selection, form, limit).await,
         DeadJob::Export(selection, file, limit) => session.export(&selection, file.as_deref(), limit).await,
-        DeadJob::Import(_, consent, by) => session.import(&lines, consent, by).await,
+        DeadJob::Import(_, bulk) => session.import(&lines, &bulk).await,
         DeadJob::Replay(selection, bulk) => session.replay(&selection, &bulk).await,
         DeadJob::Discard(selection, bulk, file, why) => session.discard(&selection, &bulk, &file, &why).await,
     };
@@ -119,10 +117,12 @@ impl Session {
         let Some(letters) = self.agreed("replay", selection, bulk).await? else {
             return Ok(Done::Interrupted);
         };
+        let books = Books { kind: names::REPLAYED_EVENT, selection, by: &bulk.by, why: None };
+        self.open_the_books(&books).await?;
         let publish =
             async |letter: &Letter| self.desk.publish(&letter.replay(&bulk.by, Timestamp::now())).await;
         let (number, done) = self.remove_after(selection, bulk, letters, publish).await;
-        self.close_the_books(names::REPLAYED_EVENT, selection, &bulk.by, None, number, done).await
+        self.close_the_books(&books, number, done).await
     }
 
     async fn discard(&self, selection: &Selection, bulk: &Bulk, file: &Path, why: &str) -> Result<Done> {
@@ -130,6 +130,8 @@ impl Session {
         let Some(letters) = self.agreed("discard", selection, bulk).await? else {
             return Ok(Done::Interrupted);
         };
+        let books = Books { kind: names::DISCARDED_EVENT, selection, by: &bulk.by, why: Some(why) };
+        self.open_the_books(&books).await?;
         let write = async |letter: &Letter| {
             let discarded = json!({"at": Timestamp::now(), "by": bulk.by, "why": why});
             let mut line = serde_json::to_value(print::exported(letter)).unwrap_or_default();
@@ -138,17 +140,20 @@ impl Session {
             lines.sync()
         };
         let (number, done) = self.remove_after(selection, bulk, letters, write).await;
-        let why = Some(why.to_owned());
-        self.close_the_books(names::DISCARDED_EVENT, selection, &bulk.by, why, number, done).await
+        self.close_the_books(&books, number, done).await
     }
 
     /// Says what will be done, and asks. Nothing is in hand meanwhile. `None`: nothing is to be done.
     async fn agreed(&self, verb: &str, selection: &Selection, bulk: &Bulk) -> Result<Option<usize>> {
         let (groups, surveyed) = self.survey(selection).await?;
+        if surveyed == Done::Interrupted {
+            return Ok(None);
+        }
         let letters = groups.letters().min(bulk.limit.unwrap_or(usize::MAX));
         let _ = print::groups(&mut io::stderr(), &groups.all(), self.began);
         let _ = writeln!(io::stderr(), "{verb} {letters} of them");
-        Ok((surveyed == Done::Wholly && agrees(bulk.consent, &self.stop).await).then_some(letters))
+        let consent = if letters == 0 { Consent::Given } else { bulk.consent };
+        Ok(agrees(consent, &self.stop).await.then_some(letters))
     }
 
     /// # A letter is removed only when it is safe elsewhere
@@ -189,19 +194,23 @@ impl Session {
         }
     }
 
-    async fn import(&self, lines: &[String], consent: Consent, by: String) -> Result<Done> {
+    async fn import(&self, lines: &[String], bulk: &Bulk) -> Result<Done> {
         let mut letters = Vec::new();
         for (number, line) in (1..).zip(lines).filter(|(_, line)| !line.trim().is_empty()) {
             letters.push(print::imported(line).map_err(|why| DeadLettersError::Line { number, why })?);
         }
+        letters.truncate(bulk.limit.unwrap_or(usize::MAX));
         let _ = writeln!(io::stderr(), "import {} dead letters", letters.len());
-        if !agrees(consent, &self.stop).await {
+        if !agrees(bulk.consent, &self.stop).await {
             return Ok(Done::Interrupted);
         }
-        let bar = progress_bar(letters.len());
+        let selection = &Selection::default();
+        let books = Books { kind: names::IMPORTED_EVENT, selection, by: &bulk.by, why: None };
+        self.open_the_books(&books).await?;
+        let (bar, mut pace) = (progress_bar(letters.len()), Pace::new(bulk));
         let (mut number, mut done) = (0, Ok(Done::Wholly));
         for letter in &letters {
-            if self.stop.is_cancelled() {
+            if !pace.wait(&self.stop).await {
                 done = Ok(Done::Interrupted);
                 break;
             }
@@ -212,25 +221,37 @@ impl Session {
             number += 1;
             bar.inc(1);
         }
-        self.close_the_books(names::IMPORTED_EVENT, &Selection::default(), &by, None, number, done).await
+        self.close_the_books(&books, number, done).await
     }
 
-    /// The audit event, whatever came of the action; and the last line.
-    async fn close_the_books(
-        &self,
-        kind: &'static str,
-        selection: &Selection,
-        by: &str,
-        why: Option<String>,
-        letters: usize,
-        done: Result<Done>,
-    ) -> Result<Done> {
+    /// The first audit event. Where it cannot be published, nothing is done.
+    async fn open_the_books(&self, books: &Books<'_>) -> Result<()> {
+        self.desk.publish(&books.audit(Phase::Begun, 0, false).event(self.began, Timestamp::now())).await
+    }
+
+    /// The second one, whatever came of the action; and the last line.
+    async fn close_the_books(&self, books: &Books<'_>, letters: usize, done: Result<Done>) -> Result<Done> {
         let interrupted = !matches!(done, Ok(Done::Wholly));
-        let selection = serde_json::to_value(selection).unwrap_or(Value::Null);
-        let audit = Audit { kind, by: by.to_owned(), why, selection, letters, interrupted };
-        info!(kind, by, letters, interrupted, "dead letters: done");
+        let audit = books.audit(Phase::Ended, letters, interrupted);
+        info!(kind = books.kind, by = books.by, letters, interrupted, "dead letters: done");
         let told = self.desk.publish(&audit.event(self.began, Timestamp::now())).await;
         done.and_then(|done| told.map(|()| done))
+    }
+}
+
+/// What the audit events of one action say.
+struct Books<'a> {
+    kind: &'static str,
+    selection: &'a Selection,
+    by: &'a str,
+    why: Option<&'a str>,
+}
+
+impl Books<'_> {
+    fn audit(&self, phase: Phase, letters: usize, interrupted: bool) -> Audit {
+        let selection = serde_json::to_value(self.selection).unwrap_or(Value::Null);
+        let (by, why) = (self.by.to_owned(), self.why.map(str::to_owned));
+        Audit { phase, kind: self.kind, by, why, selection, letters, interrupted }
     }
 }
 
@@ -256,34 +277,4 @@ async fn agrees(consent: Consent, stop: &CancellationToken) -> bool {
             std::process::exit(1)
         }
     }
-}
-
-/// Not more than so many a second.
-struct Pace {
-    gap: Duration,
-    next: Instant,
-}
-
-impl Pace {
-    fn new(bulk: &Bulk) -> Self {
-        let gap = bulk.rate.map_or(Duration::ZERO, |rate| Duration::from_secs(1) / rate.get());
-        Self { gap, next: Instant::now() }
-    }
-
-    /// `false`: told to stop meanwhile.
-    async fn wait(&mut self, stop: &CancellationToken) -> bool {
-        let due = self.next;
-        self.next = due.max(Instant::now()) + self.gap;
-        tokio::select! { biased; () = stop.cancelled() => false, () = sleep_until(due) => true }
-    }
-}
-
-/// On a terminal only.
-fn progress_bar(letters: usize) -> ProgressBar {
-    let bar =
-        if io::stderr().is_terminal() { ProgressBar::new(letters as u64) } else { ProgressBar::hidden() };
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} letters, {per_sec}, {eta} left") {
-        bar.set_style(style);
-    }
-    bar
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use lapin::options::BasicNackOptions;
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection};
 use tokio::time::timeout;
@@ -11,6 +12,7 @@ use tracing::warn;
 use super::DeadLettersError;
 use crate::messages::Publication;
 use crate::rabbitmq::letters::{HeldLetter, next_letter};
+use crate::rabbitmq::probe::{May, Questions};
 use crate::rabbitmq::tls::TlsFiles;
 use crate::rabbitmq::{BrokerError, Publisher, connection};
 
@@ -19,6 +21,8 @@ const MANY_RETURNS: u32 = 8;
 /// RabbitMQ's consumer time-out is 30 minutes: then it takes back what is in hand and closes the channel.
 const LONGEST_PASS: Duration = Duration::from_mins(20);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+const ALL_BACK: BasicNackOptions = BasicNackOptions { multiple: true, requeue: true };
 
 /// Two connections, like the worker's: one to read and remove, one to publish.
 pub(super) struct Desk {
@@ -48,8 +52,13 @@ pub(super) enum Pass {
 }
 
 impl Desk {
-    pub(super) async fn open(uri: &AMQPUri, tls: &TlsFiles) -> Result<Self, BrokerError> {
+    /// # Errors
+    /// [`DeadLettersError::MayNotCopy`] before any letter is touched, else [`DeadLettersError::Broker`].
+    pub(super) async fn open(uri: &AMQPUri, tls: &TlsFiles) -> Result<Self, DeadLettersError> {
         let reading = connection::connect(uri, tls, "dead letters").await?;
+        if Questions(&reading).may_write("").await == May::No {
+            return Err(DeadLettersError::MayNotCopy);
+        }
         let publisher = Publisher::new(connection::connect(uri, tls, "dead letters").await?);
         Ok(Self { reading, publisher })
     }
@@ -69,7 +78,8 @@ impl Desk {
     /// What is not removed goes back to the queue when the channel closes, also when this process is killed. RabbitMQ 4 counts
     /// that: by default it drops a message that went back more than 20 times, and this queue has nowhere to pass it on to. So
     /// a letter that went back [`MANY_RETURNS`] times is published again, at the queue's end, and only when the broker has
-    /// confirmed the copy is the old one removed. A kill in between leaves both: twice the same letter, and none lost.
+    /// confirmed the copy is the old one removed. A kill in between leaves both: twice the same letter, and none lost. Whoever
+    /// may not publish that copy does not get to look: see [`Desk::open`].
     pub(super) async fn go_through(
         &self,
         stop: &CancellationToken,
@@ -77,7 +87,8 @@ impl Desk {
     ) -> Result<Pass, DeadLettersError> {
         let channel = self.channel().await?;
         let result = self.pass(&channel, stop, &mut look).await;
-        // What is in hand goes back.
+        // What is in hand goes back, and is asked for: a close alone promises no moment, and the next pass would miss it.
+        let _ = timeout(CLOSE_TIMEOUT, channel.basic_nack(0, ALL_BACK)).await;
         let _ = timeout(CLOSE_TIMEOUT, channel.close(200, "OK".into())).await;
         result
     }
@@ -113,7 +124,8 @@ impl Desk {
 
     async fn put_back(&self, held: HeldLetter) -> Result<(), DeadLettersError> {
         if held.returns >= MANY_RETURNS {
-            self.publish(&held.letter.again()).await?;
+            let copied = self.publisher.publish(&held.letter.again()).await;
+            copied.map_err(|source| DeadLettersError::Copy { returns: held.returns, source })?;
             if !held.remove().await {
                 warn!("a letter was copied and could not be removed: it is there twice");
             }

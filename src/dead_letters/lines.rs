@@ -1,7 +1,7 @@
 //! Lines of JSON: in files that must outlive us, and from them.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::DeadLettersError;
@@ -15,10 +15,16 @@ pub(super) struct Lines {
 }
 
 impl Lines {
+    /// # A line that is forced to the disk is there, and whole
+    ///
+    /// A new file outlives a power cut only where its directory was forced to the disk too. And a line that was cut short (a
+    /// full disk, a kill) must not spoil the next one.
     pub(super) fn append_to(path: &Path) -> Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(path);
         let failed = |source| DeadLettersError::File { path: path.to_owned(), source };
-        Ok(Self { path: path.to_owned(), file: file.map_err(failed)? })
+        let mut file = OpenOptions::new().create(true).read(true).append(true).open(path).map_err(failed)?;
+        end_the_line(&mut file).map_err(failed)?;
+        sync_directory_of(path).map_err(failed)?;
+        Ok(Self { path: path.to_owned(), file })
     }
 
     pub(super) fn write(&mut self, line: &impl serde::Serialize) -> Result<()> {
@@ -34,6 +40,22 @@ impl Lines {
     }
 }
 
+fn end_the_line(file: &mut File) -> io::Result<()> {
+    // A pipe or a device has no end to look at.
+    if file.metadata()?.len() == 0 {
+        return Ok(());
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    if last == *b"\n" { Ok(()) } else { file.write_all(b"\n") }
+}
+
+fn sync_directory_of(path: &Path) -> io::Result<()> {
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+}
+
 /// In one write, so that a kill leaves whole lines.
 pub(super) fn json_line(out: &mut impl Write, line: &impl serde::Serialize) -> io::Result<()> {
     let line = serde_json::to_string(line).map_err(io::Error::other)?;
@@ -47,4 +69,26 @@ pub(super) fn read_lines(file: Option<&Path>) -> Result<Vec<String>> {
         None => io::stdin().lines().collect(),
     };
     read.map_err(|source| DeadLettersError::File { path, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_was_cut_short_does_not_spoil_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("letters.jsonl");
+        std::fs::write(&path, "{\"a\":1}\n{\"b\"").unwrap();
+        for number in 0..2 {
+            Lines::append_to(&path).unwrap().write(&number).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"a\":1}\n{\"b\"\n0\n1\n");
+    }
+
+    #[test]
+    fn a_new_file_may_be_named_without_its_directory() {
+        assert!(sync_directory_of(Path::new("letters.jsonl")).is_ok());
+        assert!(Lines::append_to(Path::new("/nowhere/letters.jsonl")).is_err());
+    }
 }

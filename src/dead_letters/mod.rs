@@ -3,6 +3,7 @@
 mod actions;
 mod desk;
 mod lines;
+mod pace;
 mod print;
 mod selection;
 
@@ -27,7 +28,7 @@ pub enum DeadJob {
     /// Write them as JSON lines; to standard output, where no file is given.
     Export(Selection, Option<PathBuf>, Limit),
     /// Put exported ones back among the dead letters; from standard input, where no file is given.
-    Import(Option<PathBuf>, Consent, String),
+    Import(Option<PathBuf>, Bulk),
     /// Put them back on the work queue.
     Replay(Selection, Bulk),
     /// Write them to a file and remove them.
@@ -83,6 +84,23 @@ pub enum DeadLettersError {
     /// The broker cannot be reached, or the dead letters not be read.
     #[error(transparent)]
     Broker(#[from] BrokerError),
+    /// Looking at letters might lose them.
+    #[error(
+        "this user may not publish to the default exchange, so letters that are looked at often could not be kept: \
+         rabbitmqctl set_permissions -p VHOST USER '^$' '^(amq\\.default|task\\.events)$' '^task\\.delete\\.dead$'"
+    )]
+    MayNotCopy,
+    /// A letter that was looked at often could not be copied.
+    #[error(
+        "a letter that went back {returns} times cannot be copied: {source}; RabbitMQ 4.0 to 4.2 drops it after 20, so do not \
+         look again before that is mended"
+    )]
+    Copy {
+        /// How often.
+        returns: u32,
+        /// Why not.
+        source: PublishError,
+    },
     /// A letter was not published; it is where it was.
     #[error("cannot publish to {to}: {source}; what is not published is still among the dead letters")]
     Publish {

@@ -1,17 +1,31 @@
 //! What operators did with dead letters, as a `CloudEvents` event: who, what, how many, and why.
 
 use jiff::Timestamp;
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::command::ID_NAMESPACE;
 use super::names;
 use super::publication::Publication;
 
+/// Each action has two events, so that one that is killed has left a trace, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Agreed to; nothing has been done yet.
+    Begun,
+    /// Done, as far as it went.
+    Ended,
+}
+
 /// What was done.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Audit {
+    /// Whether it begins or has ended.
+    pub phase: Phase,
     /// CloudEvents `type` and routing key.
     #[serde(skip)]
     pub kind: &'static str,
@@ -20,7 +34,8 @@ pub struct Audit {
     /// Why, where that was said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// Which letters were meant.
+    /// Which letters were meant: those that fit all its members.
+    #[schemars(with = "serde_json::Map<String, Value>")]
     pub selection: Value,
     /// How many letters it was done with.
     pub letters: usize,
@@ -28,19 +43,50 @@ pub struct Audit {
     pub interrupted: bool,
 }
 
+/// The event.
+#[derive(Serialize, JsonSchema)]
+struct AuditEvent<'a> {
+    specversion: &'a str,
+    /// The same for a repeat of the same event.
+    id: &'a str,
+    source: &'a str,
+    /// What was done: `task.dead_letters.replayed`, `.discarded` or `.imported`.
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[schemars(extend("format" = "date-time"))]
+    time: String,
+    datacontenttype: &'a str,
+    data: &'a Audit,
+}
+
+/// The JSON Schema of the event.
+pub fn schema() -> Schema {
+    SchemaSettings::default().for_serialize().into_generator().into_root_schema_for::<AuditEvent<'_>>()
+}
+
 impl Audit {
     /// The event. `began` makes its id.
     pub fn event(&self, began: Timestamp, now: Timestamp) -> Publication {
-        let name = format!("{}/{}/{began}", self.kind, self.by);
+        let name = match self.phase {
+            Phase::Begun => format!("{}/{}/{began}/begun", self.kind, self.by),
+            Phase::Ended => format!("{}/{}/{began}", self.kind, self.by),
+        };
         let id = Uuid::new_v5(&ID_NAMESPACE, name.as_bytes()).to_string();
-        let body = json!({
-            "specversion": "1.0", "id": id, "source": names::SOURCE, "type": self.kind,
-            "time": format!("{now:.3}"), "datacontenttype": "application/json", "data": self,
-        });
+        let event = AuditEvent {
+            specversion: "1.0",
+            id: &id,
+            source: names::SOURCE,
+            kind: self.kind,
+            time: format!("{now:.3}"),
+            datacontenttype: "application/json",
+            data: self,
+        };
+        // Every member can be written as JSON.
+        let body = serde_json::to_vec(&event).unwrap_or_default();
         Publication {
             exchange: names::EVENTS_EXCHANGE,
             routing_key: self.kind.to_owned(),
-            body: body.to_string().into_bytes(),
+            body,
             message_id: Some(id),
             correlation_id: None,
             content_type: Some(names::EVENT_CONTENT_TYPE.to_owned()),

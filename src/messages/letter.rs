@@ -118,7 +118,7 @@ impl Letter {
         self.copy("", names::WORK_QUEUE, headers.into_iter().filter_map(|(n, v)| Some((n, v?))).collect())
     }
 
-    /// The letter once more, for the dead letters.
+    /// The letter once more, for the dead letters: straight to their queue, so that a confirm says it is there and not elsewhere.
     pub fn again(&self) -> Publication {
         let time = |time: Option<Timestamp>| time.map(|time| HeaderValue::Text(format!("{time:.3}")));
         let text = |text: &str| Some(HeaderValue::Text(text.to_owned()));
@@ -135,7 +135,7 @@ impl Letter {
             (names::X_FAILED_AT, time(self.failed_at)),
         ];
         let headers = headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-        self.copy(names::DEAD_LETTER_EXCHANGE, names::WORK_QUEUE, headers)
+        self.copy("", names::DEAD_LETTER_QUEUE, headers)
     }
 
     fn copy(

@@ -24,6 +24,9 @@ pub struct Topology {
 pub enum Provision {
     /// Declare it; needs the permission to configure.
     Declare,
+    /// Declare what is there already once more, which changes nothing and is refused where arguments differ; bindings are left
+    /// as they are, for they would be made.
+    Compare,
     /// Only check that it is there; needs no permission.
     Check,
 }
@@ -43,6 +46,7 @@ pub async fn ensure(connection: &Connection, topology: &Topology) -> Result<(), 
     let channel = connection.create_channel().await.map_err(failed("cannot open a channel".into()))?;
     let verb = match topology.provision {
         Provision::Declare => "cannot declare",
+        Provision::Compare => "is not as it should be:",
         Provision::Check => "cannot find",
     };
     for (name, kind, arguments) in exchanges() {

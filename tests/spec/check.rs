@@ -1,13 +1,14 @@
 //! `check` tells what is wrong and what to do, and touches nothing: the real binary.
 
-use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::BasicProperties;
+use lapin::options::{BasicPublishOptions, ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use serde_json::{Value, json};
 
 use crate::command_line::with_settings;
 use crate::support::rabbitmq::broker;
 use crate::support::sandbox::TOKEN;
-use crate::support::world::{OTHER_ORG, World};
+use crate::support::world::{ORG, OTHER_ORG, World};
 
 /// The exit code, and the facts by their names: state, detail and cure.
 async fn check(world: &World, settings: &[(&str, &str)]) -> (Option<i32>, Value) {
@@ -79,7 +80,9 @@ async fn what_is_too_much_is_named_and_what_is_missing_fails() {
     let (code, facts) = check(&world, &[]).await;
     assert_eq!((code, &facts["arguments"]["state"]), (Some(0), &json!("ok")), "{facts:#}");
     let much = facts["least permissions"]["detail"].as_str().unwrap();
-    assert!(much.contains("read any queue") && much.contains("write any exchange"), "{much}");
+    for one in ["configure anything", "write any exchange", "read any queue", "read task.delete.dead"] {
+        assert!(much.contains(one), "{much}");
+    }
     let url = user(&world, "^$", r"^task\.(retry|dlx)$", "^$").await;
     let (code, facts) = check(&world, &[("AMQP_URL", &url), ("DECLARE_TOPOLOGY", "false")]).await;
     assert_eq!(code, Some(1));
@@ -88,6 +91,39 @@ async fn what_is_too_much_is_named_and_what_is_missing_fails() {
     }
     assert!(facts["permission to write task.events"]["cure"].as_str().unwrap().contains("set_permissions"));
     assert_eq!(facts["permission to write task.retry"]["state"], "ok");
+    ended(world).await;
+}
+
+#[tokio::test]
+async fn a_user_for_the_topology_alone_may_declare_it_and_is_too_much_where_it_need_not() {
+    let world = World::without_worker(|_| {}).await;
+    let url = user(&world, r"^task\.", r"^task\.", r"^task\.").await;
+    let (code, facts) = check(&world, &[("AMQP_URL", &url)]).await;
+    assert_eq!((code, &facts["arguments"]["state"]), (Some(0), &json!("ok")), "{facts:#}");
+    assert_eq!(facts["permission to configure (DECLARE_TOPOLOGY)"]["state"], "ok", "{facts:#}");
+    let (code, facts) = check(&world, &[("AMQP_URL", &url), ("DECLARE_TOPOLOGY", "false")]).await;
+    let much = facts["least permissions"]["detail"].as_str().unwrap();
+    assert!(code == Some(0) && much.contains("configure the topology"), "{facts:#}");
+    ended(world).await;
+}
+
+#[tokio::test]
+async fn a_binding_that_is_missing_is_not_made() {
+    let world = World::without_worker(|_| {}).await;
+    let channel = &world.tester.channel;
+    let unbound = channel.queue_unbind(
+        "task.delete.dead".into(),
+        "task.dlx".into(),
+        "task.delete".into(),
+        FieldTable::default(),
+    );
+    unbound.await.unwrap();
+    let (code, facts) = check(&world, &[]).await;
+    assert_eq!((code, &facts["arguments"]["state"]), (Some(0), &json!("ok")), "{facts:#}");
+    let (options, nothing) = (BasicPublishOptions::default(), BasicProperties::default());
+    let published = channel.basic_publish("task.dlx".into(), "task.delete".into(), options, b"{}", nothing);
+    published.await.unwrap().await.unwrap();
+    assert_eq!(world.tester.ready(&["task.delete.dead".to_owned()]).await["task.delete.dead"], 0);
     ended(world).await;
 }
 
@@ -106,6 +142,9 @@ async fn a_topology_that_is_missing_or_other_than_expected_fails() {
     let (code, facts) = check(&world, &[]).await;
     assert_eq!((code, &facts["topology"]["state"]), (Some(1), &json!("ok")));
     assert!(facts["arguments"]["detail"].as_str().unwrap().contains("task.delete.wait.1s"), "{facts:#}");
+    channel.exchange_delete("task.retry".into(), ExchangeDeleteOptions::default()).await.unwrap();
+    let (_, facts) = check(&world, &[]).await;
+    assert!(facts["confirms and returns"]["cure"].as_str().unwrap().contains("setup"), "{facts:#}");
     ended(world).await;
 }
 
@@ -131,11 +170,32 @@ async fn a_dead_token_a_foreign_organisation_and_a_wrong_base_url_are_told_apart
 }
 
 #[tokio::test]
+async fn every_organisation_gets_its_line_and_one_dead_token_does_not_hide_the_base_url() {
+    let (world, tokens) = (World::without_worker(|_| {}).await, tempfile::tempdir().unwrap());
+    let directory = tokens.path().to_str().unwrap();
+    let asked = [ORG, OTHER_ORG, "third"].join(",");
+    let settings =
+        [("TALLYFY_CREDENTIALS_DIR", directory), ("TALLYFY_ORG_ID", &asked), ("TALLYFY_ACCESS_TOKEN", "")];
+    let (code, facts) = check(&world, &settings).await;
+    assert_eq!((code, &facts["tokens"]["state"]), (Some(1), &json!("failed")), "{facts:#}");
+    assert_eq!(facts["broker"]["state"], "ok", "the rest is told all the same");
+    for (org, token) in [(ORG, "dead"), (OTHER_ORG, TOKEN)] {
+        std::fs::write(tokens.path().join(org), token).unwrap();
+    }
+    let (code, facts) = check(&world, &settings).await;
+    let state = |fact: String| facts[&fact]["state"].as_str().unwrap_or("none").to_owned();
+    let states = [ORG, OTHER_ORG, "third"].map(|org| state(format!("organisation {org}")));
+    assert_eq!((code, states), (Some(1), ["failed", "ok", "failed"].map(str::to_owned)), "{facts:#}");
+    assert_eq!(state("base URL".to_owned()), "ok");
+    ended(world).await;
+}
+
+#[tokio::test]
 async fn commands_that_wait_are_not_touched() {
     let world = World::without_worker(|_| {}).await;
     world.command(OTHER_ORG, "t1").await;
     let (code, facts) = check(&world, &[]).await;
-    assert_eq!((code, &facts["permission to read task.delete"]["state"]), (Some(0), &json!("skipped")));
+    assert_eq!((code, &facts["permission to read task.delete"]["state"]), (Some(0), &json!("ok")));
     let message = world.tester.take("task.delete").await.expect("it is there still");
     let returns = message.header("x-delivery-count").unwrap_or("0".to_owned());
     assert_eq!(returns, "0", "and was never delivered");

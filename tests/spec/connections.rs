@@ -34,10 +34,14 @@ impl Files {
 }
 
 fn run_over_tls(world: &World, files: &Files) -> Command {
+    over_tls(world, files, &["run"])
+}
+
+fn over_tls(world: &World, files: &Files, args: &[&str]) -> Command {
     let plain = broker().amqp_url(&world.vhost);
     let (_, rest) = plain.split_once('@').unwrap();
     let (_, vhost) = rest.split_once('/').unwrap();
-    let mut command = with_settings(world, &["run"]);
+    let mut command = with_settings(world, args);
     command.env("AMQP_URL", format!("amqps://guest:guest@127.0.0.1:{}/{vhost}", broker().tls().0));
     command.env("AMQP_CA_FILE", files.at("ca.pem"));
     command
@@ -78,6 +82,28 @@ async fn without_the_authority_or_the_certificate_the_log_says_that_tls_failed()
         assert!(told.contains("certificate") || told.contains("alert"), "{told}");
         worker.kill().unwrap();
         worker.wait().unwrap();
+    }
+    broker().delete_vhost(&world.vhost).await;
+}
+
+#[tokio::test]
+async fn check_tells_tls_that_works_from_tls_that_does_not() {
+    let (world, files) = (World::without_worker(|_| {}).await, Files::write());
+    let mut whole = over_tls(&world, &files, &["check"]);
+    whole.env("AMQP_CLIENT_CERT_FILE", files.at("client.pem"));
+    whole.env("AMQP_CLIENT_KEY_FILE", files.at("client.key"));
+    let mut without_authority = over_tls(&world, &files, &["check"]);
+    without_authority.env_remove("AMQP_CA_FILE");
+    let without_certificate = over_tls(&world, &files, &["check"]);
+    for (mut command, code, line) in [
+        (whole, 0, "ok       TLS: "),
+        (without_authority, 1, "AMQP_CA_FILE"),
+        (without_certificate, 1, "AMQP_CLIENT_"),
+    ] {
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(line), "{said}");
     }
     broker().delete_vhost(&world.vhost).await;
 }

@@ -6,6 +6,8 @@ use std::process::{Output, Stdio};
 use lapin::BasicProperties;
 use serde_json::{Value, json};
 
+use tallyfy_delete_worker::schema::{Subject, schema};
+
 use crate::command_line::with_settings;
 use crate::support::eventually;
 use crate::support::rabbitmq::broker;
@@ -49,6 +51,28 @@ async fn letters(world: &World) -> u32 {
 async fn has_letters(world: &World, number: u32) {
     eventually(&format!("{number} dead letters"), async || (letters(world).await == number).then_some(()))
         .await;
+}
+
+/// Data of the audit events of replays, when there are as many as that.
+async fn audits(world: &World, number: usize) -> Vec<Value> {
+    eventually("the audit", async || {
+        let events = world.tester.events();
+        let audits = events.iter().filter(|event| event.routing_key == "task.dead_letters.replayed");
+        let schema = jsonschema::validator_for(&schema(Some(Subject::Audit))).unwrap();
+        let audits: Vec<_> = audits.map(super::support::tester::Message::json).collect();
+        assert!(audits.iter().all(|event| schema.is_valid(event)), "{audits:?}");
+        let audits: Vec<_> = audits.iter().map(|event| event["data"].clone()).collect();
+        (audits.len() == number).then_some(audits)
+    })
+    .await
+}
+
+/// The URL of a user who may read dead letters and write this.
+async fn user(world: &World, write: &str) -> String {
+    let name = format!("operator-{}", world.vhost);
+    broker().put_user(&name, "pw").await;
+    broker().set_permissions(&world.vhost, &name, "^$", write, r"^task\.delete\.dead$").await;
+    broker().amqp_url_as(&name, "pw", &world.vhost)
 }
 
 fn scratch() -> (tempfile::TempDir, PathBuf) {
@@ -105,15 +129,9 @@ async fn replay_moves_those_that_are_meant_and_the_worker_deletes_them() {
         eventually("the replayed command is carried out", outcome).await;
     }
     has_letters(&world, 1).await;
-    let is_audit = |event: &Value| event["type"] == "task.dead_letters.replayed";
-    let audit = eventually("the audit event", async || {
-        world.tester.events().iter().map(super::support::tester::Message::json).find(is_audit)
-    });
-    let data = audit.await["data"].clone();
-    assert_eq!(
-        data,
-        json!({"by": "ann", "selection": {"reason": "forbidden"}, "letters": 2, "interrupted": false})
-    );
+    let data = audits(&world, 2).await;
+    let audit = |phase: &str, letters: u32| json!({"phase": phase, "by": "ann", "selection": {"reason": "forbidden"}, "letters": letters, "interrupted": false});
+    assert_eq!(data, [audit("begun", 0), audit("ended", 2)]);
     world.assert_drained().await;
 }
 
@@ -170,6 +188,24 @@ async fn a_replay_that_is_killed_loses_no_letter() {
 }
 
 #[tokio::test]
+async fn one_look_after_the_other_sees_every_letter_and_so_does_the_replay_behind_them() {
+    const LETTERS: u64 = 500;
+    let world = World::without_worker(|_| {}).await;
+    world.tester.leave_dead_letters_alone().await;
+    for number in 0..LETTERS {
+        let properties = BasicProperties::default().with_message_id(format!("m{number}").into());
+        world.tester.publish_to("task.dlx", "task.delete", b"{}", properties).await;
+    }
+    for _ in 0..8 {
+        assert_eq!(lines(&world, &["list", "--json"]).await[0]["letters"], LETTERS);
+    }
+    done(&world, &["replay", "--yes"]).await;
+    assert_eq!(audits(&world, 2).await[1]["letters"], LETTERS);
+    assert_eq!(letters(&world).await, 0);
+    broker().delete_vhost(&world.vhost).await;
+}
+
+#[tokio::test]
 async fn discarded_letters_are_in_the_file_with_who_and_why() {
     let (_directory, file) = scratch();
     let world = with_forbidden(&["t1", "t2"]).await;
@@ -197,7 +233,8 @@ async fn what_was_exported_is_imported_as_it_was() {
     has_letters(&world, 2).await;
     assert_eq!(done(&world, &["export"]).await, std::fs::read_to_string(&file).unwrap());
     let refused = dead(&world, &["import", "/nowhere.jsonl", "--yes"]).await;
-    assert!(String::from_utf8(refused.stderr).unwrap().contains("/nowhere.jsonl"));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("/nowhere.jsonl") && said.matches("No such file").count() == 1, "{said}");
     world.assert_drained().await;
 }
 
@@ -217,27 +254,53 @@ async fn nothing_in_bulk_is_done_where_nobody_agreed() {
 }
 
 #[tokio::test]
+async fn whoever_could_not_keep_a_letter_does_not_get_to_look_at_it() {
+    let world = with_forbidden(&["t1"]).await;
+    let url = user(&world, "^$").await;
+    for _ in 0..2 {
+        let refused = dead(&world, &["list", "--amqp-url", &url]).await;
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(refused.status.code() == Some(1) && said.contains("set_permissions"), "{said}");
+    }
+    let letter = world.tester.take(DEAD).await.expect("it is there still");
+    assert_eq!(letter.header("x-delivery-count").unwrap_or("0".to_owned()), "0", "and nobody had it in hand");
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn nothing_is_done_that_cannot_be_put_on_record_and_the_operators_permissions_suffice() {
+    let (_directory, file) = scratch();
+    let world = with_forbidden(&["t1", "t2"]).await;
+    let discard = ["discard", "--to", path(&file), "--why", "x", "--yes", "--amqp-url"];
+    let url = user(&world, r"^amq\.default$").await;
+    let refused = dead(&world, &[&discard[..], &[&url]].concat()).await;
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(refused.status.code() == Some(1) && said.contains("task.events"), "{said}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "");
+    has_letters(&world, 2).await;
+    let url = user(&world, r"^(amq\.default|task\.events)$").await;
+    for _ in 0..12 {
+        done(&world, &["list", "--amqp-url", &url]).await;
+    }
+    done(&world, &[&discard[..], &[&url]].concat()).await;
+    done(&world, &["import", path(&file), "--limit=1", "--yes", "--amqp-url", &url]).await;
+    has_letters(&world, 1).await;
+    done(&world, &["replay", "--yes", "--amqp-url", &url]).await;
+    has_letters(&world, 1).await;
+    world.assert_drained().await;
+}
+
+#[tokio::test]
 async fn limit_and_rate_are_kept_and_a_signal_ends_it_after_the_letter_in_hand() {
     let world = with_forbidden(&["t1", "t2", "t3"]).await;
     done(&world, &["replay", "--limit", "1", "--yes"]).await;
     has_letters(&world, 3).await;
     let replay = ["dead", "replay", "--rate=1", "--yes", "--by=ann"];
     let replay = with_settings(&world, &replay).stderr(Stdio::null()).spawn().unwrap();
-    let audits = async |number: usize| {
-        let is_audit =
-            |message: &&super::support::tester::Message| message.routing_key.ends_with(".replayed");
-        eventually("the audit", async || {
-            let events = world.tester.events();
-            let audits: Vec<_> =
-                events.iter().filter(is_audit).map(super::support::tester::Message::json).collect();
-            (audits.len() == number).then_some(audits)
-        })
-        .await
-    };
-    audits(1).await;
+    audits(&world, 3).await;
     eventually("one is replayed", async || (letters(&world).await < 3).then_some(())).await;
     crate::command_line::signal(&replay, "INT");
-    let data = audits(2).await[1]["data"].clone();
+    let data = audits(&world, 4).await[3].clone();
     assert_eq!((&data["interrupted"], data["letters"].as_u64() < Some(3)), (&json!(true), true), "{data}");
     assert_eq!(replay.wait_with_output().unwrap().status.code(), Some(1));
     has_letters(&world, 3).await;

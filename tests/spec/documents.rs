@@ -51,6 +51,18 @@ fn every_metric_of_alerts_and_dashboard_is_one_that_the_worker_exports() {
     }
 }
 
+/// Else an `increase` does not see the first event, so the first dead letter after a start would raise no alert.
+#[test]
+fn every_counter_that_an_alert_selects_is_there_from_the_start() {
+    let at_the_start = Metrics::default().render();
+    let selected = ALERTS.split("verdict=").skip(1).filter_map(|rest| rest.split('"').nth(1));
+    let verdicts: BTreeSet<_> = selected.flat_map(|verdicts| verdicts.split('|')).collect();
+    assert!(verdicts.len() > 6, "{verdicts:?}");
+    for verdict in verdicts {
+        assert!(at_the_start.contains(&format!("_total{{verdict=\"{verdict}\"}} 0")), "{verdict}");
+    }
+}
+
 #[test]
 fn every_panel_says_what_it_shows_and_in_which_unit() {
     let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
@@ -109,6 +121,7 @@ fn the_schemas_of_the_documents_are_those_that_the_program_prints() {
     for (subject, text) in [
         (Subject::Command, include_str!("../../docs/schemas/command.json")),
         (Subject::Event, include_str!("../../docs/schemas/event.json")),
+        (Subject::Audit, include_str!("../../docs/schemas/audit.json")),
     ] {
         assert_eq!(serde_json::from_str::<Value>(text).unwrap(), schema(Some(subject)), "print them again");
     }

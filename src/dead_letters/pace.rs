@@ -1,0 +1,40 @@
+//! How fast a bulk action may go, and how far it has come.
+
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::Bulk;
+
+/// Not more than so many a second.
+pub(super) struct Pace {
+    gap: Duration,
+    next: Instant,
+}
+
+impl Pace {
+    pub(super) fn new(bulk: &Bulk) -> Self {
+        let gap = bulk.rate.map_or(Duration::ZERO, |rate| Duration::from_secs(1) / rate.get());
+        Self { gap, next: Instant::now() }
+    }
+
+    /// `false`: told to stop meanwhile.
+    pub(super) async fn wait(&mut self, stop: &CancellationToken) -> bool {
+        let due = self.next;
+        self.next = due.max(Instant::now()) + self.gap;
+        tokio::select! { biased; () = stop.cancelled() => false, () = sleep_until(due) => true }
+    }
+}
+
+/// On a terminal only.
+pub(super) fn progress_bar(letters: usize) -> ProgressBar {
+    let bar =
+        if io::stderr().is_terminal() { ProgressBar::new(letters as u64) } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} letters, {per_sec}, {eta} left") {
+        bar.set_style(style);
+    }
+    bar
+}
