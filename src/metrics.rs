@@ -18,10 +18,11 @@ use crate::messages::names::WAIT_QUEUE_PREFIX;
 use crate::policy::org_gate::Why;
 use crate::policy::verdict::Verdict;
 
-/// One label, whose name the field gives: `[("verdict", "deleted")]`.
-type Label = [(&'static str, String); 1];
+/// One label and its value: `[("verdict", "deleted")]`. On a command's way both are words of the program.
+type Label = [(&'static str, &'static str); 1];
 type Counters = Family<Label, Counter>;
-type Gauges = Family<Label, Gauge>;
+/// By queue or rung, whose names are settings.
+type QueueGauges = Family<[(&'static str, String); 1], Gauge>;
 /// When a delivery came, and a number that tells it from others of the same moment.
 type Received = (Instant, u64);
 
@@ -37,10 +38,10 @@ pub struct Metrics {
     calls: Family<Label, Histogram>,
     publishes: Counters,
     acknowledgements: Counters,
-    waiting: Gauges,
-    queues: Gauges,
+    waiting: QueueGauges,
+    queues: QueueGauges,
     first_answers: Counters,
-    held: Gauges,
+    held: Family<Label, Gauge>,
     deliveries_unsettled: Gauge,
     oldest_delivery_age: Gauge<f64, AtomicU64>,
     in_hand: Mutex<BTreeSet<Received>>,
@@ -114,8 +115,8 @@ fn add<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &
 
 impl Metrics {
     /// A delivery has been settled.
-    pub fn count_command(&self, verdict: &str) {
-        self.commands.get_or_create(&[("verdict", verdict.to_owned())]).inc();
+    pub fn count_command(&self, verdict: &'static str) {
+        self.commands.get_or_create(&[("verdict", verdict)]).inc();
     }
 
     /// A delivery has come into our hands. Its guard ends with it.
@@ -132,29 +133,29 @@ impl Metrics {
 
     /// The first call of a command that nobody has had in hand before was answered.
     pub fn count_first_answer(&self, verdict: Verdict) {
-        self.first_answers.get_or_create(&[("verdict", verdict.as_str().to_owned())]).inc();
+        self.first_answers.get_or_create(&[("verdict", verdict.as_str())]).inc();
     }
 
     /// So many organisations are held for this reason.
     pub fn set_held(&self, reason: &'static str, organisations: usize) {
         let held = i64::try_from(organisations).unwrap_or(i64::MAX);
-        self.held.get_or_create(&[("reason", reason.to_owned())]).set(held);
+        self.held.get_or_create(&[("reason", reason)]).set(held);
     }
 
     /// The API has answered one call.
-    pub fn count_call(&self, verdict: Verdict, class: &str, took: Duration) {
-        self.answers.get_or_create(&[("verdict", verdict.as_str().to_owned())]).inc();
-        self.calls.get_or_create(&[("class", class.to_owned())]).observe(took.as_secs_f64());
+    pub fn count_call(&self, verdict: Verdict, class: &'static str, took: Duration) {
+        self.answers.get_or_create(&[("verdict", verdict.as_str())]).inc();
+        self.calls.get_or_create(&[("class", class)]).observe(took.as_secs_f64());
     }
 
     /// A publish has come to its end.
-    pub fn count_publish(&self, result: &str) {
-        self.publishes.get_or_create(&[("result", result.to_owned())]).inc();
+    pub fn count_publish(&self, result: &'static str) {
+        self.publishes.get_or_create(&[("result", result)]).inc();
     }
 
     /// The broker was told to forget a delivery, or could not be told.
-    pub fn count_acknowledgement(&self, result: &str) {
-        self.acknowledgements.get_or_create(&[("result", result.to_owned())]).inc();
+    pub fn count_acknowledgement(&self, result: &'static str) {
+        self.acknowledgements.get_or_create(&[("result", result)]).inc();
     }
 
     /// What lies ready in a queue; in a wait queue, by its rung.
@@ -182,18 +183,18 @@ impl Metrics {
     /// So that a rate can be taken from the first event on.
     fn with_zeros(self) -> Self {
         for verdict in Verdict::ALL {
-            drop(self.answers.get_or_create(&[("verdict", verdict.as_str().to_owned())]));
-            drop(self.first_answers.get_or_create(&[("verdict", verdict.as_str().to_owned())]));
+            drop(self.answers.get_or_create(&[("verdict", verdict.as_str())]));
+            drop(self.first_answers.get_or_create(&[("verdict", verdict.as_str())]));
         }
         let ends = ["deleted", "already_absent", "retry_later", "postponed"];
         for verdict in ends.into_iter().chain(FailureReason::ALL.map(FailureReason::as_str)) {
-            drop(self.commands.get_or_create(&[("verdict", verdict.to_owned())]));
+            drop(self.commands.get_or_create(&[("verdict", verdict)]));
         }
         for why in Why::ALL {
             self.set_held(why.as_str(), 0);
         }
         for result in ["confirmed", "rejected", "returned", "timeout", "broken"] {
-            drop(self.publishes.get_or_create(&[("result", result.to_owned())]));
+            drop(self.publishes.get_or_create(&[("result", result)]));
         }
         self
     }

@@ -9,6 +9,9 @@ use uuid::Uuid;
 use super::command::{Command, ID_NAMESPACE};
 use super::names;
 
+/// Bytes that most events need no more than.
+const USUAL_BODY: usize = 768;
+
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -181,8 +184,10 @@ impl Outcome {
             datacontenttype: "application/json",
             data: self,
         };
+        let mut body = Vec::with_capacity(USUAL_BODY);
         // Strings, numbers and flags: nothing that JSON could not say.
-        serde_json::to_vec(&event).unwrap_or_default()
+        let _ = serde_json::to_writer(&mut body, &event);
+        body
     }
 
     /// The id of a command that has no `message_id`: from organisation and task, or from the body where it has neither.

@@ -162,13 +162,17 @@ impl Worker {
         let one_by_one = prefetch < self.broker.prefetch;
         let mut turns = interval(TURN);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Each ends the loop when it comes about, so that one of each is enough for all deliveries.
+        let (draining, lost) = (self.engine.draining.cancelled(), session.lost.cancelled());
+        let (pause_begins, blocked) = (self.engine.pause_begins.notified(), session.becomes_blocked());
+        tokio::pin!(draining, lost, pause_begins, blocked);
         let end = loop {
             tokio::select! {
                 biased;
-                () = self.engine.draining.cancelled() => break End::Draining,
-                () = session.lost.cancelled() => return End::Lost("the connection is gone".to_owned()),
-                () = self.engine.pause_begins.notified() => break End::PauseBegins,
-                () = session.becomes_blocked() => break End::PauseBegins,
+                () = &mut draining => break End::Draining,
+                () = &mut lost => return End::Lost("the connection is gone".to_owned()),
+                () = &mut pause_begins => break End::PauseBegins,
+                () = &mut blocked => break End::PauseBegins,
                 _ = turns.tick() => self.engine.health.turn(),
                 delivery = deliveries.next() => match delivery {
                     Some(Ok(delivery)) => {
@@ -200,7 +204,8 @@ impl Worker {
     }
 
     pub(super) fn begin(&self, delivery: Delivery, settler: &Arc<Settler>) -> JoinHandle<()> {
-        self.jobs.spawn(carry_out(delivery, Arc::clone(&self.engine), Arc::clone(settler)))
+        // Boxed: a future of some kilobytes, which the runtime would move six times.
+        self.jobs.spawn(Box::pin(carry_out(delivery, Arc::clone(&self.engine), Arc::clone(settler))))
     }
 
     async fn finish_jobs(&self, grace: Duration) {
