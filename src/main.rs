@@ -16,7 +16,7 @@ use tallyfy_delete_worker::service::{CoreSettings, Service, ServiceSettings, set
 use tallyfy_delete_worker::{core_dump, shutdown, telemetry};
 use tracing::{error, info, warn};
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let (job, logging) = match config::read() {
         Ok(read) => read,
