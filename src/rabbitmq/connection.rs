@@ -26,6 +26,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const DECLARE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// A dead peer is noticed after twice this many seconds; the server's default would be 60.
 const HEARTBEAT_SECONDS: u16 = 10;
+/// lapin keeps, and fills with zeros, room for 32 frames in each direction of each connection: with the server's 128 KiB
+/// that would be 16 MiB. Larger bodies come in several frames; no header of ours is larger, and none that we let in (`wire_guard`).
+const FRAME_MAX: u32 = 16 * 1024;
 /// What a short string of the protocol holds; lapin panics on a longer one.
 const LONGEST_VHOST: usize = 255;
 const KNOWN_PARAMETERS: [&str; 5] =
@@ -135,6 +138,7 @@ pub fn parse_amqp_url(text: &str) -> Result<AMQPUri, String> {
         return Err(format!("names a virtual host of more than {LONGEST_VHOST} bytes"));
     }
     uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+    uri.query.frame_max.get_or_insert(FRAME_MAX);
     // "amqp://host/" names the virtual host "", which nobody has: the default one is meant.
     if uri.vhost.is_empty() {
         "/".clone_into(&mut uri.vhost);
