@@ -33,6 +33,8 @@ use read::Reader;
 pub const EXIT_USAGE: u8 = 64;
 /// RabbitMQ's cap for quorum queues.
 const LARGEST_PREFETCH: u16 = 2000;
+/// Commands in hand beyond those that are being called for.
+const MOST_SPARE: usize = 256;
 
 /// What the command line asks for, fully checked.
 pub enum Job {
@@ -180,9 +182,11 @@ fn broker(
     Some(BrokerSettings { uri, tls, topology: Topology { provision, wait_queues }, prefetch })
 }
 
-/// Twice the calls, so that the next commands are at hand while outcomes are being confirmed.
+/// More than the calls, so that the next commands are at hand while outcomes are being confirmed; not many more, because each
+/// may hold a body of 64 KiB.
 fn prefetch(concurrency: usize) -> u16 {
-    u16::try_from(concurrency * 2).unwrap_or(LARGEST_PREFETCH).min(LARGEST_PREFETCH)
+    let spare = concurrency.min(MOST_SPARE);
+    u16::try_from(concurrency + spare).unwrap_or(LARGEST_PREFETCH).min(LARGEST_PREFETCH)
 }
 
 fn delete(reader: &mut Reader, args: &DeleteArgs, input: impl Iterator<Item = String>) -> Option<Job> {
