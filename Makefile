@@ -3,7 +3,7 @@
 PATH_WITH_CARGO = PATH="$$PATH:$$HOME/.cargo/bin"
 COMPOSE = $$(docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
-.PHONY: help test demo campaign lint up down
+.PHONY: help test demo campaign bench lint up down
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
@@ -21,6 +21,12 @@ campaign: ## strike workers, broker, network and API for two minutes, and balanc
 	@$(PATH_WITH_CARGO) tests/setup
 	$(PATH_WITH_CARGO) cargo build --locked --bins
 	$(PATH_WITH_CARGO) cargo run --locked --example campaign -- $(CAMPAIGN)
+
+bench: ## CPU time for each command, beside the floor and other ways to do the job
+	@$(PATH_WITH_CARGO) tests/setup
+	@$(PATH_WITH_CARGO) benches/peers/setup
+	$(PATH_WITH_CARGO) cargo build --release --locked --bins
+	$(PATH_WITH_CARGO) cargo run --release --locked --quiet --example bench -- $(BENCH)
 
 lint: ## format, clippy, docs, licences, advisories
 	$(PATH_WITH_CARGO) cargo fmt --check

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 use lapin::options::{
@@ -9,15 +10,18 @@ use lapin::options::{
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use reqwest::Client;
 use tokio::sync::{Mutex, Notify};
+use tokio::time::sleep;
 
 /// As many as the worker's publisher has: one publish at a time on each, the only way that its confirms can be trusted.
 const CHANNELS: usize = 64;
 const PREFETCH: u16 = 128;
 const EVENT_BYTES: usize = 450;
 
-/// Consumes commands, publishes a confirmed persistent event for each and acknowledges it.
-pub(crate) async fn amqp(url: &str, commands: usize) {
+/// Consumes commands, publishes a confirmed persistent event for each and acknowledges it; where a base URL is given it makes the call first.
+pub(crate) async fn amqp(url: &str, commands: usize, base_url: Option<&str>) {
+    let api = base_url.map(|base_url| (client(), base_url.to_owned()));
     let connect = || Connection::connect(url, ConnectionProperties::default());
     let (consuming, publishing) = (connect().await.unwrap(), connect().await.unwrap());
     let channel = consuming.create_channel().await.unwrap();
@@ -35,12 +39,16 @@ pub(crate) async fn amqp(url: &str, commands: usize) {
     let places = Arc::new(tokio::sync::Semaphore::new(CHANNELS));
     let idle = Arc::new(Mutex::new(idle));
     let (done, all_done) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-    for _ in 0..commands {
+    for number in 0..commands {
         let delivery = deliveries.next().await.unwrap().unwrap();
         let (idle, places) = (Arc::clone(&idle), Arc::clone(&places));
         let (done, all_done) = (Arc::clone(&done), Arc::clone(&all_done));
+        let api = api.clone();
         tokio::spawn(async move {
             let _place = places.acquire().await;
+            if let Some((client, base_url)) = api {
+                call(&client, &base_url, number).await;
+            }
             let channel = idle.lock().await.pop().unwrap();
             publish(&channel).await;
             idle.lock().await.push(channel);
@@ -51,7 +59,25 @@ pub(crate) async fn amqp(url: &str, commands: usize) {
         });
     }
     all_done.notified().await;
+    // RabbitMQ hands acknowledgements on to a quorum queue in the background, and forgets the last ones with the channel.
+    sleep(Duration::from_millis(300)).await;
     let _ = consuming.close(200, "OK".into()).await;
+}
+
+/// How long two connections and the first delivery take, in milliseconds: what the broker takes to answer.
+pub(crate) async fn first_delivery_ms(url: &str) -> f64 {
+    let began = Instant::now();
+    let connect = || Connection::connect(url, ConnectionProperties::default());
+    let (consuming, publishing) = (connect().await.unwrap(), connect().await.unwrap());
+    let channel = consuming.create_channel().await.unwrap();
+    channel.basic_qos(1, BasicQosOptions::default()).await.unwrap();
+    let options = BasicConsumeOptions::default();
+    let consumer =
+        channel.basic_consume("task.delete".into(), "".into(), options, FieldTable::default()).await;
+    drop(consumer.unwrap().next().await.unwrap().unwrap());
+    let took = began.elapsed();
+    let _ = (consuming.close(200, "OK".into()).await, publishing.close(200, "OK".into()).await);
+    took.as_secs_f64() * 1000.0
 }
 
 async fn publish(channel: &Channel) {
@@ -66,14 +92,18 @@ async fn publish(channel: &Channel) {
 
 /// Makes the same calls, as many at once.
 pub(crate) async fn http(base_url: &str, commands: usize, concurrency: usize) {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = client();
     stream::iter(0..commands)
-        .for_each_concurrent(concurrency, |number| {
-            let call = client
-                .delete(format!("{base_url}/organizations/acme/tasks/t{number}/delete"))
-                .bearer_auth("token");
-            async move { assert_eq!(call.send().await.unwrap().status(), 204) }
-        })
+        .for_each_concurrent(concurrency, |number| call(&client, base_url, number))
         .await;
+}
+
+fn client() -> Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder().no_proxy().build().unwrap()
+}
+
+async fn call(client: &Client, base_url: &str, number: usize) {
+    let url = format!("{base_url}/organizations/acme/tasks/t{number}/delete");
+    assert_eq!(client.delete(url).bearer_auth("token").send().await.unwrap().status(), 204);
 }

@@ -1,56 +1,98 @@
-//! A lean stand-in for the API: 204 to every DELETE after a while, and a count of calls and of paths.
+//! A lean stand-in for the API: 204 to every DELETE after a while, and a memory of when each path was called. Takes spans too, and drops them.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
-#[derive(Default)]
-struct Seen {
-    calls: usize,
-    paths: HashSet<String>,
+/// When a call came and when its answer was on its way.
+#[derive(Clone, Copy)]
+pub(crate) struct Call {
+    pub(crate) came: SystemTime,
+    pub(crate) answered: SystemTime,
 }
 
-/// Prints its address, then answers for ever. `GET /` gives calls and different paths since the last `GET /`.
-pub(crate) async fn serve(latency_ms: u64) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    println!("http://{}", listener.local_addr().unwrap());
-    let seen = Arc::new(Mutex::new(Seen::default()));
-    loop {
-        let (socket, _) = listener.accept().await.unwrap();
-        socket.set_nodelay(true).unwrap();
-        tokio::spawn(answer(socket, Arc::clone(&seen), Duration::from_millis(latency_ms)));
+/// All calls by path, and how many there were.
+#[derive(Default)]
+pub(crate) struct Calls {
+    number: usize,
+    pub(crate) by_path: HashMap<String, Call>,
+}
+
+impl Calls {
+    /// `calls`, different `paths`, `first_at` in seconds since 1970, and `a_second` over the middle four fifths.
+    fn summary(&self) -> Value {
+        let since_1970 =
+            |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+        let mut times: Vec<f64> = self.by_path.values().map(|call| since_1970(call.came)).collect();
+        times.sort_by(f64::total_cmp);
+        let (from, to) = (times.len() / 10, times.len() * 9 / 10);
+        let middle = times.get(from..to).unwrap_or_default();
+        let took = middle.last().zip(middle.first()).map_or(0.0, |(last, first)| last - first);
+        let a_second = f64::from(u32::try_from(middle.len()).unwrap()) / took;
+        json!({"calls": self.number, "paths": times.len(), "first_at": times.first(), "a_second": a_second})
     }
 }
 
-async fn answer(mut socket: TcpStream, seen: Arc<Mutex<Seen>>, latency: Duration) {
+/// Prints its address, then answers for ever. `GET /` sums the calls up since the last one that did.
+pub(crate) async fn serve(latency: Duration) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    println!("http://{}", listener.local_addr().unwrap());
+    answer_all(listener, latency, Arc::default()).await;
+}
+
+/// Answers for ever.
+pub(crate) async fn answer_all(listener: TcpListener, latency: Duration, calls: Arc<Mutex<Calls>>) {
+    loop {
+        let (socket, _) = listener.accept().await.unwrap();
+        socket.set_nodelay(true).unwrap();
+        tokio::spawn(answer(socket, Arc::clone(&calls), latency));
+    }
+}
+
+async fn answer(mut socket: TcpStream, calls: Arc<Mutex<Calls>>, latency: Duration) {
     let (mut buffer, mut received) = ([0; 4096], Vec::new());
     while let Ok(count @ 1..) = socket.read(&mut buffer).await {
+        let came = SystemTime::now();
         received.extend_from_slice(&buffer[..count]);
-        while let Some(end) = received.windows(4).position(|window| window == b"\r\n\r\n") {
-            let head = String::from_utf8_lossy(&received[..end]).into_owned();
-            received.drain(..end + 4);
+        while let Some((head, end)) = request(&received) {
+            received.drain(..end);
             let mut words = head.split(' ');
-            let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-            let text = if method == "DELETE" {
-                if !latency.is_zero() {
-                    sleep(latency).await;
+            let text = match (words.next(), words.next()) {
+                (Some("DELETE"), Some(path)) => {
+                    if !latency.is_zero() {
+                        sleep(latency).await;
+                    }
+                    let mut calls = calls.lock().unwrap();
+                    calls.number += 1;
+                    calls.by_path.insert(path.to_owned(), Call { came, answered: SystemTime::now() });
+                    "HTTP/1.1 204 No Content\r\nX-Request-Id: bench\r\n\r\n".to_owned()
                 }
-                let mut seen = seen.lock().unwrap();
-                seen.calls += 1;
-                seen.paths.insert(path.to_owned());
-                "HTTP/1.1 204 No Content\r\nX-Request-Id: bench\r\n\r\n".to_owned()
-            } else {
-                let seen = std::mem::take(&mut *seen.lock().unwrap());
-                let body = format!("{} {}", seen.calls, seen.paths.len());
-                format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+                (Some("GET"), _) => {
+                    let body = std::mem::take(&mut *calls.lock().unwrap()).summary().to_string();
+                    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+                }
+                _ => "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_owned(),
             };
             if socket.write_all(text.as_bytes()).await.is_err() {
                 return;
             }
         }
     }
+}
+
+/// The head of the first request that has come whole, and where it ends.
+fn request(received: &[u8]) -> Option<(String, usize)> {
+    let end = received.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+    let head = String::from_utf8_lossy(&received[..end]).into_owned();
+    let length = head
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        .map_or(0, |(_, length)| length.trim().parse().unwrap());
+    (received.len() >= end + length).then_some((head, end + length))
 }

@@ -1,0 +1,94 @@
+//! Memory with a short and a long queue, with the largest bodies, and over time; and how long the worker takes to its first call.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::field::{COMMANDS, EVENTS, Field, Form};
+use crate::floor;
+use crate::process::{Contestant, stop, usage};
+
+/// A million commands then last for 15 minutes at concurrency 64.
+const LATENCY_MS: u64 = 60;
+const PATIENCE: Duration = Duration::from_mins(4);
+const STARTS: usize = 7;
+/// With the rest of a command, a little under 64 KiB.
+const LARGEST: usize = 65_000;
+
+/// Resident memory while so many wait, looked at for so long.
+async fn with_waiting(field: &Field, waiting: usize, looked_at: Duration) -> Value {
+    field.fill("acme", 0..waiting, Form::Contract { padding: 0 }).await;
+    let child = Contestant::worker().command(field, waiting, 64).spawn().unwrap();
+    let (began, mut seen) = (Instant::now(), Vec::new());
+    while began.elapsed() < looked_at {
+        sleep(Duration::from_millis(250)).await;
+        seen.push(usage(&child).unwrap().resident_mib);
+    }
+    let peak = usage(&child).unwrap().peak_mib;
+    stop(child);
+    empty(field).await;
+    let (early, late) = (seen[seen.len() / 5], seen[seen.len() - 1]);
+    json!({"waiting": waiting, "seconds": looked_at.as_secs(), "early_mib": early, "late_mib": late, "peak_mib": peak})
+}
+
+async fn with_largest_bodies(field: &Field, concurrency: usize) -> Value {
+    let commands = concurrency * 6;
+    field.fill("acme", 0..commands, Form::Contract { padding: LARGEST }).await;
+    let child = Contestant::worker().command(field, commands, concurrency).spawn().unwrap();
+    let began = Instant::now();
+    while field.depth(EVENTS).await < commands {
+        assert!(began.elapsed() < PATIENCE, "the largest bodies are not done");
+        sleep(Duration::from_millis(20)).await;
+    }
+    let peak = usage(&child).unwrap().peak_mib;
+    stop(child);
+    empty(field).await;
+    json!({"concurrency": concurrency, "peak_mib": peak})
+}
+
+async fn empty(field: &Field) {
+    for queue in [COMMANDS, EVENTS] {
+        field.purge(queue).await;
+        field.becomes(queue, 0).await;
+    }
+    field.calls().await;
+}
+
+/// Memory: `waiting` commands against a thousand; bodies of 64 KiB at two concurrencies; and `minutes` of work, where they are more than none.
+pub(crate) async fn memory(waiting: usize, minutes: u64) -> Value {
+    let field = Field::new(LATENCY_MS).await;
+    let short = with_waiting(&field, 1000, Duration::from_secs(20)).await;
+    let long = with_waiting(&field, waiting, Duration::from_secs(20)).await;
+    let bodies = [with_largest_bodies(&field, 64).await, with_largest_bodies(&field, 512).await];
+    let mut report = json!({"waiting": [short, long], "largest_bodies": bodies});
+    if minutes > 0 {
+        report["over_time"] = with_waiting(&field, waiting, Duration::from_mins(minutes)).await;
+    }
+    field.end().await;
+    report
+}
+
+/// Milliseconds from exec to the first call, beside what the broker takes to answer a program that does nothing else.
+pub(crate) async fn start() -> Value {
+    let field = Field::new(0).await;
+    let (mut worker, mut broker) = (Vec::new(), Vec::new());
+    for number in 0..STARTS {
+        field.fill("acme", number..number + 1, Form::Contract { padding: 0 }).await;
+        broker.push(floor::first_delivery_ms(&field.url).await);
+        field.becomes(COMMANDS, 1).await;
+        let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        let child = Contestant::worker().command(&field, 1, 64).spawn().unwrap();
+        field.becomes(EVENTS, 1).await;
+        stop(child);
+        worker.push((field.calls().await["first_at"].as_f64().unwrap() - began) * 1000.0);
+        empty(&field).await;
+    }
+    field.end().await;
+    let median = |all: &mut Vec<f64>| {
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    };
+    let (worker, broker) = (median(&mut worker), median(&mut broker));
+    json!({"exec_to_first_call_ms": worker, "broker_ms": broker, "beyond_ms": worker - broker})
+}
