@@ -14,10 +14,10 @@ use tallyfy_delete_worker::rabbitmq::connection;
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::service::{CoreSettings, Service, ServiceSettings, setup};
 use tallyfy_delete_worker::{core_dump, shutdown, telemetry};
+use tokio::runtime::{Builder, Runtime};
 use tracing::{error, info, warn};
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let (job, logging) = match config::read() {
         Ok(read) => read,
         Err(problems) => {
@@ -31,7 +31,24 @@ async fn main() -> ExitCode {
     if let Err(trouble) = core_dump::forbid() {
         warn!("core dumps cannot be forbidden, and one would hold the tokens: {trouble}");
     }
-    let done = match job {
+    runtime(&job).block_on(carry_out(job)).unwrap_or_else(|trouble| {
+        error!("{}", told(&trouble));
+        ExitCode::FAILURE
+    })
+}
+
+/// One thread for the worker: calls wait more than they work, and lapin has threads of its own. What writes to standard output gets
+/// others beside it: whoever reads slowly there (`dead show | less`) must not hold the broker's heartbeats up.
+fn runtime(job: &Job) -> Runtime {
+    let mut threads = match job {
+        Job::Run(_) => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    threads.enable_all().build().expect("a runtime, which needs but a thread and a few descriptors")
+}
+
+async fn carry_out(job: Job) -> anyhow::Result<ExitCode> {
+    match job {
         Job::Run(settings) => run(*settings).await,
         Job::Print(text) => {
             io::stdout().write_all(&text).map(|()| ExitCode::SUCCESS).context("standard output")
@@ -42,11 +59,7 @@ async fn main() -> ExitCode {
         Job::Setup(settings) => setup(&settings).await.map(|()| ExitCode::SUCCESS).map_err(Into::into),
         Job::Delete(core, org, tasks) => delete(*core, &org, tasks).await,
         Job::Dead(uri, tls, job) => dead(&uri, &tls, job).await,
-    };
-    done.unwrap_or_else(|trouble| {
-        error!("{}", told(&trouble));
-        ExitCode::FAILURE
-    })
+    }
 }
 
 /// With its causes, but each once: most errors name their cause themselves.

@@ -34,7 +34,8 @@ pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
     EnvFilter::builder().parse(format!("{directives}{quiet}"))
 }
 
-/// Starts logging; where it has been started already, that stays.
+/// Starts logging; where it has been started already, that stays. What libraries say through `log` stays out: what matters of it
+/// comes to us as errors.
 pub fn start(format: LogFormat, filter: EnvFilter) {
     let text = tracing_subscriber::fmt::layer().with_writer(stderr).with_target(false);
     let _ = match format {

@@ -11,6 +11,8 @@ use crate::messages::letter::Exported;
 use crate::messages::{Letter, Progress, Properties};
 
 const LONGEST_DETAIL: usize = 60;
+/// Whoever reads a letter takes no longer text from a header; and all headers of a message share one frame.
+const LONGEST_HEADER: usize = 1024;
 /// Columns whose texts stand to the right.
 const NUMBERS: [usize; 3] = [2, 3, 4];
 
@@ -134,6 +136,11 @@ pub(super) fn imported(line: &str) -> Result<Letter, String> {
     if longest.map(String::len).any(|bytes| bytes > 255) {
         return Err("message_id, correlation_id and content_type have at most 255 bytes".to_owned());
     }
+    let headers = [&line.history, &line.traceparent, &line.tracestate, &line.published_by, &line.fault];
+    let headers = headers.into_iter().flatten().chain([&line.reason, &line.detail]);
+    if headers.map(String::len).any(|bytes| bytes > LONGEST_HEADER) {
+        return Err(format!("what goes into a header has at most {LONGEST_HEADER} bytes"));
+    }
     let properties = Properties {
         message_id: line.message_id,
         correlation_id: line.correlation_id,
@@ -158,6 +165,15 @@ pub(super) fn imported(line: &str) -> Result<Letter, String> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_fits_no_header_is_refused_before_anything_is_imported() {
+        for (bytes, fits) in [(1024, true), (1025, false)] {
+            let letter = Letter { detail: "x".repeat(bytes), ..Letter::default() };
+            let line = serde_json::to_string(&exported(&letter)).unwrap();
+            assert_eq!(imported(&line).is_ok(), fits, "{bytes} bytes");
+        }
+    }
 
     proptest! {
         #[test]

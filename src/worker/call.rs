@@ -51,10 +51,9 @@ pub(super) struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    pub(super) fn end(&mut self, lesson: Lesson) {
-        if let Some(permit) = self.permit.take() {
-            self.engine.take_back(self.org, permit, lesson);
-        }
+    /// Whether the gate has closed with it.
+    pub(super) fn end(&mut self, lesson: Lesson) -> bool {
+        self.permit.take().is_some_and(|permit| self.engine.take_back(self.org, permit, lesson))
     }
 }
 

@@ -195,13 +195,14 @@ impl Engine {
 
     pub(super) fn learn(&self, mut pass: Pass<'_>, verdict: Verdict, answer: &Answer) {
         self.tell_breaker(pass.org, verdict, answer);
-        pass.end(match verdict {
+        let has_closed = pass.end(match verdict {
             Verdict::Throttled => Lesson::Held(Why::Throttled, floor(answer, Timestamp::now())),
             Verdict::Unauthorized => Lesson::Held(Why::Unauthorized, None),
             world if world.counts_toward_the_breaker() => Lesson::Nothing,
             _ => Lesson::Works,
         });
-        if verdict == Verdict::Unauthorized {
+        // Once for all the calls that were under way with the same token.
+        if verdict == Verdict::Unauthorized && has_closed {
             self.reload_credentials();
         }
     }
@@ -232,7 +233,8 @@ impl Engine {
         }
     }
 
-    pub(super) fn take_back(&self, org: &OrgId, permit: Permit, lesson: Lesson) {
+    /// Whether the gate has closed now.
+    pub(super) fn take_back(&self, org: &OrgId, permit: Permit, lesson: Lesson) -> bool {
         let closed = lock(&self.gates).ended(org, permit, lesson, Instant::now());
         if let Some(Closed { wait, why }) = closed {
             warn!(org_id = %org, wait_ms = millis(wait), reason = why.as_str(), "organisation held");
@@ -247,6 +249,7 @@ impl Engine {
                 self.metrics.set_held(why.as_str(), gates.closed(why));
             }
         }
+        closed.is_some()
     }
 }
 

@@ -1,18 +1,23 @@
 //! What the contestants work on: a vhost with the topology and a queue for all events, and a stub of the API in a process of its own.
 
+use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 use std::ops::Range;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use lapin::options::{BasicPublishOptions, QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions};
+use futures_util::StreamExt;
+use lapin::options::{
+    BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions,
+    QueuePurgeOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 use tallyfy_delete_worker::rabbitmq::connection::{connect, parse_amqp_url};
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::rabbitmq::topology::{self, Provision, Topology};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::process::own;
 use crate::rabbitmq::{broker, http};
@@ -138,6 +143,26 @@ impl Field {
             sleep(Duration::from_millis(20)).await;
         }
         assert_eq!(self.depth(queue).await, expected, "messages in {queue}");
+    }
+
+    /// Takes all events out, and holds them against the promise: as many as there were commands, each of a deletion, each once; and no
+    /// command in the dead letters.
+    pub(crate) async fn each_has_one_end(&self, commands: usize) {
+        self.becomes(EVENTS, commands).await;
+        let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
+        let events = self.channel.basic_consume(EVENTS.into(), "".into(), options, FieldTable::default());
+        let mut events = events.await.unwrap();
+        let mut ids = HashSet::new();
+        for _ in 0..commands {
+            let event = timeout(SETTLING, events.next()).await.unwrap().unwrap().unwrap();
+            assert_eq!(event.routing_key.as_str(), "task.deleted");
+            ids.insert(event.properties.message_id().clone());
+        }
+        assert_eq!(ids.len(), commands, "events with an id of their own");
+        self.channel.basic_cancel(events.tag(), BasicCancelOptions::default()).await.unwrap();
+        for queue in [COMMANDS, "task.delete.dead"] {
+            self.becomes(queue, 0).await;
+        }
     }
 
     /// Empties a queue.

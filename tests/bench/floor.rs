@@ -18,6 +18,7 @@ use tokio::time::sleep;
 const CHANNELS: usize = 64;
 const PREFETCH: u16 = 128;
 const EVENT_BYTES: usize = 450;
+const AT_REST: Duration = Duration::from_millis(300);
 
 /// Consumes commands, publishes a confirmed persistent event for each and acknowledges it; where a base URL is given it makes the call first.
 pub(crate) async fn amqp(url: &str, commands: usize, base_url: Option<&str>) {
@@ -50,7 +51,7 @@ pub(crate) async fn amqp(url: &str, commands: usize, base_url: Option<&str>) {
                 call(&client, &base_url, number).await;
             }
             let channel = idle.lock().await.pop().unwrap();
-            publish(&channel).await;
+            publish(&channel, number).await;
             idle.lock().await.push(channel);
             delivery.acker.ack(BasicAckOptions::default()).await.unwrap();
             if done.fetch_add(1, Ordering::SeqCst) + 1 == commands {
@@ -60,7 +61,7 @@ pub(crate) async fn amqp(url: &str, commands: usize, base_url: Option<&str>) {
     }
     all_done.notified().await;
     // RabbitMQ hands acknowledgements on to a quorum queue in the background, and forgets the last ones with the channel.
-    sleep(Duration::from_millis(300)).await;
+    sleep(AT_REST).await;
     let _ = consuming.close(200, "OK".into()).await;
 }
 
@@ -80,10 +81,10 @@ pub(crate) async fn first_delivery_ms(url: &str) -> f64 {
     took.as_secs_f64() * 1000.0
 }
 
-async fn publish(channel: &Channel) {
+async fn publish(channel: &Channel, number: usize) {
     let options = BasicPublishOptions { mandatory: true, ..Default::default() };
     let properties =
-        BasicProperties::default().with_delivery_mode(2).with_message_id("an id of an event".into());
+        BasicProperties::default().with_delivery_mode(2).with_message_id(format!("event {number}").into());
     let body = [b'x'; EVENT_BYTES];
     let confirm =
         channel.basic_publish("task.events".into(), "task.deleted".into(), options, &body, properties).await;
@@ -96,6 +97,8 @@ pub(crate) async fn http(base_url: &str, commands: usize, concurrency: usize) {
     stream::iter(0..commands)
         .for_each_concurrent(concurrency, |number| call(&client, base_url, number))
         .await;
+    // Until whoever measures has looked.
+    sleep(AT_REST).await;
 }
 
 fn client() -> Client {

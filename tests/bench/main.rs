@@ -120,6 +120,12 @@ impl Cli {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
+    if !matches!(
+        cli.part,
+        Some(Part::Stub { .. } | Part::FloorAmqp { .. } | Part::FloorBoth { .. } | Part::FloorHttp { .. })
+    ) {
+        process::build_the_worker();
+    }
     let (text, report) = match cli.part {
         Some(Part::Stub { latency_ms }) => {
             stub::serve(Duration::from_millis(latency_ms)).await;

@@ -58,6 +58,11 @@ impl Contestant {
         !matches!(self, Self::FloorAmqp)
     }
 
+    /// A peer in an interpreted language.
+    pub(crate) fn is_slow(&self) -> bool {
+        matches!(self, Self::Peer(_)) && !self.name().starts_with("Go")
+    }
+
     /// The floors end by themselves.
     pub(crate) fn is_floor(&self) -> bool {
         matches!(self, Self::FloorAmqp | Self::FloorHttp | Self::FloorBoth)
@@ -103,6 +108,22 @@ pub(crate) fn peers() -> Vec<Contestant> {
         fs::read_dir(directory).into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
     found.sort();
     found.into_iter().map(Contestant::Peer).collect()
+}
+
+/// Builds the worker as we were built, so that none from before is measured.
+pub(crate) fn build_the_worker() {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args([
+        "build",
+        "--locked",
+        "--quiet",
+        "--bin",
+        "tallyfy-delete-worker",
+    ]);
+    if !cfg!(debug_assertions) {
+        cargo.arg("--release");
+    }
+    assert!(cargo.status().unwrap().success(), "the worker cannot be built");
 }
 
 /// Built in the same profile: examples lie one directory deeper.

@@ -61,7 +61,7 @@ pub(crate) async fn measure(plan: &Plan) -> Value {
 /// One process under measurement, from its start until the last command is done. Of a peer its start is left out.
 async fn one(contestant: &Contestant, plan: &Plan, field: &Field) -> Figure {
     let is_peer = matches!(contestant, Contestant::Peer(_));
-    let commands = if is_peer { plan.commands / FEWER } else { plan.commands };
+    let commands = if contestant.is_slow() { plan.commands / FEWER } else { plan.commands };
     let before = if is_peer { start_up(contestant, plan, field).await } else { Usage::default() };
     if contestant.consumes() {
         field.fill("acme", 0..commands, contestant.form()).await;
@@ -121,10 +121,8 @@ async fn nothing_lost_or_repeated(contestant: &Contestant, commands: usize, fiel
         assert_eq!(seen, (&commands.into(), &commands.into()), "{}: calls, and paths", contestant.name());
     }
     if contestant.consumes() {
-        field.becomes(EVENTS, commands).await;
-        field.becomes(COMMANDS, 0).await;
+        field.each_has_one_end(commands).await;
     }
-    field.purge(EVENTS).await;
     calls["a_second"].as_f64()
 }
 

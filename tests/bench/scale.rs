@@ -7,7 +7,7 @@ use comfy_table::Table;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::field::{COMMANDS, EVENTS, Field, Form};
+use crate::field::{EVENTS, Field, Form};
 use crate::process::{Contestant, Usage, busy, stop, usage};
 use crate::rounds::number;
 
@@ -46,8 +46,7 @@ async fn work_off(field: &Field, workers: usize, commands: usize, concurrency: u
     children.into_iter().for_each(stop);
     let calls = field.calls().await;
     assert_eq!((&calls["calls"], &calls["paths"]), (&commands.into(), &commands.into()), "calls, and paths");
-    field.becomes(COMMANDS, 0).await;
-    field.purge(EVENTS).await;
+    field.each_has_one_end(commands).await;
     Done { a_second: calls["a_second"].as_f64().unwrap(), workers, cores_busy }
 }
 

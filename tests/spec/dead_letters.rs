@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use lapin::BasicProperties;
 use serde_json::{Value, json};
@@ -328,4 +329,25 @@ async fn what_the_broker_itself_moved_there_is_called_poison() {
     assert!(groups[0]["detail"].as_str().unwrap().contains("delivery_limit"), "{groups:?}");
     assert!(groups[0]["oldest"].is_string());
     broker().delete_vhost(&world.vhost).await;
+}
+
+/// `dead export | less`, say: a pipe holds 64 KiB, and RabbitMQ ends a connection that was silent for some heartbeats.
+#[tokio::test]
+async fn whoever_reads_slowly_does_not_silence_the_connection() {
+    const MORE_THAN_THE_BROKERS_PATIENCE: Duration = Duration::from_secs(6);
+    let world = World::start().await;
+    world.tester.leave_dead_letters_alone().await;
+    for id in ["m1", "m2", "m3"] {
+        world.publish(&[b'x'; 60_000], id).await;
+    }
+    has_letters(&world, 3).await;
+    let mut command = with_settings(&world, &["dead", "export"]);
+    command.env("AMQP_URL", format!("{}?heartbeat=1", broker().amqp_url(&world.vhost)));
+    let child = command.spawn().unwrap();
+    tokio::time::sleep(MORE_THAN_THE_BROKERS_PATIENCE).await;
+    let output = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap()).await.unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{log}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 3, "{log}");
+    has_letters(&world, 3).await;
 }
