@@ -1,7 +1,7 @@
 //! The loop: connect, consume, hand each delivery to a job of its own; rebuild when the broker is lost, drain at the end.
 //! What happens while nothing shall be consumed is in `pause`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -14,8 +14,10 @@ use tracing::{info, warn};
 
 use super::engine::Engine;
 use super::handle::handle;
+use super::session_log::SessionLog;
 use super::settle::Settler;
 use crate::health::Part;
+use crate::messages::names;
 use crate::rabbitmq::{BrokerError, BrokerSettings, Delivery, Session, consumer, topology};
 use crate::seams::{self, Seam};
 
@@ -43,8 +45,7 @@ pub struct Worker {
     pub(super) engine: Arc<Engine>,
     broker: BrokerSettings,
     jobs: TaskTracker,
-    /// The kind of trouble that the log has last told of.
-    trouble: Mutex<Option<&'static str>>,
+    log: SessionLog,
 }
 
 /// Why one way of taking commands in has ended.
@@ -61,7 +62,7 @@ pub(super) enum End {
 impl Worker {
     /// A worker that has not begun.
     pub fn new(engine: Arc<Engine>, broker: BrokerSettings) -> Self {
-        Self { engine, broker, jobs: TaskTracker::new(), trouble: Mutex::default() }
+        Self { engine, broker, jobs: TaskTracker::new(), log: SessionLog::new() }
     }
 
     /// Works until the engine drains; then finishes what is in flight within `grace`. A lost broker is rebuilt for ever.
@@ -71,7 +72,11 @@ impl Worker {
             let opening = Instant::now();
             let longest = match self.open_session().await {
                 Some(Ok(session)) => self.work(session, grace).await,
-                Some(Err(error)) => self.not_connected(error.kind(), &error.to_string()),
+                Some(Err(error)) => {
+                    let why = error.to_string();
+                    self.not_consuming(&why, self.log.not_connected(error.kind(), &why));
+                    LONGEST_RECONNECT
+                }
                 None => break,
             };
             self.engine.health.turn();
@@ -114,7 +119,7 @@ impl Worker {
             Err((longest, why)) => {
                 session.lost.cancel();
                 self.engine.metrics.reconnects.inc();
-                self.not_connected("lost", &why);
+                self.not_consuming(&why, self.log.lost(&why));
                 longest
             }
         };
@@ -225,20 +230,22 @@ impl Worker {
 
     fn connected(&self) {
         self.engine.metrics.consumer_attached.set(1);
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if self.engine.health.set(Part::Broker, None) {
-            info!(queue = crate::messages::names::WORK_QUEUE, prefetch = self.broker.prefetch, "consuming");
+        let (queue, prefetch) = (names::WORK_QUEUE, self.broker.prefetch);
+        let had_trouble = self.engine.health.set(Part::Broker, None);
+        if let Some(why) = self.log.consuming() {
+            warn!(queue, prefetch, "consuming again; the session before was lost: {why}");
+        } else if had_trouble {
+            info!(queue, prefetch, "consuming");
         }
     }
 
-    fn not_connected(&self, kind: &'static str, why: &str) -> Duration {
+    fn not_consuming(&self, why: &str, line: Option<String>) {
         self.engine.metrics.consumer_attached.set(0);
         self.engine.metrics.publisher_up.set(0);
         self.engine.health.set(Part::Broker, Some(format!("not consuming: {why}")));
-        if self.trouble.lock().unwrap_or_else(PoisonError::into_inner).replace(kind) != Some(kind) {
-            warn!("not consuming, trying again until it works: {why}");
+        if let Some(line) = line {
+            warn!("not consuming, trying again until it works: {line}");
         }
-        LONGEST_RECONNECT
     }
 
     fn watch_depths(&self, session: &Arc<Session>) -> JoinHandle<()> {

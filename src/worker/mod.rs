@@ -6,6 +6,7 @@ pub mod engine;
 pub mod handle;
 mod in_process_delays;
 mod pause;
+mod session_log;
 pub mod settle;
 
 pub use consume::Worker;

@@ -338,7 +338,7 @@ async fn whoever_reads_slowly_does_not_silence_the_connection() {
     let world = World::start().await;
     world.tester.leave_dead_letters_alone().await;
     for id in ["m1", "m2", "m3"] {
-        world.publish(&[b'x'; 60_000], id).await;
+        world.publish(&vec![b'x'; 60_000], id).await;
     }
     has_letters(&world, 3).await;
     let mut command = with_settings(&world, &["dead", "export"]);
