@@ -25,7 +25,7 @@ campaign: ## strike workers, broker, network and API for two minutes, and balanc
 bench: ## CPU time for each command, beside the floor and other ways to do the job
 	@$(PATH_WITH_CARGO) tests/setup
 	@$(PATH_WITH_CARGO) benches/peers/setup
-	$(PATH_WITH_CARGO) cargo run --release --locked --example bench -- --json target/bench.json --picture docs/performance.svg $(BENCH)
+	$(PATH_WITH_CARGO) cargo run --release --locked --example bench -- --json target/bench.json --picture target/bench.svg $(BENCH)
 
 lint: ## format, clippy, docs, licences, advisories
 	$(PATH_WITH_CARGO) cargo fmt --check
