@@ -121,7 +121,7 @@ async fn confirms(publisher: &Publisher) -> Fact {
     let nowhere = Publication {
         exchange: names::RETRY_EXCHANGE,
         routing_key: nobody(),
-        body: Vec::new(),
+        body: Vec::new().into(),
         message_id: None,
         correlation_id: None,
         content_type: None,

@@ -63,7 +63,7 @@ impl Desk {
         Ok(Self { reading, publisher })
     }
 
-    pub(super) async fn publish(&self, publication: &Publication) -> Result<(), DeadLettersError> {
+    pub(super) async fn publish(&self, publication: &Publication<'_>) -> Result<(), DeadLettersError> {
         let to = match publication.exchange {
             "" => publication.routing_key.clone(),
             exchange => exchange.to_owned(),

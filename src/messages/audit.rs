@@ -66,7 +66,7 @@ pub fn schema() -> Schema {
 
 impl Audit {
     /// The event. `began` makes its id.
-    pub fn event(&self, began: Timestamp, now: Timestamp) -> Publication {
+    pub fn event(&self, began: Timestamp, now: Timestamp) -> Publication<'static> {
         let name = match self.phase {
             Phase::Begun => format!("{}/{}/{began}/begun", self.kind, self.by),
             Phase::Ended => format!("{}/{}/{began}", self.kind, self.by),
@@ -86,7 +86,7 @@ impl Audit {
         Publication {
             exchange: names::EVENTS_EXCHANGE,
             routing_key: self.kind.to_owned(),
-            body,
+            body: body.into(),
             message_id: Some(id),
             correlation_id: None,
             content_type: Some(names::EVENT_CONTENT_TYPE.to_owned()),

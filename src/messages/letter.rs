@@ -108,7 +108,7 @@ impl Letter {
     ///
     /// It goes through the default exchange, like what comes back from a wait: other subscribers of `task.commands` see
     /// a command once.
-    pub fn replay(&self, by: &str, now: Timestamp) -> Publication {
+    pub fn replay(&self, by: &str, now: Timestamp) -> Publication<'_> {
         let history = self.history_with(&format!("replayed {now:.0} by {by}"));
         let headers = [
             (names::X_AMBIGUOUS, Some(HeaderValue::Flag(true)).filter(|_| self.progress.ambiguous)),
@@ -119,7 +119,7 @@ impl Letter {
     }
 
     /// The letter once more, for the dead letters: straight to their queue, so that a confirm says it is there and not elsewhere.
-    pub fn again(&self) -> Publication {
+    pub fn again(&self) -> Publication<'_> {
         let time = |time: Option<Timestamp>| time.map(|time| HeaderValue::Text(format!("{time:.3}")));
         let text = |text: &str| Some(HeaderValue::Text(text.to_owned()));
         let progress = &self.progress;
@@ -143,7 +143,7 @@ impl Letter {
         exchange: &'static str,
         key: &str,
         mut headers: Vec<(&'static str, HeaderValue)>,
-    ) -> Publication {
+    ) -> Publication<'_> {
         let properties = &self.properties;
         for (name, text) in
             [(names::TRACEPARENT, &properties.traceparent), (names::TRACESTATE, &properties.tracestate)]
@@ -153,7 +153,7 @@ impl Letter {
         Publication {
             exchange,
             routing_key: key.to_owned(),
-            body: self.body.clone(),
+            body: (&self.body).into(),
             message_id: properties.message_id.clone(),
             correlation_id: properties.correlation_id.clone(),
             content_type: properties.content_type.clone(),

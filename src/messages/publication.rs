@@ -1,18 +1,20 @@
 //! What is to be published: a message with its address, as data.
 
+use std::borrow::Cow;
+
 use super::names;
 use super::{Incoming, Progress, Properties};
 use jiff::Timestamp;
 
 /// A message to publish: persistent, mandatory and confirmed, always.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Publication {
+pub struct Publication<'a> {
     /// Exchange to publish to.
     pub exchange: &'static str,
     /// Routing key.
     pub routing_key: String,
-    /// Body, byte for byte.
-    pub body: Vec<u8>,
+    /// Body, byte for byte. Of a copy it is lent by the command: all that are in hand may wait for their publish at once.
+    pub body: Cow<'a, [u8]>,
     /// Property of that name.
     pub message_id: Option<String>,
     /// Property of that name.
@@ -34,10 +36,10 @@ pub enum HeaderValue {
     Flag(bool),
 }
 
-impl Publication {
+impl<'a> Publication<'a> {
     /// A copy of the command for one of the wait queues.
     pub fn waiting_copy(
-        incoming: &Incoming,
+        incoming: &'a Incoming,
         queue: String,
         progress: &Progress,
         first_seen: Timestamp,
@@ -50,7 +52,7 @@ impl Publication {
 
     /// The dead letter of the command.
     pub fn dead_letter(
-        incoming: &Incoming,
+        incoming: &'a Incoming,
         progress: &Progress,
         first_seen: Timestamp,
         (reason, detail): (&str, &str),
@@ -78,7 +80,7 @@ impl Publication {
         Self {
             exchange: names::EVENTS_EXCHANGE,
             routing_key: routing_key.to_owned(),
-            body,
+            body: body.into(),
             message_id,
             correlation_id: properties.correlation_id.clone(),
             content_type,
@@ -87,7 +89,7 @@ impl Publication {
     }
 
     fn copy(
-        incoming: &Incoming,
+        incoming: &'a Incoming,
         exchange: &'static str,
         routing_key: String,
         mut headers: Vec<(&'static str, HeaderValue)>,
@@ -97,7 +99,7 @@ impl Publication {
         Self {
             exchange,
             routing_key,
-            body: incoming.body.clone(),
+            body: Cow::Borrowed(&incoming.body),
             message_id: properties.message_id.clone(),
             correlation_id: properties.correlation_id.clone(),
             content_type: properties.content_type.clone(),
@@ -174,15 +176,16 @@ mod tests {
         Text(text.to_owned())
     }
 
-    fn is_the_command_as_it_came(copy: &Publication) {
-        assert_eq!(copy.body, b"as it came");
+    fn is_the_command_as_it_came(copy: &Publication<'_>) {
+        assert_eq!(&*copy.body, b"as it came");
         let carried = [&copy.message_id, &copy.correlation_id, &copy.content_type].map(Option::as_deref);
         assert_eq!(carried, [Some("m1"), Some("c1"), Some("application/json")]);
     }
 
     #[test]
     fn a_waiting_copy_says_how_far_the_command_has_come_and_nothing_else() {
-        let copy = Publication::waiting_copy(&incoming(), "q".into(), &progress(), moment());
+        let incoming = incoming();
+        let copy = Publication::waiting_copy(&incoming, "q".into(), &progress(), moment());
         assert_eq!((copy.exchange, copy.routing_key.as_str()), ("task.retry", "q"));
         is_the_command_as_it_came(&copy);
         let expected = [
@@ -202,7 +205,8 @@ mod tests {
     #[test]
     fn a_dead_letter_says_why_and_no_longer_when_to_try_again() {
         let why = ("rejected", "HTTP 422");
-        let dead = Publication::dead_letter(&incoming(), &progress(), moment(), why, moment());
+        let incoming = incoming();
+        let dead = Publication::dead_letter(&incoming, &progress(), moment(), why, moment());
         assert_eq!((dead.exchange, dead.routing_key.as_str()), ("task.dlx", "task.delete"));
         is_the_command_as_it_came(&dead);
         let names: Vec<_> = dead.headers.iter().map(|(name, _)| *name).collect();
@@ -220,7 +224,7 @@ mod tests {
     fn an_event_has_its_own_id_body_and_type_and_the_commands_trace() {
         let event = Publication::event(&incoming(), "task.deleted", "e1".into(), b"{}".to_vec());
         assert_eq!((event.exchange, event.routing_key.as_str()), ("task.events", "task.deleted"));
-        assert_eq!((event.message_id.as_deref(), event.body.as_slice()), (Some("e1"), &b"{}"[..]));
+        assert_eq!((event.message_id.as_deref(), &*event.body), (Some("e1"), &b"{}"[..]));
         assert_eq!(event.content_type.as_deref(), Some("application/cloudevents+json"));
         assert_eq!(event.correlation_id.as_deref(), Some("c1"));
         assert_eq!(event.headers, [("traceparent", text("00-1-2-01")), ("tracestate", text("a=b"))]);

@@ -24,7 +24,7 @@ pub enum Settlement {
 
 impl Settlement {
     /// What must be published and confirmed, in this order, before the delivery is acknowledged.
-    pub fn publications(&self, incoming: &Incoming, now: Timestamp) -> Vec<Publication> {
+    pub fn publications<'a>(&self, incoming: &'a Incoming, now: Timestamp) -> Vec<Publication<'a>> {
         let first_seen = first_seen(incoming, now);
         match self {
             Self::Finish(outcome) => vec![event(outcome, incoming, now)],
@@ -54,7 +54,7 @@ impl Settlement {
     }
 }
 
-fn event(outcome: &Outcome, incoming: &Incoming, now: Timestamp) -> Publication {
+fn event<'a>(outcome: &Outcome, incoming: &'a Incoming, now: Timestamp) -> Publication<'a> {
     let id = outcome.event_id();
     let body = outcome.event_body(&id, now);
     Publication::event(incoming, outcome.outcome.event_type(), id, body)
@@ -66,9 +66,12 @@ mod tests {
     use crate::messages::event::{Failure, samples};
     use crate::messages::{EndKind, FailureReason};
     use crate::policy::retry_schedule::Ladder;
+    use std::sync::LazyLock;
     use std::time::Duration;
 
     const NOW: &str = "2026-11-23T10:00:00Z";
+    static COMMAND: LazyLock<Incoming> =
+        LazyLock::new(|| Incoming { body: b"as it came".to_vec(), ..Incoming::default() });
 
     fn dead() -> Settlement {
         let failure = Some(Failure { reason: FailureReason::Rejected, detail: "HTTP 422".into() });
@@ -82,9 +85,8 @@ mod tests {
         [Settlement::RetryLater(rung, progress.clone()), Settlement::Postpone(rung, progress)]
     }
 
-    fn published(settlement: &Settlement) -> Vec<Publication> {
-        let incoming = Incoming { body: b"as it came".to_vec(), ..Incoming::default() };
-        settlement.publications(&incoming, NOW.parse().unwrap())
+    fn published(settlement: &Settlement) -> Vec<Publication<'static>> {
+        settlement.publications(&COMMAND, NOW.parse().unwrap())
     }
 
     fn addresses(settlement: &Settlement) -> Vec<String> {
@@ -99,7 +101,7 @@ mod tests {
         assert_eq!(addresses(&dead()), ["task.dlx task.delete", "task.events task.delete_failed"]);
         for wait in waits() {
             assert_eq!(addresses(&wait), ["task.retry task.delete.wait.5s"]);
-            assert_eq!(published(&wait)[0].body, b"as it came");
+            assert_eq!(&*published(&wait)[0].body, b"as it came");
         }
         assert_eq!(published(&Settlement::Return), []);
     }

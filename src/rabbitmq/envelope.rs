@@ -79,7 +79,7 @@ fn as_number(value: &AMQPValue) -> Option<i64> {
 }
 
 /// The properties and headers of a message to publish: persistent, and nothing but what the publication says.
-pub fn write(publication: &Publication) -> BasicProperties {
+pub fn write(publication: &Publication<'_>) -> BasicProperties {
     let mut headers = FieldTable::default();
     for (name, value) in &publication.headers {
         headers.insert((*name).into(), amqp_value(value));

@@ -104,7 +104,7 @@ mod tests {
             fault: None,
         };
         let copy = letter.again();
-        assert_eq!(read(&envelope::write(&copy), copy.body), letter);
+        assert_eq!(read(&envelope::write(&copy), copy.body.to_vec()), letter);
     }
 
     #[test]

@@ -94,14 +94,17 @@ impl Publisher {
     ///
     /// # Errors
     /// [`PublishError`]: then the message must not count as published.
-    pub async fn publish(&self, publication: &Publication) -> Result<(), PublishError> {
+    pub async fn publish(&self, publication: &Publication<'_>) -> Result<(), PublishError> {
         timeout(PUBLISH_TIMEOUT, self.publish_on_a_channel_of_its_own(publication))
             .await
             .unwrap_or(Err(PublishError::TimedOut))
     }
 
     // Dropped in the middle (by the time limit), the channel is dropped too and never lent again.
-    async fn publish_on_a_channel_of_its_own(&self, publication: &Publication) -> Result<(), PublishError> {
+    async fn publish_on_a_channel_of_its_own(
+        &self,
+        publication: &Publication<'_>,
+    ) -> Result<(), PublishError> {
         let _place = self.places.acquire().await;
         let idle = self.lock_idle().pop();
         let channel = match idle {
@@ -137,7 +140,7 @@ impl Publisher {
     }
 }
 
-async fn publish(channel: &Channel, publication: &Publication) -> lapin::Result<lapin::PublisherConfirm> {
+async fn publish(channel: &Channel, publication: &Publication<'_>) -> lapin::Result<lapin::PublisherConfirm> {
     let options = BasicPublishOptions { mandatory: true, immediate: false };
     let (exchange, key) = (publication.exchange.into(), publication.routing_key.as_str().into());
     channel.basic_publish(exchange, key, options, &publication.body, envelope::write(publication)).await

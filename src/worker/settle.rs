@@ -85,7 +85,7 @@ impl Settler {
     ///
     /// The limit may be lowered while a command lies in its queue (`RabbitMQ` 4 takes an eighth of what 3 took). The copy with our
     /// headers is then refused, each time, but the broker's own dead-lettering moves the original, at least once, as it is.
-    async fn publish_until_confirmed(&self, publication: &Publication) -> Published {
+    async fn publish_until_confirmed(&self, publication: &Publication<'_>) -> Published {
         let mut trouble = None;
         let mut pause = FIRST_PAUSE;
         while self.may_publish().await {
@@ -132,7 +132,7 @@ impl Settler {
 struct Trouble<'a>(&'a Settler);
 
 impl<'a> Trouble<'a> {
-    fn begin(settler: &'a Settler, publication: &Publication, error: &PublishError) -> Self {
+    fn begin(settler: &'a Settler, publication: &Publication<'_>, error: &PublishError) -> Self {
         if settler.stuck.fetch_add(1, Ordering::SeqCst) == 0 && !settler.session.lost.is_cancelled() {
             let what = format!("cannot publish to {}: {error}", publication.exchange);
             error!("{what}; nothing is acknowledged until this succeeds");

@@ -72,11 +72,11 @@ fn only_check_the_topology(settings: &mut ServiceSettings) {
     settings.broker.topology.provision = Provision::Check;
 }
 
-fn to(key: &str) -> Publication {
+fn to(key: &str) -> Publication<'_> {
     Publication {
         exchange: "amq.direct",
         routing_key: key.to_owned(),
-        body: key.into(),
+        body: key.as_bytes().into(),
         message_id: None,
         correlation_id: None,
         content_type: None,
