@@ -112,7 +112,8 @@ fn the_backoff_crate_is_confined_to_one_file_and_one_place_acknowledges() {
     };
     assert_eq!(using("backoff::"), ["src/worker/in_process_delays.rs"]);
     assert_eq!(using(".acknowledge()"), ["src/worker/settle.rs"]);
-    assert_eq!(using(".ack("), ["src/rabbitmq/consumer.rs", "src/rabbitmq/letters.rs"]);
+    assert_eq!(using("basic_ack("), ["src/rabbitmq/consumer.rs"]);
+    assert_eq!(using(".ack("), ["src/rabbitmq/letters.rs"]);
     assert_eq!(using("enable_auto_recover"), Vec::<String>::new());
     assert_eq!(using("wait_for_confirms"), Vec::<String>::new());
 }

@@ -4,6 +4,7 @@
 //! included. lapin's own recovery stays off: when its retries end, the consumer hangs silently. Whoever uses a
 //! [`Session`] drops it whole when `lost` fires and makes a new one.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -206,12 +207,12 @@ impl Session {
         }
     }
 
-    /// A channel of the consuming connection.
+    /// A channel of the consuming connection; closed when the last handle is dropped.
     ///
     /// # Errors
     /// [`BrokerError::Consume`].
-    pub async fn consuming_channel(&self) -> Result<Channel, BrokerError> {
-        self.consuming.create_channel().await.map_err(|source| BrokerError::Consume { source })
+    pub async fn consuming_channel(&self) -> Result<Arc<Channel>, BrokerError> {
+        self.consuming.create_channel().await.map(Arc::new).map_err(|source| BrokerError::Consume { source })
     }
 
     /// The publisher.

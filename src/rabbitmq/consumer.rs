@@ -1,9 +1,11 @@
 //! Deliveries: from the broker library's types to plain data, and the one way to settle each.
 
-use lapin::Acker;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions,
-    BasicRejectOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions,
+    BasicQosOptions, BasicRejectOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
@@ -13,13 +15,14 @@ use super::envelope;
 use super::message_header::X_UNREADABLE;
 use crate::messages::{Incoming, Properties, names};
 
-/// One message in our hands. It is not `Clone` and both ways out consume it, so it is settled at most once, and through
-/// its own acker, so on the channel it came from.
+/// One message in our hands. It is not `Clone` and both ways out consume it, so it is settled at most once, and only this
+/// file makes one, so on the channel it came from. (lapin's own `Acker` would start a job of the runtime for each.)
 #[derive(Debug)]
 pub struct Delivery {
     incoming: Incoming,
     returns: u32,
-    acker: Acker,
+    channel: Arc<Channel>,
+    tag: u64,
 }
 
 impl Delivery {
@@ -41,55 +44,78 @@ impl Delivery {
     /// Tells the broker to forget it; `false` where the broker could not be told.
     #[must_use]
     pub async fn acknowledge(self) -> bool {
-        matches!(self.acker.ack(BasicAckOptions::default()).await, Ok(true))
+        self.channel.basic_ack(self.tag, BasicAckOptions::default()).await.is_ok()
     }
 
     /// Has the broker move it to the dead letters as it is; `false` where the broker could not be told.
     #[must_use]
     pub async fn leave_to_the_dead_letters(self) -> bool {
-        matches!(self.acker.reject(BasicRejectOptions { requeue: false }).await, Ok(true))
+        self.channel.basic_reject(self.tag, BasicRejectOptions { requeue: false }).await.is_ok()
     }
 
     /// Puts it back into the queue; `false` where the broker could not be told (it then does so by itself).
     pub async fn give_back(self) -> bool {
         let options = BasicNackOptions { requeue: true, multiple: false };
-        matches!(self.acker.nack(options).await, Ok(true))
+        self.channel.basic_nack(self.tag, options).await.is_ok()
     }
-}
 
-impl From<lapin::message::Delivery> for Delivery {
-    fn from(delivery: lapin::message::Delivery) -> Self {
+    fn new(delivery: lapin::message::Delivery, channel: &Arc<Channel>) -> Self {
         let (properties, progress) = envelope::read(&delivery.properties);
         let fault = envelope::text(&delivery.properties, X_UNREADABLE);
         let (body, redelivered) = (delivery.data, delivery.redelivered);
         let incoming = Incoming { body, properties, progress, fault, redelivered };
         // On a first delivery the header can only be the producer's.
         let returns = if delivery.redelivered { envelope::returns(&delivery.properties) } else { 0 };
-        Self { incoming, returns, acker: delivery.acker }
+        Self { incoming, returns, channel: Arc::clone(channel), tag: delivery.delivery_tag }
     }
+}
+
+/// What the broker delivers to one consumer.
+pub struct Deliveries {
+    consumer: Consumer,
+    channel: Arc<Channel>,
+}
+
+impl Deliveries {
+    /// The next one; `None` when the consumer has ended.
+    ///
+    /// # Errors
+    /// The channel is gone.
+    pub async fn next(&mut self) -> Option<lapin::Result<Delivery>> {
+        let delivery = self.consumer.next().await?;
+        Some(delivery.map(|delivery| Delivery::new(delivery, &self.channel)))
+    }
+
+    /// Asks the broker to deliver no more. What it has sent before still comes.
+    ///
+    /// # Errors
+    /// The channel is gone.
+    pub async fn cancel(&self) -> lapin::Result<()> {
+        self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default()).await
+    }
+}
+
+fn failed(source: lapin::Error) -> BrokerError {
+    BrokerError::Consume { source }
 }
 
 /// Starts consuming; at most `prefetch` deliveries are unsettled at a time.
 ///
 /// # Errors
 /// [`BrokerError::Consume`].
-pub async fn consume(channel: &Channel, prefetch: u16) -> Result<Consumer, BrokerError> {
-    let failed = |source| BrokerError::Consume { source };
+pub async fn consume(channel: &Arc<Channel>, prefetch: u16) -> Result<Deliveries, BrokerError> {
     // Before consuming: lapin's own buffer has no bound but this one.
     channel.basic_qos(prefetch, BasicQosOptions { global: false }).await.map_err(failed)?;
     let options = BasicConsumeOptions::default();
-    channel
-        .basic_consume(names::WORK_QUEUE.into(), "".into(), options, FieldTable::default())
-        .await
-        .map_err(failed)
+    let consumer = channel.basic_consume(names::WORK_QUEUE.into(), "".into(), options, FieldTable::default());
+    Ok(Deliveries { consumer: consumer.await.map_err(failed)?, channel: Arc::clone(channel) })
 }
 
 /// Fetches one message, if there is one.
 ///
 /// # Errors
 /// [`BrokerError::Consume`].
-pub async fn get_one(channel: &Channel) -> Result<Option<Delivery>, BrokerError> {
+pub async fn get_one(channel: &Arc<Channel>) -> Result<Option<Delivery>, BrokerError> {
     let got = channel.basic_get(names::WORK_QUEUE.into(), BasicGetOptions::default()).await;
-    let message = got.map_err(|source| BrokerError::Consume { source })?;
-    Ok(message.map(|message| message.delivery.into()))
+    Ok(got.map_err(failed)?.map(|message| Delivery::new(message.delivery, channel)))
 }

@@ -12,5 +12,5 @@ pub mod topology;
 mod wire_guard;
 
 pub use connection::{BrokerError, BrokerSettings, Session};
-pub use consumer::Delivery;
+pub use consumer::{Deliveries, Delivery};
 pub use publisher::{PublishError, Publisher};

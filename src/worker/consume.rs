@@ -4,9 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
 use lapin::Channel;
-use lapin::options::BasicCancelOptions;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::task::TaskTracker;
@@ -18,7 +16,7 @@ use super::session_log::SessionLog;
 use super::settle::Settler;
 use crate::health::Part;
 use crate::messages::names;
-use crate::rabbitmq::{BrokerError, BrokerSettings, Delivery, Session, consumer, topology};
+use crate::rabbitmq::{BrokerError, BrokerSettings, Deliveries, Delivery, Session, consumer, topology};
 use crate::seams::{self, Seam};
 
 pub(super) const TURN: Duration = Duration::from_secs(1);
@@ -131,7 +129,7 @@ impl Worker {
     async fn take_in(
         &self,
         session: &Session,
-        channel: &Channel,
+        channel: &Arc<Channel>,
         settler: &Arc<Settler>,
     ) -> Result<(), (Duration, String)> {
         let (mut prefetch, mut longest) = (1, LONGEST_RECONNECT);
@@ -144,7 +142,7 @@ impl Worker {
                 match consumer::consume(channel, prefetch).await {
                     Ok(deliveries) => {
                         longest = LONGEST_AFTER_CONSUMING;
-                        self.consume(session, channel, settler, deliveries, prefetch).await
+                        self.consume(session, settler, deliveries, prefetch).await
                     }
                     Err(error) => End::Lost(error.to_string()),
                 }
@@ -162,9 +160,8 @@ impl Worker {
     async fn consume(
         &self,
         session: &Session,
-        channel: &Channel,
         settler: &Arc<Settler>,
-        mut deliveries: lapin::Consumer,
+        mut deliveries: Deliveries,
         prefetch: u16,
     ) -> End {
         self.connected();
@@ -185,7 +182,6 @@ impl Worker {
                 _ = turns.tick() => self.engine.health.turn(),
                 delivery = deliveries.next() => match delivery {
                     Some(Ok(delivery)) => {
-                        let delivery = Delivery::from(delivery);
                         let is_well = delivery.returns() < MANY_RETURNS;
                         drop(self.begin(delivery, settler));
                         if one_by_one && is_well {
@@ -197,7 +193,7 @@ impl Worker {
                 },
             }
         };
-        if let Err(error) = channel.basic_cancel(deliveries.tag(), BasicCancelOptions::default()).await {
+        if let Err(error) = deliveries.cancel().await {
             return End::Lost(error.to_string());
         }
         self.empty(deliveries, settler).await;
@@ -206,9 +202,9 @@ impl Worker {
 
     /// What the broker had sent before it was told to stop: `handle` puts each where it belongs (in a drain back, and while
     /// the breaker is open into a wait queue, both without a call).
-    async fn empty(&self, mut deliveries: lapin::Consumer, settler: &Arc<Settler>) {
+    async fn empty(&self, mut deliveries: Deliveries, settler: &Arc<Settler>) {
         while let Some(Ok(delivery)) = deliveries.next().await {
-            drop(self.begin(delivery.into(), settler));
+            drop(self.begin(delivery, settler));
         }
     }
 

@@ -20,7 +20,12 @@ impl Worker {
     /// # Nothing cycles through the queues while nothing can be done
     ///
     /// No consumer is attached. What was in hand when the pause began waits in a wait queue and then in the work queue.
-    pub(super) async fn probe(&self, session: &Session, channel: &Channel, settler: &Arc<Settler>) -> End {
+    pub(super) async fn probe(
+        &self,
+        session: &Session,
+        channel: &Arc<Channel>,
+        settler: &Arc<Settler>,
+    ) -> End {
         if self.engine.next_probe().is_none()
             && self.engine.health.set(Part::Organisations, Some(EVERY_ORG_HELD.to_owned()))
         {
@@ -36,7 +41,7 @@ impl Worker {
     async fn probe_until_the_pause_ends(
         &self,
         session: &Session,
-        channel: &Channel,
+        channel: &Arc<Channel>,
         settler: &Arc<Settler>,
     ) -> End {
         while let Some(due) = self.engine.paused_until() {
