@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, interval, sleep};
 use url::Url;
 
-use crate::field::{EVENTS, Field, Form};
+use crate::field::{Field, Form};
 use crate::process::{Contestant, stop};
 use crate::rabbitmq::broker;
 use crate::stub::{Calls, answer_all};
@@ -28,7 +28,7 @@ pub(crate) async fn measure() -> Value {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut field = Field::new(0).await;
     field.stub = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(answer_all(listener, LATENCY, Arc::clone(&calls)));
+    tokio::spawn(answer_all(listener, LATENCY, 204, Arc::clone(&calls)));
     let passed = Arc::new(Mutex::new(Passed::default()));
     let direct = field.url.clone();
     let (host, port) = broker().host_port();
@@ -47,21 +47,22 @@ pub(crate) async fn measure() -> Value {
 
 async fn warm_up(field: &Field) {
     for number in 0..500 {
-        field.publish("warm", number, Form::Contract { padding: 0 }).await;
+        field.publish("warm", number, Form::Contract { bytes: 0 }).await;
     }
-    field.becomes(EVENTS, 500).await;
-    field.purge(EVENTS).await;
+    field.each_has_one_end(500).await;
 }
 
 async fn half_load(field: &Field, passed: &Mutex<Passed>, calls: &Mutex<Calls>) -> Value {
     let mut ticks = interval(Duration::from_secs(1) / A_SECOND);
     for number in 0..COMMANDS {
         ticks.tick().await;
-        field.publish("acme", number, Form::Contract { padding: 0 }).await;
+        field.publish("acme", number, Form::Contract { bytes: 0 }).await;
     }
-    field.becomes(EVENTS, COMMANDS).await;
+    field.each_has_one_end(COMMANDS).await;
+    // The last acknowledgements follow their events.
     sleep(Duration::from_millis(200)).await;
     let (passed, calls) = (passed.lock().unwrap(), calls.lock().unwrap());
+    assert_eq!(calls.number, calls.by_path.len(), "calls, and paths");
     let paths = || calls.by_path.iter().filter(|(path, _)| path.contains("/acme/"));
     let to_call = paths().map(|(path, call)| since(passed.delivered[path], call.came));
     let to_ack = paths().map(|(path, call)| since(call.answered, passed.acknowledged[path]));
@@ -70,12 +71,11 @@ async fn half_load(field: &Field, passed: &Mutex<Passed>, calls: &Mutex<Calls>) 
 
 /// The queue is one line for all: a command waits for those before it, whoever gave them.
 async fn behind_a_backlog(field: &Field, calls: &Mutex<Calls>) -> Value {
-    field.purge(EVENTS).await;
     for number in 0..BACKLOG {
-        field.publish("many", number, Form::Contract { padding: 0 }).await;
+        field.publish("many", number, Form::Contract { bytes: 0 }).await;
     }
     let (given, path) = (SystemTime::now(), "/organizations/few/tasks/t0/delete");
-    field.publish("few", 0, Form::Contract { padding: 0 }).await;
+    field.publish("few", 0, Form::Contract { bytes: 0 }).await;
     let began = Instant::now();
     let came = loop {
         if let Some(call) = calls.lock().unwrap().by_path.get(path) {
@@ -84,6 +84,7 @@ async fn behind_a_backlog(field: &Field, calls: &Mutex<Calls>) -> Value {
         assert!(began.elapsed() < Duration::from_mins(1), "the one command is not called for");
         sleep(Duration::from_millis(5)).await;
     };
+    field.each_has_one_end(BACKLOG + 1).await;
     json!({"backlog": BACKLOG, "waited_ms": since(given, came)})
 }
 

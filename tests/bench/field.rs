@@ -38,25 +38,28 @@ pub(crate) struct Field {
 /// How a command is written down.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Form {
-    /// As the contract says, with so many bytes of text in a member that nobody reads.
-    Contract { padding: usize },
+    /// As the contract says, made up to so many bytes with a member that nobody reads.
+    Contract { bytes: usize },
     /// As Celery takes it: <https://docs.celeryq.dev/en/stable/internals/protocol.html>, version 2.
     Celery,
 }
 
 impl Field {
     pub(crate) async fn new(latency_ms: u64) -> Self {
+        Self::answering(204, latency_ms).await
+    }
+
+    pub(crate) async fn answering(status: u16, latency_ms: u64) -> Self {
         let vhost = broker().new_vhost().await;
-        let mut stub_process =
-            own(&["stub", &latency_ms.to_string()]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut stub_process = own(&["stub", &latency_ms.to_string(), &status.to_string()])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut stub = String::new();
         BufReader::new(stub_process.stdout.take().unwrap()).read_line(&mut stub).unwrap();
         let url = broker().amqp_url(&vhost);
         let declaring = connect(&parse_amqp_url(&url).unwrap(), &TlsFiles::default(), "bench").await.unwrap();
-        let wait_queues =
-            [("5s", 5000), ("30s", 30_000), ("2m", 120_000), ("10m", 600_000), ("1h", 3_600_000)]
-                .map(|(name, ms)| (format!("task.delete.wait.{name}"), ms));
-        let topology = Topology { provision: Provision::Declare, wait_queues: wait_queues.to_vec() };
+        let topology = Topology { provision: Provision::Declare, wait_queues: wait_queues() };
         topology::ensure(&declaring, &topology).await.unwrap();
         let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
@@ -94,10 +97,11 @@ impl Field {
             .with_content_type("application/json".into())
             .with_message_id(id.as_str().into());
         let (body, properties) = match form {
-            Form::Contract { padding } => {
+            Form::Contract { bytes } => {
                 let mut body = json!({"org_id": org, "task_id": task, "requested_by": "bench", "reason": "erasure request 4711"});
-                if padding > 0 {
-                    body["note"] = "x".repeat(padding).into();
+                if bytes > 0 {
+                    body["note"] = "".into();
+                    body["note"] = "x".repeat(bytes - body.to_string().len()).into();
                 }
                 (body, properties)
             }
@@ -165,6 +169,35 @@ impl Field {
         }
     }
 
+    /// Holds what a worker that was stopped in the middle has left against the promise: of so many commands each was called for once and has
+    /// one end, or is still in its queue. Empties both.
+    pub(crate) async fn each_is_done_or_waits(&self, commands: usize) {
+        let calls = self.calls().await;
+        assert_eq!(calls["calls"], calls["paths"], "calls, and paths");
+        let done = usize::try_from(calls["calls"].as_u64().unwrap()).unwrap();
+        self.becomes(COMMANDS, commands - done).await;
+        self.purge(COMMANDS).await;
+        self.each_has_one_end(done).await;
+    }
+
+    /// Holds it against the promise where no call has succeeded: no command has an end, and each is still in one of the queues.
+    pub(crate) async fn each_waits(&self, commands: usize) {
+        let began = Instant::now();
+        while self.waiting().await != commands {
+            assert!(began.elapsed() < SETTLING, "{} of {commands} commands wait", self.waiting().await);
+            sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(self.depth(EVENTS).await, 0, "events");
+    }
+
+    async fn waiting(&self) -> usize {
+        let mut all = self.depth(COMMANDS).await;
+        for (queue, _) in wait_queues() {
+            all += self.depth(&queue).await;
+        }
+        all
+    }
+
     /// Empties a queue.
     pub(crate) async fn purge(&self, queue: &str) {
         self.channel.queue_purge(queue.into(), QueuePurgeOptions::default()).await.unwrap();
@@ -181,4 +214,10 @@ impl Field {
         self.stub_process.wait().unwrap();
         broker().delete_vhost(&self.vhost).await;
     }
+}
+
+fn wait_queues() -> Vec<(String, u32)> {
+    [("5s", 5000), ("30s", 30_000), ("2m", 120_000), ("10m", 600_000), ("1h", 3_600_000)]
+        .map(|(name, ms)| (format!("task.delete.wait.{name}"), ms))
+        .to_vec()
 }

@@ -13,12 +13,15 @@ use crate::process::{Contestant, stop, usage};
 const LATENCY_MS: u64 = 60;
 const PATIENCE: Duration = Duration::from_mins(4);
 const STARTS: usize = 7;
-/// With the rest of a command, a little under 64 KiB.
-const LARGEST: usize = 65_000;
+/// The contract's limit.
+const LARGEST: usize = 64 * 1024;
+/// As many in hand as there can be, and some behind them.
+const EACH: usize = 6;
+const ALL_FAIL: Duration = Duration::from_secs(8);
 
 /// Resident memory while so many wait, looked at for so long.
 async fn with_waiting(field: &Field, waiting: usize, looked_at: Duration) -> Value {
-    field.fill("acme", 0..waiting, Form::Contract { padding: 0 }).await;
+    field.fill("acme", 0..waiting, Form::Contract { bytes: 0 }).await;
     let child = Contestant::worker().command(field, waiting, 64).spawn().unwrap();
     let (began, mut seen) = (Instant::now(), Vec::new());
     while began.elapsed() < looked_at {
@@ -27,14 +30,16 @@ async fn with_waiting(field: &Field, waiting: usize, looked_at: Duration) -> Val
     }
     let peak = usage(&child).unwrap().peak_mib;
     stop(child);
-    empty(field).await;
-    let (early, late) = (seen[seen.len() / 5], seen[seen.len() - 1]);
+    field.each_is_done_or_waits(waiting).await;
+    let fifth = seen.len() / 5;
+    let (early, late) =
+        (median(&mut seen[fifth..fifth * 2].to_vec()), median(&mut seen[fifth * 4..].to_vec()));
     json!({"waiting": waiting, "seconds": looked_at.as_secs(), "early_mib": early, "late_mib": late, "peak_mib": peak})
 }
 
 async fn with_largest_bodies(field: &Field, concurrency: usize) -> Value {
-    let commands = concurrency * 6;
-    field.fill("acme", 0..commands, Form::Contract { padding: LARGEST }).await;
+    let commands = concurrency * EACH;
+    field.fill("acme", 0..commands, Form::Contract { bytes: LARGEST }).await;
     let child = Contestant::worker().command(field, commands, concurrency).spawn().unwrap();
     let began = Instant::now();
     while field.depth(EVENTS).await < commands {
@@ -43,8 +48,22 @@ async fn with_largest_bodies(field: &Field, concurrency: usize) -> Value {
     }
     let peak = usage(&child).unwrap().peak_mib;
     stop(child);
-    empty(field).await;
+    field.each_is_done_or_waits(commands).await;
     json!({"concurrency": concurrency, "peak_mib": peak})
+}
+
+/// The same where every call fails: all that is in hand is copied to the wait queues at once.
+async fn with_largest_bodies_failing(concurrency: usize) -> Value {
+    let field = Field::answering(503, LATENCY_MS).await;
+    let commands = concurrency * EACH;
+    field.fill("acme", 0..commands, Form::Contract { bytes: LARGEST }).await;
+    let child = Contestant::worker().command(&field, commands, concurrency).spawn().unwrap();
+    sleep(ALL_FAIL).await;
+    let peak = usage(&child).unwrap().peak_mib;
+    stop(child);
+    field.each_waits(commands).await;
+    field.end().await;
+    json!({"concurrency": concurrency, "peak_mib": peak, "every_call": "503"})
 }
 
 async fn empty(field: &Field) {
@@ -55,12 +74,16 @@ async fn empty(field: &Field) {
     field.calls().await;
 }
 
-/// Memory: `waiting` commands against a thousand; bodies of 64 KiB at two concurrencies; and `minutes` of work, where they are more than none.
+/// Memory: `waiting` commands against a thousand; bodies of 64 KiB at three concurrencies, and where every call fails; and `minutes` of work, where they are more than none.
 pub(crate) async fn memory(waiting: usize, minutes: u64) -> Value {
     let field = Field::new(LATENCY_MS).await;
     let short = with_waiting(&field, 1000, Duration::from_secs(20)).await;
     let long = with_waiting(&field, waiting, Duration::from_secs(20)).await;
-    let bodies = [with_largest_bodies(&field, 64).await, with_largest_bodies(&field, 512).await];
+    let mut bodies = Vec::new();
+    for concurrency in [64, 512, 1000] {
+        bodies.push(with_largest_bodies(&field, concurrency).await);
+    }
+    bodies.push(with_largest_bodies_failing(512).await);
     let mut report = json!({"waiting": [short, long], "largest_bodies": bodies});
     if minutes > 0 {
         report["over_time"] = with_waiting(&field, waiting, Duration::from_mins(minutes)).await;
@@ -74,7 +97,7 @@ pub(crate) async fn start() -> Value {
     let field = Field::new(0).await;
     let (mut worker, mut broker) = (Vec::new(), Vec::new());
     for number in 0..STARTS {
-        field.fill("acme", number..number + 1, Form::Contract { padding: 0 }).await;
+        field.fill("acme", number..number + 1, Form::Contract { bytes: 0 }).await;
         broker.push(floor::first_delivery_ms(&field.url).await);
         field.becomes(COMMANDS, 1).await;
         let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
@@ -85,10 +108,11 @@ pub(crate) async fn start() -> Value {
         empty(&field).await;
     }
     field.end().await;
-    let median = |all: &mut Vec<f64>| {
-        all.sort_by(f64::total_cmp);
-        all[all.len() / 2]
-    };
     let (worker, broker) = (median(&mut worker), median(&mut broker));
     json!({"exec_to_first_call_ms": worker, "broker_ms": broker, "beyond_ms": worker - broker})
+}
+
+fn median(all: &mut [f64]) -> f64 {
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
 }

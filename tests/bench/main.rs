@@ -85,7 +85,11 @@ enum Part {
         minutes: u64,
     },
     #[command(hide = true)]
-    Stub { latency_ms: u64 },
+    Stub {
+        latency_ms: u64,
+        #[arg(default_value_t = 204)]
+        status: u16,
+    },
     #[command(hide = true)]
     FloorAmqp { url: String, commands: usize },
     #[command(hide = true)]
@@ -127,8 +131,8 @@ async fn main() -> ExitCode {
         process::build_the_worker();
     }
     let (text, report) = match cli.part {
-        Some(Part::Stub { latency_ms }) => {
-            stub::serve(Duration::from_millis(latency_ms)).await;
+        Some(Part::Stub { latency_ms, status }) => {
+            stub::serve(Duration::from_millis(latency_ms), status).await;
             return ExitCode::SUCCESS;
         }
         Some(Part::FloorAmqp { url, commands }) => {

@@ -47,7 +47,7 @@ impl Contestant {
     }
 
     pub(crate) fn form(&self) -> Form {
-        if self.name().starts_with("Celery") { Form::Celery } else { Form::Contract { padding: 0 } }
+        if self.name().starts_with("Celery") { Form::Celery } else { Form::Contract { bytes: 0 } }
     }
 
     pub(crate) fn consumes(&self) -> bool {

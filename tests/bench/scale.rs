@@ -28,7 +28,7 @@ struct Done {
 
 /// Starts workers on a full queue and waits until it is empty.
 async fn work_off(field: &Field, workers: usize, commands: usize, concurrency: usize) -> Done {
-    field.fill("acme", 0..commands, Form::Contract { padding: 0 }).await;
+    field.fill("acme", 0..commands, Form::Contract { bytes: 0 }).await;
     let (began, busy_before) = (Instant::now(), busy());
     let start = || Contestant::worker().command(field, commands, concurrency).spawn().unwrap();
     let children: Vec<Child> = (0..workers).map(|_| start()).collect();

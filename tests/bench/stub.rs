@@ -1,4 +1,4 @@
-//! A lean stand-in for the API: 204 to every DELETE after a while, and a memory of when each path was called. Takes spans too, and drops them.
+//! A lean stand-in for the API: 204 (or another status) to every DELETE after a while, and a memory of when each path was called. Takes spans too, and drops them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ pub(crate) struct Call {
 /// All calls by path, and how many there were.
 #[derive(Default)]
 pub(crate) struct Calls {
-    number: usize,
+    pub(crate) number: usize,
     pub(crate) by_path: HashMap<String, Call>,
 }
 
@@ -39,22 +39,27 @@ impl Calls {
 }
 
 /// Prints its address, then answers for ever. `GET /` sums the calls up since the last one that did.
-pub(crate) async fn serve(latency: Duration) {
+pub(crate) async fn serve(latency: Duration, status: u16) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("http://{}", listener.local_addr().unwrap());
-    answer_all(listener, latency, Arc::default()).await;
+    answer_all(listener, latency, status, Arc::default()).await;
 }
 
 /// Answers for ever.
-pub(crate) async fn answer_all(listener: TcpListener, latency: Duration, calls: Arc<Mutex<Calls>>) {
+pub(crate) async fn answer_all(
+    listener: TcpListener,
+    latency: Duration,
+    status: u16,
+    calls: Arc<Mutex<Calls>>,
+) {
     loop {
         let (socket, _) = listener.accept().await.unwrap();
         socket.set_nodelay(true).unwrap();
-        tokio::spawn(answer(socket, Arc::clone(&calls), latency));
+        tokio::spawn(answer(socket, Arc::clone(&calls), latency, status));
     }
 }
 
-async fn answer(mut socket: TcpStream, calls: Arc<Mutex<Calls>>, latency: Duration) {
+async fn answer(mut socket: TcpStream, calls: Arc<Mutex<Calls>>, latency: Duration, status: u16) {
     let (mut buffer, mut received) = ([0; 4096], Vec::new());
     while let Ok(count @ 1..) = socket.read(&mut buffer).await {
         let came = SystemTime::now();
@@ -70,7 +75,8 @@ async fn answer(mut socket: TcpStream, calls: Arc<Mutex<Calls>>, latency: Durati
                     let mut calls = calls.lock().unwrap();
                     calls.number += 1;
                     calls.by_path.insert(path.to_owned(), Call { came, answered: SystemTime::now() });
-                    "HTTP/1.1 204 No Content\r\nX-Request-Id: bench\r\n\r\n".to_owned()
+                    let length = if status == 204 { "" } else { "Content-Length: 0\r\n" };
+                    format!("HTTP/1.1 {status} Bench\r\n{length}X-Request-Id: bench\r\n\r\n")
                 }
                 (Some("GET"), _) => {
                     let body = std::mem::take(&mut *calls.lock().unwrap()).summary().to_string();
