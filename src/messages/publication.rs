@@ -13,7 +13,7 @@ pub struct Publication<'a> {
     pub exchange: &'static str,
     /// Routing key.
     pub routing_key: String,
-    /// Body, byte for byte. Of a copy it is lent by the command: all that are in hand may wait for their publish at once.
+    /// Body, byte for byte. A copy borrows it, because all commands in hand may wait for their publish at once.
     pub body: Cow<'a, [u8]>,
     /// Property of that name.
     pub message_id: Option<String>,

@@ -100,7 +100,8 @@ impl Worker {
             Arc::clone(&self.engine.metrics),
             Arc::clone(&self.engine.health),
         ));
-        // Held until the jobs are done: lapin closes a channel whose last handle is dropped, and acknowledgements with it.
+        // Held until the session is closed: with its last handle lapin closes a channel, and acknowledgements that are still on
+        // their way to the queue are forgotten (`ACKNOWLEDGEMENTS_ARRIVE`).
         let channel = session.consuming_channel().await;
         let depths = self.watch_depths(&session);
         let end = match &channel {

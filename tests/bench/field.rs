@@ -25,6 +25,8 @@ use crate::rabbitmq::{broker, http};
 pub(crate) const EVENTS: &str = "bench.events";
 pub(crate) const COMMANDS: &str = "task.delete";
 const SETTLING: Duration = Duration::from_secs(30);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
+const LOOKS: usize = 24;
 
 pub(crate) struct Field {
     pub(crate) url: String,
@@ -180,12 +182,15 @@ impl Field {
         self.each_has_one_end(done).await;
     }
 
-    /// Holds it against the promise where no call has succeeded: no command has an end, and each is still in one of the queues.
+    /// Holds it against the promise where no call has succeeded: no command has an end, and as many as there were are in the queues, for
+    /// longer than the first wait takes (what passes from one to another is in neither for a moment).
     pub(crate) async fn each_waits(&self, commands: usize) {
-        let began = Instant::now();
-        while self.waiting().await != commands {
-            assert!(began.elapsed() < SETTLING, "{} of {commands} commands wait", self.waiting().await);
-            sleep(Duration::from_millis(100)).await;
+        let (began, mut all_there) = (Instant::now(), 0);
+        while all_there < LOOKS {
+            let waiting = self.waiting().await;
+            all_there = if waiting == commands { all_there + 1 } else { 0 };
+            assert!(began.elapsed() < SETTLING, "{waiting} of {commands} commands wait");
+            sleep(BETWEEN_LOOKS).await;
         }
         assert_eq!(self.depth(EVENTS).await, 0, "events");
     }
