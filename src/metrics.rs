@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::TypedMetric;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -20,28 +21,31 @@ use crate::policy::verdict::Verdict;
 
 /// One label and its value: `[("verdict", "deleted")]`. On a command's way both are words of the program.
 type Label = [(&'static str, &'static str); 1];
-type Counters = Family<Label, Counter>;
 /// By queue or rung, whose names are settings.
 type QueueGauges = Family<[(&'static str, String); 1], Gauge>;
 /// When a delivery came, and a number that tells it from others of the same moment.
 type Received = (Instant, u64);
 
 const PREFIX: &str = "tallyfy_delete_worker";
+/// Of commands, beside the reasons of dead letters.
+const ENDS: [&str; 5] = ["deleted", "already_absent", "retry_later", "postponed", "returned"];
+const PUBLISHES: [&str; 6] = ["confirmed", "rejected", "returned", "timeout", "too_large", "broken"];
+const ACKS: [&str; 2] = ["acknowledged", "lost"];
 const CALL_BUCKETS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0];
 
 /// All metrics of one worker.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    commands: Counters,
-    answers: Counters,
+    commands: ByWord<Counter>,
+    answers: ByWord<Counter>,
     calls: Family<Label, Histogram>,
-    publishes: Counters,
-    acknowledgements: Counters,
+    publishes: ByWord<Counter>,
+    acknowledgements: ByWord<Counter>,
     waiting: QueueGauges,
     queues: QueueGauges,
-    first_answers: Counters,
-    held: Family<Label, Gauge>,
+    first_answers: ByWord<Counter>,
+    held: ByWord<Gauge>,
     deliveries_unsettled: Gauge,
     oldest_delivery_age: Gauge<f64, AtomicU64>,
     in_hand: Mutex<BTreeSet<Received>>,
@@ -72,16 +76,25 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix(PREFIX);
         let r = &mut registry;
         r.register("build", "Version of the worker", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        let verdicts = Verdict::ALL.map(Verdict::as_str);
+        let ends = ENDS.into_iter().chain(FailureReason::ALL.map(FailureReason::as_str));
+        let reasons = Why::ALL.map(Why::as_str);
         let calls = Family::<Label, Histogram>::new_with_constructor(|| Histogram::new(CALL_BUCKETS));
         r.register("api_call_duration_seconds", "Calls of the API, by class of the answer", calls.clone());
         Self {
             calls,
-            commands: add(r, "commands", "Deliveries settled, by verdict"),
-            answers: add(r, "api_answers", "Answers of the API, by what they mean"),
-            first_answers: add(r, "first_answers", "Answers to the first call of a new command, by meaning"),
+            commands: by_word(r, "commands", "Deliveries settled, by verdict", "verdict", ends),
+            answers: by_word(r, "api_answers", "Answers of the API, by what they mean", "verdict", verdicts),
+            first_answers: by_word(
+                r,
+                "first_answers",
+                "Answers to the first call of a new command, by meaning",
+                "verdict",
+                verdicts,
+            ),
             ambiguous_answers: add(r, "ambiguous_answers", "Calls whose answer was lost after sending"),
-            publishes: add(r, "publishes", "Publishes, by what the broker said"),
-            acknowledgements: add(r, "acknowledgements", "Acknowledgements, by result"),
+            publishes: by_word(r, "publishes", "Publishes, by what the broker said", "result", PUBLISHES),
+            acknowledgements: by_word(r, "acknowledgements", "Acknowledgements, by result", "result", ACKS),
             waiting: add(r, "waiting_commands", "Commands in a wait queue, by rung"),
             queues: add(r, "queue_messages", "Messages ready in a queue"),
             calls_in_flight: add(r, "calls_in_flight", "Calls under way"),
@@ -91,7 +104,7 @@ impl Default for Metrics {
             reconnects: add(r, "reconnects", "Connections to the broker made anew"),
             breaker_open: add(r, "breaker_open", "1 while the circuit breaker is open"),
             breaker_opened: add(r, "breaker_opened", "Times that the circuit breaker has opened"),
-            held: add(r, "organisations_held", "Organisations held, by reason"),
+            held: by_word(r, "organisations_held", "Organisations held, by reason", "reason", reasons),
             oldest_credential: add(
                 r,
                 "oldest_credential_timestamp_seconds",
@@ -103,7 +116,25 @@ impl Default for Metrics {
             last_settled: add(r, "last_settled_timestamp_seconds", "Time of the last settlement"),
             registry,
         }
-        .with_zeros()
+    }
+}
+
+/// One metric for each word. Those that are known beforehand show from the start, so that a rate can be taken from the first event on,
+/// and are found without a hash.
+#[derive(Debug)]
+struct ByWord<M> {
+    label: &'static str,
+    known: Vec<(&'static str, M)>,
+    family: Family<Label, M>,
+}
+
+impl<M: Clone + Default> ByWord<M> {
+    fn get(&self, word: &'static str) -> M {
+        let known = self.known.iter().find(|(known, _)| *known == word);
+        known.map_or_else(
+            || self.family.get_or_create(&[(self.label, word)]).clone(),
+            |(_, metric)| metric.clone(),
+        )
     }
 }
 
@@ -113,10 +144,22 @@ fn add<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &
     metric
 }
 
+fn by_word<M: Metric + TypedMetric + Clone + Default>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    label: &'static str,
+    words: impl IntoIterator<Item = &'static str>,
+) -> ByWord<M> {
+    let family: Family<Label, M> = add(registry, name, help);
+    let known = words.into_iter().map(|word| (word, family.get_or_create(&[(label, word)]).clone()));
+    ByWord { label, known: known.collect(), family }
+}
+
 impl Metrics {
     /// A delivery has been settled.
     pub fn count_command(&self, verdict: &'static str) {
-        self.commands.get_or_create(&[("verdict", verdict)]).inc();
+        self.commands.get(verdict).inc();
     }
 
     /// A delivery has come into our hands. Its guard ends with it.
@@ -133,29 +176,29 @@ impl Metrics {
 
     /// The first call of a command that nobody has had in hand before was answered.
     pub fn count_first_answer(&self, verdict: Verdict) {
-        self.first_answers.get_or_create(&[("verdict", verdict.as_str())]).inc();
+        self.first_answers.get(verdict.as_str()).inc();
     }
 
     /// So many organisations are held for this reason.
     pub fn set_held(&self, reason: &'static str, organisations: usize) {
         let held = i64::try_from(organisations).unwrap_or(i64::MAX);
-        self.held.get_or_create(&[("reason", reason)]).set(held);
+        self.held.get(reason).set(held);
     }
 
     /// The API has answered one call.
     pub fn count_call(&self, verdict: Verdict, class: &'static str, took: Duration) {
-        self.answers.get_or_create(&[("verdict", verdict.as_str())]).inc();
+        self.answers.get(verdict.as_str()).inc();
         self.calls.get_or_create(&[("class", class)]).observe(took.as_secs_f64());
     }
 
     /// A publish has come to its end.
     pub fn count_publish(&self, result: &'static str) {
-        self.publishes.get_or_create(&[("result", result)]).inc();
+        self.publishes.get(result).inc();
     }
 
     /// The broker was told to forget a delivery, or could not be told.
     pub fn count_acknowledgement(&self, result: &'static str) {
-        self.acknowledgements.get_or_create(&[("result", result)]).inc();
+        self.acknowledgements.get(result).inc();
     }
 
     /// What lies ready in a queue; in a wait queue, by its rung.
@@ -178,25 +221,6 @@ impl Metrics {
         // Writing to a String does not fail.
         let _ = encode(&mut text, &self.registry);
         text
-    }
-
-    /// So that a rate can be taken from the first event on.
-    fn with_zeros(self) -> Self {
-        for verdict in Verdict::ALL {
-            drop(self.answers.get_or_create(&[("verdict", verdict.as_str())]));
-            drop(self.first_answers.get_or_create(&[("verdict", verdict.as_str())]));
-        }
-        let ends = ["deleted", "already_absent", "retry_later", "postponed"];
-        for verdict in ends.into_iter().chain(FailureReason::ALL.map(FailureReason::as_str)) {
-            drop(self.commands.get_or_create(&[("verdict", verdict)]));
-        }
-        for why in Why::ALL {
-            self.set_held(why.as_str(), 0);
-        }
-        for result in ["confirmed", "rejected", "returned", "timeout", "broken"] {
-            drop(self.publishes.get_or_create(&[("result", result)]));
-        }
-        self
     }
 }
 

@@ -166,20 +166,19 @@ impl Outcome {
     /// It is derived from the command's id and the type of the event alone. `deleted` and the `already_absent` of a
     /// repeat after a crash share the type, so a consumer that knows the id has the end, whichever came first.
     pub fn event_id(&self) -> String {
-        let name = format!("{}/{}", self.command_id, self.outcome.event_type());
+        let name = [&self.command_id, "/", self.outcome.event_type()].concat();
         Uuid::new_v5(&ID_NAMESPACE, name.as_bytes()).to_string()
     }
 
     /// The whole event as JSON.
     pub fn event_body(&self, id: &str, time: Timestamp) -> Vec<u8> {
-        let subject =
-            self.org_id.as_ref().zip(self.task_id.as_ref()).map(|(org, task)| format!("{org}/{task}"));
+        let subject = self.org_id.as_ref().zip(self.task_id.as_ref());
         let event = CloudEvent {
             specversion: "1.0",
             id,
             source: names::SOURCE,
             kind: self.outcome.event_type(),
-            subject,
+            subject: subject.map(|(org, task)| [org, "/", task].concat()),
             time: format!("{time:.3}"),
             datacontenttype: "application/json",
             data: self,

@@ -59,9 +59,10 @@ pub fn expiry(command: &Command, incoming: &Incoming, max_age: Duration, now: Ti
     if let Some(limit) = command.not_after.filter(|limit| *limit < now) {
         return Some(format!("its not_after, {limit}, has passed"));
     }
-    let last = incoming.progress.last_status.map_or("none".to_owned(), |status| format!("HTTP {status}"));
-    let too_old = age(incoming, now) > max_age;
-    too_old.then(|| format!("older than MAX_AGE since {}; last answer: {last}", first_seen(incoming, now)))
+    (age(incoming, now) > max_age).then(|| {
+        let last = incoming.progress.last_status.map_or("none".to_owned(), |status| format!("HTTP {status}"));
+        format!("older than MAX_AGE since {}; last answer: {last}", first_seen(incoming, now))
+    })
 }
 
 #[cfg(test)]

@@ -269,5 +269,5 @@ async fn carry_out(mut delivery: Delivery, engine: Arc<Engine>, settler: Arc<Set
     let mut span = engine.spans.delivery(delivery.properties_mut());
     let settlement = handle(delivery.incoming(), &engine).await;
     span.decided(&settlement);
-    settler.settle(delivery, settlement).await;
+    settler.settle(delivery, &settlement).await;
 }

@@ -21,17 +21,24 @@ use crate::policy::verdict::Verdict;
 const LONGEST_DETAIL: usize = 1024;
 
 /// Decides the fate of one message, a panic on the way included.
-pub async fn handle(incoming: &Incoming, engine: &Engine) -> Settlement {
-    survive(carry_out(incoming, engine), incoming, engine).await
+pub fn handle<'a>(incoming: &'a Incoming, engine: &'a Engine) -> impl Future<Output = Settlement> + 'a {
+    survive(carry_out(incoming, engine), incoming, engine)
 }
 
-async fn survive(work: impl Future<Output = Settlement>, incoming: &Incoming, engine: &Engine) -> Settlement {
-    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
-        error!(
-            message_id = incoming.properties.message_id,
-            "a command made the worker panic; it waits and will be tried again"
-        );
-        after_a_panic(incoming, engine)
+// Not `async`, which would keep the work twice in every job: as it was given, and as it is awaited.
+fn survive<'a>(
+    work: impl Future<Output = Settlement> + 'a,
+    incoming: &'a Incoming,
+    engine: &'a Engine,
+) -> impl Future<Output = Settlement> + 'a {
+    AssertUnwindSafe(work).catch_unwind().map(|end| {
+        end.unwrap_or_else(|_| {
+            error!(
+                message_id = incoming.properties.message_id,
+                "a command made the worker panic; it waits and will be tried again"
+            );
+            after_a_panic(incoming, engine)
+        })
     })
 }
 

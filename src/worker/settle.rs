@@ -50,7 +50,7 @@ impl Settler {
     /// stays in our hands and the publish is tried again for as long as the session lives; when the session dies, the
     /// broker delivers the command again, and the repeat is harmless: a second DELETE finds a 404, a second event has
     /// the same id.
-    pub async fn settle(&self, delivery: Delivery, settlement: Settlement) {
+    pub async fn settle(&self, delivery: Delivery, settlement: &Settlement) {
         if matches!(settlement, Settlement::Return) {
             delivery.give_back().await;
             self.metrics.count_command(settlement.as_str());
@@ -67,8 +67,8 @@ impl Settler {
                 }
             }
         }
-        report(delivery.incoming(), &settlement);
-        self.metrics.count_command(label(&settlement));
+        report(delivery.incoming(), settlement);
+        self.metrics.count_command(label(settlement));
         seams::pass(Seam::BeforeAck).await;
         let told = if is_too_large {
             delivery.leave_to_the_dead_letters().await
@@ -113,11 +113,13 @@ impl Settler {
 
     /// Waits while the broker takes no messages; `false` when the session is lost.
     async fn may_publish(&self) -> bool {
-        tokio::select! {
-            biased;
-            () = self.session.lost.cancelled() => false,
-            () = self.session.becomes_unblocked() => true,
+        if self.session.blocked().is_some() {
+            tokio::select! {
+                () = self.session.lost.cancelled() => {}
+                () = self.session.becomes_unblocked() => {}
+            }
         }
+        !self.session.lost.is_cancelled()
     }
 
     /// A queue, an exchange or a binding may be gone: somebody has deleted it under us.

@@ -27,8 +27,8 @@ pub(crate) const MUTANTS: [Mutant; 4] = [
                      for publication in settlement.publications(&incoming, Timestamp::now()) {",
                 ),
                 (
-                    "        report(delivery.incoming(), &settlement);",
-                    "        report(&incoming, &settlement);",
+                    "        report(delivery.incoming(), settlement);",
+                    "        report(&incoming, settlement);",
                 ),
                 (
                     "        let told = if is_too_large {\n            delivery.leave_to_the_dead_letters().await\n        } else {\n            \
