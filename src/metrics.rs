@@ -27,10 +27,10 @@ type QueueGauges = Family<[(&'static str, String); 1], Gauge>;
 type Received = (Instant, u64);
 
 const PREFIX: &str = "tallyfy_delete_worker";
-/// Of commands, beside the reasons of dead letters.
-const ENDS: [&str; 5] = ["deleted", "already_absent", "retry_later", "postponed", "returned"];
+/// Beside the reasons of dead letters.
+const SETTLEMENTS: [&str; 5] = ["deleted", "already_absent", "retry_later", "postponed", "returned"];
 const PUBLISHES: [&str; 6] = ["confirmed", "rejected", "returned", "timeout", "too_large", "broken"];
-const ACKS: [&str; 2] = ["acknowledged", "lost"];
+const ACKNOWLEDGEMENTS: [&str; 2] = ["acknowledged", "lost"];
 const CALL_BUCKETS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0];
 
 /// All metrics of one worker.
@@ -77,13 +77,13 @@ impl Default for Metrics {
         let r = &mut registry;
         r.register("build", "Version of the worker", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         let verdicts = Verdict::ALL.map(Verdict::as_str);
-        let ends = ENDS.into_iter().chain(FailureReason::ALL.map(FailureReason::as_str));
+        let settlements = SETTLEMENTS.into_iter().chain(FailureReason::ALL.map(FailureReason::as_str));
         let reasons = Why::ALL.map(Why::as_str);
         let calls = Family::<Label, Histogram>::new_with_constructor(|| Histogram::new(CALL_BUCKETS));
         r.register("api_call_duration_seconds", "Calls of the API, by class of the answer", calls.clone());
         Self {
             calls,
-            commands: by_word(r, "commands", "Deliveries settled, by verdict", "verdict", ends),
+            commands: by_word(r, "commands", "Deliveries settled, by verdict", "verdict", settlements),
             answers: by_word(r, "api_answers", "Answers of the API, by what they mean", "verdict", verdicts),
             first_answers: by_word(
                 r,
@@ -94,7 +94,13 @@ impl Default for Metrics {
             ),
             ambiguous_answers: add(r, "ambiguous_answers", "Calls whose answer was lost after sending"),
             publishes: by_word(r, "publishes", "Publishes, by what the broker said", "result", PUBLISHES),
-            acknowledgements: by_word(r, "acknowledgements", "Acknowledgements, by result", "result", ACKS),
+            acknowledgements: by_word(
+                r,
+                "acknowledgements",
+                "Acknowledgements, by result",
+                "result",
+                ACKNOWLEDGEMENTS,
+            ),
             waiting: add(r, "waiting_commands", "Commands in a wait queue, by rung"),
             queues: add(r, "queue_messages", "Messages ready in a queue"),
             calls_in_flight: add(r, "calls_in_flight", "Calls under way"),
@@ -119,8 +125,8 @@ impl Default for Metrics {
     }
 }
 
-/// One metric for each word. Those that are known beforehand show from the start, so that a rate can be taken from the first event on,
-/// and are found without a hash.
+/// One metric for each word. Words that are known beforehand show from the start, so that a rate sees the first event, and are found
+/// without a hash.
 #[derive(Debug)]
 struct ByWord<M> {
     label: &'static str,
@@ -130,9 +136,9 @@ struct ByWord<M> {
 
 impl<M: Clone + Default> ByWord<M> {
     fn get(&self, word: &'static str) -> M {
-        let known = self.known.iter().find(|(known, _)| *known == word);
-        known.map_or_else(
-            || self.family.get_or_create(&[(self.label, word)]).clone(),
+        let found = self.known.iter().find(|(known, _)| *known == word);
+        found.map_or_else(
+            || self.family.get_or_create_owned(&[(self.label, word)]),
             |(_, metric)| metric.clone(),
         )
     }
@@ -152,7 +158,7 @@ fn by_word<M: Metric + TypedMetric + Clone + Default>(
     words: impl IntoIterator<Item = &'static str>,
 ) -> ByWord<M> {
     let family: Family<Label, M> = add(registry, name, help);
-    let known = words.into_iter().map(|word| (word, family.get_or_create(&[(label, word)]).clone()));
+    let known = words.into_iter().map(|word| (word, family.get_or_create_owned(&[(label, word)])));
     ByWord { label, known: known.collect(), family }
 }
 

@@ -21,16 +21,16 @@ use crate::policy::verdict::Verdict;
 const LONGEST_DETAIL: usize = 1024;
 
 /// Decides the fate of one message, a panic on the way included.
-pub fn handle<'a>(incoming: &'a Incoming, engine: &'a Engine) -> impl Future<Output = Settlement> + 'a {
+// Neither this nor `survive` is `async`, which would keep the work twice in every job: as it was given, and as it is awaited.
+pub fn handle(incoming: &Incoming, engine: &Engine) -> impl Future<Output = Settlement> {
     survive(carry_out(incoming, engine), incoming, engine)
 }
 
-// Not `async`, which would keep the work twice in every job: as it was given, and as it is awaited.
-fn survive<'a>(
-    work: impl Future<Output = Settlement> + 'a,
-    incoming: &'a Incoming,
-    engine: &'a Engine,
-) -> impl Future<Output = Settlement> + 'a {
+fn survive(
+    work: impl Future<Output = Settlement>,
+    incoming: &Incoming,
+    engine: &Engine,
+) -> impl Future<Output = Settlement> {
     AssertUnwindSafe(work).catch_unwind().map(|end| {
         end.unwrap_or_else(|_| {
             error!(

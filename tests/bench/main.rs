@@ -67,7 +67,7 @@ struct Cli {
 /// What else can be measured, and the processes that are measured: they are started by this very program.
 #[derive(Subcommand)]
 enum Part {
-    /// Calls a second with an API of 50 ms, beside concurrency ÷ latency.
+    /// Calls a second with an API that takes its time, beside concurrency ÷ latency.
     Calls,
     /// 1, 2 and 4 workers on one queue.
     Workers,
