@@ -1,7 +1,7 @@
 //! The `delete` command: the same engine without a broker, for a list of ids. Waits are slept here, not in queues.
 
 use std::io::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
@@ -10,10 +10,9 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::credentials::Credentials;
 use crate::messages::{EndKind, Incoming, OrgId, Outcome, TaskId};
 use crate::policy::settlement::Settlement;
-use crate::service::{CoreSettings, StartError, engine};
+use crate::service::{CoreSettings, StartError, credentials, engine};
 use crate::worker::Engine;
 use crate::worker::handle::handle;
 
@@ -38,7 +37,7 @@ impl Tally {
 /// Deletes tasks and writes one outcome a line, as JSON, to `out`; shows `progress` meanwhile.
 ///
 /// # Errors
-/// [`StartError`] where the engine cannot be built.
+/// [`StartError`] where a token cannot be had or the engine cannot be built.
 pub async fn delete_list(
     core: CoreSettings,
     org: &OrgId,
@@ -46,7 +45,7 @@ pub async fn delete_list(
     out: impl Write + Send,
     shutdown: CancellationToken,
 ) -> Result<Tally, StartError> {
-    let credentials = Arc::new(Credentials::load(core.credentials.clone())?);
+    let credentials = credentials(&core.credentials)?;
     let engine = engine(&core, &credentials)?;
     let draining = engine.draining.clone();
     tokio::spawn(async move {

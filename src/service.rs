@@ -59,8 +59,13 @@ pub struct ServiceSettings {
 #[derive(Debug, Error)]
 pub enum StartError {
     /// A token cannot be had.
-    #[error(transparent)]
-    Credentials(#[from] CredentialsError),
+    #[error("{setting}: {source}")]
+    Credentials {
+        /// The setting that names where it should be.
+        setting: &'static str,
+        /// What is wrong there.
+        source: CredentialsError,
+    },
     /// The port cannot be had.
     #[error("HTTP_ADDR {address}: {source}")]
     Port {
@@ -82,6 +87,20 @@ pub struct Service {
     settings: ServiceSettings,
     port: Bound,
     engine: Arc<Engine>,
+}
+
+/// Reads the tokens.
+///
+/// # Errors
+/// [`StartError::Credentials`] names the setting, and what is wrong there.
+pub fn credentials(source: &CredentialsSource) -> Result<Arc<Credentials>, StartError> {
+    let setting = match source {
+        CredentialsSource::Fixed { .. } => "TALLYFY_ACCESS_TOKEN",
+        CredentialsSource::File { .. } => "TALLYFY_ACCESS_TOKEN_FILE",
+        CredentialsSource::Directory { .. } => "TALLYFY_CREDENTIALS_DIR",
+    };
+    let credentials = Credentials::load(source.clone());
+    credentials.map(Arc::new).map_err(|source| StartError::Credentials { setting, source })
 }
 
 /// Builds the engine, from its settings and the credentials.
@@ -107,7 +126,7 @@ impl Service {
     /// # Errors
     /// [`StartError`] says which could not be had.
     pub async fn start(settings: ServiceSettings) -> Result<Self, StartError> {
-        let credentials = Arc::new(Credentials::load(settings.core.credentials.clone())?);
+        let credentials = credentials(&settings.core.credentials)?;
         let engine = Arc::new(engine(&settings.core, &credentials)?);
         let address = settings.http_addr;
         let port = http::bind(address).await.map_err(|source| StartError::Port { address, source })?;
@@ -149,7 +168,7 @@ pub async fn setup(settings: &BrokerSettings) -> Result<(), BrokerError> {
     let connection = connection::connect(&settings.uri, &settings.tls, "setup").await?;
     topology::ensure(&connection, &settings.topology).await?;
     info!(queues = topology::queue_names(&settings.topology).join(" "), "the topology is declared");
-    let _ = connection.close(200, "OK".into()).await;
+    connection::close(&connection).await;
     Ok(())
 }
 

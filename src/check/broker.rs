@@ -32,7 +32,7 @@ pub(super) async fn facts(settings: &BrokerSettings) -> Vec<Fact> {
     facts.extend(permissions(&connection, settings).await);
     let publisher = Publisher::new(connection);
     facts.push(confirms(&publisher).await);
-    let _ = publisher.connection().close(200, "OK".into()).await;
+    connection::close(publisher.connection()).await;
     facts
 }
 

@@ -10,10 +10,9 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::credentials::Credentials;
 use crate::dead_letters::Form;
 use crate::rabbitmq::BrokerSettings;
-use crate::service::{CoreSettings, StartError};
+use crate::service::{CoreSettings, StartError, credentials};
 use crate::tallyfy_api::TallyfyApi;
 
 /// One thing that was looked at.
@@ -62,7 +61,7 @@ impl Fact {
     }
 }
 
-const NO_TOKENS: &str = "Look at TALLYFY_ACCESS_TOKEN_FILE or TALLYFY_CREDENTIALS_DIR: is the secret mounted, and readable for this user?";
+const NO_TOKENS: &str = "Is the secret mounted, and readable for this user?";
 
 /// Looks at everything and prints each fact as soon as it is known; `true` where nothing failed.
 ///
@@ -79,7 +78,7 @@ pub async fn check(core: &CoreSettings, broker: &BrokerSettings, form: Form) -> 
         }
     };
     tell(broker::facts(broker).await);
-    match Credentials::load(core.credentials.clone()) {
+    match credentials(&core.credentials) {
         Ok(credentials) => api::facts(&api, &credentials, &mut tell).await,
         Err(error) => tell(vec![Fact::failed("tokens", error.to_string(), NO_TOKENS)]),
     }

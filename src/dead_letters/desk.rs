@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use lapin::options::BasicNackOptions;
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -20,7 +19,6 @@ use crate::rabbitmq::{BrokerError, Publisher, connection};
 const MANY_RETURNS: u32 = 8;
 /// RabbitMQ's consumer time-out is 30 minutes: then it takes back what is in hand and closes the channel.
 const LONGEST_PASS: Duration = Duration::from_mins(20);
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 const ALL_BACK: BasicNackOptions = BasicNackOptions { multiple: true, requeue: true };
 
@@ -88,8 +86,8 @@ impl Desk {
         let channel = self.channel().await?;
         let result = self.pass(&channel, stop, &mut look).await;
         // What is in hand goes back, and is asked for: a close alone promises no moment, and the next pass would miss it.
-        let _ = timeout(CLOSE_TIMEOUT, channel.basic_nack(0, ALL_BACK)).await;
-        let _ = timeout(CLOSE_TIMEOUT, channel.close(200, "OK".into())).await;
+        let _ = connection::in_time(channel.basic_nack(0, ALL_BACK)).await;
+        let _ = connection::in_time(channel.close(200, "OK".into())).await;
         result
     }
 
@@ -134,12 +132,14 @@ impl Desk {
     }
 
     async fn channel(&self) -> Result<Channel, BrokerError> {
-        self.reading.create_channel().await.map_err(|source| BrokerError::DeadLetters { source })
+        connection::in_time(self.reading.create_channel())
+            .await
+            .map_err(|source| BrokerError::DeadLetters { source })
     }
 
     pub(super) async fn close(self) {
         for connection in [&self.reading, self.publisher.connection()] {
-            let _ = timeout(CLOSE_TIMEOUT, connection.close(200, "OK".into())).await;
+            connection::close(connection).await;
         }
     }
 }

@@ -4,6 +4,7 @@
 //! included. lapin's own recovery stays off: when its retries end, the consumer hangs silently. Whoever uses a
 //! [`Session`] drops it whole when `lost` fires and makes a new one.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ use crate::messages::names;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const DECLARE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// A dead peer is noticed after twice this many seconds; the server's default would be 60.
 const HEARTBEAT_SECONDS: u16 = 10;
@@ -212,7 +214,8 @@ impl Session {
     /// # Errors
     /// [`BrokerError::Consume`].
     pub async fn consuming_channel(&self) -> Result<Arc<Channel>, BrokerError> {
-        self.consuming.create_channel().await.map(Arc::new).map_err(|source| BrokerError::Consume { source })
+        let channel = in_time(self.consuming.create_channel()).await;
+        channel.map(Arc::new).map_err(|source| BrokerError::Consume { source })
     }
 
     /// The publisher.
@@ -224,7 +227,7 @@ impl Session {
     pub async fn close(&self) {
         self.lost.cancel();
         for connection in [&self.consuming, self.publisher.connection()] {
-            let _ = timeout(CLOSE_TIMEOUT, connection.close(200, "OK".into())).await;
+            close(connection).await;
         }
     }
 }
@@ -242,6 +245,24 @@ pub async fn connect(uri: &AMQPUri, tls: &TlsFiles, purpose: &str) -> Result<Con
         Ok(Err(source)) => Err(BrokerError::Connect { address, source }),
         Err(_) => Err(BrokerError::ConnectTimeout(address)),
     }
+}
+
+/// # No request to the broker waits for ever
+///
+/// lapin (4.12) may never resolve a request whose connection ends at that moment: `check` was seen to wait without end for the answer to
+/// its own close. So whoever asks the broker for something asks through this, but for publishes and acknowledgements, which have bounds
+/// of their own (`publisher`, the grace of a drain). An answer that does not come within ten seconds counts as an error of the connection.
+///
+/// # Errors
+/// lapin's word, or that the time is over.
+pub async fn in_time<T>(request: impl Future<Output = lapin::Result<T>>) -> lapin::Result<T> {
+    let late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "RabbitMQ did not answer in time").into());
+    timeout(ANSWER_TIMEOUT, request).await.unwrap_or_else(late)
+}
+
+/// Says good-bye, and does not wait long for the answer.
+pub async fn close(connection: &Connection) {
+    let _ = timeout(CLOSE_TIMEOUT, connection.close(200, "OK".into())).await;
 }
 
 /// Host, port and virtual host: what may stand in a log line.

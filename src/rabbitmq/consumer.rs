@@ -10,7 +10,7 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 
-use super::connection::BrokerError;
+use super::connection::{BrokerError, in_time};
 use super::envelope;
 use super::message_header::X_UNREADABLE;
 use crate::messages::{Incoming, Properties, names};
@@ -91,7 +91,7 @@ impl Deliveries {
     /// # Errors
     /// The channel is gone.
     pub async fn cancel(&self) -> lapin::Result<()> {
-        self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default()).await
+        in_time(self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default())).await
     }
 }
 
@@ -105,10 +105,10 @@ fn failed(source: lapin::Error) -> BrokerError {
 /// [`BrokerError::Consume`].
 pub async fn consume(channel: &Arc<Channel>, prefetch: u16) -> Result<Deliveries, BrokerError> {
     // Before consuming: lapin's own buffer has no bound but this one.
-    channel.basic_qos(prefetch, BasicQosOptions { global: false }).await.map_err(failed)?;
+    in_time(channel.basic_qos(prefetch, BasicQosOptions { global: false })).await.map_err(failed)?;
     let options = BasicConsumeOptions::default();
     let consumer = channel.basic_consume(names::WORK_QUEUE.into(), "".into(), options, FieldTable::default());
-    Ok(Deliveries { consumer: consumer.await.map_err(failed)?, channel: Arc::clone(channel) })
+    Ok(Deliveries { consumer: in_time(consumer).await.map_err(failed)?, channel: Arc::clone(channel) })
 }
 
 /// Fetches one message, if there is one.
@@ -116,6 +116,6 @@ pub async fn consume(channel: &Arc<Channel>, prefetch: u16) -> Result<Deliveries
 /// # Errors
 /// [`BrokerError::Consume`].
 pub async fn get_one(channel: &Arc<Channel>) -> Result<Option<Delivery>, BrokerError> {
-    let got = channel.basic_get(names::WORK_QUEUE.into(), BasicGetOptions::default()).await;
+    let got = in_time(channel.basic_get(names::WORK_QUEUE.into(), BasicGetOptions::default())).await;
     Ok(got.map_err(failed)?.map(|message| Delivery::new(message.delivery, channel)))
 }

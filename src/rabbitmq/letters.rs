@@ -5,7 +5,7 @@ use lapin::options::{BasicAckOptions, BasicGetOptions};
 use lapin::types::AMQPValue;
 use lapin::{Acker, BasicProperties, Channel};
 
-use super::connection::BrokerError;
+use super::connection::{BrokerError, in_time};
 use super::envelope;
 use super::message_header::X_UNREADABLE;
 use crate::messages::{Letter, names};
@@ -24,7 +24,7 @@ impl HeldLetter {
     /// Has the broker forget it; `false` where the broker could not be told.
     #[must_use]
     pub async fn remove(self) -> bool {
-        matches!(self.acker.ack(BasicAckOptions::default()).await, Ok(true))
+        matches!(in_time(self.acker.ack(BasicAckOptions::default())).await, Ok(true))
     }
 }
 
@@ -33,7 +33,7 @@ impl HeldLetter {
 /// # Errors
 /// [`BrokerError::DeadLetters`].
 pub async fn next_letter(channel: &Channel) -> Result<Option<(HeldLetter, u32)>, BrokerError> {
-    let got = channel.basic_get(names::DEAD_LETTER_QUEUE.into(), BasicGetOptions::default()).await;
+    let got = in_time(channel.basic_get(names::DEAD_LETTER_QUEUE.into(), BasicGetOptions::default())).await;
     let Some(message) = got.map_err(|source| BrokerError::DeadLetters { source })? else { return Ok(None) };
     let (left, delivery) = (message.message_count, message.delivery);
     let returns = if delivery.redelivered { envelope::returns(&delivery.properties) } else { 0 };

@@ -4,7 +4,7 @@ use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptio
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ExchangeKind};
 
-use super::connection::BrokerError;
+use super::connection::{BrokerError, in_time};
 use crate::messages::names;
 
 const DELIVERY_LIMIT: i32 = 20;
@@ -43,7 +43,8 @@ struct QueueSpec {
 /// [`BrokerError::Topology`] names the first exchange or queue that is missing or has other arguments.
 pub async fn ensure(connection: &Connection, topology: &Topology) -> Result<(), BrokerError> {
     let failed = |what: String| move |source| BrokerError::Topology { what, source };
-    let channel = connection.create_channel().await.map_err(failed("cannot open a channel".into()))?;
+    let channel =
+        in_time(connection.create_channel()).await.map_err(failed("cannot open a channel".into()))?;
     let verb = match topology.provision {
         Provision::Declare => "cannot declare",
         Provision::Compare => "is not as it should be:",
@@ -57,7 +58,7 @@ pub async fn ensure(connection: &Connection, topology: &Topology) -> Result<(), 
         let what = format!("{verb} queue {}", queue.name);
         declare_queue(&channel, topology.provision, queue).await.map_err(failed(what))?;
     }
-    let _ = channel.close(200, "OK".into()).await;
+    let _ = in_time(channel.close(200, "OK".into())).await;
     Ok(())
 }
 
@@ -72,7 +73,8 @@ pub fn queue_names(topology: &Topology) -> Vec<String> {
 /// lapin's word, where the queue is not there.
 pub async fn depth(channel: &Channel, queue: &str) -> lapin::Result<u32> {
     let options = QueueDeclareOptions { durable: true, passive: true, ..Default::default() };
-    Ok(channel.queue_declare(queue.into(), options, FieldTable::default()).await?.message_count())
+    let declared = in_time(channel.queue_declare(queue.into(), options, FieldTable::default())).await;
+    Ok(declared?.message_count())
 }
 
 fn exchanges() -> [(&'static str, ExchangeKind, FieldTable); 5] {
@@ -145,19 +147,18 @@ async fn declare_exchange(
         passive: provision == Provision::Check,
         ..Default::default()
     };
-    channel.exchange_declare(name.into(), kind, options, arguments).await
+    in_time(channel.exchange_declare(name.into(), kind, options, arguments)).await
 }
 
 async fn declare_queue(channel: &Channel, provision: Provision, queue: QueueSpec) -> lapin::Result<()> {
     let options =
         QueueDeclareOptions { durable: true, passive: provision == Provision::Check, ..Default::default() };
-    channel.queue_declare(queue.name.as_str().into(), options, queue.arguments).await?;
+    in_time(channel.queue_declare(queue.name.as_str().into(), options, queue.arguments)).await?;
     if provision == Provision::Declare {
         for (exchange, key) in queue.bindings {
             let (name, key) = (queue.name.as_str().into(), key.as_str().into());
-            channel
-                .queue_bind(name, exchange.into(), key, QueueBindOptions::default(), FieldTable::default())
-                .await?;
+            let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
+            in_time(channel.queue_bind(name, exchange.into(), key, options, arguments)).await?;
         }
     }
     Ok(())

@@ -11,6 +11,7 @@ mod nemesis;
 mod parts;
 mod plan;
 mod producer;
+#[allow(dead_code, reason = "the tests use more of it")]
 #[path = "../spec/support/proxy.rs"]
 mod proxy;
 #[path = "../spec/support/rabbitmq/mod.rs"]

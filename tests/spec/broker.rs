@@ -1,13 +1,18 @@
 //! The broker's weather: lost connections, lost consumers, few permissions.
 
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
 use lapin::options::QueueDeleteOptions;
 use serde_json::json;
 use tallyfy_delete_worker::rabbitmq::connection::parse_amqp_url;
 use tallyfy_delete_worker::rabbitmq::topology::Provision;
 
+use crate::command_line::with_settings;
 use crate::support::proxy::Proxy;
 use crate::support::rabbitmq::broker;
 use crate::support::world::World;
+use crate::support::{PATIENCE, eventually};
 
 #[tokio::test]
 async fn a_lost_connection_is_noticed_at_once_and_rebuilt() {
@@ -38,7 +43,7 @@ async fn a_lost_connection_is_noticed_at_once_and_rebuilt() {
 async fn a_queue_deleted_under_the_worker_is_declared_again() {
     let world = World::start().await;
     world.tester.channel.queue_delete("task.delete".into(), QueueDeleteOptions::default()).await.unwrap();
-    crate::support::eventually("a rebuilt consumer", async || {
+    eventually("a rebuilt consumer", async || {
         let reconnects = world.metric("tallyfy_delete_worker_reconnects_total").await?;
         (reconnects >= 1.0 && world.page("/readyz").await.0 == 200).then_some(())
     })
@@ -82,7 +87,7 @@ async fn a_topology_that_is_missing_is_named_and_waited_for() {
 async fn a_message_that_ends_every_connection_dies_alone() {
     let mut world = World::without_worker(|_| {}).await;
     let (host, port) = broker().host_port();
-    let proxy = Proxy::deadly(format!("{host}:{port}"), Some("deadly")).await;
+    let proxy = Proxy::deadly(format!("{host}:{port}"), "deadly").await;
     world = world.behind_broker_proxy(&proxy);
     world.sandbox.fault_for_all(json!({"latency_ms": 300})).await;
     let tasks: Vec<String> = (0..12).map(|number| format!("task-{number}")).collect();
@@ -98,7 +103,7 @@ async fn a_message_that_ends_every_connection_dies_alone() {
         let outcome = world.end(task).await["outcome"].clone();
         assert!(outcome == "deleted" || outcome == "already_absent", "{task}: {outcome}");
     }
-    crate::support::eventually("most of its deliveries", async || {
+    eventually("most of its deliveries", async || {
         let reconnects = world.metric("tallyfy_delete_worker_reconnects_total").await?;
         (reconnects >= 12.0).then_some(())
     })
@@ -107,4 +112,41 @@ async fn a_message_that_ends_every_connection_dies_alone() {
     assert_eq!(letters[0].header("x-first-death-reason").as_deref(), Some("delivery_limit"));
     world.is_ready().await;
     world.assert_drained().await;
+}
+
+/// `connection.close-ok` and `exchange.declare-ok`, each by its class and its method.
+const GOOD_BYE: &str = "\0\x0a\0\x33";
+const DECLARED: &str = "\0\x28\0\x0b";
+
+/// lapin itself waits without end; with its own close it even gives up the heartbeats that would notice.
+#[tokio::test]
+async fn no_request_to_the_broker_waits_for_ever() {
+    let world = World::without_worker(|_| {}).await;
+    let (host, port) = broker().host_port();
+    let broker_at = || format!("{host}:{port}");
+    for (command, proxy, code) in [
+        ("setup", Proxy::silent_from(broker_at(), GOOD_BYE).await, 0),
+        ("check", Proxy::silent_from(broker_at(), GOOD_BYE).await, 0),
+        ("setup", Proxy::losing(broker_at(), DECLARED).await, 1),
+        ("check", Proxy::losing(broker_at(), DECLARED).await, 1),
+    ] {
+        let by_proxy = format!(":{}/", proxy.addr.port());
+        let url = broker().amqp_url(&world.vhost).replace(&format!(":{port}/"), &by_proxy);
+        let mut command = with_settings(&world, &[command]);
+        let command = command.env("AMQP_URL", url).stdout(Stdio::null()).stderr(Stdio::null());
+        assert_eq!(exit_code(command.spawn().unwrap()).await, Some(code), "{command:?}");
+    }
+    broker().delete_vhost(&world.vhost).await;
+}
+
+/// `None` where it does not end by itself.
+async fn exit_code(mut process: Child) -> Option<i32> {
+    let began = Instant::now();
+    let mut ended = None;
+    while ended.is_none() && began.elapsed() < PATIENCE {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        ended = process.try_wait().unwrap();
+    }
+    let _ = process.kill();
+    ended?.code()
 }

@@ -178,6 +178,10 @@ async fn every_organisation_gets_its_line_and_one_dead_token_does_not_hide_the_b
         [("TALLYFY_CREDENTIALS_DIR", directory), ("TALLYFY_ORG_ID", &asked), ("TALLYFY_ACCESS_TOKEN", "")];
     let (code, facts) = check(&world, &settings).await;
     assert_eq!((code, &facts["tokens"]["state"]), (Some(1), &json!("failed")), "{facts:#}");
+    assert!(
+        facts["tokens"]["detail"].as_str().unwrap().starts_with("TALLYFY_CREDENTIALS_DIR: "),
+        "{facts:#}"
+    );
     assert_eq!(facts["broker"]["state"], "ok", "the rest is told all the same");
     for (org, token) in [(ORG, "dead"), (OTHER_ORG, TOKEN)] {
         std::fs::write(tokens.path().join(org), token).unwrap();

@@ -47,11 +47,25 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Listens on a port of its own and forwards to `target` (`host:port`).
     pub(crate) async fn start(target: impl Into<String>) -> Self {
-        Self::deadly(target, None).await
+        Self::listening_for(target, None).await
     }
 
     /// The same; a connection ends when this word comes from the target.
-    pub(crate) async fn deadly(target: impl Into<String>, word: Word) -> Self {
+    pub(crate) async fn deadly(target: impl Into<String>, word: &'static str) -> Self {
+        Self::listening_for(target, Some((word, Then::Reset))).await
+    }
+
+    /// The same; nothing comes from the target any more, from this word on.
+    pub(crate) async fn silent_from(target: impl Into<String>, word: &'static str) -> Self {
+        Self::listening_for(target, Some((word, Then::Silence))).await
+    }
+
+    /// The same; what the target sends with this word is lost on the way, and nothing else.
+    pub(crate) async fn losing(target: impl Into<String>, word: &'static str) -> Self {
+        Self::listening_for(target, Some((word, Then::Loss))).await
+    }
+
+    async fn listening_for(target: impl Into<String>, word: Word) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
         let addr = listener.local_addr().expect("the address of a listener");
         let (wire, watched) = watch::channel(Wire::Whole);
@@ -92,7 +106,15 @@ impl Drop for Proxy {
     }
 }
 
-type Word = Option<&'static str>;
+/// What happens to a connection at a word from the target.
+#[derive(Clone, Copy)]
+enum Then {
+    Reset,
+    Silence,
+    Loss,
+}
+
+type Word = Option<(&'static str, Then)>;
 
 async fn accept(listener: TcpListener, target: String, wire: watch::Receiver<Wire>, word: Word) {
     while let Ok((near, _)) = listener.accept().await {
@@ -110,8 +132,8 @@ async fn join(near: TcpStream, target: String, mut wire: watch::Receiver<Wire>, 
         let Ok(far) = TcpStream::connect(target).await else { return };
         let _ = (near.set_nodelay(true), far.set_nodelay(true));
         let (near, far) = (near.into_split(), far.into_split());
-        let to = pump(near.0, far.1, wire.clone(), Direction::ToTarget, None);
-        let from = pump(far.0, near.1, wire, Direction::FromTarget, word.map(|word| (word, &heard)));
+        let to = pump(near.0, far.1, wire.clone(), Direction::ToTarget, (None, &heard));
+        let from = pump(far.0, near.1, wire, Direction::FromTarget, (word, &heard));
         tokio::join!(to, from);
     };
     tokio::select! {
@@ -127,15 +149,19 @@ async fn pump(
     mut to: OwnedWriteHalf,
     mut wire: watch::Receiver<Wire>,
     way: Direction,
-    deadly: Option<(&str, &Notify)>,
+    (word, heard): (Word, &Notify),
 ) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        if let Some((word, heard)) = deadly
+        if let Some((word, then)) = word
             && let Some(place) = find(&buffer[..length], word.as_bytes())
         {
             let _ = to.write_all(&buffer[..place]).await;
-            tokio::time::sleep(TO_TAKE_IN).await;
+            match then {
+                Then::Reset => tokio::time::sleep(TO_TAKE_IN).await,
+                Then::Silence => std::future::pending().await,
+                Then::Loss => continue,
+            }
             heard.notify_one();
             return;
         }
