@@ -250,8 +250,8 @@ pub async fn connect(uri: &AMQPUri, tls: &TlsFiles, purpose: &str) -> Result<Con
 /// # No request to the broker waits for ever
 ///
 /// lapin (4.12) may never resolve a request whose connection ends at that moment: `check` was seen to wait without end for the answer to
-/// its own close. So whoever asks the broker for something asks through this, but for publishes and acknowledgements, which have bounds
-/// of their own (`publisher`, the grace of a drain). An answer that does not come within ten seconds counts as an error of the connection.
+/// its own close. So whoever asks the broker for something asks through this, acknowledgements included, or has a bound of its own
+/// (`publisher`, `probe`). What has no answer within ten seconds counts as an error of the connection.
 ///
 /// # Errors
 /// lapin's word, or that the time is over.

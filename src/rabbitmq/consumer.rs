@@ -44,19 +44,19 @@ impl Delivery {
     /// Tells the broker to forget it; `false` where the broker could not be told.
     #[must_use]
     pub async fn acknowledge(self) -> bool {
-        self.channel.basic_ack(self.tag, BasicAckOptions::default()).await.is_ok()
+        in_time(self.channel.basic_ack(self.tag, BasicAckOptions::default())).await.is_ok()
     }
 
     /// Has the broker move it to the dead letters as it is; `false` where the broker could not be told.
     #[must_use]
     pub async fn leave_to_the_dead_letters(self) -> bool {
-        self.channel.basic_reject(self.tag, BasicRejectOptions { requeue: false }).await.is_ok()
+        in_time(self.channel.basic_reject(self.tag, BasicRejectOptions { requeue: false })).await.is_ok()
     }
 
     /// Puts it back into the queue; `false` where the broker could not be told (it then does so by itself).
     pub async fn give_back(self) -> bool {
         let options = BasicNackOptions { requeue: true, multiple: false };
-        self.channel.basic_nack(self.tag, options).await.is_ok()
+        in_time(self.channel.basic_nack(self.tag, options)).await.is_ok()
     }
 
     fn new(delivery: lapin::message::Delivery, channel: &Arc<Channel>) -> Self {
