@@ -12,6 +12,7 @@ use crate::rabbitmq::topology::{self, Provision, Topology};
 use crate::rabbitmq::{BrokerError, BrokerSettings, PublishError, Publisher, connection};
 
 const TOPOLOGY: &str = "topology";
+const NO_ANSWER: &str = "The broker's answer says nothing of it: try again, and look at its log";
 const RUN_SETUP: &str = "Run `setup` as a user who may configure; with the same WAIT_LADDER as here";
 const GRANT: &str =
     "rabbitmqctl set_permissions -p VHOST USER '^$' '^task\\.(events|retry|dlx)$' '^task\\.delete$'";
@@ -71,20 +72,30 @@ async fn topology(connection: &Connection, topology: &Topology) -> Vec<Fact> {
     let ensure =
         async |provision| topology::ensure(connection, &Topology { provision, ..topology.clone() }).await;
     if let Err(error) = ensure(Provision::Check).await {
-        return vec![Fact::failed(TOPOLOGY, error.to_string(), RUN_SETUP)];
+        let cure = if_refused(&error, &AMQPSoftError::NOTFOUND, RUN_SETUP);
+        return vec![Fact::failed(TOPOLOGY, error.to_string(), cure)];
     }
     let arguments = match ensure(Provision::Compare).await {
         Ok(()) => Fact::ok("arguments", "every exchange and queue is as it should be"),
         Err(BrokerError::Topology { source, .. }) if refused(&source, &AMQPSoftError::ACCESSREFUSED) => {
             Fact::skipped("arguments", "the user may not configure, so cannot see them; `setup` can")
         }
-        Err(error) => Fact::failed(
-            "arguments",
-            error.to_string(),
-            "Somebody declared it otherwise: empty it, delete it, then run `setup`",
-        ),
+        Err(error) => {
+            const DECLARE_ANEW: &str =
+                "Somebody declared it otherwise: empty it, delete it, then run `setup`";
+            let cure = if_refused(&error, &AMQPSoftError::PRECONDITIONFAILED, DECLARE_ANEW);
+            Fact::failed("arguments", error.to_string(), cure)
+        }
     };
     vec![Fact::ok(TOPOLOGY, "every exchange and queue is there"), arguments]
+}
+
+/// The cure for what the broker has refused in this way; nobody shall delete a queue because a broker was slow.
+fn if_refused(error: &BrokerError, kind: &AMQPSoftError, cure: &'static str) -> &'static str {
+    match error {
+        BrokerError::Topology { source, .. } if refused(source, kind) => cure,
+        _ => NO_ANSWER,
+    }
 }
 
 async fn permissions(connection: &Connection, settings: &BrokerSettings) -> Vec<Fact> {

@@ -182,7 +182,9 @@ impl Session {
                 number += 1;
                 bar.inc(1);
                 if !held.remove().await {
-                    bar.suspend(|| warn!("a letter could not be removed: it is there still, and done with"));
+                    bar.suspend(|| {
+                        warn!("the removal of a letter is not known: it may be there still, and is done with");
+                    });
                 }
                 Ok(Fate::Removed)
             };

@@ -125,7 +125,7 @@ impl Desk {
             let copied = self.publisher.publish(&held.letter.again()).await;
             copied.map_err(|source| DeadLettersError::Copy { returns: held.returns, source })?;
             if !held.remove().await {
-                warn!("a letter was copied and could not be removed: it is there twice");
+                warn!("a letter was copied and its removal is not known: it may be there twice");
             }
         }
         Ok(())

@@ -251,7 +251,7 @@ pub async fn connect(uri: &AMQPUri, tls: &TlsFiles, purpose: &str) -> Result<Con
 ///
 /// lapin (4.12) may never resolve a request whose connection ends at that moment: `check` was seen to wait without end for the answer to
 /// its own close. So whoever asks the broker for something asks through this, acknowledgements included, or has a bound of its own
-/// (`publisher`, `probe`). What has no answer within ten seconds counts as an error of the connection.
+/// (connecting, closing, `publisher`, `probe`). What has no answer within ten seconds is an error to whoever asked.
 ///
 /// # Errors
 /// lapin's word, or that the time is over.

@@ -194,10 +194,17 @@ impl Worker {
                 },
             }
         };
-        if let Err(error) = deliveries.cancel().await {
-            return End::Lost(error.to_string());
+        match deliveries.cancel().await {
+            Ok(()) => self.empty(deliveries, settler).await,
+            // A session that ended here would throw away what is under way. What still comes goes back with its end in any case.
+            Err(error) if self.engine.draining.is_cancelled() => {
+                warn!(
+                    "the broker does not know that we are draining, and takes back what it still delivers: {error}"
+                );
+                return End::Draining;
+            }
+            Err(error) => return End::Lost(error.to_string()),
         }
-        self.empty(deliveries, settler).await;
         end
     }
 
@@ -253,7 +260,7 @@ impl Worker {
             loop {
                 ticks.tick().await;
                 // A queue that is missing closes the channel: a new one each time.
-                let Ok(channel) = session.consuming_channel().await else { return };
+                let Ok(channel) = session.consuming_channel().await else { continue };
                 for queue in topology::queue_names(&topology) {
                     let Ok(ready) = topology::depth(&channel, &queue).await else { break };
                     engine.metrics.set_queue(&queue, ready);

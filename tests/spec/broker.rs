@@ -1,12 +1,13 @@
 //! The broker's weather: lost connections, lost consumers, few permissions.
 
-use std::process::{Child, Stdio};
+use std::process::{Child, Output};
 use std::time::{Duration, Instant};
 
 use lapin::options::QueueDeleteOptions;
 use serde_json::json;
 use tallyfy_delete_worker::rabbitmq::connection::parse_amqp_url;
 use tallyfy_delete_worker::rabbitmq::topology::Provision;
+use url::Url;
 
 use crate::command_line::with_settings;
 use crate::support::proxy::Proxy;
@@ -123,30 +124,38 @@ const DECLARED: &str = "\0\x28\0\x0b";
 async fn no_request_to_the_broker_waits_for_ever() {
     let world = World::without_worker(|_| {}).await;
     let (host, port) = broker().host_port();
-    let broker_at = || format!("{host}:{port}");
-    for (command, proxy, code) in [
-        ("setup", Proxy::silent_from(broker_at(), GOOD_BYE).await, 0),
-        ("check", Proxy::silent_from(broker_at(), GOOD_BYE).await, 0),
-        ("setup", Proxy::losing(broker_at(), DECLARED).await, 1),
-        ("check", Proxy::losing(broker_at(), DECLARED).await, 1),
+    let at = || format!("{host}:{port}");
+    for (command, proxy, code, said) in [
+        ("setup", Proxy::silent_from(at(), GOOD_BYE).await, 0, "the topology is declared"),
+        ("check", Proxy::silent_from(at(), GOOD_BYE).await, 0, "ok       base URL"),
+        ("setup", Proxy::losing(at(), DECLARED).await, 1, "did not answer in time"),
+        (
+            "check",
+            Proxy::losing(at(), DECLARED).await,
+            1,
+            "did not answer in time. The broker's answer says nothing",
+        ),
     ] {
-        let by_proxy = format!(":{}/", proxy.addr.port());
-        let url = broker().amqp_url(&world.vhost).replace(&format!(":{port}/"), &by_proxy);
-        let mut command = with_settings(&world, &[command]);
-        let command = command.env("AMQP_URL", url).stdout(Stdio::null()).stderr(Stdio::null());
-        assert_eq!(exit_code(command.spawn().unwrap()).await, Some(code), "{command:?}");
+        let mut url = Url::parse(&broker().amqp_url(&world.vhost)).unwrap();
+        url.set_port(Some(proxy.addr.port())).unwrap();
+        let process = with_settings(&world, &[command]).env("AMQP_URL", url.as_str()).spawn().unwrap();
+        let output = output_in_time(process).await.unwrap_or_else(|| panic!("{command} does not end"));
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{command}: {text}");
+        assert!(text.contains(said), "{command}: {text}");
     }
     broker().delete_vhost(&world.vhost).await;
 }
 
-/// `None` where it does not end by itself.
-async fn exit_code(mut process: Child) -> Option<i32> {
+/// `None` where it does not end by itself. What it says is little enough for a pipe to hold.
+async fn output_in_time(mut process: Child) -> Option<Output> {
     let began = Instant::now();
-    let mut ended = None;
-    while ended.is_none() && began.elapsed() < PATIENCE {
+    while process.try_wait().unwrap().is_none() {
+        if began.elapsed() > PATIENCE {
+            process.kill().unwrap();
+            return None;
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
-        ended = process.try_wait().unwrap();
     }
-    let _ = process.kill();
-    ended?.code()
+    Some(process.wait_with_output().unwrap())
 }

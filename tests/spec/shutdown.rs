@@ -1,8 +1,12 @@
 //! The drain: what is in flight is finished and settled, what had not begun goes back.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::support::eventually;
+use crate::support::proxy::Proxy;
+use crate::support::rabbitmq::broker;
 use crate::support::world::World;
 
 #[tokio::test]
@@ -53,11 +57,37 @@ async fn a_drain_between_two_tries_puts_the_command_into_a_wait_queue_with_its_a
     world.assert_drained().await;
 }
 
+/// `basic.cancel-ok`, by its class and its method.
+const CANCELLED: &str = "\0\x3c\0\x1f";
+
+#[tokio::test]
+async fn a_drain_finishes_what_is_in_flight_though_the_broker_does_not_answer_the_cancel() {
+    let mut world = World::without_worker(|settings| {
+        settings.shutdown_grace = Duration::from_secs(20);
+        settings.core.api.request_timeout = Duration::from_secs(20);
+        // Else the session begins with one at a time, and a cancel of its own.
+        settings.broker.prefetch = 1;
+    })
+    .await;
+    let (host, port) = broker().host_port();
+    let proxy = Proxy::losing(format!("{host}:{port}"), CANCELLED).await;
+    world = world.behind_broker_proxy(&proxy);
+    world.start_worker().await;
+    world.sandbox.fault("t1", 1, json!({"latency_ms": 11_000})).await;
+    world.delete("t1").await;
+    world.called("t1", 1).await;
+    world.stop_worker().await;
+    let end = world.end("t1").await;
+    assert_eq!((&end["outcome"], &end["ambiguous"]), (&json!("deleted"), &json!(false)));
+    assert_eq!(world.tester.ready(&["task.delete".to_owned()]).await["task.delete"], 0, "nothing came back");
+    broker().delete_vhost(&world.vhost).await;
+}
+
 #[tokio::test]
 async fn a_drain_that_takes_too_long_leaves_the_command_to_the_next_worker() {
     let mut world = World::start_with(|settings| {
-        settings.shutdown_grace = std::time::Duration::from_millis(200);
-        settings.core.api.request_timeout = std::time::Duration::from_secs(20);
+        settings.shutdown_grace = Duration::from_millis(200);
+        settings.core.api.request_timeout = Duration::from_secs(20);
     })
     .await;
     world.sandbox.fault("t1", 1, json!({"hang": true, "after_effect": true})).await;

@@ -60,7 +60,7 @@ impl Proxy {
         Self::listening_for(target, Some((word, Then::Silence))).await
     }
 
-    /// The same; what the target sends with this word is lost on the way, and nothing else.
+    /// The same; whatever the target sends together with this word is lost on the way.
     pub(crate) async fn losing(target: impl Into<String>, word: &'static str) -> Self {
         Self::listening_for(target, Some((word, Then::Loss))).await
     }
@@ -156,11 +156,13 @@ async fn pump(
         if let Some((word, then)) = word
             && let Some(place) = find(&buffer[..length], word.as_bytes())
         {
+            if matches!(then, Then::Loss) {
+                continue;
+            }
             let _ = to.write_all(&buffer[..place]).await;
             match then {
-                Then::Reset => tokio::time::sleep(TO_TAKE_IN).await,
                 Then::Silence => std::future::pending().await,
-                Then::Loss => continue,
+                _ => tokio::time::sleep(TO_TAKE_IN).await,
             }
             heard.notify_one();
             return;
