@@ -12,7 +12,7 @@ use crate::rabbitmq::topology::{self, Provision, Topology};
 use crate::rabbitmq::{BrokerError, BrokerSettings, PublishError, Publisher, connection};
 
 const TOPOLOGY: &str = "topology";
-const NO_ANSWER: &str = "The broker's answer says nothing of it: try again, and look at its log";
+const NO_ANSWER: &str = "That does not tell what is wrong with it: try again, and look at the broker's log";
 const RUN_SETUP: &str = "Run `setup` as a user who may configure; with the same WAIT_LADDER as here";
 const GRANT: &str =
     "rabbitmqctl set_permissions -p VHOST USER '^$' '^task\\.(events|retry|dlx)$' '^task\\.delete$'";

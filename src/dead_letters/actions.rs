@@ -183,7 +183,9 @@ impl Session {
                 bar.inc(1);
                 if !held.remove().await {
                     bar.suspend(|| {
-                        warn!("the removal of a letter is not known: it may be there still, and is done with");
+                        warn!(
+                            "the removal of a letter is not known: it may be there still, and is done with"
+                        );
                     });
                 }
                 Ok(Fate::Removed)

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use lapin::Channel;
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
@@ -63,13 +64,16 @@ impl Worker {
         Self { engine, broker, jobs: TaskTracker::new(), log: SessionLog::new() }
     }
 
-    /// Works until the engine drains; then finishes what is in flight within `grace`. A lost broker is rebuilt for ever.
+    /// Works until the engine drains; then finishes what is in flight within `grace`, which counts from the drain's begin. A lost broker
+    /// is rebuilt for ever.
     pub async fn run(&self, grace: Duration) {
+        let over = CancellationToken::new();
+        let counting = tokio::spawn(count_down(self.engine.draining.clone(), grace, over.clone()));
         let mut pause = FIRST_RECONNECT;
         while !self.engine.draining.is_cancelled() {
             let opening = Instant::now();
             let longest = match self.open_session().await {
-                Some(Ok(session)) => self.work(session, grace).await,
+                Some(Ok(session)) => self.work(session, &over).await,
                 Some(Err(error)) => {
                     let why = error.to_string();
                     self.not_consuming(&why, self.log.not_connected(error.kind(), &why));
@@ -82,7 +86,8 @@ impl Worker {
             self.engine.sleep(pause).await;
             pause *= 2;
         }
-        self.finish_jobs(grace).await;
+        self.finish_jobs(&over).await;
+        counting.abort();
     }
 
     async fn open_session(&self) -> Option<Result<Session, BrokerError>> {
@@ -93,7 +98,7 @@ impl Worker {
     }
 
     /// Returns the longest pause before the next session.
-    async fn work(&self, session: Session, grace: Duration) -> Duration {
+    async fn work(&self, session: Session, over: &CancellationToken) -> Duration {
         let session = Arc::new(session);
         let settler = Arc::new(Settler::new(
             Arc::clone(&session),
@@ -111,7 +116,7 @@ impl Worker {
         depths.abort();
         let longest = match end {
             Ok(()) => {
-                self.finish_jobs(grace).await;
+                self.finish_jobs(over).await;
                 tokio::time::sleep(ACKNOWLEDGEMENTS_ARRIVE).await;
                 Duration::ZERO
             }
@@ -150,6 +155,13 @@ impl Worker {
             };
             self.engine.metrics.consumer_attached.set(0);
             match end {
+                // A session that ended here would throw away what is under way. What still comes goes back with its end in any case.
+                End::Lost(why) if self.engine.draining.is_cancelled() && is_alive(session, channel) => {
+                    warn!(
+                        "draining, and the broker does not answer; it takes back what it still delivers: {why}"
+                    );
+                    return Ok(());
+                }
                 End::Lost(why) => return Err((longest, why)),
                 End::Draining => return Ok(()),
                 End::AllIsWell => prefetch = self.broker.prefetch,
@@ -194,17 +206,10 @@ impl Worker {
                 },
             }
         };
-        match deliveries.cancel().await {
-            Ok(()) => self.empty(deliveries, settler).await,
-            // A session that ended here would throw away what is under way. What still comes goes back with its end in any case.
-            Err(error) if self.engine.draining.is_cancelled() => {
-                warn!(
-                    "the broker does not know that we are draining, and takes back what it still delivers: {error}"
-                );
-                return End::Draining;
-            }
-            Err(error) => return End::Lost(error.to_string()),
+        if let Err(error) = deliveries.cancel().await {
+            return End::Lost(error.to_string());
         }
+        self.empty(deliveries, settler).await;
         end
     }
 
@@ -221,14 +226,19 @@ impl Worker {
         self.jobs.spawn(Box::pin(carry_out(delivery, Arc::clone(&self.engine), Arc::clone(settler))))
     }
 
-    async fn finish_jobs(&self, grace: Duration) {
+    async fn finish_jobs(&self, over: &CancellationToken) {
         self.engine.health.turn();
         let first_time = self.jobs.close();
-        if first_time && timeout(grace, self.jobs.wait()).await.is_err() {
-            warn!(
+        if !first_time {
+            return;
+        }
+        tokio::select! {
+            biased;
+            () = self.jobs.wait() => {}
+            () = over.cancelled() => warn!(
                 unsettled = self.jobs.len(),
                 "SHUTDOWN_GRACE is over; what is unsettled goes back to the queue and will be delivered again"
-            );
+            ),
         }
     }
 
@@ -257,6 +267,7 @@ impl Worker {
         let session = Arc::clone(session);
         tokio::spawn(async move {
             let mut ticks = interval(DEPTHS_EVERY);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
                 // A queue that is missing closes the channel: a new one each time.
@@ -268,6 +279,17 @@ impl Worker {
             }
         })
     }
+}
+
+/// Whether what is in hand can still be settled.
+fn is_alive(session: &Session, channel: &Channel) -> bool {
+    !session.lost.is_cancelled() && channel.status().connected()
+}
+
+async fn count_down(draining: CancellationToken, grace: Duration, over: CancellationToken) {
+    draining.cancelled().await;
+    tokio::time::sleep(grace).await;
+    over.cancel();
 }
 
 async fn carry_out(mut delivery: Delivery, engine: Arc<Engine>, settler: Arc<Settler>) {

@@ -73,7 +73,7 @@ async fn a_drain_finishes_what_is_in_flight_though_the_broker_does_not_answer_th
     let proxy = Proxy::losing(format!("{host}:{port}"), CANCELLED).await;
     world = world.behind_broker_proxy(&proxy);
     world.start_worker().await;
-    world.sandbox.fault("t1", 1, json!({"latency_ms": 11_000})).await;
+    world.sandbox.fault("t1", 1, json!({"latency_ms": 13_000})).await;
     world.delete("t1").await;
     world.called("t1", 1).await;
     world.stop_worker().await;
