@@ -11,13 +11,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use super::depths;
 use super::engine::Engine;
 use super::handle::handle;
 use super::session_log::SessionLog;
 use super::settle::Settler;
 use crate::health::Part;
 use crate::messages::names;
-use crate::rabbitmq::{BrokerError, BrokerSettings, Deliveries, Delivery, Session, consumer, topology};
+use crate::rabbitmq::{BrokerError, BrokerSettings, Deliveries, Delivery, Session, consumer};
 use crate::seams::{self, Seam};
 
 pub(super) const TURN: Duration = Duration::from_secs(1);
@@ -37,7 +38,6 @@ const STABLE: Duration = Duration::from_secs(10);
 /// that was not returned this often: the neighbours of such a message are then dealt with one by one, far from the limit.
 /// The broker counts the returns, so that this holds across workers and restarts.
 const MANY_RETURNS: u32 = 4;
-const DEPTHS_EVERY: Duration = Duration::from_secs(10);
 
 /// A consumer of commands, with its jobs.
 pub struct Worker {
@@ -108,7 +108,7 @@ impl Worker {
         // Held until the session is closed: with its last handle lapin closes a channel, and acknowledgements that are still on
         // their way to the queue are forgotten (`ACKNOWLEDGEMENTS_ARRIVE`).
         let channel = session.consuming_channel().await;
-        let depths = self.watch_depths(&session);
+        let depths = depths::watch(&session, &self.engine.metrics, &self.broker.topology);
         let end = match &channel {
             Ok(channel) => self.take_in(&session, channel, &settler).await,
             Err(error) => Err((LONGEST_RECONNECT, error.to_string())),
@@ -260,24 +260,6 @@ impl Worker {
         if let Some(line) = line {
             warn!("not consuming, trying again until it works: {line}");
         }
-    }
-
-    fn watch_depths(&self, session: &Arc<Session>) -> JoinHandle<()> {
-        let (engine, topology) = (Arc::clone(&self.engine), self.broker.topology.clone());
-        let session = Arc::clone(session);
-        tokio::spawn(async move {
-            let mut ticks = interval(DEPTHS_EVERY);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                ticks.tick().await;
-                // A queue that is missing closes the channel: a new one each time.
-                let Ok(channel) = session.consuming_channel().await else { continue };
-                for queue in topology::queue_names(&topology) {
-                    let Ok(ready) = topology::depth(&channel, &queue).await else { break };
-                    engine.metrics.set_queue(&queue, ready);
-                }
-            }
-        })
     }
 }
 

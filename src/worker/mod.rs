@@ -2,6 +2,7 @@
 
 mod call;
 pub mod consume;
+mod depths;
 pub mod engine;
 pub mod handle;
 mod in_process_delays;
