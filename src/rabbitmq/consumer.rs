@@ -41,19 +41,19 @@ impl Delivery {
         self.returns
     }
 
-    /// Tells the broker to forget it; `false` where the broker could not be told.
+    /// Tells the broker to forget it; `false` where the broker could not be told, or was not told in time.
     #[must_use]
     pub async fn acknowledge(self) -> bool {
         in_time(self.channel.basic_ack(self.tag, BasicAckOptions::default())).await.is_ok()
     }
 
-    /// Has the broker move it to the dead letters as it is; `false` where the broker could not be told.
+    /// Has the broker move it to the dead letters as it is; `false` as for [`Delivery::acknowledge`].
     #[must_use]
     pub async fn leave_to_the_dead_letters(self) -> bool {
         in_time(self.channel.basic_reject(self.tag, BasicRejectOptions { requeue: false })).await.is_ok()
     }
 
-    /// Puts it back into the queue; `false` where the broker could not be told (it then does so by itself).
+    /// Puts it back into the queue; `false` as for [`Delivery::acknowledge`] (the broker then does so by itself).
     pub async fn give_back(self) -> bool {
         let options = BasicNackOptions { requeue: true, multiple: false };
         in_time(self.channel.basic_nack(self.tag, options)).await.is_ok()
@@ -89,7 +89,7 @@ impl Deliveries {
     /// Asks the broker to deliver no more. What it has sent before still comes.
     ///
     /// # Errors
-    /// The channel is gone.
+    /// The channel is gone, or no answer has come in time.
     pub async fn cancel(&self) -> lapin::Result<()> {
         in_time(self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default())).await
     }

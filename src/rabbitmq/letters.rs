@@ -21,7 +21,7 @@ pub struct HeldLetter {
 }
 
 impl HeldLetter {
-    /// Has the broker forget it; `false` where the broker could not be told.
+    /// Has the broker forget it; `false` where it is not known whether the broker has.
     #[must_use]
     pub async fn remove(self) -> bool {
         matches!(in_time(self.acker.ack(BasicAckOptions::default())).await, Ok(true))

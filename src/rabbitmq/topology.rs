@@ -40,7 +40,7 @@ struct QueueSpec {
 /// Makes sure of the topology.
 ///
 /// # Errors
-/// [`BrokerError::Topology`] names the first exchange or queue that is missing or has other arguments.
+/// [`BrokerError::Topology`] names the first exchange or queue that is missing, has other arguments or was not answered for.
 pub async fn ensure(connection: &Connection, topology: &Topology) -> Result<(), BrokerError> {
     let failed = |what: String| move |source| BrokerError::Topology { what, source };
     let channel =
@@ -70,7 +70,7 @@ pub fn queue_names(topology: &Topology) -> Vec<String> {
 /// Messages ready in a queue.
 ///
 /// # Errors
-/// lapin's word, where the queue is not there.
+/// lapin's word, where the queue is not there; or that no answer has come in time.
 pub async fn depth(channel: &Channel, queue: &str) -> lapin::Result<u32> {
     let options = QueueDeclareOptions { durable: true, passive: true, ..Default::default() };
     let declared = in_time(channel.queue_declare(queue.into(), options, FieldTable::default())).await;
