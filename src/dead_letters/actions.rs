@@ -15,7 +15,7 @@ use super::pace::{Pace, progress_bar};
 use super::selection::{Groups, Selection};
 use super::{Bulk, Consent, DeadJob, DeadLettersError, Done, Form, Limit, print};
 use crate::messages::audit::{Audit, Phase};
-use crate::messages::{Letter, names};
+use crate::messages::{Letter, names, time};
 use crate::rabbitmq::letters::HeldLetter;
 use crate::rabbitmq::tls::TlsFiles;
 
@@ -133,7 +133,7 @@ impl Session {
         let books = Books { kind: names::DISCARDED_EVENT, selection, by: &bulk.by, why: Some(why) };
         self.open_the_books(&books).await?;
         let write = async |letter: &Letter| {
-            let discarded = json!({"at": Timestamp::now(), "by": bulk.by, "why": why});
+            let discarded = json!({"at": time::text(Timestamp::now()), "by": bulk.by, "why": why});
             let mut line = serde_json::to_value(print::exported(letter)).unwrap_or_default();
             line["discarded"] = discarded;
             lines.write(&line)?;

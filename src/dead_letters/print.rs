@@ -164,7 +164,9 @@ pub(super) fn imported(line: &str) -> Result<Letter, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dead_letters::selection::Groups;
     use proptest::prelude::*;
+    use serde_json::json;
 
     #[test]
     fn what_fits_no_header_is_refused_before_anything_is_imported() {
@@ -190,6 +192,19 @@ mod tests {
             let letter = Letter { body, properties, progress, reason, detail, failed_at, fault: None };
             let line = serde_json::to_string(&exported(&letter)).unwrap();
             prop_assert_eq!(imported(&line), Ok(letter));
+        }
+    }
+
+    #[test]
+    fn the_times_of_a_line_sort_as_text() {
+        let time: Option<Timestamp> = "2026-11-25T10:25:19.300Z".parse().ok();
+        let progress = Progress { first_seen: time, ..Progress::default() };
+        let letter = Letter { progress, failed_at: time, ..Letter::default() };
+        let mut groups = Groups::default();
+        groups.add(&letter);
+        let [line, group] = [json!(exported(&letter)), json!(groups.all()[0])];
+        for text in [&line["first_seen"], &line["failed_at"], &group["oldest"], &group["newest"]] {
+            assert_eq!(text, "2026-11-25T10:25:19.300Z");
         }
     }
 

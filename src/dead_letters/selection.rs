@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::messages::Letter;
+use crate::messages::{Letter, time};
 
 /// Which dead letters are meant: those that fit all that is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -55,8 +55,10 @@ pub struct Group {
     /// How many.
     pub letters: usize,
     /// When the first of them died.
+    #[serde(serialize_with = "time::serialize")]
     pub oldest: Option<Timestamp>,
     /// When the last of them died.
+    #[serde(serialize_with = "time::serialize")]
     pub newest: Option<Timestamp>,
     /// What is said of the last one that was seen.
     pub detail: String,

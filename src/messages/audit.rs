@@ -8,8 +8,8 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::command::ID_NAMESPACE;
-use super::names;
 use super::publication::Publication;
+use super::{names, time};
 
 /// Each action has two events, so that one that is killed has left a trace, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
@@ -77,7 +77,7 @@ impl Audit {
             id: &id,
             source: names::SOURCE,
             kind: self.kind,
-            time: format!("{now:.3}"),
+            time: time::text(now),
             datacontenttype: "application/json",
             data: self,
         };

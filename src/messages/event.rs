@@ -7,7 +7,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::command::{Command, ID_NAMESPACE};
-use super::names;
+use super::{names, time};
 
 /// Bytes that most events need no more than.
 const USUAL_BODY: usize = 768;
@@ -179,7 +179,7 @@ impl Outcome {
             source: names::SOURCE,
             kind: self.outcome.event_type(),
             subject: subject.map(|(org, task)| [org, "/", task].concat()),
-            time: format!("{time:.3}"),
+            time: time::text(time),
             datacontenttype: "application/json",
             data: self,
         };

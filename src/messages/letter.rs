@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::command::MAX_BODY_BYTES;
 use super::publication::{HeaderValue, Publication};
-use super::{Progress, Properties, names};
+use super::{Progress, Properties, names, time};
 
 const LONGEST_HISTORY: usize = 1024;
 
@@ -38,10 +38,10 @@ pub struct Exported {
     #[serde(default)]
     pub detail: String,
     /// When it died.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "time::serialize")]
     pub failed_at: Option<Timestamp>,
     /// First delivery to a worker.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "time::serialize")]
     pub first_seen: Option<Timestamp>,
     /// Attempts spent.
     #[serde(default)]
@@ -120,7 +120,7 @@ impl Letter {
 
     /// The letter once more, for the dead letters: straight to their queue, so that a confirm says it is there and not elsewhere.
     pub fn again(&self) -> Publication<'_> {
-        let time = |time: Option<Timestamp>| time.map(|time| HeaderValue::Text(format!("{time:.3}")));
+        let time = |time: Option<Timestamp>| time.map(|time| HeaderValue::Text(time::text(time)));
         let text = |text: &str| Some(HeaderValue::Text(text.to_owned()));
         let progress = &self.progress;
         let headers = [

@@ -10,6 +10,7 @@ pub mod incoming;
 pub mod letter;
 pub mod names;
 pub mod publication;
+pub mod time;
 
 pub use command::{Command, Malformed, OrgId, TaskId};
 pub use event::{EndKind, FailureReason, Outcome};

@@ -2,8 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::names;
-use super::{Incoming, Progress, Properties};
+use super::{Incoming, Progress, Properties, names, time};
 use jiff::Timestamp;
 
 /// A message to publish: persistent, mandatory and confirmed, always.
@@ -134,7 +133,7 @@ fn push_text(headers: &mut Vec<(&'static str, HeaderValue)>, name: &'static str,
 }
 
 fn push_time(headers: &mut Vec<(&'static str, HeaderValue)>, name: &'static str, time: Option<Timestamp>) {
-    headers.extend(time.map(|time| (name, HeaderValue::Text(format!("{time:.3}")))));
+    headers.extend(time.map(|time| (name, HeaderValue::Text(time::text(time)))));
 }
 
 #[cfg(test)]
