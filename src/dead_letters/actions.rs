@@ -169,7 +169,7 @@ impl Session {
     ) -> (usize, Result<Done>) {
         let (bar, mut pace) = (progress_bar(letters), Pace::new(bulk));
         let mut number = 0;
-        loop {
+        let done = loop {
             let look = async |held: HeldLetter| {
                 let is_new = held.letter.failed_at.is_some_and(|time| time > self.began);
                 if number == letters {
@@ -192,10 +192,18 @@ impl Session {
             };
             match self.desk.go_through(&self.stop, look).await {
                 Ok(Pass::TimeIsUp) => {}
-                Ok(pass) => break (number, Ok(done(pass))),
-                Err(trouble) => break (number, Err(trouble)),
+                Ok(pass) => break Ok(done(pass)),
+                Err(trouble) => break Err(trouble),
             }
+        };
+        if matches!(done, Ok(Done::Wholly)) && number < letters {
+            warn!(
+                announced = letters,
+                done = number,
+                "not all letters that were announced were there any more: others have them, or they died since; look again"
+            );
         }
+        (number, done)
     }
 
     async fn import(&self, lines: &[String], bulk: &Bulk) -> Result<Done> {

@@ -2,14 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use lapin::options::BasicNackOptions;
+use lapin::options::{BasicNackOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::DeadLettersError;
-use crate::messages::Publication;
+use crate::messages::{Publication, names};
 use crate::rabbitmq::letters::{HeldLetter, next_letter};
 use crate::rabbitmq::probe::{May, Questions};
 use crate::rabbitmq::tls::TlsFiles;
@@ -19,6 +21,9 @@ use crate::rabbitmq::{BrokerError, Publisher, connection};
 const MANY_RETURNS: u32 = 8;
 /// RabbitMQ's consumer time-out is 30 minutes: then it takes back what is in hand and closes the channel.
 const LONGEST_PASS: Duration = Duration::from_mins(20);
+
+/// Others may take letters meanwhile: then they never are all back.
+const BACK_WITHIN: Duration = Duration::from_secs(2);
 
 const ALL_BACK: BasicNackOptions = BasicNackOptions { multiple: true, requeue: true };
 
@@ -36,6 +41,15 @@ pub(super) enum Fate {
     Removed,
     /// It stays, and no more are wanted.
     Enough(HeldLetter),
+}
+
+/// How many letters there were at the last look.
+#[derive(Default)]
+struct There {
+    /// To go back when the pass ends.
+    in_hand: u32,
+    /// In the queue, behind them.
+    behind: u32,
 }
 
 /// How a pass has ended.
@@ -84,11 +98,38 @@ impl Desk {
         mut look: impl AsyncFnMut(HeldLetter) -> Result<Fate, DeadLettersError>,
     ) -> Result<Pass, DeadLettersError> {
         let channel = self.channel().await?;
-        let result = self.pass(&channel, stop, &mut look).await;
-        // What is in hand goes back, and is asked for: a close alone promises no moment, and the next pass would miss it.
+        let mut there = There::default();
+        let result = self.pass(&channel, stop, &mut look, &mut there).await;
         let _ = connection::in_time(channel.basic_nack(0, ALL_BACK)).await;
         let _ = connection::in_time(channel.close(200, "OK".into())).await;
+        if there.in_hand > 0 {
+            self.until_back(&there).await;
+        }
         result
+    }
+
+    /// # The next pass sees what this one held
+    ///
+    /// RabbitMQ promises no moment at which letters are back: neither with a nack, of which its channel hands on some 32 and
+    /// keeps the others until the queue has answered, nor with `channel.close-ok`, which it sends before the channel has ended.
+    async fn until_back(&self, there: &There) {
+        let began = Instant::now();
+        let Ok(channel) = self.channel().await else { return };
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        loop {
+            let asked =
+                channel.queue_declare(names::DEAD_LETTER_QUEUE.into(), passive, FieldTable::default());
+            // An answer of 0 may be that of a queue that was slow.
+            let is_over = match connection::in_time(asked).await {
+                Ok(queue) => queue.message_count() >= there.in_hand + there.behind,
+                Err(_) => true,
+            };
+            if is_over || began.elapsed() > BACK_WITHIN {
+                break;
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+        let _ = connection::in_time(channel.close(200, "OK".into())).await;
     }
 
     async fn pass(
@@ -96,6 +137,7 @@ impl Desk {
         channel: &Channel,
         stop: &CancellationToken,
         look: &mut impl AsyncFnMut(HeldLetter) -> Result<Fate, DeadLettersError>,
+        there: &mut There,
     ) -> Result<Pass, DeadLettersError> {
         let (began, mut left) = (Instant::now(), None);
         while left != Some(0) {
@@ -108,11 +150,12 @@ impl Desk {
             let Some((held, behind)) = next_letter(channel).await? else { break };
             // What comes behind these is not looked at: it may be a copy of our own, or may die again and again.
             left = Some(left.map_or(behind, |left: u32| left - 1));
+            there.behind = behind;
             match look(held).await? {
                 Fate::Removed => {}
-                Fate::Stays(held) => self.put_back(held).await?,
+                Fate::Stays(held) => self.put_back(held, there).await?,
                 Fate::Enough(held) => {
-                    self.put_back(held).await?;
+                    self.put_back(held, there).await?;
                     break;
                 }
             }
@@ -120,13 +163,15 @@ impl Desk {
         Ok(Pass::Through)
     }
 
-    async fn put_back(&self, held: HeldLetter) -> Result<(), DeadLettersError> {
-        if held.returns >= MANY_RETURNS {
-            let copied = self.publisher.publish(&held.letter.again()).await;
-            copied.map_err(|source| DeadLettersError::Copy { returns: held.returns, source })?;
-            if !held.remove().await {
-                warn!("a letter was copied and its removal is not known: it may be there twice");
-            }
+    async fn put_back(&self, held: HeldLetter, there: &mut There) -> Result<(), DeadLettersError> {
+        if held.returns < MANY_RETURNS {
+            there.in_hand += 1;
+            return Ok(());
+        }
+        let copied = self.publisher.publish(&held.letter.again()).await;
+        copied.map_err(|source| DeadLettersError::Copy { returns: held.returns, source })?;
+        if !held.remove().await {
+            warn!("a letter was copied and its removal is not known: it may be there twice");
         }
         Ok(())
     }

@@ -145,10 +145,14 @@ impl Field {
     /// Waits for this many messages, not for ever.
     pub(crate) async fn becomes(&self, queue: &str, expected: usize) {
         let began = Instant::now();
-        while self.depth(queue).await != expected && began.elapsed() < SETTLING {
+        loop {
+            let depth = self.depth(queue).await;
+            if depth == expected {
+                return;
+            }
+            assert!(began.elapsed() < SETTLING, "{depth} messages in {queue} instead of {expected}");
             sleep(Duration::from_millis(20)).await;
         }
-        assert_eq!(self.depth(queue).await, expected, "messages in {queue}");
     }
 
     /// Takes all events out, and holds them against the promise: as many as there were commands, each of a deletion, each once; and no

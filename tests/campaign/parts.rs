@@ -191,7 +191,8 @@ impl Slot {
         const LATELY_MS: i64 = 500;
         let family = match (worker.ended_by.take(), worker.doom, status.signal(), status.code()) {
             (Some("KILL"), _, Some(9), _) => "worker killed",
-            (Some("TERM"), _, _, Some(0)) => "worker terminated",
+            // Told before it listened, or killed when it had ended.
+            (Some("TERM"), _, Some(15), _) | (Some("TERM" | "KILL"), _, _, Some(0)) => "worker terminated",
             (_, Some(seam), Some(6), _) => seam,
             (by, ..) => return Err(format!("worker {}: {status} after {by:?}", self.number)),
         };

@@ -45,7 +45,7 @@ async fn main() -> ExitCode {
 }
 
 async fn look_at(language: &str, url: &str, channel: &Channel) -> Result<String, String> {
-    let output = run(language, url, &["acme", "t1"]);
+    let output = run(language, url, &["acme", "t1"]).await;
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     match output.status.code() {
         Some(CANNOT) if language == "python" => return Err(format!("it must run everywhere: {said}")),
@@ -66,14 +66,16 @@ async fn look_at(language: &str, url: &str, channel: &Channel) -> Result<String,
     if !is_as_it_should {
         return Err(format!("{command:?} with {:?}, and it printed {printed:?}", message.properties));
     }
-    let nowhere = run(language, url, &["acme", "t2", "task.commands", "nowhere"]);
+    let nowhere = run(language, url, &["acme", "t2", "task.commands", "nowhere"]).await;
     if nowhere.status.success() || nowhere.status.code() == Some(CANNOT) {
         return Err("it does not notice that no queue takes a command".to_owned());
     }
     Ok("its command arrives as it should, and it fails where no queue takes one".to_owned())
 }
 
-fn run(language: &str, url: &str, args: &[&str]) -> Output {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/producers/run");
-    Command::new(script).arg(language).args(args).env("AMQP_URL", url).output().unwrap()
+/// Beside the reader's heartbeats: a language may be installed first, for minutes.
+async fn run(language: &str, url: &str, args: &[&str]) -> Output {
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/producers/run"));
+    command.arg(language).args(args).env("AMQP_URL", url);
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }

@@ -23,7 +23,7 @@ async fn a_lost_connection_is_noticed_at_once_and_rebuilt() {
     world = world.behind_broker_proxy(&proxy);
     world.start_worker().await;
     world.is_ready().await;
-    world.sandbox.fault("t1", 1, json!({"latency_ms": 300, "after_effect": true})).await;
+    world.sandbox.fault("t1", 1, json!({"latency_ms": 1500, "after_effect": true})).await;
     world.delete("t1").await;
     world.called("t1", 1).await;
     proxy.cut();

@@ -164,9 +164,9 @@ async fn a_replay_that_is_killed_loses_no_letter() {
         world.tester.publish_to("task.dlx", "task.delete", b"{}", properties).await;
     }
     for _ in 0..3 {
-        let mut command = with_settings(&world, &["dead", "replay", "--yes", "--by=ann"]);
-        let mut replay = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let before = letters(&world).await;
+        let mut command = with_settings(&world, &["dead", "replay", "--rate=200", "--yes", "--by=ann"]);
+        let mut replay = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         eventually("some are replayed", async || {
             let back = world.tester.ready(&["task.delete".to_owned()]).await["task.delete"];
             (back as usize > LETTERS - before as usize + 20).then_some(())
@@ -309,6 +309,25 @@ async fn limit_and_rate_are_kept_and_a_signal_ends_it_after_the_letter_in_hand()
     has_letters(&world, 3).await;
     assert_eq!(world.sandbox.unexpected().await, Vec::<Value>::new());
     world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn a_replay_that_finds_fewer_than_it_announced_says_so() {
+    let world = World::without_worker(|_| {}).await;
+    world.tester.leave_dead_letters_alone().await;
+    for id in ["m1", "m2", "m3"] {
+        let properties = BasicProperties::default().with_message_id(id.into());
+        world.tester.publish_to("task.dlx", "task.delete", b"{}", properties).await;
+    }
+    let replay = ["dead", "replay", "--rate=1", "--yes", "--by=ann"];
+    let replay = with_settings(&world, &replay).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("one is replayed", async || world.tester.take("task.delete").await).await;
+    world.tester.take(DEAD).await.expect("one that is not in hand yet");
+    let output = tokio::task::spawn_blocking(|| replay.wait_with_output().unwrap()).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("not all letters that were announced were there"), "{said}");
+    assert_eq!(output.status.code(), Some(0));
+    broker().delete_vhost(&world.vhost).await;
 }
 
 #[tokio::test]

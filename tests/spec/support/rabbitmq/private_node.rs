@@ -96,12 +96,15 @@ async fn started(output: &Path) -> Result<(), String> {
     }
 }
 
-/// Ports that were free a moment ago: all held at once, so that they differ.
+/// Ports that were free a moment ago: all held at once, so that they differ; and below those that a kernel gives to whoever
+/// binds port 0 (Linux from 32768), so that nobody else gets one before the broker binds it.
 pub(super) fn free_ports<const N: usize>() -> std::io::Result<[u16; N]> {
     let mut held = Vec::new();
     let mut ports = [0; N];
     for port in &mut ports {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let mut tries =
+            (0..100).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, fastrand::u16(20_000..32_000))));
+        let listener = tries.find_map(Result::ok).ok_or(std::io::ErrorKind::AddrInUse)?;
         *port = listener.local_addr()?.port();
         held.push(listener);
     }
