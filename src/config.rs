@@ -70,7 +70,7 @@ pub fn read() -> Result<(Job, Logging), Vec<String>> {
         let _ = error.print();
         std::process::exit(if error.use_stderr() { EXIT_USAGE.into() } else { 0 });
     });
-    interpret(cli, io::stdin().lines().map_while(Result::ok))
+    interpret(cli, io::stdin().lines())
 }
 
 /// The same from a command line and an input that are given: for tests of every kind.
@@ -82,10 +82,13 @@ pub fn read_from<'a>(
     input: impl Iterator<Item = String>,
 ) -> Result<(Job, Logging), Vec<String>> {
     let cli = Cli::try_parse_from(args).map_err(|error| vec![error.to_string()])?;
-    interpret(cli, input)
+    interpret(cli, input.map(Ok))
 }
 
-fn interpret(cli: Cli, input: impl Iterator<Item = String>) -> Result<(Job, Logging), Vec<String>> {
+fn interpret(
+    cli: Cli,
+    input: impl Iterator<Item = io::Result<String>>,
+) -> Result<(Job, Logging), Vec<String>> {
     let mut reader = Reader::default();
     let (job, log) = match cli.command {
         Sub::Schema { subject, log } => (Some(Job::Print(print::schema(subject))), log),
@@ -189,7 +192,11 @@ fn prefetch(concurrency: usize) -> u16 {
     u16::try_from(concurrency + spare).unwrap_or(LARGEST_PREFETCH).min(LARGEST_PREFETCH)
 }
 
-fn delete(reader: &mut Reader, args: &DeleteArgs, input: impl Iterator<Item = String>) -> Option<Job> {
+fn delete(
+    reader: &mut Reader,
+    args: &DeleteArgs,
+    input: impl Iterator<Item = io::Result<String>>,
+) -> Option<Job> {
     let org = reader.org("--org", &args.org);
     let core = core(reader, &args.core, &args.ladder, org.as_ref());
     let tasks = reader.tasks(&args.tasks, input);

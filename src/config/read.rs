@@ -1,7 +1,7 @@
 //! One reader for each kind of setting. A wrong one becomes a line that names the variable and what it takes.
 
 use std::fmt::Display;
-use std::io::{IsTerminal, stderr};
+use std::io::{self, IsTerminal, stderr};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -235,16 +235,30 @@ impl Reader {
         orgs.into_iter().collect()
     }
 
-    /// The ids from the arguments, or from `input` for a single `-`. One wrong id refuses the whole list: nothing is
-    /// deleted on half a mistake.
+    /// The ids from the arguments, or from `input` for a single `-`. One wrong id, or a line that cannot be read, refuses the
+    /// whole list: nothing is deleted on half a mistake.
     pub(super) fn tasks(
         &mut self,
         args: &[String],
-        input: impl Iterator<Item = String>,
+        input: impl Iterator<Item = io::Result<String>>,
     ) -> Option<Vec<TaskId>> {
-        let from_input = args.len() == 1 && args[0] == "-";
-        let (what, texts): (_, Vec<String>) =
-            if from_input { ("line", input.collect()) } else { ("TASK", args.to_vec()) };
+        if args != ["-"] {
+            if let Some(at) = args.iter().position(|arg| arg == "-") {
+                return self
+                    .problem(&format!("TASK {}", at + 1), "\"-\" is for standard input, and stands alone");
+            }
+            return self.valid_tasks("TASK", args);
+        }
+        let numbered = (1..).zip(input).map(|(number, line)| line.map_err(|error| (number, error)));
+        match numbered.collect::<Result<Vec<_>, _>>() {
+            Ok(lines) => self.valid_tasks("line", &lines),
+            Err((number, error)) => {
+                self.problem(&format!("line {number}"), format!("cannot be read: {error}"))
+            }
+        }
+    }
+
+    fn valid_tasks(&mut self, what: &str, texts: &[String]) -> Option<Vec<TaskId>> {
         let mut tasks = Vec::new();
         let before = self.problems.len();
         for (number, text) in

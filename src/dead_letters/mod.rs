@@ -102,7 +102,9 @@ pub enum DeadLettersError {
         source: PublishError,
     },
     /// A letter was not published; it is where it was.
-    #[error("cannot publish to {to}: {source}; what is not published is still among the dead letters")]
+    #[error(
+        "cannot publish to {to}: {source}; what is not published is where it was: among the dead letters, or in the file of an import"
+    )]
     Publish {
         /// The queue or exchange.
         to: String,

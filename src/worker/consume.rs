@@ -246,6 +246,9 @@ impl Worker {
         self.engine.metrics.consumer_attached.set(1);
         let (queue, prefetch) = (names::WORK_QUEUE, self.broker.prefetch);
         let had_trouble = self.engine.health.set(Part::Broker, None);
+        // What the session before was waiting for when it was lost.
+        self.engine.health.set(Part::Blocked, None);
+        self.engine.health.set(Part::Organisations, None);
         if let Some(why) = self.log.consuming() {
             warn!(queue, prefetch, "consuming again; the session before was lost: {why}");
         } else if had_trouble {

@@ -26,11 +26,6 @@ impl Worker {
         channel: &Arc<Channel>,
         settler: &Arc<Settler>,
     ) -> End {
-        if self.engine.next_probe().is_none()
-            && self.engine.health.set(Part::Organisations, Some(EVERY_ORG_HELD.to_owned()))
-        {
-            warn!("{EVERY_ORG_HELD}");
-        }
         let end = self.probe_until_the_pause_ends(session, channel, settler).await;
         if matches!(end, End::PauseEnds) && self.engine.health.set(Part::Organisations, None) {
             info!("the pause is over");
@@ -45,6 +40,14 @@ impl Worker {
         settler: &Arc<Settler>,
     ) -> End {
         while let Some(due) = self.engine.paused_until() {
+            // Also where the breaker has closed meanwhile, and a gate keeps on what it began.
+            if self.engine.next_probe().is_none()
+                && self.engine.health.set(Part::Organisations, Some(EVERY_ORG_HELD.to_owned()))
+            {
+                warn!("{EVERY_ORG_HELD}");
+            }
+            // The connection is there; the breaker or the gates say why nothing is consumed.
+            self.engine.health.set(Part::Broker, None);
             self.engine.health.turn();
             let left = due.saturating_duration_since(Instant::now());
             if let Some(end) = self.wait(session, left.clamp(Duration::from_millis(10), TURN)).await {

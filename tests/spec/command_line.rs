@@ -260,6 +260,28 @@ async fn delete_reads_ids_from_standard_input_and_exits_1_when_one_failed() {
 }
 
 #[tokio::test]
+async fn delete_with_a_line_that_cannot_be_read_deletes_nothing() {
+    let world = World::without_worker(|_| {}).await;
+    for (list, said) in
+        [(&b"t1\n\xff\nt2\n"[..], "line 2: cannot be read"), (b"\xff\xfet\x001\x00", "line 1:")]
+    {
+        let mut child = with_settings(&world, &["delete", "--org", ORG, "-"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(list).unwrap();
+        let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+        assert_eq!(output.status.code(), Some(64));
+        assert!(text(&output.stderr).starts_with(said), "{}", text(&output.stderr));
+    }
+    let output = output(with_settings(&world, &["delete", "--org", ORG, "t1", "-"])).await;
+    assert_eq!(output.status.code(), Some(64));
+    assert!(text(&output.stderr).starts_with("TASK 2: \"-\""), "{}", text(&output.stderr));
+    assert_eq!(world.sandbox.calls().await.len(), 0);
+}
+
+#[tokio::test]
 async fn delete_with_one_wrong_id_deletes_nothing() {
     let world = World::without_worker(|_| {}).await;
     world.sandbox.tasks(ORG, &["t1"], "present").await;

@@ -50,6 +50,26 @@ async fn an_alarm_of_the_broker_is_told_and_waited_for() {
 }
 
 #[tokio::test]
+async fn a_broker_that_was_lost_during_an_alarm_is_not_said_to_be_blocked_when_it_is_back() {
+    let (_turn, broker) = broker_to_harm().await;
+    let mut world = World::at(broker, |_| {}).await;
+    let (host, port) = broker.host_port();
+    let proxy = Proxy::start(format!("{host}:{port}")).await;
+    world = world.behind_broker_proxy(&proxy);
+    delete_some(&world, &["t1"]).await;
+    broker.ctl(&["set_vm_memory_high_watermark", "0"]);
+    world.start_worker().await;
+    world.is_not_ready_because("RabbitMQ takes no messages").await;
+    proxy.cut();
+    world.is_not_ready_because("not consuming").await;
+    broker.ctl(&["set_vm_memory_high_watermark", "0.6"]);
+    proxy.restore();
+    world.end("t1").await;
+    world.is_ready().await;
+    world.assert_drained().await;
+}
+
+#[tokio::test]
 async fn a_confirm_that_never_comes_is_told_and_nothing_is_acknowledged() {
     let (_turn, broker) = broker_to_harm().await;
     let mut world = World::at(broker, |_| {}).await;
