@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lapin::options::{BasicNackOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
+use lapin::options::BasicNackOptions;
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection};
 use tokio::time::sleep;
@@ -15,7 +14,7 @@ use crate::messages::{Publication, names};
 use crate::rabbitmq::letters::{HeldLetter, next_letter};
 use crate::rabbitmq::probe::{May, Questions};
 use crate::rabbitmq::tls::TlsFiles;
-use crate::rabbitmq::{BrokerError, Publisher, connection};
+use crate::rabbitmq::{BrokerError, Publisher, connection, topology};
 
 /// A letter that went back this often is copied to the end of the queue instead (see [`Desk::go_through`]).
 const MANY_RETURNS: u32 = 8;
@@ -115,13 +114,10 @@ impl Desk {
     async fn until_back(&self, there: &There) {
         let began = Instant::now();
         let Ok(channel) = self.channel().await else { return };
-        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         loop {
-            let asked =
-                channel.queue_declare(names::DEAD_LETTER_QUEUE.into(), passive, FieldTable::default());
-            // An answer of 0 may be that of a queue that was slow.
-            let is_over = match connection::in_time(asked).await {
-                Ok(queue) => queue.message_count() >= there.in_hand + there.behind,
+            // A depth of 0 may be the answer of a queue that was slow.
+            let is_over = match topology::depth(&channel, names::DEAD_LETTER_QUEUE).await {
+                Ok(ready) => ready >= there.in_hand + there.behind,
                 Err(_) => true,
             };
             if is_over || began.elapsed() > BACK_WITHIN {

@@ -6,6 +6,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -131,6 +132,9 @@ struct Worker {
     is_wanted: bool,
     /// Its end was asked for by this signal.
     ended_by: Option<&'static str>,
+    started: Option<Instant>,
+    /// How old it was when it was told to end.
+    told_at: Option<Duration>,
     /// The seam at which it is to die.
     doom: Option<&'static str>,
 }
@@ -164,6 +168,9 @@ impl Slot {
         if matches!(name, "KILL" | "TERM") && worker.process.is_some() {
             worker.ended_by = Some(name);
         }
+        if name == "TERM" {
+            worker.told_at = worker.started.map(|started| started.elapsed());
+        }
         if let Some(process) = &worker.process {
             let _ = Command::new("kill").args([&format!("-{name}"), &process.id().to_string()]).status();
         }
@@ -189,10 +196,15 @@ impl Slot {
 
     fn death(&self, worker: &mut Worker, status: ExitStatus) -> Result<Blow, String> {
         const LATELY_MS: i64 = 500;
+        // So long it may take until it listens to signals.
+        const YOUNG: Duration = Duration::from_secs(1);
+        let (was_told, was_young) = (worker.told_at.is_some(), worker.told_at.is_some_and(|age| age < YOUNG));
         let family = match (worker.ended_by.take(), worker.doom, status.signal(), status.code()) {
             (Some("KILL"), _, Some(9), _) => "worker killed",
-            // Told before it listened, or killed when it had ended.
-            (Some("TERM"), _, Some(15), _) | (Some("TERM" | "KILL"), _, _, Some(0)) => "worker terminated",
+            (Some("TERM"), _, _, Some(0)) => "worker terminated",
+            (Some("TERM"), _, Some(15), _) if was_young => "worker terminated",
+            // Killed when it had ended as it was told.
+            (Some("KILL"), _, _, Some(0)) if was_told => "worker terminated",
             (_, Some(seam), Some(6), _) => seam,
             (by, ..) => return Err(format!("worker {}: {status} after {by:?}", self.number)),
         };
@@ -202,6 +214,7 @@ impl Slot {
 
     fn start(&self, worker: &mut Worker, vhost_url: &str, doomed: Option<u32>) {
         worker.starts += 1;
+        (worker.started, worker.told_at) = (Some(Instant::now()), None);
         worker.doom = doomed.map(|_| SEAMS[(self.number + worker.starts) % SEAMS.len()]);
         let log = self.directory.join(format!("worker-{}.log", self.number));
         let log = OpenOptions::new().create(true).append(true).open(log).expect("a log file");
