@@ -1,257 +1,221 @@
 //! EDGE: tokens and the organisations that they open, from the environment, a file or a directory that may change.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Keys;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::SystemTime;
-use std::{fs, io};
+mod organisations;
+mod source;
 
-use secrecy::{ExposeSecret, SecretString};
-use thiserror::Error;
-use tracing::{error, info};
+use std::collections::BTreeSet;
+use std::collections::btree_map::Keys;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Instant, SystemTime};
+
+use secrecy::SecretString;
+use tracing::{error, info, warn};
+
+pub use organisations::Organisation;
+pub use source::{CredentialsError, CredentialsSource, token};
 
 use crate::messages::OrgId;
+use organisations::{Changes, Organisations};
 
-/// Where tokens come from.
+/// What may be done for an organisation now.
 #[derive(Debug, Clone)]
-pub enum CredentialsSource {
-    /// One token for these organisations.
-    Fixed {
-        /// The allow-list.
-        orgs: Vec<OrgId>,
-        /// The token.
-        token: SecretString,
-    },
-    /// One file with the token for these organisations.
-    File {
-        /// The allow-list.
-        orgs: Vec<OrgId>,
-        /// The file.
-        path: PathBuf,
-    },
-    /// A directory with one file for each organisation, named by its id: the shape of a mounted Kubernetes secret.
-    Directory {
-        /// Where given, only these of the directory's organisations.
-        only: Option<Vec<OrgId>>,
-        /// The directory.
-        path: PathBuf,
-    },
+pub enum Access {
+    /// It is allowed, and this is its token.
+    Token(Arc<SecretString>),
+    /// It is allowed and has no token at the moment: its commands wait.
+    NoToken,
+    /// It is not on the allow-list.
+    NotAllowed,
 }
 
-/// Why a token cannot be had; never repeats what the file holds.
-#[derive(Debug, Error)]
-pub enum CredentialsError {
-    /// Not there, or no permission.
-    #[error("cannot read {path}: {source}")]
-    Unreadable {
-        /// File or directory.
-        path: PathBuf,
-        /// The system's word.
-        source: io::Error,
-    },
-    /// The content cannot be a token.
-    #[error("{path} holds no token: it is empty or has characters other than visible ASCII inside")]
-    NoToken {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The directory has no file named by an organisation's id.
-    #[error("{path} has no file that is named by an organisation's id")]
-    NoOrganisation {
-        /// The directory.
-        path: PathBuf,
-    },
-}
-
-type Tokens = BTreeMap<OrgId, Credential>;
-
-/// A token, and when it was written: the file's time, or the start of the process.
-#[derive(Debug, Clone)]
-pub struct Credential {
-    token: Arc<SecretString>,
-    written: SystemTime,
-}
-
-impl Credential {
-    fn is_same(&self, other: &Self) -> bool {
-        self.token.expose_secret() == other.token.expose_secret()
-    }
-}
-
-/// What a source holds: tokens, and files that hold none.
-#[derive(Default)]
-struct Reading {
-    tokens: Tokens,
-    wrong: BTreeMap<OrgId, CredentialsError>,
+/// An organisation that is allowed and has no token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// Which one.
+    pub org: OrgId,
+    /// What is wrong with its file.
+    pub why: String,
 }
 
 /// The tokens in force.
 #[derive(Debug)]
 pub struct Credentials {
     source: CredentialsSource,
-    tokens: RwLock<Tokens>,
-    last_error: Mutex<String>,
+    orgs: RwLock<Organisations>,
+    /// The troubles that were logged and last. Held while the source is read, so that no older reading overwrites a newer.
+    last_logged: Mutex<BTreeSet<String>>,
 }
 
 impl Credentials {
     /// Reads the source for the first time.
     ///
+    /// A directory must hold one token at least. A file of it that holds none is no reason not to start: it may be a stray
+    /// file, or a secret that is half written.
+    ///
     /// # Errors
     /// [`CredentialsError`] names the file.
     pub fn load(source: CredentialsSource) -> Result<Self, CredentialsError> {
-        let Reading { tokens, wrong } = read(&source)?;
-        if let Some(trouble) = wrong.into_values().next() {
-            return Err(trouble);
+        let found = source.read_first()?;
+        let mut orgs = Organisations::listed(source.listed());
+        orgs.update(found, Instant::now());
+        let known = orgs.troubles().map(|(_, _, trouble)| trouble.to_owned()).collect();
+        Ok(Self { source, orgs: RwLock::new(orgs), last_logged: Mutex::new(known) })
+    }
+
+    /// Logs each organisation that has no token, once at the start.
+    pub fn warn_of_missing(&self) {
+        for Missing { org, why } in self.missing() {
+            warn!(org_id = %org, why, "organisation has no token: its commands wait until it has one");
         }
-        Ok(Self { source, tokens: RwLock::new(tokens), last_error: Mutex::default() })
     }
 
-    /// The token for an organisation; `None` where it may not be touched.
+    /// What may be done for an organisation now.
+    pub fn access(&self, org: &OrgId) -> Access {
+        match self.orgs().get(org).map(Organisation::credential) {
+            Some(Some(credential)) => Access::Token(Arc::clone(&credential.token)),
+            Some(None) => Access::NoToken,
+            None => Access::NotAllowed,
+        }
+    }
+
+    /// The token for an organisation; `None` if it has none now, or is not allowed.
     pub fn token(&self, org: &OrgId) -> Option<Arc<SecretString>> {
-        self.tokens.read().unwrap_or_else(PoisonError::into_inner).get(org).map(|c| Arc::clone(&c.token))
+        match self.access(org) {
+            Access::Token(token) => Some(token),
+            Access::NoToken | Access::NotAllowed => None,
+        }
     }
 
-    /// Whether an organisation may be touched.
+    /// Whether an organisation is on the allow-list, with a token or without one.
     pub fn allow(&self, org: &OrgId) -> bool {
-        self.tokens.read().unwrap_or_else(PoisonError::into_inner).contains_key(org)
+        self.orgs().get(org).is_some()
     }
 
-    /// Shows all organisations that may be touched.
-    pub fn with_orgs<T>(&self, look: impl FnOnce(Keys<'_, OrgId, Credential>) -> T) -> T {
-        look(self.tokens.read().unwrap_or_else(PoisonError::into_inner).keys())
+    /// Shows all organisations that are allowed, those without a token included.
+    pub fn with_orgs<T>(&self, look: impl FnOnce(Keys<'_, OrgId, Organisation>) -> T) -> T {
+        look(self.orgs().ids())
     }
 
-    /// Organisations that were asked for and have no token, so may not be touched.
-    pub fn missing(&self) -> Vec<OrgId> {
-        let CredentialsSource::Directory { only: Some(only), .. } = &self.source else { return Vec::new() };
-        only.iter().filter(|org| !self.allow(org)).cloned().collect()
+    /// How many organisations are allowed and have no token.
+    pub fn without_token(&self) -> usize {
+        self.orgs().without_token().count()
     }
 
-    /// When the oldest of the tokens in force was written; `None` where there is none.
+    /// The organisations that are allowed and have no token, and why.
+    pub fn missing(&self) -> Vec<Missing> {
+        // Only a directory can have less than a token for each.
+        let CredentialsSource::Directory { path, .. } = &self.source else { return Vec::new() };
+        let is_gone = |org: &OrgId| format!("{} is not there", path.join(org.as_str()).display());
+        let why = |org, known: &Organisation| known.trouble().map_or_else(|| is_gone(org), str::to_owned);
+        self.orgs()
+            .without_token()
+            .map(|(org, known)| Missing { org: org.clone(), why: why(org, known) })
+            .collect()
+    }
+
+    /// When the oldest of the tokens in force was written; `None` if there is none.
     pub fn oldest_written(&self) -> Option<SystemTime> {
-        self.tokens.read().unwrap_or_else(PoisonError::into_inner).values().map(|c| c.written).min()
+        self.orgs().credentials().map(|credential| credential.written).min()
     }
 
-    /// Reads the source again; returns the organisations whose token has changed.
+    /// Reads the source again; returns the organisations that have another token than before, or one again.
+    pub fn reload(&self) -> Vec<OrgId> {
+        self.reload_at(Instant::now())
+    }
+
+    /// [`Credentials::reload`] at this time.
     ///
     /// # A wrong file keeps the last good token
     ///
-    /// What cannot be read changes nothing for the organisations that it is about, nor for the others. The trouble is
-    /// logged once.
-    pub fn reload(&self) -> Vec<OrgId> {
+    /// A file that is there and cannot be read, or holds no token, changes nothing for its organisation, nor for the
+    /// others; nor does a directory that cannot be read, as while a secret is swapped. The trouble is logged once.
+    pub fn reload_at(&self, now: Instant) -> Vec<OrgId> {
         if matches!(self.source, CredentialsSource::Fixed { .. }) {
             return Vec::new();
         }
-        match read(&self.source) {
-            Ok(Reading { tokens, wrong }) => {
-                self.tell(wrong.values());
-                self.replace(tokens, &wrong)
-            }
+        let mut last_logged = self.last_logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = match self.source.read() {
+            Ok(found) => found,
             Err(trouble) => {
-                self.tell([&trouble]);
-                Vec::new()
+                self.orgs.write().unwrap_or_else(PoisonError::into_inner).source_is_away(now);
+                if last_logged.insert(trouble.to_string()) {
+                    error!("credentials: {trouble}; what was read before stays in force");
+                }
+                return Vec::new();
             }
+        };
+        let names_nobody = found.is_empty();
+        let changes = self.orgs.write().unwrap_or_else(PoisonError::into_inner).update(found, now);
+        let mut troubles = self.report_wrong_files(&last_logged, &changes);
+        if names_nobody {
+            troubles.extend(self.report_empty_directory(&last_logged));
         }
+        *last_logged = troubles;
+        self.report(&changes);
+        changes.changed
     }
 
-    fn tell<'a>(&self, troubles: impl IntoIterator<Item = &'a CredentialsError>) {
-        let all: Vec<String> = troubles.into_iter().map(ToString::to_string).collect();
-        let all = all.join("; ");
-        let mut last_error = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
-        if *last_error != all && !all.is_empty() {
-            error!("credentials: {all}; what was read before stays in force");
-        }
-        *last_error = all;
+    fn orgs(&self) -> RwLockReadGuard<'_, Organisations> {
+        self.orgs.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn replace(&self, mut fresh: Tokens, wrong: &BTreeMap<OrgId, CredentialsError>) -> Vec<OrgId> {
-        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
-        for org in wrong.keys() {
-            if let Some(last_good) = tokens.get(org) {
-                fresh.insert(org.clone(), last_good.clone());
+    /// Logs what is wrong with a file, unless it was logged before or the loss of the token says it; returns all of it.
+    fn report_wrong_files(&self, last_logged: &BTreeSet<String>, changes: &Changes) -> BTreeSet<String> {
+        let orgs = self.orgs();
+        for (org, known, trouble) in orgs.troubles() {
+            if last_logged.contains(trouble) || changes.lost.contains(org) {
+                continue;
+            }
+            if known.credential().is_some() {
+                error!(org_id = %org, "credentials: {trouble}; its last good token stays in force");
+            } else {
+                warn!(org_id = %org, "credentials: {trouble}; its commands wait until it holds a token");
             }
         }
-        let mut changed = Vec::new();
-        for (org, new) in &mut fresh {
-            match tokens.get(org) {
-                // A secret that is mounted anew is no younger for it.
-                Some(old) if old.is_same(new) => new.written = new.written.min(old.written),
-                _ => changed.push(org.clone()),
-            }
+        orgs.troubles().map(|(_, _, trouble)| trouble.to_owned()).collect()
+    }
+
+    fn report_empty_directory(&self, last_logged: &BTreeSet<String>) -> Option<String> {
+        let CredentialsSource::Directory { path, .. } = &self.source else { return None };
+        let trouble = CredentialsError::NoOrganisation { path: path.clone() }.to_string();
+        if !last_logged.contains(&trouble) {
+            error!("credentials: {trouble}; what was allowed before stays allowed, and its commands wait");
         }
-        if !changed.is_empty() || tokens.len() != fresh.len() {
-            info!(
-                organisations = fresh.len(),
-                changed = changed.len(),
-                "credentials: read again after a change"
+        Some(trouble)
+    }
+
+    fn report(&self, changes: &Changes) {
+        let Changes { changed, lost, regained, disallowed } = changes;
+        for org in lost {
+            warn!(org_id = %org, "organisation has lost its token: its file is gone; its commands wait until it is back");
+        }
+        for org in regained {
+            info!(org_id = %org, "organisation has a token again");
+        }
+        for org in disallowed {
+            warn!(
+                org_id = %org,
+                "organisation is no longer allowed: its token file has been gone for {} minutes",
+                organisations::ALLOWED_WITHOUT_FILE.as_secs() / 60
             );
         }
-        *tokens = fresh;
-        changed
-    }
-}
-
-/// Reads a token: white space around it does not count.
-///
-/// # Errors
-/// [`CredentialsError::NoToken`] where nothing is left or something is in it that cannot stand in a header.
-pub fn token(text: &str, path: &Path) -> Result<SecretString, CredentialsError> {
-    let token = text.trim();
-    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(CredentialsError::NoToken { path: path.to_owned() });
-    }
-    Ok(token.into())
-}
-
-fn read(source: &CredentialsSource) -> Result<Reading, CredentialsError> {
-    match source {
-        CredentialsSource::Fixed { orgs, token } => {
-            Ok(same_for_all(orgs, &Credential { token: Arc::new(token.clone()), written: SystemTime::now() }))
-        }
-        CredentialsSource::File { orgs, path } => Ok(same_for_all(orgs, &read_file(path)?)),
-        CredentialsSource::Directory { only, path } => read_directory(path, only.as_deref()),
-    }
-}
-
-fn same_for_all(orgs: &[OrgId], credential: &Credential) -> Reading {
-    let tokens = orgs.iter().map(|org| (org.clone(), credential.clone())).collect();
-    Reading { tokens, ..Reading::default() }
-}
-
-fn read_file(path: &Path) -> Result<Credential, CredentialsError> {
-    let unreadable = |source| CredentialsError::Unreadable { path: path.to_owned(), source };
-    let token = token(&fs::read_to_string(path).map_err(unreadable)?, path)?;
-    let written = fs::metadata(path).and_then(|file| file.modified()).map_err(unreadable)?;
-    Ok(Credential { token: Arc::new(token), written })
-}
-
-fn read_directory(path: &Path, only: Option<&[OrgId]>) -> Result<Reading, CredentialsError> {
-    let unreadable = |source| CredentialsError::Unreadable { path: path.to_owned(), source };
-    let mut reading = Reading::default();
-    for entry in fs::read_dir(path).map_err(unreadable)? {
-        let file = entry.map_err(unreadable)?.path();
-        // A mounted secret has "..data" and the like beside the files; they are no ids.
-        let Some(org) = file.file_name().and_then(|name| OrgId::try_from(name.to_str()?.to_owned()).ok())
-        else {
-            continue;
-        };
-        if file.is_dir() || only.is_some_and(|only| !only.contains(&org)) {
-            continue;
-        }
-        match read_file(&file) {
-            Ok(credential) => drop(reading.tokens.insert(org, credential)),
-            Err(trouble) => drop(reading.wrong.insert(org, trouble)),
+        if !(changed.is_empty() && lost.is_empty() && disallowed.is_empty()) {
+            let organisations = self.orgs().ids().len();
+            info!(organisations, changed = changed.len(), "credentials: read again after a change");
         }
     }
-    if reading.tokens.is_empty() && reading.wrong.is_empty() {
-        return Err(CredentialsError::NoOrganisation { path: path.to_owned() });
-    }
-    Ok(reading)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+    use std::{fs, io};
+
+    use secrecy::ExposeSecret;
+    use tempfile::TempDir;
+
+    use super::organisations::ALLOWED_WITHOUT_FILE;
     use super::*;
 
     fn org(id: &str) -> OrgId {
@@ -260,6 +224,53 @@ mod tests {
 
     fn exposed(credentials: &Credentials, id: &str) -> Option<String> {
         credentials.token(&org(id)).map(|token| token.expose_secret().to_owned())
+    }
+
+    /// A directory with these files, each with its content.
+    fn directory(files: &[(&str, &str)]) -> TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            fs::write(directory.path().join(name), content).unwrap();
+        }
+        directory
+    }
+
+    fn load(directory: &Path, only: Option<&[&str]>) -> Result<Credentials, CredentialsError> {
+        let only = only.map(|only| only.iter().copied().map(org).collect());
+        Credentials::load(CredentialsSource::Directory { only, path: directory.to_owned() })
+    }
+
+    /// The token, `waits` or `refused`.
+    fn access(credentials: &Credentials, id: &str) -> String {
+        match credentials.access(&org(id)) {
+            Access::Token(token) => token.expose_secret().to_owned(),
+            Access::NoToken => "waits".to_owned(),
+            Access::NotAllowed => "refused".to_owned(),
+        }
+    }
+
+    /// The lines that are logged meanwhile.
+    fn logged(work: impl FnOnce()) -> Vec<String> {
+        #[derive(Clone, Default)]
+        struct Kept(Arc<Mutex<Vec<u8>>>);
+        impl io::Write for Kept {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().write(bytes)
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let log = tracing_subscriber::fmt()
+            .without_time()
+            .with_target(false)
+            .with_ansi(false)
+            .with_writer(move || writer.clone());
+        tracing::subscriber::with_default(log.finish(), work);
+        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(|line| line.trim().to_owned()).collect()
     }
 
     #[test]
@@ -298,21 +309,221 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_file_keeps_the_last_good_token_and_does_not_hold_up_the_others() {
-        let directory = tempfile::tempdir().unwrap();
-        let write = |org: &str, token: &str| fs::write(directory.path().join(org), token).unwrap();
-        write("org-1", "one");
-        write("org-2", "two");
-        let source = CredentialsSource::Directory { only: None, path: directory.path().to_owned() };
-        let credentials = Credentials::load(source.clone()).unwrap();
+    fn a_wrong_file_keeps_the_last_good_token() {
+        let secret = directory(&[("org-1", "one"), ("org-2", "two")]);
+        let write = |org: &str, token: &str| fs::write(secret.path().join(org), token).unwrap();
+        let credentials = load(secret.path(), None).unwrap();
         write("org-1", " \n");
         write("org-2", "new");
+        let lines = logged(|| {
+            assert_eq!(credentials.reload(), [org("org-2")], "it does not hold up the others");
+            assert_eq!(credentials.reload(), []);
+        });
+        assert_eq!(["org-1", "org-2"].map(|id| access(&credentials, id)), ["one", "new"]);
+        let told = lines.iter().filter(|line| line.contains("org-1 holds no token"));
+        assert_eq!(told.count(), 1, "{lines:?}");
+        assert!(lines.iter().all(|line| !line.contains("lost")), "{lines:?}");
+    }
+
+    #[test]
+    fn a_token_file_that_is_away_for_a_moment_dead_letters_nothing() {
+        for only in [None, Some(&["org-1", "org-2"][..])] {
+            let secret = directory(&[("org-1", "one"), ("org-2", "two")]);
+            let file = secret.path().join("org-1");
+            let (credentials, start) = (load(secret.path(), only).unwrap(), Instant::now());
+            fs::remove_file(&file).unwrap();
+            let almost = start + Duration::from_secs(599);
+            for now in [start, almost] {
+                assert_eq!(credentials.reload_at(now), []);
+                assert_eq!(["org-1", "org-2"].map(|id| access(&credentials, id)), ["waits", "two"]);
+            }
+            assert_eq!((credentials.allow(&org("org-1")), credentials.without_token()), (true, 1));
+            assert_eq!(credentials.with_orgs(|orgs| orgs.len()), 2);
+            fs::write(&file, "one").unwrap();
+            assert_eq!(credentials.reload_at(almost), [org("org-1")], "the same token, and probed at once");
+            assert_eq!((access(&credentials, "org-1").as_str(), credentials.without_token()), ("one", 0));
+        }
+    }
+
+    #[test]
+    fn a_file_that_stays_away_ends_its_organisation_after_ten_minutes_unless_it_is_listed() {
+        for (only, end) in [(None, "refused"), (Some(&["org-1", "org-2"][..]), "waits")] {
+            let secret = directory(&[("org-1", "one"), ("org-2", "two")]);
+            let (credentials, start) = (load(secret.path(), only).unwrap(), Instant::now());
+            fs::remove_file(secret.path().join("org-1")).unwrap();
+            credentials.reload_at(start);
+            assert_eq!(credentials.reload_at(start + ALLOWED_WITHOUT_FILE), []);
+            assert_eq!(["org-1", "org-2"].map(|id| access(&credentials, id)), [end, "two"]);
+            fs::write(secret.path().join("org-1"), "new").unwrap();
+            assert_eq!(credentials.reload_at(start + ALLOWED_WITHOUT_FILE), [org("org-1")]);
+            assert_eq!(access(&credentials, "org-1"), "new");
+        }
+    }
+
+    #[test]
+    fn the_ten_minutes_begin_again_with_each_absence() {
+        let secret = directory(&[("org-1", "one"), ("org-2", "two")]);
+        let (credentials, start) = (load(secret.path(), None).unwrap(), Instant::now());
+        for absence in 0..3 {
+            fs::remove_file(secret.path().join("org-1")).unwrap();
+            let now = start + absence * Duration::from_secs(599);
+            credentials.reload_at(now);
+            assert_eq!(access(&credentials, "org-1"), "waits");
+            fs::write(secret.path().join("org-1"), "one").unwrap();
+            credentials.reload_at(now);
+        }
+    }
+
+    #[test]
+    fn no_token_is_used_after_its_file_is_gone() {
+        let secret = directory(&[("org-1", "one"), ("org-2", "two")]);
+        let credentials = load(secret.path(), None).unwrap();
+        fs::remove_file(secret.path().join("org-1")).unwrap();
+        credentials.reload();
+        assert_eq!(access(&credentials, "org-1"), "waits");
+        fs::write(secret.path().join("org-1"), "").unwrap();
+        credentials.reload();
+        assert_eq!(access(&credentials, "org-1"), "waits", "an empty file does not bring the old one back");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_a_file_that_is_gone_gives_no_token_and_keeps_its_organisation_allowed() {
+        let secret = directory(&[("..one", "one"), ("org-2", "two")]);
+        std::os::unix::fs::symlink("..one", secret.path().join("org-1")).unwrap();
+        let credentials = load(secret.path(), None).unwrap();
+        assert_eq!(access(&credentials, "org-1"), "one");
+        fs::remove_file(secret.path().join("..one")).unwrap();
+        for now in [Instant::now(), Instant::now() + ALLOWED_WITHOUT_FILE] {
+            credentials.reload_at(now);
+            assert_eq!(access(&credentials, "org-1"), "waits");
+        }
+    }
+
+    #[test]
+    fn an_organisation_that_a_list_names_and_that_has_no_token_waits_from_the_start() {
+        let secret = directory(&[("org-1", "one"), ("org-3", "three")]);
+        let credentials = load(secret.path(), Some(&["org-1", "org-2"])).unwrap();
+        assert_eq!(
+            ["org-1", "org-2", "org-3"].map(|id| access(&credentials, id)),
+            ["one", "waits", "refused"]
+        );
+        let lines = logged(|| credentials.warn_of_missing());
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains("org_id=org-2") && lines[0].contains("is not there"), "{lines:?}");
+        fs::write(secret.path().join("org-2"), "two").unwrap();
         assert_eq!(credentials.reload(), [org("org-2")]);
-        assert_eq!(exposed(&credentials, "org-1").as_deref(), Some("one"));
-        assert_eq!(exposed(&credentials, "org-2").as_deref(), Some("new"));
-        assert!(credentials.last_error.lock().unwrap().contains("org-1 holds no token"));
-        let refusal = Credentials::load(source).unwrap_err().to_string();
-        assert!(refusal.contains("org-1 holds no token"), "nothing starts half-valid: {refusal}");
+        assert_eq!((access(&credentials, "org-2").as_str(), credentials.missing()), ("two", Vec::new()));
+    }
+
+    #[test]
+    fn a_stray_file_is_no_organisation_with_a_token_and_does_not_prevent_the_start() {
+        let secret = directory(&[("org-1", "one"), ("README", "two words"), ("half-written", "")]);
+        let credentials = load(secret.path(), None).unwrap();
+        let all = ["org-1", "README", "half-written"].map(|id| access(&credentials, id));
+        assert_eq!(all, ["one", "waits", "waits"]);
+        let lines = logged(|| {
+            credentials.warn_of_missing();
+            assert_eq!(credentials.reload(), []);
+            assert_eq!(credentials.reload(), []);
+        });
+        assert_eq!(lines.len(), 2, "one warning per file: {lines:?}");
+        for name in ["README", "half-written"] {
+            let file = secret.path().join(name).display().to_string();
+            assert!(lines.iter().any(|line| line.starts_with("WARN") && line.contains(&file)), "{lines:?}");
+        }
+        fs::write(secret.path().join("half-written"), "whole").unwrap();
+        assert_eq!(credentials.reload(), [org("half-written")]);
+        assert_eq!(
+            (access(&credentials, "half-written").as_str(), credentials.without_token()),
+            ("whole", 1)
+        );
+    }
+
+    #[test]
+    fn a_stray_file_that_comes_later_is_named_once_and_changes_nothing() {
+        let secret = directory(&[("org-1", "one")]);
+        let credentials = load(secret.path(), None).unwrap();
+        fs::write(secret.path().join("README"), "two words").unwrap();
+        let lines = logged(|| {
+            assert_eq!(credentials.reload(), []);
+            assert_eq!(credentials.reload(), []);
+        });
+        assert_eq!((lines.len(), access(&credentials, "README").as_str()), (1, "waits"), "{lines:?}");
+    }
+
+    #[test]
+    fn a_directory_with_no_token_at_all_refuses_to_start() {
+        let refusal = |files: &[(&str, &str)], only: Option<&[&str]>| {
+            load(directory(files).path(), only).unwrap_err().to_string()
+        };
+        assert!(refusal(&[("org-1", ""), (".x", "y")], None).contains("org-1 holds no token"));
+        assert!(refusal(&[], None).contains("has no file"));
+        assert!(refusal(&[("org-1", "one")], Some(&["org-2"])).contains("has no file"));
+        assert!(load(Path::new("/no/such/directory"), None).unwrap_err().to_string().contains("cannot read"));
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_read_keeps_what_was_read_before_and_says_so_once() {
+        let mount = tempfile::tempdir().unwrap();
+        let (at, aside) = (mount.path().join("secret"), mount.path().join("aside"));
+        fs::create_dir(&at).unwrap();
+        for (name, token) in [("org-1", "one"), ("org-2", "two")] {
+            fs::write(at.join(name), token).unwrap();
+        }
+        let (credentials, start) = (load(&at, None).unwrap(), Instant::now());
+        fs::remove_file(at.join("org-2")).unwrap();
+        credentials.reload_at(start);
+        fs::rename(&at, &aside).unwrap();
+        let lines = logged(|| {
+            for seconds in [5, 10, 599, 900] {
+                assert_eq!(credentials.reload_at(start + Duration::from_secs(seconds)), []);
+            }
+        });
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        fs::rename(&aside, &at).unwrap();
+        assert_eq!(credentials.reload_at(start + Duration::from_secs(905)), []);
+        let all = ["org-1", "org-2"].map(|id| access(&credentials, id));
+        assert_eq!(all, ["one", "waits"], "ten minutes that nobody could look do not count");
+    }
+
+    #[test]
+    fn an_empty_directory_is_a_secret_that_is_not_mounted_and_not_an_allow_list() {
+        let secret = directory(&[("org-1", "one"), ("org-2", "two")]);
+        let (credentials, start) = (load(secret.path(), None).unwrap(), Instant::now());
+        for name in ["org-1", "org-2"] {
+            fs::remove_file(secret.path().join(name)).unwrap();
+        }
+        let lines = logged(|| {
+            for minutes in [0, 9, 11, 60] {
+                credentials.reload_at(start + Duration::from_mins(minutes));
+                assert_eq!(["org-1", "org-2"].map(|id| access(&credentials, id)), ["waits", "waits"]);
+            }
+        });
+        assert_eq!(lines.iter().filter(|line| line.starts_with("ERROR")).count(), 1, "{lines:?}");
+        fs::write(secret.path().join("org-1"), "one").unwrap();
+        assert_eq!(credentials.reload_at(start + Duration::from_hours(1)), [org("org-1")]);
+        assert_eq!(access(&credentials, "org-2"), "waits", "the other has ten minutes from now on");
+    }
+
+    #[test]
+    fn an_organisation_that_loses_its_token_and_has_one_again_is_logged_once_each() {
+        let secret = directory(&[("org-1", "one"), ("org-2", "two")]);
+        let credentials = load(secret.path(), None).unwrap();
+        let file = secret.path().join("org-1");
+        let lines = logged(|| {
+            fs::remove_file(&file).unwrap();
+            (0..3).for_each(|_| drop(credentials.reload()));
+            fs::write(&file, "one").unwrap();
+            (0..3).for_each(|_| drop(credentials.reload()));
+        });
+        let about = |level: &str, text: &str| {
+            let is_it = |line: &&String| {
+                line.starts_with(level) && line.contains(text) && line.contains("org_id=org-1")
+            };
+            lines.iter().filter(is_it).count()
+        };
+        assert_eq!([about("WARN", "lost its token"), about("INFO", "a token again")], [1, 1], "{lines:?}");
     }
 
     #[cfg(unix)]
@@ -341,7 +552,7 @@ mod tests {
         let write = |org: &str, token: &str, written: u64| {
             let path = directory.path().join(org);
             fs::write(&path, token).unwrap();
-            let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(written);
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(written);
             fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
         };
         write("org-1", "one", 1000);
@@ -357,12 +568,6 @@ mod tests {
         assert_eq!(oldest(&credentials), 1000, "written again, and still the same token");
         write("org-1", "new", 4000);
         assert_eq!(oldest(&credentials), 2000);
-    }
-
-    #[test]
-    fn an_error_names_the_file_and_not_what_it_holds() {
-        let error = token("s3 cret", Path::new("/run/token")).unwrap_err().to_string();
-        assert!(error.contains("/run/token") && !error.contains("s3"));
     }
 
     #[test]

@@ -127,6 +127,7 @@ impl Service {
     /// [`StartError`] says which could not be had.
     pub async fn start(settings: ServiceSettings) -> Result<Self, StartError> {
         let credentials = credentials(&settings.core.credentials)?;
+        credentials.warn_of_missing();
         let engine = Arc::new(engine(&settings.core, &credentials)?);
         let address = settings.http_addr;
         let port = http::bind(address).await.map_err(|source| StartError::Port { address, source })?;

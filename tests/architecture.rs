@@ -82,10 +82,7 @@ fn edges_never_import_each_other() {
         "src/tallyfy_api.rs",
         &["crate::rabbitmq", "crate::http", "crate::credentials", "crate::worker"],
     );
-    nobody_in(
-        "src/credentials.rs",
-        &["crate::rabbitmq", "crate::http", "crate::tallyfy_api", "crate::worker"],
-    );
+    nobody_in("src/credentials", &["crate::rabbitmq", "crate::http", "crate::tallyfy_api", "crate::worker"]);
     nobody_in(
         "src/dead_letters/",
         &["crate::tallyfy_api", "crate::credentials", "crate::worker", "crate::policy"],

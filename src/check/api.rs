@@ -12,9 +12,9 @@ use crate::tallyfy_api::TallyfyApi;
 
 const AT_A_TIME: usize = 8;
 
-pub(super) async fn facts(api: &TallyfyApi, credentials: &Credentials, tell: &mut impl FnMut(Vec<Fact>)) {
+pub(super) async fn facts(api: &TallyfyApi, credentials: &Credentials, report: &mut impl FnMut(Vec<Fact>)) {
     let orgs: Vec<OrgId> = credentials.with_orgs(|orgs| orgs.cloned().collect());
-    tell(base_url_and_clock(api, credentials, &orgs).await);
+    report(base_url_and_clock(api, credentials, &orgs).await);
     let look = async |org: &OrgId| {
         let token = credentials.token(org)?;
         let query = "is_oneoff=true&per_page=1";
@@ -23,9 +23,9 @@ pub(super) async fn facts(api: &TallyfyApi, credentials: &Credentials, tell: &mu
     };
     let mut looks = stream::iter(&orgs).map(look).buffered(AT_A_TIME);
     while let Some(fact) = looks.next().await {
-        tell(fact.into_iter().collect());
+        report(fact.into_iter().collect());
     }
-    tell(credentials.missing().iter().map(judge::no_token).collect());
+    report(credentials.missing().iter().map(judge::no_token).collect());
 }
 
 /// With the first token that is accepted: a dead one hides both.

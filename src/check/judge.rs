@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::Fact;
+use crate::credentials::Missing;
 use crate::messages::OrgId;
 use crate::policy::answer::{Answer, Body, Response};
 use crate::rabbitmq::probe::May;
@@ -61,12 +62,13 @@ fn is_the_apis(answer: &Answer) -> bool {
         if matches!(body, Body::Json { .. } | Body::Empty) && !body.denies_the_endpoint())
 }
 
-/// An organisation of the allow-list for which no token is there.
-pub(super) fn no_token(org: &OrgId) -> Fact {
+/// An organisation that is allowed and has no token: nothing of it can be deleted until it has one.
+pub(super) fn no_token(missing: &Missing) -> Fact {
     Fact::failed(
-        &format!("organisation {org}"),
-        "it is in TALLYFY_ORG_ID and has no file in TALLYFY_CREDENTIALS_DIR",
-        "Put a file there that is named by its id and holds its token; else its commands are dead-lettered",
+        &format!("organisation {}", missing.org),
+        missing.why.clone(),
+        "Its commands wait until the file in TALLYFY_CREDENTIALS_DIR that is named by its id holds its token. If it is no \
+         organisation, remove the file, or take its id out of TALLYFY_ORG_ID",
     )
 }
 
@@ -171,6 +173,14 @@ mod tests {
         {
             assert!(cure(answer.clone()).contains("base URL"), "{answer:?}");
         }
+    }
+
+    #[test]
+    fn an_organisation_without_a_token_fails_and_is_told_that_its_commands_wait() {
+        let org = OrgId::try_from("o".to_owned()).unwrap();
+        let fact = no_token(&Missing { org, why: "/tokens/o is not there".to_owned() });
+        assert_eq!((fact.state, fact.fact.as_str()), (State::Failed, "organisation o"));
+        assert!(fact.detail.contains("/tokens/o") && fact.cure.unwrap().contains("wait"), "{fact:?}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `check`: proves that everything which a worker needs is there, without deleting anything. One line a fact.
+//! `check`: proves that everything which a worker needs is there, without deleting anything. One line per check.
 //!
 //! Every call of the API is a GET; nothing stays at the broker.
 
@@ -70,17 +70,17 @@ const NO_TOKENS: &str = "Is the secret mounted, and readable for this user?";
 pub async fn check(core: &CoreSettings, broker: &BrokerSettings, form: Form) -> Result<bool, StartError> {
     let api = TallyfyApi::new(&core.api)?;
     let mut is_well = true;
-    let mut tell = |facts: Vec<Fact>| {
+    let mut report = |facts: Vec<Fact>| {
         for fact in facts {
             is_well &= fact.state != State::Failed;
             // Who does not listen any more still gets the exit code.
             let _ = print(&fact, form);
         }
     };
-    tell(broker::facts(broker).await);
+    report(broker::facts(broker).await);
     match credentials(&core.credentials) {
-        Ok(credentials) => api::facts(&api, &credentials, &mut tell).await,
-        Err(error) => tell(vec![Fact::failed("tokens", error.to_string(), NO_TOKENS)]),
+        Ok(credentials) => api::facts(&api, &credentials, &mut report).await,
+        Err(error) => report(vec![Fact::failed("tokens", error.to_string(), NO_TOKENS)]),
     }
     Ok(is_well)
 }
