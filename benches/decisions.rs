@@ -29,6 +29,7 @@ fn outcome(command: &Command) -> Outcome {
         outcome: EndKind::Deleted,
         attempts: 1,
         ambiguous: false,
+        verified: true,
         http_status: Some(204),
         requested_by: command.requested_by.clone(),
         reason: command.reason.clone(),

@@ -17,7 +17,6 @@ use tracing_subscriber::EnvFilter;
 
 use crate::dead_letters::{DeadJob, Form};
 use crate::messages::{OrgId, TaskId};
-use crate::policy::circuit_breaker::BreakerSettings;
 use crate::policy::retry_schedule::{Ladder, RetrySchedule};
 use crate::rabbitmq::BrokerSettings;
 use crate::rabbitmq::tls::{TlsFiles, certificates};
@@ -137,6 +136,8 @@ fn service(reader: &mut Reader, args: &RunArgs) -> Option<ServiceSettings> {
 }
 
 const HOUR: Duration = Duration::from_hours(1);
+/// Several tries of one delivery must stay far below RabbitMQ's consumer timeout of 30 minutes.
+const LONGEST_REQUEST: Duration = Duration::from_mins(5);
 
 fn core(
     reader: &mut Reader,
@@ -148,7 +149,7 @@ fn core(
     let credentials = reader.credentials(args, org);
     let concurrency = reader.number("CONCURRENCY", &args.concurrency, 1..=1000);
     let tenth = Duration::from_millis(100);
-    let request_timeout = reader.duration("REQUEST_TIMEOUT", &args.request_timeout, tenth..=HOUR);
+    let request_timeout = reader.duration("REQUEST_TIMEOUT", &args.request_timeout, tenth..=LONGEST_REQUEST);
     let max_attempts = reader.number("MAX_ATTEMPTS", &args.max_attempts, 1..=1_000_000);
     let max_age = reader.duration("MAX_AGE", &args.max_age, Duration::from_secs(1)..=HOUR * 24 * 366);
     let ladder = reader.ladder("WAIT_LADDER", &ladder.wait_ladder);
@@ -163,11 +164,6 @@ fn core(
         credentials: credentials?,
         otlp,
         schedule: RetrySchedule { max_attempts: max_attempts?, max_age: max_age?, ladder: ladder? },
-        // A probe that has no answer by then never will.
-        breaker: BreakerSettings {
-            probe_lease: request_timeout + Duration::from_secs(1),
-            ..BreakerSettings::default()
-        },
         concurrency: concurrency? as usize,
     })
 }
@@ -242,6 +238,7 @@ mod tests {
             ("TALLYFY_ORG_ID", "--tallyfy-org-id=a/b"),
             ("CONCURRENCY", "--concurrency=0"),
             ("REQUEST_TIMEOUT", "--request-timeout=15"),
+            ("REQUEST_TIMEOUT", "--request-timeout=301s"),
             ("MAX_ATTEMPTS", "--max-attempts=many"),
             ("MAX_AGE", "--max-age=-1h"),
             ("WAIT_LADDER", "--wait-ladder=5s,2s"),

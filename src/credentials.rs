@@ -218,6 +218,8 @@ mod tests {
     use super::organisations::ALLOWED_WITHOUT_FILE;
     use super::*;
 
+    const ALMOST_TOO_LONG: Duration = Duration::from_secs(10 * 60 - 1);
+
     fn org(id: &str) -> OrgId {
         OrgId::try_from(id.to_owned()).unwrap()
     }
@@ -332,7 +334,7 @@ mod tests {
             let file = secret.path().join("org-1");
             let (credentials, start) = (load(secret.path(), only).unwrap(), Instant::now());
             fs::remove_file(&file).unwrap();
-            let almost = start + Duration::from_secs(599);
+            let almost = start + ALMOST_TOO_LONG;
             for now in [start, almost] {
                 assert_eq!(credentials.reload_at(now), []);
                 assert_eq!(["org-1", "org-2"].map(|id| access(&credentials, id)), ["waits", "two"]);
@@ -366,7 +368,7 @@ mod tests {
         let (credentials, start) = (load(secret.path(), None).unwrap(), Instant::now());
         for absence in 0..3 {
             fs::remove_file(secret.path().join("org-1")).unwrap();
-            let now = start + absence * Duration::from_secs(599);
+            let now = start + absence * ALMOST_TOO_LONG;
             credentials.reload_at(now);
             assert_eq!(access(&credentials, "org-1"), "waits");
             fs::write(secret.path().join("org-1"), "one").unwrap();

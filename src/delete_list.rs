@@ -1,20 +1,22 @@
 //! The `delete` command: the same engine without a broker, for a list of ids. Waits are slept here, not in queues.
 
 use std::io::Write;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, warn};
 
-use crate::messages::{EndKind, Incoming, OrgId, Outcome, TaskId};
+use crate::messages::{EndKind, Incoming, OrgId, Outcome, Progress, TaskId};
+use crate::metrics::NO_TOKEN;
+use crate::policy::api_access::SuspendReason;
 use crate::policy::settlement::Settlement;
 use crate::service::{CoreSettings, StartError, credentials, engine};
-use crate::worker::Engine;
 use crate::worker::handle::handle;
+use crate::worker::{Engine, reload_credentials};
 
 /// How a list came out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,12 +48,14 @@ pub async fn delete_list(
     shutdown: CancellationToken,
 ) -> Result<Tally, StartError> {
     let credentials = credentials(&core.credentials)?;
-    let engine = engine(&core, &credentials)?;
+    let engine = engine(&core, &credentials, true)?;
     let draining = engine.draining.clone();
-    tokio::spawn(async move {
+    let interrupted = tokio::spawn(async move {
         shutdown.cancelled().await;
         draining.cancel();
     });
+    let engine = Arc::new(engine);
+    let reloading = tokio::spawn(reload_credentials(Arc::clone(&engine)));
     let bar = progress_bar(tasks.len());
     let (tally, out) = (Mutex::new(Tally::default()), Mutex::new(out));
     let (engine, bar, tally_ref, out) = (&engine, &bar, &tally, &out);
@@ -65,32 +69,52 @@ pub async fn delete_list(
             write_line(&mut *out, bar, end.as_ref());
         })
         .await;
+    interrupted.abort();
+    reloading.abort();
     bar.finish_and_clear();
     let spans = engine.spans.clone();
     let _ = tokio::task::spawn_blocking(move || spans.flush()).await;
     Ok(tally.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Handles one command until it ends; `None` where an interruption came first.
+/// Handles one command until it ends; `None` where it was given up before that.
 async fn delete_one(engine: &Engine, org: &OrgId, task: &TaskId, bar: &ProgressBar) -> Option<Outcome> {
     let mut incoming = command(org, task);
+    let (stop, began) = (engine.stop(CancellationToken::new()), Instant::now());
     loop {
-        let settlement = handle(&incoming, engine).await;
-        let (rung, progress, why) = match settlement {
+        let wait = match handle(&incoming, engine, &stop).await {
             Settlement::Finish(outcome) | Settlement::DeadLetter(outcome, _) => return Some(outcome),
             Settlement::Return => return None,
-            Settlement::RetryLater(rung, progress) => (rung, progress, "its attempts failed"),
-            Settlement::Postpone(rung, progress) => (rung, progress, "the API does not serve it now"),
+            Settlement::RetryLater(wait) | Settlement::Postpone(wait) => wait,
         };
-        let status = progress.last_status;
-        bar.suspend(|| warn!(task_id = %task, wait = rung.name(), http_status = status, "waiting: {why}"));
-        incoming.progress.first_seen.get_or_insert_with(Timestamp::now);
-        let first_seen = incoming.progress.first_seen;
-        incoming.progress = crate::messages::Progress { first_seen, ..progress };
-        if !engine.sleep(rung.wait()).await {
+        let (delay, reason) = (wait.delay, wait.progress.wait_reason.as_deref().unwrap_or_default());
+        if is_hopeless(engine, reason) || began.elapsed() > engine.schedule.max_age {
+            bar.suspend(
+                || error!(task_id = %task, reason, http_status = wait.progress.last_status, "not deleted"),
+            );
+            return None;
+        }
+        if wait.is_news {
+            let (status, delay) = (wait.progress.last_status, delay.name());
+            bar.suspend(|| warn!(task_id = %task, reason, delay, http_status = status, "the task waits"));
+        }
+        let first_seen = incoming.progress.first_seen.or_else(|| Some(Timestamp::now()));
+        incoming.progress = Progress { first_seen, ..wait.progress };
+        if !engine.sleep(delay.wait()).await {
             return None;
         }
     }
+}
+
+/// What waiting does not mend while somebody looks on: a wrong base URL, a token that does not reach the organisation, that is not
+/// accepted, or none at all. Once that is certain of the organisation it ends the whole list.
+fn is_hopeless(engine: &Engine, reason: &str) -> bool {
+    const HOPELESS: [SuspendReason; 2] = [SuspendReason::Misdirected, SuspendReason::Unauthorized];
+    let is_suspended = |reason| engine.permits.with(|access, _| access.suspended_for(reason)) > 0;
+    if HOPELESS.into_iter().any(is_suspended) {
+        engine.draining.cancel();
+    }
+    reason == NO_TOKEN || HOPELESS.map(SuspendReason::as_str).contains(&reason)
 }
 
 fn command(org: &OrgId, task: &TaskId) -> Incoming {

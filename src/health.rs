@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The loop turns every second; this long without a turn means that it hangs.
-const LONGEST_TURN: Duration = Duration::from_mins(1);
+/// The loop beats every second; this long without a beat means that it hangs.
+const LONGEST_SILENCE: Duration = Duration::from_mins(1);
 
 /// What the worker says of itself.
 #[derive(Debug)]
 pub struct Health {
-    last_turn: Mutex<Instant>,
-    reasons: Mutex<BTreeMap<Part, String>>,
+    last_heartbeat: Mutex<Instant>,
+    reasons: Mutex<BTreeMap<Component, String>>,
 }
 
 /// What may stand in the way of being ready, the most telling first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
+pub enum Component {
     /// The drain before the end.
     Draining,
     /// The connections and the consumer.
@@ -27,30 +27,32 @@ pub enum Part {
     Publisher,
     /// The circuit breaker.
     Breaker,
-    /// The gates of all organisations.
+    /// All organisations are suspended.
     Organisations,
+    /// Our clock is not the API's.
+    Clock,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        let reasons = BTreeMap::from([(Part::Broker, "not connected to RabbitMQ yet".to_owned())]);
-        Self { last_turn: Mutex::new(Instant::now()), reasons: Mutex::new(reasons) }
+        let reasons = BTreeMap::from([(Component::Broker, "not connected to RabbitMQ yet".to_owned())]);
+        Self { last_heartbeat: Mutex::new(Instant::now()), reasons: Mutex::new(reasons) }
     }
 }
 
 impl Health {
-    /// The worker's loop has turned.
-    pub fn turn(&self) {
-        *self.last_turn.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    /// The worker's loop is alive.
+    pub fn heartbeat(&self) {
+        *self.last_heartbeat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// Whether the loop has turned lately.
+    /// Whether the loop has beaten lately.
     pub fn is_alive(&self) -> bool {
-        self.last_turn.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < LONGEST_TURN
+        self.last_heartbeat.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < LONGEST_SILENCE
     }
 
-    /// Says why a part is not ready, or that it is (`None`). Returns whether that is news.
-    pub fn set(&self, part: Part, reason: Option<String>) -> bool {
+    /// Says why a component is not ready, or that it is (`None`). Returns whether that is news.
+    pub fn set(&self, part: Component, reason: Option<String>) -> bool {
         let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
         let is_news = reasons.get(&part) != reason.as_ref();
         match reason {
@@ -58,6 +60,11 @@ impl Health {
             None => reasons.remove(&part),
         };
         is_news
+    }
+
+    /// Whether a component is ready.
+    pub fn is_ready(&self, component: Component) -> bool {
+        !self.reasons.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&component)
     }
 
     /// Why the worker is not ready; empty when it is.

@@ -2,10 +2,11 @@
 //!
 //! # One message's way through the house
 //!
-//! 1. [`worker::consume`] takes a delivery off the work queue and gives it a job of the runtime of its own.
+//! 1. [`worker::consume`] takes a delivery off the work queue and hands it to a spawned task of its own.
 //! 2. [`worker::handle`] reads it: [`policy::admission`] refuses what is malformed, foreign or expired; [`worker::engine`]
-//!    asks the breaker and the organisation's gate for one call; [`tallyfy_api`] makes it and returns an answer;
-//!    [`policy::verdict`] says what the answer means; [`policy::retry_schedule`] says whether and when to try again. It
+//!    asks for one call ([`policy::api_access`]: the breaker and the organisation's circuit); [`tallyfy_api`] makes it and returns an answer;
+//!    [`policy::verdict`] says what the answer means, [`policy::absence`] whether a 404 may be believed, and
+//!    [`policy::next_step`] what follows. It
 //!    always ends in a [`policy::settlement::Settlement`].
 //! 3. [`worker::settle`] carries that out: publishes through [`rabbitmq::publisher`], waits for the broker's confirm, and
 //!    only then acknowledges.
@@ -25,9 +26,10 @@
 //!
 //! # Glossary
 //!
-//! *Task*: a Tallyfy task. *Command*: the request to delete one. *Delivery*: a command in our hands. *Attempt*: a call that
+//! *Task*: a Tallyfy task. *Command*: the request to delete one. *Delivery*: a command that is not acknowledged yet. *Attempt*: a call that
 //! counts. *Answer*: what the API said. *Verdict*: what it means. *Settlement*: what the broker must be told. *Outcome*: how
-//! a command ended. *Dead letter*: a command that cannot succeed. *Rung*: one wait queue of the ladder.
+//! a command ended. *Dead letter*: a command that cannot succeed. *Rung*: one delay queue, which a command waits in. *Suspended*: not called for
+//! a while, but for probes; said of an organisation.
 
 pub mod messages;
 pub mod policy;
@@ -46,10 +48,10 @@ pub mod service;
 
 pub mod config;
 pub mod core_dump;
+pub mod failpoint;
 pub mod health;
 pub mod metrics;
 pub mod schema;
-pub mod seams;
 pub mod shutdown;
 pub mod spans;
 pub mod telemetry;

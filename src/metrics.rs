@@ -16,13 +16,15 @@ use prometheus_client::registry::{Metric, Registry};
 
 use crate::messages::FailureReason;
 use crate::messages::names::WAIT_QUEUE_PREFIX;
-use crate::policy::org_gate::Why;
+use crate::policy::api_access::SuspendReason;
 use crate::policy::verdict::Verdict;
 
 /// One label and its value: `[("verdict", "deleted")]`. On a command's way both are words of the program.
 type Label = [(&'static str, &'static str); 1];
 /// By queue or rung, whose names are settings.
 type QueueGauges = Family<[(&'static str, String); 1], Gauge>;
+/// The reason of an organisation that is allowed and has no token at the moment.
+pub const NO_TOKEN: &str = "no_token";
 /// When a delivery came, and a number that tells it from others of the same moment.
 type Received = (Instant, u64);
 
@@ -45,7 +47,7 @@ pub struct Metrics {
     waiting: QueueGauges,
     queues: QueueGauges,
     first_answers: ByWord<Counter>,
-    held: ByWord<Gauge>,
+    suspended: ByWord<Gauge>,
     deliveries_unsettled: Gauge,
     oldest_delivery_age: Gauge<f64, AtomicU64>,
     in_hand: Mutex<BTreeSet<Received>>,
@@ -78,7 +80,7 @@ impl Default for Metrics {
         r.register("build", "Version of the worker", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         let verdicts = Verdict::ALL.map(Verdict::as_str);
         let settlements = SETTLEMENTS.into_iter().chain(FailureReason::ALL.map(FailureReason::as_str));
-        let reasons = Why::ALL.map(Why::as_str);
+        let reasons = SuspendReason::ALL.map(SuspendReason::as_str).into_iter().chain([NO_TOKEN]);
         let calls = Family::<Label, Histogram>::new_with_constructor(|| Histogram::new(CALL_BUCKETS));
         r.register("api_call_duration_seconds", "Calls of the API, by class of the answer", calls.clone());
         Self {
@@ -110,7 +112,7 @@ impl Default for Metrics {
             reconnects: add(r, "reconnects", "Connections to the broker made anew"),
             breaker_open: add(r, "breaker_open", "1 while the circuit breaker is open"),
             breaker_opened: add(r, "breaker_opened", "Times that the circuit breaker has opened"),
-            held: by_word(r, "organisations_held", "Organisations held, by reason", "reason", reasons),
+            suspended: by_word(r, "organisations_held", "Organisations suspended", "reason", reasons),
             oldest_credential: add(
                 r,
                 "oldest_credential_timestamp_seconds",
@@ -185,10 +187,9 @@ impl Metrics {
         self.first_answers.get(verdict.as_str()).inc();
     }
 
-    /// So many organisations are held for this reason.
-    pub fn set_held(&self, reason: &'static str, organisations: usize) {
-        let held = i64::try_from(organisations).unwrap_or(i64::MAX);
-        self.held.get(reason).set(held);
+    /// So many organisations are suspended for this reason.
+    pub fn set_suspended(&self, reason: &'static str, organisations: usize) {
+        self.suspended.get(reason).set(i64::try_from(organisations).unwrap_or(i64::MAX));
     }
 
     /// The API has answered one call.

@@ -12,17 +12,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::credentials::{Credentials, CredentialsError, CredentialsSource};
-use crate::health::{Health, Part};
-use crate::http::{self, Bound};
+use crate::health::{Component, Health};
+use crate::http::{self, Bound, Pages};
 use crate::metrics::Metrics;
-use crate::policy::circuit_breaker::BreakerSettings;
 use crate::policy::retry_schedule::RetrySchedule;
 use crate::rabbitmq::{BrokerError, BrokerSettings, connection, topology};
 use crate::spans::{OtlpSettings, Spans};
 use crate::tallyfy_api::{ApiSettings, TallyfyApi};
-use crate::worker::{Engine, EngineSettings, Worker};
+use crate::worker::{Engine, EngineSettings, Worker, reload_credentials, status};
 
-const CREDENTIALS_EVERY: Duration = Duration::from_secs(5);
 const PORT_GRACE: Duration = Duration::from_secs(1);
 
 /// What all commands of the engine need.
@@ -34,8 +32,6 @@ pub struct CoreSettings {
     pub credentials: CredentialsSource,
     /// Limits and waits.
     pub schedule: RetrySchedule,
-    /// When the breaker trips.
-    pub breaker: BreakerSettings,
     /// Calls in flight at once.
     pub concurrency: usize,
     /// Where spans go, where they are made.
@@ -107,13 +103,17 @@ pub fn credentials(source: &CredentialsSource) -> Result<Arc<Credentials>, Start
 ///
 /// # Errors
 /// [`StartError`] where the HTTP client cannot be built.
-pub fn engine(core: &CoreSettings, credentials: &Arc<Credentials>) -> Result<Engine, StartError> {
+pub fn engine(
+    core: &CoreSettings,
+    credentials: &Arc<Credentials>,
+    is_attended: bool,
+) -> Result<Engine, StartError> {
     let settings = EngineSettings {
         api: TallyfyApi::new(&core.api)?,
         credentials: Arc::clone(credentials),
         schedule: core.schedule.clone(),
-        breaker: core.breaker,
         concurrency: core.concurrency,
+        is_attended,
         // After the HTTP client, which sets the process's TLS provider.
         spans: core.otlp.as_ref().map_or_else(|| Ok(Spans::default()), Spans::to)?,
     };
@@ -128,7 +128,7 @@ impl Service {
     pub async fn start(settings: ServiceSettings) -> Result<Self, StartError> {
         let credentials = credentials(&settings.core.credentials)?;
         credentials.warn_of_missing();
-        let engine = Arc::new(engine(&settings.core, &credentials)?);
+        let engine = Arc::new(engine(&settings.core, &credentials, false)?);
         let address = settings.http_addr;
         let port = http::bind(address).await.map_err(|source| StartError::Port { address, source })?;
         Ok(Self { settings, port, engine })
@@ -147,8 +147,12 @@ impl Service {
         let Self { settings, port, engine } = self;
         let ended = CancellationToken::new();
         let (health, metrics) = (Arc::clone(&engine.health), Arc::clone(&engine.metrics));
+        let status = {
+            let engine = Arc::clone(&engine);
+            Arc::new(move || status(&engine))
+        };
         let spans = engine.spans.clone();
-        let port = tokio::spawn(port.serve(health, metrics, ended.clone()));
+        let port = tokio::spawn(port.serve(Pages { health, metrics, status }, ended.clone()));
         let reloading = tokio::spawn(reload_credentials(Arc::clone(&engine)));
         tokio::spawn(drain_on(shutdown, Arc::clone(&engine)));
         Worker::new(engine, settings.broker).run(settings.shutdown_grace).await;
@@ -176,13 +180,6 @@ pub async fn setup(settings: &BrokerSettings) -> Result<(), BrokerError> {
 async fn drain_on(shutdown: CancellationToken, engine: Arc<Engine>) {
     shutdown.cancelled().await;
     info!("draining: no new call, what is in flight is finished and settled");
-    engine.health.set(Part::Draining, Some("draining".to_owned()));
+    engine.health.set(Component::Draining, Some("draining".to_owned()));
     engine.draining.cancel();
-}
-
-async fn reload_credentials(engine: Arc<Engine>) {
-    loop {
-        tokio::time::sleep(CREDENTIALS_EVERY).await;
-        engine.reload_credentials();
-    }
 }

@@ -154,8 +154,8 @@ impl DeliverySpan {
                     span.set_status(Status::error(failure.detail.clone()));
                 }
             }
-            Settlement::RetryLater(rung, _) | Settlement::Postpone(rung, _) => {
-                span.set_attribute(KeyValue::new("tallyfy.wait", rung.name()));
+            Settlement::RetryLater(wait) | Settlement::Postpone(wait) => {
+                span.set_attribute(KeyValue::new("tallyfy.wait", wait.delay.name()));
             }
             Settlement::Return => {}
         }

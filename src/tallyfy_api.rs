@@ -94,6 +94,11 @@ impl TallyfyApi {
         send(call.headers(trace_headers(trace)), token).await
     }
 
+    /// Lists one of an organisation's tasks: whether the token reaches the organisation. One call, which changes nothing.
+    pub async fn list_tasks(&self, org: &OrgId, token: &SecretString) -> Answer {
+        self.get(&["organizations", org.as_str(), "tasks"], Some("is_oneoff=true&per_page=1"), token).await
+    }
+
     /// Looks at something, for `check`. One call, which changes nothing.
     pub async fn get(&self, path: &[&str], query: Option<&str>, token: &SecretString) -> Answer {
         let mut url = self.base_url.clone();

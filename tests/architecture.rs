@@ -33,6 +33,9 @@ fn code(text: &str) -> &str {
 
 fn nobody_in(place: &str, forbidden: &[&str]) {
     for (path, text) in sources().iter().filter(|(path, _)| path.starts_with(place)) {
+        if path.ends_with("/tests.rs") {
+            continue;
+        }
         for word in forbidden {
             let lines = code(text).lines().filter(|line| !line.trim_start().starts_with("//"));
             let found: Vec<_> = lines.filter(|line| line.contains(word)).collect();
@@ -96,7 +99,7 @@ fn only_main_imports_config_and_only_config_reads_the_environment() {
         let is_config = path.starts_with("src/config");
         let is_program = path == "src/main.rs" || path.starts_with("src/bin/");
         assert!(is_config || is_program || !code(&text).contains("config::"), "{path} imports config");
-        let may_read = is_config || path == "src/seams.rs";
+        let may_read = is_config || path == "src/failpoint.rs";
         assert!(may_read || !code(&text).contains("env::var"), "{path} reads the environment");
     }
 }
@@ -119,7 +122,7 @@ fn the_backoff_crate_is_confined_to_one_file_and_one_place_acknowledges() {
 fn every_file_says_what_it_is_for_and_is_small_enough_to_read() {
     for (path, text) in sources() {
         assert!(text.starts_with("//!"), "{path} does not open with what it is for");
-        let lines = code(&text).lines().count();
+        let lines = if path.ends_with("/tests.rs") { 0 } else { code(&text).lines().count() };
         assert!(lines <= 300, "{path} has {lines} lines before its tests");
     }
 }

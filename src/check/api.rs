@@ -17,8 +17,7 @@ pub(super) async fn facts(api: &TallyfyApi, credentials: &Credentials, report: &
     report(base_url_and_clock(api, credentials, &orgs).await);
     let look = async |org: &OrgId| {
         let token = credentials.token(org)?;
-        let query = "is_oneoff=true&per_page=1";
-        let answer = api.get(&["organizations", org.as_str(), "tasks"], Some(query), &token).await;
+        let answer = api.list_tasks(org, &token).await;
         Some(judge::organisation(org, &answer))
     };
     let mut looks = stream::iter(&orgs).map(look).buffered(AT_A_TIME);

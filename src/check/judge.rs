@@ -5,13 +5,13 @@ use jiff::Timestamp;
 use super::Fact;
 use crate::credentials::Missing;
 use crate::messages::OrgId;
+use crate::policy::absence::{Reach, reach};
 use crate::policy::answer::{Answer, Body, Response};
+use crate::policy::clock;
 use crate::rabbitmq::probe::May;
 
 /// More than this and a `not_after` is no longer what its producer meant.
 const MUCH_SKEW_SECONDS: u64 = 30;
-/// More than this and commands would die of an age that they do not have.
-const WRONG_TIME_SECONDS: u64 = 300;
 
 /// The answer to a task that nobody has, beside the answer to a path that is none.
 pub(super) fn base_url(url: &str, task: &Answer, path: &Answer) -> Fact {
@@ -41,25 +41,20 @@ pub(super) fn base_url(url: &str, task: &Answer, path: &Answer) -> Fact {
     }
 }
 
-/// The answer to the list of an organisation's tasks.
+/// The answer to the list of an organisation's tasks, as the worker reads it before it believes an absence.
 pub(super) fn organisation(org: &OrgId, answer: &Answer) -> Fact {
     let name = format!("organisation {org}");
     let failed = |cure| Fact::failed(&name, answer.describe(), cure);
-    match answer.status() {
-        Some(200) => Fact::ok(&name, "its token is alive and reaches it"),
-        Some(401) => failed("Its token is not accepted: put a new one in its place"),
-        Some(403 | 404) if !is_the_apis(answer) => failed("It is not the API that answers: see the base URL"),
-        Some(403 | 404) => {
+    match (reach(answer), answer.status()) {
+        (Reach::Reached, _) => Fact::ok(&name, "its token is alive and reaches it"),
+        (Reach::NotReached, _) => {
             failed("The token does not reach this organisation: look at its id, and at whose token it is")
         }
-        Some(429) => Fact::warning(&name, answer.describe(), "Throttled just now: try again later"),
+        (_, Some(401)) => failed("Its token is not accepted: put a new one in its place"),
+        (_, Some(429)) => Fact::warning(&name, answer.describe(), "Throttled just now: try again later"),
+        (_, Some(403 | 404)) => failed("It is not the API that answers: see the base URL"),
         _ => failed("The API does not serve it: see the base URL"),
     }
-}
-
-fn is_the_apis(answer: &Answer) -> bool {
-    matches!(answer, Answer::Status(Response { body, .. })
-        if matches!(body, Body::Json { .. } | Body::Empty) && !body.denies_the_endpoint())
 }
 
 /// An organisation that is allowed and has no token: nothing of it can be deleted until it has one.
@@ -75,19 +70,12 @@ pub(super) fn no_token(missing: &Missing) -> Fact {
 /// Our clock beside the API's.
 pub(super) fn clock(answer: &Answer, now: Timestamp) -> Fact {
     const NAME: &str = "clock";
-    let theirs = match answer {
-        Answer::Status(response) => {
-            response.date.as_deref().and_then(|date| httpdate::parse_http_date(date).ok())
-        }
-        _ => None,
-    };
-    let Some(theirs) = theirs.and_then(|time| Timestamp::try_from(time).ok()) else {
+    let Some(skew) = clock::skew(answer, now).map(|skew| skew.as_secs()) else {
         return Fact::skipped(NAME, "the API does not tell its time");
     };
-    let skew = now.duration_since(theirs).unsigned_abs().as_secs();
     let found = format!("{skew} s from the API's");
     let set = "Set this machine's clock (NTP): not_after and MAX_AGE go by it";
-    if skew > WRONG_TIME_SECONDS {
+    if skew > clock::WRONG.as_secs() {
         Fact::failed(NAME, found, set)
     } else if skew > MUCH_SKEW_SECONDS {
         Fact::warning(NAME, found, set)

@@ -95,7 +95,7 @@ pub(super) struct RunArgs {
         help_heading = "RabbitMQ"
     )]
     pub(super) declare_topology: String,
-    /// Address of /livez, /readyz and /metrics.
+    /// Address of /livez, /readyz, /metrics and, for callers on the machine itself, /status.
     #[arg(
         long,
         env = "HTTP_ADDR",

@@ -102,6 +102,9 @@ pub struct Outcome {
     pub attempts: u32,
     /// An earlier attempt's answer was lost, so `already_absent` probably means "by us".
     pub ambiguous: bool,
+    /// `false` where `already_absent` rests on an answer that need not be the API's own.
+    #[serde(skip_serializing_if = "Clone::clone")]
+    pub verified: bool,
     /// Status of the last answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http_status: Option<u16>,
@@ -211,6 +214,7 @@ pub(crate) mod samples {
             outcome,
             attempts: 1,
             ambiguous: false,
+            verified: true,
             http_status: Some(204),
             requested_by: Some("billing".into()),
             reason: None,

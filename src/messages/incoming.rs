@@ -103,6 +103,8 @@ pub struct Progress {
     pub not_before: Option<Timestamp>,
     /// HTTP status of the last answer.
     pub last_status: Option<u16>,
+    /// Why it has waited last.
+    pub wait_reason: Option<String>,
     /// What has become of the command before an operator replayed it.
     pub history: Option<String>,
     /// `X-Request-Id` of the last answer, for the log; it does not travel.

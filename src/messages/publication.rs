@@ -46,6 +46,7 @@ impl<'a> Publication<'a> {
         let mut headers = progress_headers(incoming, progress, first_seen);
         // To the nanosecond: cut to milliseconds it would undercut the wait that it keeps.
         push_text(&mut headers, names::X_NOT_BEFORE, progress.not_before.map(|m| m.to_string()).as_ref());
+        push_text(&mut headers, names::X_WAIT_REASON, progress.wait_reason.as_ref());
         Self::copy(incoming, names::RETRY_EXCHANGE, queue, headers)
     }
 
@@ -153,6 +154,7 @@ mod tests {
             first_seen: None,
             not_before,
             last_status: Some(503),
+            wait_reason: Some("failing".to_owned()),
             history: Some("died before".to_owned()),
             request_id: None,
         }
@@ -195,6 +197,7 @@ mod tests {
             ("x-published-by", text("billing")),
             ("x-history", text("died before")),
             ("x-not-before", text("2026-11-23T10:00:00.0005Z")),
+            ("x-wait-reason", text("failing")),
             ("traceparent", text("00-1-2-01")),
             ("tracestate", text("a=b")),
         ];

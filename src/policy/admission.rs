@@ -29,11 +29,10 @@ pub fn age(incoming: &Incoming, now: Timestamp) -> Duration {
 /// Reads the command and checks that it may be carried out.
 ///
 /// # Errors
-/// [`Refusal`] where it is malformed, names an organisation outside of `is_allowed`, or has expired.
+/// [`Refusal`] where it is malformed, names an organisation outside of `is_allowed`, or is past its `not_after`.
 pub fn admit(
     incoming: &Incoming,
     is_allowed: impl Fn(&OrgId) -> bool,
-    max_age: Duration,
     now: Timestamp,
 ) -> Result<Command, Refusal> {
     let refuse = |reason, detail, command| Err(Refusal { reason, detail, command });
@@ -48,21 +47,16 @@ pub fn admit(
         let detail = format!("organisation {} is not among those that this worker may touch", command.org_id);
         return refuse(FailureReason::OrgNotAllowed, detail, Some(command));
     }
-    match expiry(&command, incoming, max_age, now) {
+    match passed_not_after(&command, now) {
         Some(detail) => refuse(FailureReason::Expired, detail, Some(command)),
         None => Ok(command),
     }
 }
 
-/// Why the command has expired, if it has. Asked again before every call: a try or a wait for a place takes time.
-pub fn expiry(command: &Command, incoming: &Incoming, max_age: Duration, now: Timestamp) -> Option<String> {
-    if let Some(limit) = command.not_after.filter(|limit| *limit < now) {
-        return Some(format!("its not_after, {limit}, has passed"));
-    }
-    (age(incoming, now) > max_age).then(|| {
-        let last = incoming.progress.last_status.map_or("none".to_owned(), |status| format!("HTTP {status}"));
-        format!("older than MAX_AGE since {}; last answer: {last}", first_seen(incoming, now))
-    })
+/// Why the command must no longer be carried out, if that is so. Asked again before every call: a wait takes time.
+pub fn passed_not_after(command: &Command, now: Timestamp) -> Option<String> {
+    let limit = command.not_after.filter(|limit| *limit < now)?;
+    Some(format!("its not_after, {limit}, has passed"))
 }
 
 #[cfg(test)]
@@ -71,39 +65,33 @@ mod tests {
     use crate::messages::Progress;
 
     const NOW: &str = "2026-11-23T10:00:00Z";
-    const HOUR: Duration = Duration::from_hours(1);
 
-    fn refusal(body: &str, first_seen: Option<&str>) -> Option<FailureReason> {
-        let progress =
-            Progress { first_seen: first_seen.map(|time| time.parse().unwrap()), ..Progress::default() };
-        let incoming = Incoming { body: body.into(), progress, ..Incoming::default() };
+    fn refusal(body: &str) -> Option<FailureReason> {
+        let incoming = Incoming { body: body.into(), ..Incoming::default() };
         let now = NOW.parse().unwrap();
-        admit(&incoming, |org| org.as_str() == "mine", HOUR, now).err().map(|refusal| refusal.reason)
+        admit(&incoming, |org| org.as_str() == "mine", now).err().map(|refusal| refusal.reason)
     }
 
     #[test]
     fn what_is_malformed_foreign_or_expired_is_refused() {
-        assert_eq!(refusal(r#"{"org_id":"mine","task_id":"t"}"#, None), None);
-        assert_eq!(refusal(r#"{"org_id":"mine","task_id":"../t"}"#, None), Some(FailureReason::Malformed));
-        assert_eq!(refusal(r#"{"org_id":"other","task_id":"t"}"#, None), Some(FailureReason::OrgNotAllowed));
+        assert_eq!(refusal(r#"{"org_id":"mine","task_id":"t"}"#), None);
+        assert_eq!(refusal(r#"{"org_id":"mine","task_id":"../t"}"#), Some(FailureReason::Malformed));
+        assert_eq!(refusal(r#"{"org_id":"other","task_id":"t"}"#), Some(FailureReason::OrgNotAllowed));
         let late = r#"{"org_id":"mine","task_id":"t","not_after":"2026-11-23T09:59:59Z"}"#;
-        assert_eq!(refusal(late, None), Some(FailureReason::Expired));
-        assert_eq!(refusal(&late.replace("09:59:59", "10:00:00"), None), None);
+        assert_eq!(refusal(late), Some(FailureReason::Expired));
+        assert_eq!(refusal(&late.replace("09:59:59", "10:00:00")), None);
     }
 
     #[test]
-    fn max_age_counts_from_the_first_delivery_and_a_date_in_the_future_does_not_stretch_it() {
-        let body = r#"{"org_id":"mine","task_id":"t"}"#;
-        assert_eq!(refusal(body, Some("2026-11-23T09:00:00Z")), None);
-        assert_eq!(refusal(body, Some("2026-11-23T08:59:59Z")), Some(FailureReason::Expired));
-        assert_eq!(refusal(body, Some("9999-01-01T00:00:00Z")), None);
-        let incoming = Incoming {
-            progress: Progress {
-                first_seen: Some("9999-01-01T00:00:00Z".parse().unwrap()),
-                ..Progress::default()
-            },
-            ..Incoming::default()
+    fn the_age_counts_from_the_first_delivery_and_a_date_in_the_future_does_not_stretch_it() {
+        let seen = |first_seen: &str| {
+            let progress = Progress { first_seen: first_seen.parse().ok(), ..Progress::default() };
+            Incoming { progress, ..Incoming::default() }
         };
-        assert_eq!(first_seen(&incoming, NOW.parse().unwrap()), NOW.parse().unwrap());
+        let now = NOW.parse().unwrap();
+        assert_eq!(age(&seen("2026-11-23T09:00:00Z"), now), Duration::from_hours(1));
+        assert_eq!(age(&seen("9999-01-01T00:00:00Z"), now), Duration::ZERO);
+        assert_eq!(first_seen(&seen("9999-01-01T00:00:00Z"), now), now);
+        assert_eq!(age(&Incoming::default(), now), Duration::ZERO);
     }
 }

@@ -58,6 +58,8 @@ pub enum Body {
 
 /// The code by which the API says that no such endpoint exists.
 pub const ENDPOINT_NOT_FOUND: &str = "ENDPOINT_NOT_FOUND";
+/// The code by which the API says that an object is missing (read in Tallyfy's own clients).
+pub const RESOURCE_NOT_FOUND: &str = "RESOURCE_NOT_FOUND";
 
 impl Body {
     /// Recognises a body from its content type and its first bytes.
@@ -76,7 +78,19 @@ impl Body {
 
     /// Whether the API says that the call itself, not the task, was not found.
     pub fn denies_the_endpoint(&self) -> bool {
-        matches!(self, Self::Json { code: Some(code), .. } if code == ENDPOINT_NOT_FOUND)
+        self.code() == Some(ENDPOINT_NOT_FOUND)
+    }
+
+    /// Whether it is the API that speaks, and of an object that is missing.
+    pub fn names_a_missing_resource(&self) -> bool {
+        self.code() == Some(RESOURCE_NOT_FOUND)
+    }
+
+    fn code(&self) -> Option<&str> {
+        match self {
+            Self::Json { code, .. } => code.as_deref(),
+            _ => None,
+        }
     }
 }
 

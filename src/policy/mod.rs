@@ -1,9 +1,11 @@
 //! DECISIONS. Pure: no runtime, no broker, no HTTP, no clock, no randomness, no logging. Time is an argument.
 
+pub mod absence;
 pub mod admission;
 pub mod answer;
-pub mod circuit_breaker;
-pub mod org_gate;
+pub mod api_access;
+pub mod clock;
+pub mod next_step;
 pub mod retry_after;
 pub mod retry_schedule;
 pub mod settlement;

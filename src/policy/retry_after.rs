@@ -4,8 +4,18 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 
+use super::answer::Answer;
+
 /// A `Retry-After` beyond this is taken for nonsense, as if there were none: the year 9999 must not park a command.
 pub const LONGEST: Duration = Duration::from_hours(24);
+
+/// What an answer asks for, where it has a `Retry-After` that makes sense.
+pub fn of(answer: &Answer, now: Timestamp) -> Option<Duration> {
+    match answer {
+        Answer::Status(response) => floor(response.retry_after.as_deref(), response.date.as_deref(), now),
+        _ => None,
+    }
+}
 
 /// The shortest wait that does not undercut the header; `None` where it is absent or nonsense.
 ///

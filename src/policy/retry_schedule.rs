@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::verdict::Verdict;
 use crate::messages::names;
 
 /// Tries of one delivery, before the command goes to a wait queue.
@@ -112,51 +111,27 @@ pub struct RetrySchedule {
     pub ladder: Ladder,
 }
 
-/// What follows an answer that ends nothing yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
-    /// Sleep in process, then call again.
-    Again(Duration),
-    /// Wait in a queue.
-    Wait(Rung),
-    /// No attempt is left.
-    Exhausted,
-}
-
 impl RetrySchedule {
-    /// What follows a failed attempt that another one may mend (`transient`, `unreachable`).
-    ///
-    /// `spent` counts the attempts so far, this one included if it counts; `floor` is the answer's `Retry-After`;
-    /// `sleep` the next delay in process, if this delivery has one left.
-    pub fn after_failure(
-        &self,
-        verdict: Verdict,
-        spent: u32,
-        age: Duration,
-        floor: Option<Duration>,
-        sleep: Option<Duration>,
-    ) -> Next {
-        if verdict.spends_an_attempt() && spent >= self.max_attempts {
-            return Next::Exhausted;
-        }
-        let floor = floor.unwrap_or_default();
-        match sleep {
-            Some(sleep) if floor <= LONGEST_SLEEP_IN_PROCESS => Next::Again(sleep.max(floor)),
-            _ if verdict.spends_an_attempt() => Next::Wait(self.ladder.from(place_after(spent), floor)),
-            _ => Next::Wait(self.postpone(age, floor)),
-        }
+    /// The wait before the next attempt, when `spent` attempts are used up; no shorter than `min_delay`.
+    pub fn retry(&self, spent: u32, min_delay: Duration) -> Rung {
+        self.ladder.from(place_after(spent), min_delay)
     }
 
-    /// The wait of a command that waits without blame: as long as it is old, so that a long outage is met with long waits
+    /// The wait of a command that is not to blame: as long as it is old, so that a long outage is met with long waits
     /// and no state is needed to know how often it has waited.
-    pub fn postpone(&self, age: Duration, floor: Duration) -> Rung {
+    pub fn postpone(&self, age: Duration, min_delay: Duration) -> Rung {
         let rungs_no_longer_than_its_age = self.ladder.0.iter().take_while(|rung| rung.0 <= age).count();
-        self.ladder.from(rungs_no_longer_than_its_age.saturating_sub(1), floor)
+        self.ladder.from(rungs_no_longer_than_its_age.saturating_sub(1), min_delay)
     }
 
-    /// The wait of a command whose organisation says itself how long: no longer than needed.
-    pub fn hold(&self, floor: Duration) -> Rung {
-        self.ladder.from(0, floor)
+    /// The shortest wait that is no shorter than `min_delay`.
+    pub fn shortest(&self, min_delay: Duration) -> Rung {
+        self.ladder.from(0, min_delay)
+    }
+
+    /// The longest wait.
+    pub fn longest(&self) -> Rung {
+        self.ladder.at(usize::MAX)
     }
 }
 
@@ -170,8 +145,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const SLEEP: Option<Duration> = Some(Duration::from_millis(250));
-
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }
@@ -181,33 +154,19 @@ mod tests {
         RetrySchedule { max_attempts: 20, max_age: seconds(86_400), ladder }
     }
 
-    fn after(spent: u32, floor: Option<u64>, sleep: Option<Duration>) -> String {
-        match schedule().after_failure(Verdict::Transient, spent, seconds(0), floor.map(seconds), sleep) {
-            Next::Again(delay) => format!("{}ms", delay.as_millis()),
-            Next::Wait(rung) => rung.name(),
-            Next::Exhausted => "exhausted".into(),
-        }
+    #[test]
+    fn each_delivery_that_fails_is_followed_by_a_longer_wait() {
+        let waits = |spents: &[u32]| -> Vec<String> {
+            spents.iter().map(|spent| schedule().retry(*spent, Duration::ZERO).name()).collect()
+        };
+        assert_eq!(waits(&[4, 8, 12, 16, 19, 20, 400]), ["5s", "30s", "2m", "10m", "1h", "1h", "1h"]);
+        assert_eq!(waits(&[0, 1, 5]), ["5s", "5s", "30s"], "cut short by a shutdown, it has its own wait");
     }
 
     #[test]
-    fn a_transient_failure_is_tried_again_in_process_then_climbs_the_ladder_then_ends() {
-        assert_eq!(after(1, None, SLEEP), "250ms");
-        let waits: Vec<_> = [4, 8, 12, 16, 19, 20, 21].map(|spent| after(spent, None, None)).to_vec();
-        assert_eq!(waits, ["5s", "30s", "2m", "10m", "1h", "exhausted", "exhausted"]);
-    }
-
-    #[test]
-    fn an_attempt_cut_short_by_a_shutdown_waits_on_its_own_rung() {
-        assert_eq!(after(1, None, None), "5s");
-        assert_eq!(after(5, None, None), "30s");
-    }
-
-    #[test]
-    fn a_retry_after_is_a_floor_in_process_and_on_the_ladder() {
-        assert_eq!(after(1, Some(1), SLEEP), "1000ms");
-        assert_eq!(after(1, Some(3), SLEEP), "5s");
-        assert_eq!(after(4, Some(7), None), "30s");
-        assert_eq!(after(4, Some(80_000), None), "1h");
+    fn a_retry_after_is_a_floor_under_every_wait() {
+        let after = |spent, floor| schedule().retry(spent, seconds(floor)).name();
+        assert_eq!([after(1, 3), after(4, 7), after(4, 80_000)], ["5s", "30s", "1h"]);
     }
 
     #[test]
@@ -217,8 +176,8 @@ mod tests {
             [0, 5, 29, 30, 119, 600, 100_000].map(wait),
             ["5s", "5s", "5s", "30s", "30s", "10m", "1h"]
         );
-        let next = schedule().after_failure(Verdict::Unreachable, 99, seconds(40), None, None);
-        assert_eq!(next, Next::Wait(Rung(seconds(30))));
+        assert_eq!(schedule().shortest(Duration::ZERO).name(), "5s");
+        assert_eq!(schedule().longest().name(), "1h");
     }
 
     #[test]
@@ -255,18 +214,14 @@ mod tests {
 
         #[test]
         fn no_wait_undercuts_a_retry_after_that_a_rung_can_hold(
-            spent in 0_u32..19, age in 0_u64..200_000, floor in 0_u64..=3600, sleeps in any::<bool>(),
+            spent in 0_u32..99, age in 0_u64..200_000, floor in 0_u64..=3600,
         ) {
-            let sleep = sleeps.then_some(Duration::from_millis(250));
-            for verdict in [Verdict::Transient, Verdict::Unreachable] {
-                match schedule().after_failure(verdict, spent, seconds(age), Some(seconds(floor)), sleep) {
-                    Next::Again(delay) => prop_assert!(delay >= seconds(floor)),
-                    Next::Wait(rung) => prop_assert!(rung.wait() >= seconds(floor)),
-                    Next::Exhausted => prop_assert!(false, "attempts were left"),
-                }
-            }
-            prop_assert!(schedule().postpone(seconds(age), seconds(floor)).wait() >= seconds(floor));
-            prop_assert!(schedule().hold(seconds(floor)).wait() >= seconds(floor));
+            let waits = [
+                schedule().retry(spent, seconds(floor)),
+                schedule().postpone(seconds(age), seconds(floor)),
+                schedule().shortest(seconds(floor)),
+            ];
+            prop_assert!(waits.iter().all(|rung| rung.wait() >= seconds(floor)));
         }
     }
 }

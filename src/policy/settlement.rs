@@ -4,18 +4,42 @@ use jiff::Timestamp;
 
 use super::admission::first_seen;
 use super::retry_schedule::Rung;
-use crate::messages::{Incoming, Outcome, Progress, Publication};
+use super::verdict::Verdict;
+use crate::messages::{Command, Incoming, Outcome, Progress, Publication};
 
-/// The fate of one delivery. Every path through `worker::handle` ends in one.
+/// A wait in a delay queue.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wait {
+    /// For how long.
+    pub delay: Rung,
+    /// How far the command has come; says why it waits.
+    pub progress: Progress,
+    /// It has not waited for this reason before: worth a log line.
+    pub is_news: bool,
+    /// The command's id and the command, where it could be read.
+    pub command: Option<(String, Command)>,
+}
+
+/// Why a command waits after such an answer: the word of the suspension that follows, if one does.
+pub fn wait_reason(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Throttled => "throttled",
+        Verdict::Unauthorized => "unauthorized",
+        Verdict::Misdirected | Verdict::NotReached | Verdict::UnverifiedAbsence => "misdirected",
+        _ => "failing",
+    }
+}
+
+/// The disposition of one delivery. Every path through `worker::handle` ends in one.
 #[derive(Debug, Clone, PartialEq)]
 #[must_use = "a delivery without a settlement stays unacknowledged until the connection ends"]
 pub enum Settlement {
     /// The task is gone: publish the event.
     Finish(Outcome),
-    /// An attempt has failed: wait in a queue, one attempt poorer.
-    RetryLater(Rung, Progress),
-    /// Nothing that is the command's fault: wait in a queue, no attempt spent.
-    Postpone(Rung, Progress),
+    /// An attempt has failed and is used up: wait in a delay queue.
+    RetryLater(Wait),
+    /// Nothing that is the command's fault: wait in a delay queue, no attempt used up.
+    Postpone(Wait),
     /// It cannot succeed: dead letter and event.
     DeadLetter(Outcome, Progress),
     /// Not begun: back to the work queue.
@@ -28,8 +52,8 @@ impl Settlement {
         let first_seen = first_seen(incoming, now);
         match self {
             Self::Finish(outcome) => vec![event(outcome, incoming, now)],
-            Self::RetryLater(rung, progress) | Self::Postpone(rung, progress) => {
-                vec![Publication::waiting_copy(incoming, rung.queue(), progress, first_seen)]
+            Self::RetryLater(wait) | Self::Postpone(wait) => {
+                vec![Publication::waiting_copy(incoming, wait.delay.queue(), &wait.progress, first_seen)]
             }
             Self::DeadLetter(outcome, progress) => {
                 let why =
@@ -82,7 +106,8 @@ mod tests {
     fn waits() -> [Settlement; 2] {
         let rung = Ladder::new(vec![Duration::from_secs(5)]).unwrap().rungs()[0];
         let progress = Progress { attempts: 2, ..Progress::default() };
-        [Settlement::RetryLater(rung, progress.clone()), Settlement::Postpone(rung, progress)]
+        let wait = Wait { delay: rung, progress, is_news: true, command: None };
+        [Settlement::RetryLater(wait.clone()), Settlement::Postpone(wait)]
     }
 
     fn published(settlement: &Settlement) -> Vec<Publication<'static>> {

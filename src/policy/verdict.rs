@@ -7,8 +7,12 @@ use super::answer::{Answer, Body, Response};
 pub enum Verdict {
     /// The API deleted the task.
     Deleted,
-    /// The task is not there.
+    /// The task is not there: the API says so in its own words.
     AlreadyAbsent,
+    /// The task is not there, says something that need not be the API.
+    UnverifiedAbsence,
+    /// What says that the task is not there says the same of its organisation: the token does not reach it.
+    NotReached,
     /// The organisation has called too often.
     Throttled,
     /// The token is not accepted.
@@ -30,7 +34,12 @@ pub enum Verdict {
 /// # Nothing but a 204, or a 404 or 410 about the task, counts as success
 ///
 /// A page, a redirect, another 2xx or a 404 for the endpoint comes from something that is not the API, or not this
-/// call of it: the task may well be there still.
+/// call of it: the task may well be there still. When an absence may be believed is for [`super::absence`] to say.
+///
+/// # Only the API's own refusal is a refusal
+///
+/// The API refuses in JSON. A 4xx without it, and one that is about the way to the API (payment, method, proxy, session), comes from
+/// something between us and the API, and says nothing of the command.
 pub fn decide(answer: &Answer) -> Verdict {
     match answer {
         Answer::Status(response) => decide_status(response),
@@ -40,29 +49,38 @@ pub fn decide(answer: &Answer) -> Verdict {
 }
 
 fn decide_status(response: &Response) -> Verdict {
-    let body = &response.body;
     match response.status {
         204 => Verdict::Deleted,
         401 => Verdict::Unauthorized,
         429 => Verdict::Throttled,
         408 | 421 | 425 | 500..=599 => Verdict::Transient,
-        400..=499 if body.denies_the_endpoint() => Verdict::Misdirected,
-        // Their meaning hangs on the body.
-        403 | 404 | 410 if *body == Body::Lost => Verdict::Transient,
-        403 | 404 | 410 if *body == Body::Html => Verdict::Misdirected,
-        404 | 410 => Verdict::AlreadyAbsent,
-        403 if matches!(body, Body::Json { .. } | Body::Empty) => Verdict::Forbidden,
-        403 => Verdict::Misdirected,
-        400..=499 => Verdict::Rejected,
+        402 | 405 | 407 | 419 => Verdict::Misdirected,
+        400..=499 => decide_by_body(response.status, &response.body),
         _ => Verdict::Misdirected,
+    }
+}
+
+/// Of a 4xx whose meaning hangs on its body.
+fn decide_by_body(status: u16, body: &Body) -> Verdict {
+    match (status, body) {
+        (_, Body::Lost) => Verdict::Transient,
+        (_, Body::Html) => Verdict::Misdirected,
+        (_, body) if body.denies_the_endpoint() => Verdict::Misdirected,
+        (404 | 410, body) if body.names_a_missing_resource() => Verdict::AlreadyAbsent,
+        (404 | 410, _) => Verdict::UnverifiedAbsence,
+        (403, Body::Json { .. } | Body::Empty) => Verdict::Forbidden,
+        (_, Body::Json { .. }) => Verdict::Rejected,
+        (_, Body::Empty | Body::Other) => Verdict::Misdirected,
     }
 }
 
 impl Verdict {
     /// Every verdict, for metrics that shall show a zero.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Deleted,
         Self::AlreadyAbsent,
+        Self::UnverifiedAbsence,
+        Self::NotReached,
         Self::Throttled,
         Self::Unauthorized,
         Self::Forbidden,
@@ -77,6 +95,8 @@ impl Verdict {
         match self {
             Self::Deleted => "deleted",
             Self::AlreadyAbsent => "already_absent",
+            Self::UnverifiedAbsence => "already_absent_unverified",
+            Self::NotReached => "not_reached",
             Self::Throttled => "throttled",
             Self::Unauthorized => "unauthorized",
             Self::Forbidden => "forbidden",
@@ -87,14 +107,12 @@ impl Verdict {
         }
     }
 
-    /// Whether the call counts as an attempt. What the world does to us costs a command nothing.
+    /// Whether the answer is about the command, so that the call counts as an attempt. An upstream failure does not use one up.
     pub fn spends_an_attempt(self) -> bool {
-        !matches!(self, Self::Throttled | Self::Unauthorized | Self::Misdirected | Self::Unreachable)
-    }
-
-    /// Whether the answer speaks of the API's health rather than of this command.
-    pub fn counts_toward_the_breaker(self) -> bool {
-        matches!(self, Self::Transient | Self::Unreachable | Self::Misdirected)
+        !matches!(
+            self,
+            Self::Throttled | Self::Unauthorized | Self::NotReached | Self::Misdirected | Self::Unreachable
+        )
     }
 }
 
@@ -107,7 +125,14 @@ mod tests {
     #[test]
     fn a_404_counts_as_deleted_unless_it_is_not_about_the_task() {
         assert_eq!(decide(&status(404, json("RESOURCE_NOT_FOUND"))), Verdict::AlreadyAbsent);
-        assert_eq!(decide(&status(404, Body::Empty)), Verdict::AlreadyAbsent);
+        assert_eq!(decide(&status(410, json("RESOURCE_NOT_FOUND"))), Verdict::AlreadyAbsent);
+        let no_code = Body::Json { code: None, message: Some("Not Found".into()) };
+        for body in [Body::Empty, Body::Other, no_code, json("NOT_FOUND")] {
+            assert_eq!(
+                [404, 410].map(|code| decide(&status(code, body.clone()))),
+                [Verdict::UnverifiedAbsence; 2]
+            );
+        }
         assert_eq!(decide(&status(404, json("ENDPOINT_NOT_FOUND"))), Verdict::Misdirected);
         assert_eq!(decide(&status(404, Body::Html)), Verdict::Misdirected);
     }
@@ -116,17 +141,18 @@ mod tests {
     fn a_404_whose_body_broke_off_proves_nothing() {
         assert_eq!(decide(&status(404, Body::Lost)), Verdict::Transient);
         assert_eq!(decide(&status(503, Body::Lost)), Verdict::Transient);
-        assert_eq!(decide(&status(422, Body::Lost)), Verdict::Rejected);
+        assert_eq!(decide(&status(422, Body::Lost)), Verdict::Transient);
     }
 
     #[test]
     fn every_answer_means_what_the_contract_says() {
         let plain = |code| decide(&status(code, Body::Empty));
         assert_eq!([204, 401].map(plain), [Verdict::Deleted, Verdict::Unauthorized]);
-        assert_eq!([410, 429].map(plain), [Verdict::AlreadyAbsent, Verdict::Throttled]);
+        assert_eq!([410, 429].map(plain), [Verdict::UnverifiedAbsence, Verdict::Throttled]);
         assert_eq!([408, 421, 425, 500, 503, 599].map(plain), [Verdict::Transient; 6]);
         assert_eq!([100, 200, 202, 301, 307, 399, 600].map(plain), [Verdict::Misdirected; 7]);
-        assert_eq!([400, 402, 405, 422, 499].map(plain), [Verdict::Rejected; 5]);
+        let refused = |code| decide(&status(code, json("VALIDATION")));
+        assert_eq!([400, 406, 409, 422, 499].map(refused), [Verdict::Rejected; 5]);
         assert_eq!(
             [403, 422].map(|code| decide(&status(code, json("ENDPOINT_NOT_FOUND")))),
             [Verdict::Misdirected; 2]
@@ -148,19 +174,27 @@ mod tests {
     }
 
     #[test]
-    fn the_worlds_faults_cost_a_command_nothing_and_only_the_worlds_health_counts_toward_the_breaker() {
-        let words = |rule: fn(Verdict) -> bool| -> Vec<&str> {
-            Verdict::ALL.into_iter().filter(|verdict| rule(*verdict)).map(Verdict::as_str).collect()
+    fn only_the_apis_own_refusal_is_a_refusal() {
+        for body in [Body::Empty, Body::Other, Body::Html] {
+            let verdicts = [400, 406, 409, 422].map(|code| decide(&status(code, body.clone())));
+            assert_eq!(verdicts, [Verdict::Misdirected; 4], "{body:?}");
+        }
+        for body in [Body::Empty, Body::Html, json("PAYMENT_REQUIRED")] {
+            let verdicts = [402, 405, 407, 419].map(|code| decide(&status(code, body.clone())));
+            assert_eq!(verdicts, [Verdict::Misdirected; 4], "{body:?}");
+        }
+    }
+
+    #[test]
+    fn an_upstream_failure_uses_up_no_attempt() {
+        let spends = |spends| {
+            let verdicts = Verdict::ALL.into_iter().filter(|verdict| verdict.spends_an_attempt() == spends);
+            verdicts.map(Verdict::as_str).collect::<Vec<_>>()
         };
-        assert_eq!(
-            words(Verdict::spends_an_attempt),
-            ["deleted", "already_absent", "forbidden", "transient", "rejected"]
-        );
-        assert_eq!(
-            words(|verdict| !verdict.spends_an_attempt()),
-            ["throttled", "unauthorized", "misdirected", "unreachable"]
-        );
-        assert_eq!(words(Verdict::counts_toward_the_breaker), ["misdirected", "transient", "unreachable"]);
+        let about_the_command =
+            ["deleted", "already_absent", "already_absent_unverified", "forbidden", "transient", "rejected"];
+        assert_eq!(spends(true), about_the_command);
+        assert_eq!(spends(false), ["not_reached", "throttled", "unauthorized", "misdirected", "unreachable"]);
     }
 
     /// Any, and often one that means something of its own.
@@ -188,11 +222,13 @@ mod tests {
             let verdict = decide(&status(code, body.clone()));
             let about_the_task = !matches!(body, Body::Html | Body::Lost) && !body.denies_the_endpoint();
             prop_assert_eq!(verdict == Verdict::Deleted, code == 204);
-            prop_assert_eq!(verdict == Verdict::AlreadyAbsent, (code == 404 || code == 410) && about_the_task);
+            let is_absent = matches!(verdict, Verdict::AlreadyAbsent | Verdict::UnverifiedAbsence);
+            prop_assert_eq!(is_absent, (code == 404 || code == 410) && about_the_task);
+            prop_assert!(verdict != Verdict::AlreadyAbsent || body.names_a_missing_resource());
         }
 
         #[test]
-        fn only_a_4xx_can_cost_a_command_its_place(code in any_status(), body in any_body()) {
+        fn only_a_4xx_can_dead_letter_a_command_at_once(code in any_status(), body in any_body()) {
             let verdict = decide(&status(code, body));
             if matches!(verdict, Verdict::Forbidden | Verdict::Rejected) {
                 prop_assert!((400..500).contains(&code));

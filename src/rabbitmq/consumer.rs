@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions,
-    BasicQosOptions, BasicRejectOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+    BasicRejectOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
@@ -20,7 +20,7 @@ use crate::messages::{Incoming, Properties, names};
 #[derive(Debug)]
 pub struct Delivery {
     incoming: Incoming,
-    returns: u32,
+    redeliveries: u32,
     channel: Arc<Channel>,
     tag: u64,
 }
@@ -37,8 +37,8 @@ impl Delivery {
     }
 
     /// How often the broker has taken it back from a worker, as a quorum queue counts it.
-    pub fn returns(&self) -> u32 {
-        self.returns
+    pub fn delivery_count(&self) -> u32 {
+        self.redeliveries
     }
 
     /// Tells the broker to forget it; `false` where the broker could not be told, or was not told in time.
@@ -49,12 +49,12 @@ impl Delivery {
 
     /// Has the broker move it to the dead letters as it is; `false` as for [`Delivery::acknowledge`].
     #[must_use]
-    pub async fn leave_to_the_dead_letters(self) -> bool {
+    pub async fn reject(self) -> bool {
         in_time(self.channel.basic_reject(self.tag, BasicRejectOptions { requeue: false })).await.is_ok()
     }
 
     /// Puts it back into the queue; `false` as for [`Delivery::acknowledge`] (the broker then does so by itself).
-    pub async fn give_back(self) -> bool {
+    pub async fn nack_requeue(self) -> bool {
         let options = BasicNackOptions { requeue: true, multiple: false };
         in_time(self.channel.basic_nack(self.tag, options)).await.is_ok()
     }
@@ -65,8 +65,9 @@ impl Delivery {
         let (body, redelivered) = (delivery.data, delivery.redelivered);
         let incoming = Incoming { body, properties, progress, fault, redelivered };
         // On a first delivery the header can only be the producer's.
-        let returns = if delivery.redelivered { envelope::returns(&delivery.properties) } else { 0 };
-        Self { incoming, returns, channel: Arc::clone(channel), tag: delivery.delivery_tag }
+        let redeliveries =
+            if delivery.redelivered { envelope::delivery_count(&delivery.properties) } else { 0 };
+        Self { incoming, redeliveries, channel: Arc::clone(channel), tag: delivery.delivery_tag }
     }
 }
 
@@ -109,13 +110,4 @@ pub async fn consume(channel: &Arc<Channel>, prefetch: u16) -> Result<Deliveries
     let options = BasicConsumeOptions::default();
     let consumer = channel.basic_consume(names::WORK_QUEUE.into(), "".into(), options, FieldTable::default());
     Ok(Deliveries { consumer: in_time(consumer).await.map_err(failed)?, channel: Arc::clone(channel) })
-}
-
-/// Fetches one message, if there is one.
-///
-/// # Errors
-/// [`BrokerError::Consume`].
-pub async fn get_one(channel: &Arc<Channel>) -> Result<Option<Delivery>, BrokerError> {
-    let got = in_time(channel.basic_get(names::WORK_QUEUE.into(), BasicGetOptions::default())).await;
-    Ok(got.map_err(failed)?.map(|message| Delivery::new(message.delivery, channel)))
 }

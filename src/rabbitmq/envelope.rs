@@ -33,6 +33,7 @@ pub fn read(properties: &BasicProperties) -> (Properties, Progress) {
         first_seen: time(names::X_FIRST_SEEN),
         not_before: time(names::X_NOT_BEFORE),
         last_status: header(names::X_LAST_STATUS).and_then(as_number).and_then(|n| u16::try_from(n).ok()),
+        wait_reason: text(names::X_WAIT_REASON),
         history: text(names::X_HISTORY),
         request_id: None,
     };
@@ -40,7 +41,7 @@ pub fn read(properties: &BasicProperties) -> (Properties, Progress) {
 }
 
 /// How often the broker has taken the message back from a worker, as a quorum queue counts it.
-pub fn returns(properties: &BasicProperties) -> u32 {
+pub fn delivery_count(properties: &BasicProperties) -> u32 {
     header(properties, names::X_DELIVERY_COUNT)
         .and_then(as_number)
         .map_or(0, |count| u32::try_from(count.max(0)).unwrap_or(u32::MAX))
@@ -136,12 +137,16 @@ mod tests {
         #[test]
         fn what_a_command_has_come_through_survives_a_wait(
             attempts: u32, ambiguous: bool, first_seen in any_moment(), not_before in of(any_moment()),
-            last_status in of(any::<u16>()), texts in proptest::array::uniform6(of("\\PC{1,60}")), history in of("\\PC{1,60}"),
+            last_status in of(any::<u16>()), texts in proptest::array::uniform6(of("\\PC{1,60}")),
+            notes in proptest::array::uniform2(of("\\PC{1,60}")),
         ) {
             let [message_id, correlation_id, content_type, traceparent, tracestate, published_by] = texts;
             let properties =
                 Properties { message_id, correlation_id, content_type, traceparent, tracestate, published_by };
-            let progress = Progress { attempts, ambiguous, first_seen: None, not_before, last_status, history, request_id: None };
+            let [history, wait_reason] = notes;
+            let progress = Progress {
+                attempts, ambiguous, first_seen: None, not_before, last_status, wait_reason, history, request_id: None,
+            };
             let incoming = Incoming { properties, ..Incoming::default() };
             let copy = Publication::waiting_copy(&incoming, "q".into(), &progress, first_seen);
             let (carried, read) = read(&write(&copy));

@@ -36,7 +36,7 @@ pub async fn next_letter(channel: &Channel) -> Result<Option<(HeldLetter, u32)>,
     let got = in_time(channel.basic_get(names::DEAD_LETTER_QUEUE.into(), BasicGetOptions::default())).await;
     let Some(message) = got.map_err(|source| BrokerError::DeadLetters { source })? else { return Ok(None) };
     let (left, delivery) = (message.message_count, message.delivery);
-    let returns = if delivery.redelivered { envelope::returns(&delivery.properties) } else { 0 };
+    let returns = if delivery.redelivered { envelope::delivery_count(&delivery.properties) } else { 0 };
     let letter = read(&delivery.properties, delivery.data);
     Ok(Some((HeldLetter { letter, returns, acker: delivery.acker }, left)))
 }
@@ -91,6 +91,7 @@ mod tests {
             ambiguous: true,
             first_seen: "2026-11-23T10:00:00Z".parse().ok(),
             last_status: Some(503),
+            wait_reason: None,
             history: text("died of expired; replayed by ann"),
             ..Progress::default()
         };

@@ -11,8 +11,8 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::envelope;
+use crate::failpoint::{self, Failpoint};
 use crate::messages::Publication;
-use crate::seams::{self, Seam};
 
 /// From the wish to publish to the broker's confirm.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -112,7 +112,7 @@ impl Publisher {
             None => self.open_channel().await?,
         };
         let confirm = publish(&channel, publication).await?;
-        seams::pass(Seam::BeforeConfirm).await;
+        failpoint::hit(Failpoint::BeforeConfirm).await;
         let confirmation = confirm.await?;
         match confirmation {
             Confirmation::Ack(None) => {

@@ -1,66 +1,81 @@
-//! One permitted call: makes it, and gives the permit back whatever becomes of it.
+//! One permitted call: makes it, puts an absence to the test, and tells what came of it.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use secrecy::SecretString;
 
-use super::engine::{Engine, Place};
-use crate::messages::{Command, OrgId, Properties};
+use super::engine::Engine;
+use super::permits::PermitGuard;
+use crate::failpoint::{self, Failpoint};
+use crate::messages::{Command, Properties};
+use crate::policy::absence::believe;
 use crate::policy::answer::Answer;
-use crate::policy::org_gate::{Lesson, Permit};
+use crate::policy::api_access::{CommandKey, Feedback};
+use crate::policy::retry_after;
 use crate::policy::verdict::{Verdict, decide};
-use crate::seams::{self, Seam};
 
-/// The permission for one call; holds one of the places.
-pub struct Call<'a> {
-    pub(super) pass: Pass<'a>,
+/// The permission for one call, and the token for it.
+pub(super) struct Call<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) permit: PermitGuard,
     pub(super) token: Arc<SecretString>,
-    pub(super) place: Place<'a>,
+}
+
+/// What came of a call.
+pub(super) struct Answered {
+    pub(super) answer: Answer,
+    pub(super) verdict: Verdict,
+    pub(super) retry_after: Option<Duration>,
+    /// See [`crate::policy::api_access::Recorded`].
+    pub(super) is_outage: bool,
 }
 
 impl Call<'_> {
-    /// Makes the call and lets breaker, gates and metrics learn from its answer.
-    pub async fn make(self, command: &Command, properties: &Properties) -> (Answer, Verdict) {
-        let engine = self.pass.engine;
-        let in_flight = InFlight::new(engine);
+    /// Makes the call and records its answer.
+    pub(super) async fn make(self, command: &Command, properties: &Properties) -> Answered {
+        let engine = self.engine;
         let started = Instant::now();
-        seams::pass(Seam::BeforeCall).await;
+        failpoint::hit(Failpoint::BeforeCall).await;
         let mut span = engine.spans.call(properties, engine.api.base_url());
         let trace = span.context(properties);
-        let answer = engine.api.delete(&command.org_id, &command.task_id, &self.token, trace).await;
-        seams::pass(Seam::AfterCall).await;
-        drop((in_flight, self.place));
-        let verdict = decide(&answer);
+        let answer = {
+            let _in_flight = InFlight::new(engine);
+            engine.api.delete(&command.org_id, &command.task_id, &self.token, trace).await
+        };
+        failpoint::hit(Failpoint::AfterCall).await;
+        let verdict = self.prove(decide(&answer), command).await;
         span.answered(&answer, verdict);
         drop(span);
         engine.metrics.count_call(verdict, answer.class(), started.elapsed());
         if answer.leaves_doubt() {
             engine.metrics.ambiguous_answers.inc();
         }
-        engine.learn(self.pass, verdict, &answer);
-        (answer, verdict)
+        let now = Timestamp::now();
+        engine.compare_clocks(&answer, now);
+        let retry_after = retry_after::of(&answer, now);
+        let feedback = Feedback { command: key(command), verdict, retry_after };
+        let recorded = self.permit.record(feedback);
+        engine.report_changes(&command.org_id, verdict, &answer, &recorded.changes);
+        Answered { answer, verdict, retry_after, is_outage: recorded.is_outage }
+    }
+
+    async fn prove(&self, verdict: Verdict, command: &Command) -> Verdict {
+        if verdict != Verdict::AlreadyAbsent {
+            return verdict;
+        }
+        let engine = self.engine;
+        believe(verdict, engine.reach.ask(&engine.api, &command.org_id, &self.token).await)
     }
 }
 
-/// A gate's permit on its way; it comes back by itself where no call comes about (a panic, an open breaker).
-pub(super) struct Pass<'a> {
-    pub(super) engine: &'a Engine,
-    pub(super) org: &'a OrgId,
-    pub(super) permit: Option<Permit>,
-}
-
-impl Pass<'_> {
-    /// Whether the gate has closed with it.
-    pub(super) fn end(&mut self, lesson: Lesson) -> bool {
-        self.permit.take().is_some_and(|permit| self.engine.take_back(self.org, permit, lesson))
-    }
-}
-
-impl Drop for Pass<'_> {
-    fn drop(&mut self) {
-        self.end(Lesson::Nothing);
-    }
+/// Two commands for the same task are the same to the API.
+fn key(command: &Command) -> CommandKey {
+    let mut hasher = DefaultHasher::new();
+    (command.org_id.as_str(), command.task_id.as_str()).hash(&mut hasher);
+    CommandKey(hasher.finish())
 }
 
 struct InFlight<'a>(&'a Engine);

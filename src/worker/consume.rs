@@ -1,11 +1,10 @@
-//! The loop: connect, consume, hand each delivery to a job of its own; rebuild when the broker is lost, drain at the end.
+//! The loop: connect, consume, hand each delivery to a spawned task of its own; rebuild when the broker is lost, drain at the end.
 //! What happens while nothing shall be consumed is in `pause`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lapin::Channel;
-use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -13,18 +12,18 @@ use tracing::{info, warn};
 
 use super::depths;
 use super::engine::Engine;
-use super::handle::handle;
+use super::handlers::{count_down, process_delivery};
 use super::session_log::SessionLog;
 use super::settle::Settler;
-use crate::health::Part;
+use crate::health::Component;
 use crate::messages::names;
+use crate::policy::api_access::Intake;
 use crate::rabbitmq::{BrokerError, BrokerSettings, Deliveries, Delivery, Session, consumer};
-use crate::seams::{self, Seam};
 
-pub(super) const TURN: Duration = Duration::from_secs(1);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
 const FIRST_RECONNECT: Duration = Duration::from_millis(200);
 const LONGEST_RECONNECT: Duration = Duration::from_secs(10);
-/// After a session that could consume: what ended it may be a message, whose end must not take long (see [`MANY_RETURNS`]).
+/// After a session that could consume: what ended it may be a message, whose end must not take long (see [`REDELIVERY_THRESHOLD`]).
 const LONGEST_AFTER_CONSUMING: Duration = Duration::from_secs(1);
 /// A channel of RabbitMQ hands acknowledgements on to a quorum queue in the background, tells nobody when, and forgets with its end
 /// those that it still has: up to 62 commands were delivered again after a drain under load (RabbitMQ 4.0, measured).
@@ -33,35 +32,34 @@ const STABLE: Duration = Duration::from_secs(10);
 /// # A message that kills the client library's connection does not drag its neighbours along
 ///
 /// Some messages cannot be parsed (a `message_id` that is no UTF-8, say), and their delivery ends the connection, each time,
-/// until the queue's delivery limit moves them to the dead letters. What was in hand with it counts a delivery too, here
+/// until the queue's delivery limit moves them to the dead letters. What was unacknowledged with it counts a delivery too, here
 /// and at every worker that it reaches. So each session begins with one message at a time, and takes more when one comes
-/// that was not returned this often: the neighbours of such a message are then dealt with one by one, far from the limit.
-/// The broker counts the returns, so that this holds across workers and restarts.
-const MANY_RETURNS: u32 = 4;
+/// that was not redelivered this often: the neighbours of such a message are then dealt with one by one, far from the limit.
+/// The broker counts the redeliveries, so that this holds across workers and restarts.
+const REDELIVERY_THRESHOLD: u32 = 4;
 
-/// A consumer of commands, with its jobs.
+/// A consumer of commands, with the handlers of its deliveries.
 pub struct Worker {
     pub(super) engine: Arc<Engine>,
     broker: BrokerSettings,
-    jobs: TaskTracker,
+    handlers: TaskTracker,
     log: SessionLog,
 }
 
 /// Why one way of taking commands in has ended.
 pub(super) enum End {
     Draining,
-    /// No command may be tried for a while.
-    PauseBegins,
-    PauseEnds,
-    /// A command came that was hardly ever returned.
-    AllIsWell,
+    /// Commands may be taken in another way now.
+    IntakeChanged,
+    /// A command came that was hardly ever redelivered.
+    RampUp,
     Lost(String),
 }
 
 impl Worker {
     /// A worker that has not begun.
     pub fn new(engine: Arc<Engine>, broker: BrokerSettings) -> Self {
-        Self { engine, broker, jobs: TaskTracker::new(), log: SessionLog::new() }
+        Self { engine, broker, handlers: TaskTracker::new(), log: SessionLog::new() }
     }
 
     /// Works until the engine drains; then finishes what is in flight within `grace`, which counts from the drain's begin. A lost broker
@@ -81,12 +79,12 @@ impl Worker {
                 }
                 None => break,
             };
-            self.engine.health.turn();
+            self.engine.health.heartbeat();
             pause = if opening.elapsed() < STABLE { pause.min(longest) } else { FIRST_RECONNECT };
             self.engine.sleep(pause).await;
             pause *= 2;
         }
-        self.finish_jobs(&over).await;
+        self.finish_handlers(&over).await;
         counting.abort();
     }
 
@@ -110,13 +108,13 @@ impl Worker {
         let channel = session.consuming_channel().await;
         let depths = depths::watch(&session, &self.engine.metrics, &self.broker.topology);
         let end = match &channel {
-            Ok(channel) => self.take_in(&session, channel, &settler).await,
+            Ok(channel) => self.consume_until_lost(&session, channel, &settler).await,
             Err(error) => Err((LONGEST_RECONNECT, error.to_string())),
         };
         depths.abort();
         let longest = match end {
             Ok(()) => {
-                self.finish_jobs(over).await;
+                self.finish_handlers(over).await;
                 tokio::time::sleep(ACKNOWLEDGEMENTS_ARRIVE).await;
                 Duration::ZERO
             }
@@ -132,30 +130,31 @@ impl Worker {
     }
 
     /// Consumes and pauses in turn until the drain, or until the broker is lost: then says why, and the longest pause.
-    async fn take_in(
+    async fn consume_until_lost(
         &self,
         session: &Session,
         channel: &Arc<Channel>,
         settler: &Arc<Settler>,
     ) -> Result<(), (Duration, String)> {
-        let (mut prefetch, mut longest) = (1, LONGEST_RECONNECT);
+        let (mut is_ramped_up, mut longest) = (false, LONGEST_RECONNECT);
         loop {
-            let end = if session.blocked().is_some() {
-                self.wait_for_the_broker(session).await
-            } else if self.engine.paused_until().is_some() {
-                self.probe(session, channel, settler).await
-            } else {
-                match consumer::consume(channel, prefetch).await {
-                    Ok(deliveries) => {
-                        longest = LONGEST_AFTER_CONSUMING;
-                        self.consume(session, settler, deliveries, prefetch).await
+            let intake = self.engine.permits.intake();
+            let end = match intake {
+                _ if session.blocked().is_some() => self.wait_for_the_broker(session).await,
+                Intake::Paused(until) => self.pause(session, until).await,
+                Intake::Bulk | Intake::Probing => {
+                    match consumer::consume(channel, self.prefetch(intake, is_ramped_up)).await {
+                        Ok(deliveries) => {
+                            longest = LONGEST_AFTER_CONSUMING;
+                            self.consume(session, settler, deliveries, (intake, is_ramped_up)).await
+                        }
+                        Err(error) => End::Lost(error.to_string()),
                     }
-                    Err(error) => End::Lost(error.to_string()),
                 }
             };
             self.engine.metrics.consumer_attached.set(0);
             match end {
-                // A session that ended here would throw away what is under way. What still comes goes back with its end in any case.
+                // A session that ended here would throw away what is in flight. What still comes is requeued with its end in any case.
                 End::Lost(why) if self.engine.draining.is_cancelled() && is_alive(session, channel) => {
                     warn!(
                         "draining, and the broker does not answer; it takes back what it still delivers: {why}"
@@ -164,8 +163,19 @@ impl Worker {
                 }
                 End::Lost(why) => return Err((longest, why)),
                 End::Draining => return Ok(()),
-                End::AllIsWell => prefetch = self.broker.prefetch,
-                End::PauseBegins | End::PauseEnds => {}
+                End::RampUp => is_ramped_up = true,
+                End::IntakeChanged => {}
+            }
+        }
+    }
+
+    /// Deliveries that may be unacknowledged at once.
+    fn prefetch(&self, intake: Intake, is_ramped_up: bool) -> u16 {
+        match intake {
+            _ if !is_ramped_up => 1,
+            Intake::Bulk => self.broker.prefetch,
+            Intake::Probing | Intake::Paused(_) => {
+                u16::try_from(self.engine.permits.probe_window()).unwrap_or(self.broker.prefetch)
             }
         }
     }
@@ -175,68 +185,73 @@ impl Worker {
         session: &Session,
         settler: &Arc<Settler>,
         mut deliveries: Deliveries,
-        prefetch: u16,
+        (intake, is_ramped_up): (Intake, bool),
     ) -> End {
         self.connected();
-        let one_by_one = prefetch < self.broker.prefetch;
-        let mut turns = interval(TURN);
-        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heartbeats = interval(HEARTBEAT);
+        heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut changes = self.engine.permits.changes();
         // Each ends the loop when it comes about, so that one of each is enough for all deliveries.
         let (draining, lost) = (self.engine.draining.cancelled(), session.lost.cancelled());
-        let (pause_begins, blocked) = (self.engine.pause_begins.notified(), session.becomes_blocked());
-        tokio::pin!(draining, lost, pause_begins, blocked);
+        let blocked = session.becomes_blocked();
+        tokio::pin!(draining, lost, blocked);
         let end = loop {
             tokio::select! {
                 biased;
                 () = &mut draining => break End::Draining,
                 () = &mut lost => return End::Lost("the connection is gone".to_owned()),
-                () = &mut pause_begins => break End::PauseBegins,
-                () = &mut blocked => break End::PauseBegins,
-                _ = turns.tick() => self.engine.health.turn(),
+                () = &mut blocked => break End::IntakeChanged,
+                _ = heartbeats.tick() => self.engine.health.heartbeat(),
+                _ = changes.changed() => {}
                 delivery = deliveries.next() => match delivery {
                     Some(Ok(delivery)) => {
-                        let is_well = delivery.returns() < MANY_RETURNS;
-                        drop(self.begin(delivery, settler));
-                        if one_by_one && is_well {
-                            break End::AllIsWell;
+                        let is_well = delivery.delivery_count() < REDELIVERY_THRESHOLD;
+                        self.spawn_handler(delivery, settler);
+                        if !is_ramped_up && is_well {
+                            break End::RampUp;
                         }
+                        continue;
                     }
                     Some(Err(error)) => return End::Lost(error.to_string()),
                     None => return End::Lost("the broker has ended the consumer".to_owned()),
                 },
             }
+            if self.engine.permits.intake() != intake {
+                break End::IntakeChanged;
+            }
         };
         if let Err(error) = deliveries.cancel().await {
             return End::Lost(error.to_string());
         }
-        self.empty(deliveries, settler).await;
+        self.drain_prefetched(deliveries, settler).await;
         end
     }
 
-    /// What the broker had sent before it was told to stop: `handle` puts each where it belongs (in a drain back, and while
-    /// the breaker is open into a wait queue, both without a call).
-    async fn empty(&self, mut deliveries: Deliveries, settler: &Arc<Settler>) {
+    /// What the broker had sent before it was told to stop: `handle` puts each where it belongs (in a drain back, and of an
+    /// organisation that is suspended into a delay queue, both without a call).
+    async fn drain_prefetched(&self, mut deliveries: Deliveries, settler: &Arc<Settler>) {
         while let Some(Ok(delivery)) = deliveries.next().await {
-            drop(self.begin(delivery, settler));
+            self.spawn_handler(delivery, settler);
         }
     }
 
-    pub(super) fn begin(&self, delivery: Delivery, settler: &Arc<Settler>) -> JoinHandle<()> {
+    fn spawn_handler(&self, delivery: Delivery, settler: &Arc<Settler>) {
+        let (engine, settler) = (Arc::clone(&self.engine), Arc::clone(settler));
         // Boxed: a future of some kilobytes, which the runtime would move six times.
-        self.jobs.spawn(Box::pin(carry_out(delivery, Arc::clone(&self.engine), Arc::clone(settler))))
+        self.handlers.spawn(Box::pin(process_delivery(delivery, engine, settler)));
     }
 
-    async fn finish_jobs(&self, over: &CancellationToken) {
-        self.engine.health.turn();
-        let first_time = self.jobs.close();
+    async fn finish_handlers(&self, over: &CancellationToken) {
+        self.engine.health.heartbeat();
+        let first_time = self.handlers.close();
         if !first_time {
             return;
         }
         tokio::select! {
             biased;
-            () = self.jobs.wait() => {}
+            () = self.handlers.wait() => {}
             () = over.cancelled() => warn!(
-                unsettled = self.jobs.len(),
+                unsettled = self.handlers.len(),
                 "SHUTDOWN_GRACE is over; what is unsettled goes back to the queue and will be delivered again"
             ),
         }
@@ -245,10 +260,9 @@ impl Worker {
     fn connected(&self) {
         self.engine.metrics.consumer_attached.set(1);
         let (queue, prefetch) = (names::WORK_QUEUE, self.broker.prefetch);
-        let had_trouble = self.engine.health.set(Part::Broker, None);
+        let had_trouble = self.engine.health.set(Component::Broker, None);
         // What the session before was waiting for when it was lost.
-        self.engine.health.set(Part::Blocked, None);
-        self.engine.health.set(Part::Organisations, None);
+        self.engine.health.set(Component::Blocked, None);
         if let Some(why) = self.log.consuming() {
             warn!(queue, prefetch, "consuming again; the session before was lost: {why}");
         } else if had_trouble {
@@ -259,29 +273,14 @@ impl Worker {
     fn not_consuming(&self, why: &str, line: Option<String>) {
         self.engine.metrics.consumer_attached.set(0);
         self.engine.metrics.publisher_up.set(0);
-        self.engine.health.set(Part::Broker, Some(format!("not consuming: {why}")));
+        self.engine.health.set(Component::Broker, Some(format!("not consuming: {why}")));
         if let Some(line) = line {
             warn!("not consuming, trying again until it works: {line}");
         }
     }
 }
 
-/// Whether what is in hand can still be settled.
+/// Whether what is unacknowledged can still be settled.
 fn is_alive(session: &Session, channel: &Channel) -> bool {
     !session.lost.is_cancelled() && channel.status().connected()
-}
-
-async fn count_down(draining: CancellationToken, grace: Duration, over: CancellationToken) {
-    draining.cancelled().await;
-    tokio::time::sleep(grace).await;
-    over.cancel();
-}
-
-async fn carry_out(mut delivery: Delivery, engine: Arc<Engine>, settler: Arc<Settler>) {
-    let _in_hand = engine.metrics.received();
-    seams::pass(Seam::AfterReceive).await;
-    let mut span = engine.spans.delivery(delivery.properties_mut());
-    let settlement = handle(delivery.incoming(), &engine).await;
-    span.decided(&settlement);
-    settler.settle(delivery, &settlement).await;
 }

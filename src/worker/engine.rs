@@ -1,29 +1,32 @@
-//! What all commands share: the API, the credentials, the limits, the breaker, the gates, and the places for calls.
+//! What all commands share: the API, the credentials, the limits and the permits for calls. Tells of every change of their state.
 //!
 //! Used by the worker and, without any broker, by the `delete` command.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::call::{Call, Pass};
+use super::call::Call;
+use super::permits::{Permits, Refused};
+use super::reach::ReachCache;
+use super::stop::Stop;
 use crate::credentials::Credentials;
-use crate::health::{Health, Part};
+use crate::health::{Component, Health};
 use crate::messages::OrgId;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, NO_TOKEN};
 use crate::policy::answer::Answer;
-use crate::policy::circuit_breaker::{BreakerSettings, Change, CircuitBreaker};
-use crate::policy::org_gate::{Closed, Held, Lesson, OrgGates, Permit, Why};
-use crate::policy::retry_after;
+use crate::policy::api_access::{Change, SuspendReason};
+use crate::policy::clock;
 use crate::policy::retry_schedule::RetrySchedule;
 use crate::policy::verdict::Verdict;
 use crate::spans::Spans;
 use crate::tallyfy_api::TallyfyApi;
+
+const CREDENTIALS_EVERY: Duration = Duration::from_secs(5);
 
 /// What an engine is made of.
 pub struct EngineSettings {
@@ -33,23 +36,24 @@ pub struct EngineSettings {
     pub credentials: Arc<Credentials>,
     /// Limits and waits.
     pub schedule: RetrySchedule,
-    /// When the breaker trips.
-    pub breaker: BreakerSettings,
     /// Calls in flight at once.
     pub concurrency: usize,
+    /// Somebody looks on and waits for the end.
+    pub is_attended: bool,
     /// Where spans go.
     pub spans: Spans,
 }
 
-/// The shared state of all commands in hand.
+/// The shared state of all commands.
 pub struct Engine {
     pub(super) api: TallyfyApi,
+    pub(super) reach: ReachCache,
     credentials: Arc<Credentials>,
-    breaker: Mutex<CircuitBreaker>,
-    gates: Mutex<OrgGates>,
-    places: Semaphore,
-    /// Notified when a trial's call has ended.
-    trials: watch::Sender<()>,
+    is_clock_wrong: AtomicBool,
+    /// Somebody looks on and waits: failures use up attempts in an outage too.
+    pub(super) is_attended: bool,
+    /// The permission to call.
+    pub permits: Arc<Permits>,
     /// Limits and waits.
     pub schedule: RetrySchedule,
     /// The numbers.
@@ -60,44 +64,35 @@ pub struct Engine {
     pub spans: Spans,
     /// Fires when no new call may be made.
     pub draining: CancellationToken,
-    /// Notified when no command may be tried for a while: see [`Engine::paused_until`].
-    pub pause_begins: Notify,
 }
 
 /// Why no call may be made now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hold {
-    /// The worker is about to end.
-    Draining,
-    /// The API fails for everybody.
-    BreakerOpen,
-    /// The organisation is throttled or unauthorized.
-    Org(Held),
-    /// Its token has just been taken away.
-    NoCredential,
+pub enum NoCall {
+    /// No permit.
+    Refused(Refused),
+    /// Its organisation has no token at the moment.
+    NoToken,
 }
 
-/// One of the places for calls.
-pub type Place<'a> = SemaphorePermit<'a>;
-
 impl Engine {
-    /// An engine with a closed breaker and open gates.
+    /// An engine that has called nobody yet.
     pub fn new(settings: EngineSettings, metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
+        let longest_delay = settings.schedule.longest().wait();
         let engine = Self {
             api: settings.api,
+            reach: ReachCache::default(),
             credentials: settings.credentials,
-            breaker: Mutex::new(CircuitBreaker::new(settings.breaker)),
-            gates: Mutex::default(),
-            places: Semaphore::new(settings.concurrency),
-            trials: watch::Sender::new(()),
+            is_clock_wrong: AtomicBool::new(false),
+            is_attended: settings.is_attended,
+            permits: Arc::new(Permits::new(settings.concurrency, longest_delay)),
             schedule: settings.schedule,
             metrics,
             health,
             spans: settings.spans,
             draining: CancellationToken::new(),
-            pause_begins: Notify::new(),
         };
-        engine.tell_age_of_credentials();
+        engine.take_credentials(&[]);
         engine
     }
 
@@ -106,83 +101,50 @@ impl Engine {
         self.credentials.allow(org)
     }
 
-    /// How old a command may be now.
-    ///
-    /// # A breaker that is open never dead-letters anything for its age
-    ///
-    /// The age is the outage's doing then. The command may be the next probe instead; what is too old when the breaker
-    /// has closed has outlived its limits.
-    pub fn max_age(&self) -> Duration {
-        if self.next_probe().is_some() { Duration::MAX } else { self.schedule.max_age }
+    /// What stops a command that came from a session, which `session_lost` tells the end of.
+    pub fn stop(&self, session_lost: CancellationToken) -> Stop {
+        Stop { draining: self.draining.clone(), session_lost }
     }
 
-    /// Waits for one of the places for calls.
+    /// Waits for the permission to call the API for this organisation.
     ///
     /// # Errors
-    /// [`Hold::Draining`].
-    pub async fn place(&self) -> Result<Place<'_>, Hold> {
-        tokio::select! {
-            biased;
-            () = self.draining.cancelled() => Err(Hold::Draining),
-            place = self.places.acquire() => place.map_err(|_| Hold::Draining),
+    /// [`NoCall`]: then no call may be made.
+    pub(super) async fn call(&self, org: &OrgId, was_tried: bool, stop: &Stop) -> Result<Call<'_>, NoCall> {
+        if self.credentials.token(org).is_none() {
+            return Err(NoCall::NoToken);
         }
-    }
-
-    /// Asks for permission to call the API for this organisation now.
-    ///
-    /// # Errors
-    /// [`Hold`]: then no call may be made.
-    pub fn may_call<'a>(&'a self, org: &'a OrgId, place: Place<'a>) -> Result<Call<'a>, Hold> {
-        let token = self.credentials.token(org).ok_or(Hold::NoCredential)?;
-        let now = Instant::now();
-        let mut breaker = lock(&self.breaker);
-        // A probe of the breaker must not be spent on a closed gate, nor a gate's on an open breaker.
-        if breaker.next_probe().is_some_and(|at| at > now) {
-            return Err(Hold::BreakerOpen);
-        }
-        let permit = lock(&self.gates).may_call(org, now).map_err(Hold::Org)?;
-        let allowed = breaker.may_call(now);
-        drop(breaker);
-        let pass = Pass { engine: self, org, permit: Some(permit) };
-        if allowed { Ok(Call { pass, token, place }) } else { Err(Hold::BreakerOpen) }
-    }
-
-    /// Waits until the answer of a trial may have changed what a gate says; `false` when `longest` was not enough.
-    pub async fn trial_moves(&self, mut trials: watch::Receiver<()>, longest: Duration) -> bool {
-        tokio::select! {
-            () = self.draining.cancelled() => true,
-            moved = timeout(longest, trials.changed()) => moved.is_ok(),
-        }
-    }
-
-    /// To be taken before [`Engine::may_call`] is asked, for [`Engine::trial_moves`].
-    pub fn trials(&self) -> watch::Receiver<()> {
-        self.trials.subscribe()
-    }
-
-    /// When a command may be tried again, where now none may: the breaker is open, or every organisation is held.
-    pub fn paused_until(&self) -> Option<Instant> {
-        self.next_probe()
-            .or_else(|| self.credentials.with_orgs(|orgs| lock(&self.gates).all_closed_until(orgs)))
+        let permit = self.permits.acquire(org, was_tried, stop).await.map_err(NoCall::Refused)?;
+        // The one that is in force now: the wait may have been long.
+        let token = self.credentials.token(org).ok_or(NoCall::NoToken)?;
+        Ok(Call { engine: self, permit, token })
     }
 
     /// Reads the credentials again. An organisation that has a new token is probed at once.
     pub fn reload_credentials(&self) {
-        let now = Instant::now();
-        for org in self.credentials.reload() {
-            lock(&self.gates).probe_now(&org, now);
-        }
-        self.tell_age_of_credentials();
+        self.take_credentials(&self.credentials.reload());
     }
 
-    fn tell_age_of_credentials(&self) {
+    fn take_credentials(&self, changed: &[OrgId]) {
+        self.permits.with(|access, now| {
+            let has_token = |org: &&OrgId| self.credentials.token(org).is_some();
+            let orgs: Vec<OrgId> = self.credentials.with_orgs(|orgs| orgs.cloned().collect());
+            access.set_organisations(orgs.iter().filter(has_token));
+            access.forget_idle(now);
+            for org in changed {
+                access.probe_now(org, now);
+            }
+        });
+        self.reach.keep(|org| self.allows(org));
+        self.permits.has_changed();
+        self.show_suspensions();
         let written = self.credentials.oldest_written().and_then(|time| Timestamp::try_from(time).ok());
         self.metrics.oldest_credential.set(written.map_or(0.0, |time| time.as_duration().as_secs_f64()));
     }
 
-    /// When the breaker's next probe is due; `None` while it is closed.
-    pub fn next_probe(&self) -> Option<Instant> {
-        lock(&self.breaker).next_probe()
+    /// The organisations that are allowed and have no token.
+    pub(super) fn without_token(&self) -> Vec<OrgId> {
+        self.credentials.missing().into_iter().map(|missing| missing.org).collect()
     }
 
     /// Sleeps between two tries; `false` when a drain has cut it short.
@@ -193,81 +155,140 @@ impl Engine {
         }
     }
 
-    pub(super) fn learn(&self, mut pass: Pass<'_>, verdict: Verdict, answer: &Answer) {
-        self.tell_breaker(pass.org, verdict, answer);
-        let has_closed = pass.end(match verdict {
-            Verdict::Throttled => Lesson::Held(Why::Throttled, floor(answer, Timestamp::now())),
-            Verdict::Unauthorized => Lesson::Held(Why::Unauthorized, None),
-            world if world.counts_toward_the_breaker() => Lesson::Nothing,
-            _ => Lesson::Works,
-        });
-        // Once for all the calls that were under way with the same token.
-        if verdict == Verdict::Unauthorized && has_closed {
+    /// Whether an age can be told.
+    pub(super) fn is_clock_wrong(&self) -> bool {
+        self.is_clock_wrong.load(Ordering::Relaxed)
+    }
+
+    /// # A worker whose clock is wrong expires nothing by age
+    ///
+    /// The age of a command is told by the clocks of all workers that have had it. Where ours is minutes from the API's, it is more
+    /// likely wrong than the API's, and a command would expire of an age that it does not have.
+    pub(super) fn compare_clocks(&self, answer: &Answer, now: Timestamp) {
+        let Some(skew) = clock::skew(answer, now) else { return };
+        let is_wrong = skew > clock::WRONG;
+        if self.is_clock_wrong.swap(is_wrong, Ordering::Relaxed) == is_wrong {
+            return;
+        }
+        let what = "clock differs from the API's by more than five minutes; nothing expires by MAX_AGE";
+        if is_wrong {
+            warn!(skew_s = skew.as_secs(), "the {what}: set this machine's clock (NTP)");
+        } else {
+            info!("the clock agrees with the API's again");
+        }
+        self.health.set(Component::Clock, is_wrong.then(|| format!("the {what}")));
+    }
+
+    /// Tells of what an answer has changed: log, metrics, health.
+    pub(super) fn report_changes(&self, org: &OrgId, verdict: Verdict, answer: &Answer, changes: &[Change]) {
+        for change in changes {
+            match *change {
+                Change::Suspended { reason, retry_in } => warn!(
+                    org_id = %org,
+                    reason = reason.as_str(),
+                    http_status = answer.status(),
+                    request_id = answer.request_id(),
+                    retry_in_ms = millis(retry_in),
+                    detail = answer.describe(),
+                    hint = hint(reason, verdict),
+                    "organisation suspended; its commands wait"
+                ),
+                Change::Resumed { reason, suspended_for, waited } => info!(
+                    org_id = %org,
+                    reason = reason.as_str(),
+                    suspended_ms = millis(suspended_for),
+                    waited,
+                    "organisation resumed"
+                ),
+                Change::BreakerOpened => self.breaker_opened(verdict, answer),
+                Change::BreakerClosed { open_for } => {
+                    info!(open_ms = millis(open_for), "circuit breaker closed, the API answers again");
+                    self.metrics.breaker_open.set(0);
+                    self.health.set(Component::Breaker, None);
+                }
+            }
+        }
+        if !changes.is_empty() {
+            self.show_suspensions();
+        }
+        // Once for each suspension, however many calls were in flight with the same token.
+        let is_suspended = |change: &Change| matches!(change, Change::Suspended { .. });
+        if verdict == Verdict::Unauthorized && changes.iter().any(is_suspended) {
             self.reload_credentials();
         }
     }
 
-    fn tell_breaker(&self, org: &OrgId, verdict: Verdict, answer: &Answer) {
-        let (mut breaker, now) = (lock(&self.breaker), Instant::now());
-        let change = if verdict.counts_toward_the_breaker() {
-            breaker.on_failure(org, now)
-        } else {
-            breaker.on_success(org, now)
-        };
-        match change {
-            Some(Change::Opened) => {
-                let why = format!("{verdict}: {}", answer.describe(), verdict = verdict.as_str());
-                error!("circuit breaker open, no more commands are taken in; last answer was {why}");
-                self.metrics.breaker_open.set(1);
-                self.metrics.breaker_opened.inc();
-                self.health.set(Part::Breaker, Some(format!("circuit breaker open, last answer was {why}")));
-                lock(&self.gates).forget_open();
-                self.pause_begins.notify_one();
-            }
-            Some(Change::Closed) => {
-                info!("circuit breaker closed, the API answers again");
-                self.metrics.breaker_open.set(0);
-                self.health.set(Part::Breaker, None);
-            }
-            None => {}
-        }
+    fn breaker_opened(&self, verdict: Verdict, answer: &Answer) {
+        let why = format!("{}: {}", verdict.as_str(), answer.describe());
+        error!(
+            http_status = answer.status(),
+            request_id = answer.request_id(),
+            "circuit breaker open: no organisation is served, commands are taken in as probes only; last answer was {why}"
+        );
+        self.metrics.breaker_open.set(1);
+        self.metrics.breaker_opened.inc();
+        // Without the API's own words, which may name anything.
+        let status =
+            answer.status().map_or_else(|| answer.class().to_owned(), |status| format!("HTTP {status}"));
+        let reason = format!("circuit breaker open, last answer was {}: {status}", verdict.as_str());
+        self.health.set(Component::Breaker, Some(reason));
     }
 
-    /// Whether the gate has closed now.
-    pub(super) fn take_back(&self, org: &OrgId, permit: Permit, lesson: Lesson) -> bool {
-        let closed = lock(&self.gates).ended(org, permit, lesson, Instant::now());
-        if let Some(Closed { wait, why }) = closed {
-            warn!(org_id = %org, wait_ms = millis(wait), reason = why.as_str(), "organisation held");
-            if self.paused_until().is_some() {
-                self.pause_begins.notify_one();
+    fn show_suspensions(&self) {
+        let (counts, are_all_suspended) = self.permits.with(|access, _| {
+            (
+                SuspendReason::ALL.map(|reason| (reason, access.suspended_for(reason))),
+                access.are_all_suspended(),
+            )
+        });
+        let without_token = self.credentials.without_token();
+        let counts = counts.map(|(reason, count)| (reason.as_str(), count));
+        let counts = counts.into_iter().chain([(NO_TOKEN, without_token)]);
+        let mut words = Vec::new();
+        for (reason, count) in counts {
+            self.metrics.set_suspended(reason, count);
+            if count > 0 {
+                words.push(format!("{reason}: {count}"));
             }
         }
-        if permit != Permit::Free || closed.is_some() {
-            self.trials.send_replace(());
-            let gates = lock(&self.gates);
-            for why in Why::ALL {
-                self.metrics.set_held(why.as_str(), gates.closed(why));
-            }
+        let reason = are_all_suspended
+            .then(|| format!("every organisation that has commands is suspended ({})", words.join(", ")));
+        match (&reason, self.health.is_ready(Component::Organisations)) {
+            (Some(reason), true) => warn!("{reason}; commands are taken in as probes only"),
+            (None, false) => info!("not every organisation that has commands is suspended any more"),
+            _ => {}
         }
-        closed.is_some()
+        self.health.set(Component::Organisations, reason);
     }
 }
 
-/// The answer's `Retry-After`, where it has one that makes sense.
-pub fn floor(answer: &Answer, now: Timestamp) -> Option<Duration> {
-    match answer {
-        Answer::Status(response) => {
-            retry_after::floor(response.retry_after.as_deref(), response.date.as_deref(), now)
+/// Reads the credentials again every few seconds.
+pub async fn reload_credentials(engine: Arc<Engine>) {
+    loop {
+        tokio::time::sleep(CREDENTIALS_EVERY).await;
+        engine.reload_credentials();
+    }
+}
+
+fn hint(reason: SuspendReason, verdict: Verdict) -> &'static str {
+    match (reason, verdict) {
+        (_, Verdict::NotReached) => {
+            "the token does not reach this organisation: look at its id, and at whose token it is"
         }
-        _ => None,
+        (_, Verdict::UnverifiedAbsence) => {
+            "ten times in a row something that need not be the API said that a task is absent: look at TALLYFY_BASE_URL and at \
+             what stands before the API"
+        }
+        (SuspendReason::Misdirected, _) => {
+            "what answers is not the API: look at TALLYFY_BASE_URL and at what stands before the API"
+        }
+        (SuspendReason::Unauthorized, _) => "the token is not accepted: put a new one in its place",
+        (SuspendReason::Throttled, _) => "it is called too often, by whomever",
+        (SuspendReason::Failing, _) => "the API fails for it, or cannot be reached",
     }
 }
 
 /// Whole milliseconds, for logs and messages.
 pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

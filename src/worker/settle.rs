@@ -5,14 +5,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::health::{Health, Part};
+use crate::failpoint::{self, Failpoint};
+use crate::health::{Component, Health};
 use crate::messages::{Incoming, Outcome, Publication};
 use crate::metrics::Metrics;
-use crate::policy::settlement::Settlement;
+use crate::policy::settlement::{Settlement, Wait};
 use crate::rabbitmq::{Delivery, PublishError, Session};
-use crate::seams::{self, Seam};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -38,11 +39,16 @@ impl Settler {
     /// A settler that publishes here until the session is lost.
     pub fn new(session: Arc<Session>, metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
         metrics.publisher_up.set(1);
-        health.set(Part::Publisher, None);
+        health.set(Component::Publisher, None);
         Self { session, metrics, health, stuck: AtomicUsize::new(0) }
     }
 
-    /// Tells the broker the fate of a delivery.
+    /// Tells when the session is lost.
+    pub fn session_lost(&self) -> CancellationToken {
+        self.session.lost.clone()
+    }
+
+    /// Tells the broker the disposition of a delivery.
     ///
     /// # A message is not acknowledged before its outcome is confirmed
     ///
@@ -52,7 +58,7 @@ impl Settler {
     /// the same id.
     pub async fn settle(&self, delivery: Delivery, settlement: &Settlement) {
         if matches!(settlement, Settlement::Return) {
-            delivery.give_back().await;
+            delivery.nack_requeue().await;
             self.metrics.count_command(settlement.as_str());
             return;
         }
@@ -69,14 +75,10 @@ impl Settler {
         }
         report(delivery.incoming(), settlement);
         self.metrics.count_command(label(settlement));
-        seams::pass(Seam::BeforeAck).await;
-        let told = if is_too_large {
-            delivery.leave_to_the_dead_letters().await
-        } else {
-            delivery.acknowledge().await
-        };
+        failpoint::hit(Failpoint::BeforeAck).await;
+        let told = if is_too_large { delivery.reject().await } else { delivery.acknowledge().await };
         let result = if told { "acknowledged" } else { "lost" };
-        seams::pass(Seam::AfterAck).await;
+        failpoint::hit(Failpoint::AfterAck).await;
         self.metrics.count_acknowledgement(result);
         self.metrics.last_settled.set(Timestamp::now().as_duration().as_secs_f64());
     }
@@ -139,7 +141,7 @@ impl<'a> Trouble<'a> {
             let what = format!("cannot publish to {}: {error}", publication.exchange);
             error!("{what}; nothing is acknowledged until this succeeds");
             settler.metrics.publisher_up.set(0);
-            settler.health.set(Part::Publisher, Some(what));
+            settler.health.set(Component::Publisher, Some(what));
         }
         Self(settler)
     }
@@ -151,7 +153,7 @@ impl Drop for Trouble<'_> {
         if settler.stuck.fetch_sub(1, Ordering::SeqCst) == 1 && !settler.session.lost.is_cancelled() {
             info!("publishing works again");
             settler.metrics.publisher_up.set(1);
-            settler.health.set(Part::Publisher, None);
+            settler.health.set(Component::Publisher, None);
         }
     }
 }
@@ -170,23 +172,34 @@ fn report(incoming: &Incoming, settlement: &Settlement) {
     match settlement {
         Settlement::Finish(outcome) => report_end(outcome, trace_id),
         Settlement::DeadLetter(outcome, _) => report_dead_letter(outcome, trace_id),
-        Settlement::RetryLater(rung, progress) => warn!(
-            message_id = incoming.properties.message_id,
-            attempts = progress.attempts,
-            wait = rung.name(),
-            http_status = progress.last_status,
-            request_id = progress.request_id,
-            trace_id,
-            "command waits for its next attempt"
-        ),
-        Settlement::Postpone(rung, progress) => debug!(
-            message_id = incoming.properties.message_id,
-            attempts = progress.attempts,
-            wait = rung.name(),
-            "command postponed"
-        ),
+        Settlement::RetryLater(wait) => report_wait(wait, true, incoming, trace_id),
+        Settlement::Postpone(wait) => report_wait(wait, wait.is_news, incoming, trace_id),
         Settlement::Return => {}
     }
+}
+
+/// One line for a wait: of a failed attempt each time, of what is not the command's fault once for each reason.
+fn report_wait(wait: &Wait, is_news: bool, incoming: &Incoming, trace_id: Option<&str>) {
+    let (id, command) = wait.command.as_ref().map(|(id, command)| (id.as_str(), command)).unzip();
+    let command_id = id.or(incoming.properties.message_id.as_deref());
+    let (delay, progress) = (wait.delay.name(), &wait.progress);
+    macro_rules! line {
+        ($level:ident) => {
+            $level!(
+                command_id,
+                org_id = command.map(|command| command.org_id.as_str()),
+                task_id = command.map(|command| command.task_id.as_str()),
+                reason = progress.wait_reason,
+                delay,
+                attempts = progress.attempts,
+                http_status = progress.last_status,
+                request_id = progress.request_id,
+                trace_id,
+                "command waits"
+            )
+        };
+    }
+    if is_news { line!(info) } else { line!(debug) }
 }
 
 /// One line for the end of a command, in the words of the event.
@@ -198,6 +211,7 @@ fn report_end(outcome: &Outcome, trace_id: Option<&str>) {
         outcome = outcome.outcome.as_str(),
         attempts = outcome.attempts,
         ambiguous = outcome.ambiguous,
+        verified = outcome.verified,
         http_status = outcome.http_status,
         request_id = outcome.request_id,
         trace_id,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use crate::ledgers::{Command, DeadLetter, Event, Expected, Ledgers};
+use crate::ledgers::{Blow, Command, DeadLetter, Event, Expected, Ledgers};
 
 /// What can be wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +27,10 @@ pub(crate) enum Kind {
     HalfDead,
     /// A call before its `Retry-After`.
     EarlyCall,
+    /// A command of an organisation that was healthy throughout waited long, and nothing had befallen all.
+    Delayed,
+    /// A dead letter of an organisation while nothing of it could be served.
+    DeadWhileOut,
     /// A token in an output.
     Leak,
     /// Something was left in a queue.
@@ -59,8 +63,13 @@ pub(crate) struct Balance {
     pub(crate) duplicated: usize,
     /// Never confirmed, and come to an end all the same.
     pub(crate) recovered: usize,
+    /// The longest that a command of an organisation that was healthy throughout has waited.
+    pub(crate) longest_delay_ms: usize,
     pub(crate) findings: Vec<Finding>,
 }
+
+/// How long another's trouble may delay an organisation that is healthy throughout.
+const LONGEST_DELAY_MS: i64 = 20_000;
 
 /// Holds all ledgers against each other.
 pub(crate) fn check(ledgers: &Ledgers) -> Balance {
@@ -71,7 +80,13 @@ pub(crate) fn check(ledgers: &Ledgers) -> Balance {
     }
     let mut balance = Balance::default();
     count(ledgers, &ends, &mut balance);
+    let delays = delays_of_the_healthy(ledgers, &ends);
+    let longest = delays.iter().map(|(_, delay)| *delay).max().unwrap_or_default();
+    balance.longest_delay_ms = usize::try_from(longest).unwrap_or_default();
     let mut findings = Vec::new();
+    findings.extend(delays.iter().filter_map(|(command, delay)| delayed(command, *delay)));
+    findings
+        .extend(ledgers.dead_letters.iter().filter_map(|l| dead_while_out(l, &commands, &ledgers.journal)));
     findings.extend(ledgers.commands.iter().filter_map(|c| lost(c, &ends)));
     findings.extend(ends.iter().flat_map(|(id, ends)| ends_of_one(commands.get(id).copied(), ends)));
     findings.extend(false_ends(ledgers));
@@ -161,7 +176,7 @@ fn false_ends(ledgers: &Ledgers) -> Vec<Finding> {
 fn unexpected_calls(ledgers: &Ledgers) -> Vec<Finding> {
     let callable = |command: &&Command| match command.expected {
         Expected::Gone => true,
-        Expected::DeadLetter(reason) => matches!(reason, "forbidden" | "rejected"),
+        Expected::DeadLetter(reason) => matches!(reason, "forbidden" | "rejected" | "attempts_exhausted"),
     };
     let named: HashSet<(&str, &str)> = ledgers
         .commands
@@ -170,8 +185,11 @@ fn unexpected_calls(ledgers: &Ledgers) -> Vec<Finding> {
         .filter(|command| command.attempted > 0)
         .map(|command| (command.org.as_str(), command.task.as_str()))
         .collect();
+    let organisations: HashSet<&str> = named.iter().map(|(org, _)| *org).collect();
     let is_wrong = |call: &&crate::ledgers::Call| {
-        !call.is_delete_of_a_task || !named.contains(&(call.org.as_str(), call.task.as_str()))
+        let asks = call.is_list_of_tasks && organisations.contains(call.org.as_str());
+        let deletes = call.is_delete_of_a_task && named.contains(&(call.org.as_str(), call.task.as_str()));
+        !asks && !deletes
     };
     ledgers.calls.iter().filter(is_wrong).map(|c| finding(Kind::UnexpectedCall, c.path.clone())).collect()
 }
@@ -181,6 +199,50 @@ fn wrongly_dead(letter: &DeadLetter, commands: &HashMap<&str, &Command>) -> Opti
     let is_right = matches!(expected, Some(Expected::DeadLetter(reason)) if reason == letter.reason.as_str());
     let reason = if letter.reason.is_empty() { "the broker's delivery limit" } else { &letter.reason };
     (!is_right).then(|| finding(Kind::WronglyDead, format!("{}: {reason}", letter.command_id)))
+}
+
+/// The longest stretch between publication and end in which nothing befell all. What always fails waits for its own fault.
+fn delays_of_the_healthy<'a>(
+    ledgers: &'a Ledgers,
+    ends: &HashMap<&str, Vec<&Event>>,
+) -> Vec<(&'a Command, i64)> {
+    let struck: HashSet<&str> = ledgers.journal.iter().filter_map(|blow| blow.org).collect();
+    let mut of_all: Vec<_> = ledgers.journal.iter().filter(|blow| blow.org.is_none()).collect();
+    of_all.sort_by_key(|blow| blow.from_ms);
+    let delay = |command: &'a Command| {
+        let end = ends.get(command.id.as_str())?.iter().map(|end| end.at_ms).min()?;
+        let (mut since, mut longest) = (command.published_ms?, 0);
+        for blow in of_all.iter().take_while(|blow| blow.from_ms <= end) {
+            longest = longest.max(blow.from_ms - since);
+            since = since.max(blow.to_ms);
+        }
+        Some((command, longest.max(end - since)))
+    };
+    let healthy = ledgers.commands.iter().filter(|command| !struck.contains(command.org.as_str()));
+    healthy.filter(|c| c.expected != Expected::DeadLetter("attempts_exhausted")).filter_map(delay).collect()
+}
+
+fn delayed(command: &Command, delay: i64) -> Option<Finding> {
+    let what = format!("{} ({}/{}): {delay} ms", command.id, command.org, command.task);
+    (delay > LONGEST_DELAY_MS).then(|| finding(Kind::Delayed, what))
+}
+
+/// What is refused without an answer of the API, or for the API's own word that came just before, is its own fault.
+fn dead_while_out(
+    letter: &DeadLetter,
+    commands: &HashMap<&str, &Command>,
+    journal: &[Blow],
+) -> Option<Finding> {
+    const ON_ITS_WAY_MS: i64 = 1000;
+    let command = commands.get(letter.command_id.as_str())?;
+    let for_an_answer = command.expected == Expected::Gone || letter.reason == "attempts_exhausted";
+    let is_out = |blow: &&Blow| {
+        let (from, to) = (blow.from_ms, blow.to_ms + ON_ITS_WAY_MS);
+        blow.stops && blow.org == Some(command.org.as_str()) && (from..=to).contains(&letter.at_ms)
+    };
+    let blow = journal.iter().filter(|_| for_an_answer).find(is_out)?;
+    let what = format!("{} ({}): {} while {}", command.id, command.org, letter.reason, blow.family);
+    Some(finding(Kind::DeadWhileOut, what))
 }
 
 fn half_dead(ledgers: &Ledgers) -> Vec<Finding> {
@@ -198,7 +260,7 @@ fn early_calls(ledgers: &Ledgers, commands: &HashMap<&str, &Command>) -> Vec<Fin
     let sent_twice: HashSet<&str> =
         commands.values().filter(|c| c.attempted > 1).map(|c| c.task.as_str()).collect();
     let mut of_task: BTreeMap<(&str, &str), Vec<&crate::ledgers::Call>> = BTreeMap::new();
-    for call in &ledgers.calls {
+    for call in ledgers.calls.iter().filter(|call| call.is_delete_of_a_task) {
         of_task.entry((&call.org, &call.task)).or_default().push(call);
     }
     let mut findings = Vec::new();
@@ -223,12 +285,15 @@ mod tests {
     use crate::ledgers::Call;
 
     fn command(id: &str, expected: Expected) -> Command {
-        Command { id: id.into(), org: "a".into(), task: id.into(), expected, attempted: 1, acknowledged: 1 }
+        let (attempted, acknowledged, published_ms) = (1, 1, Some(0));
+        let (id, org, task) = (id.into(), "a".into(), id.into());
+        Command { id, org, task, expected, attempted, acknowledged, published_ms }
     }
 
     fn event(id: &str, outcome: &str) -> Event {
         let reason = if outcome == "dead_lettered" { "malformed" } else { "" };
         Event {
+            at_ms: 0,
             id: format!("{id}-{}", outcome == "dead_lettered"),
             command_id: id.into(),
             org: "a".into(),
@@ -243,6 +308,7 @@ mod tests {
             at_ms,
             path: format!("/api/organizations/a/tasks/{task}/delete"),
             is_delete_of_a_task: true,
+            is_list_of_tasks: false,
             org: "a".into(),
             task: task.into(),
             deleted_it: true,
@@ -255,7 +321,7 @@ mod tests {
         Ledgers {
             commands: vec![command("t1", Expected::Gone), command("m1", Expected::DeadLetter("malformed"))],
             events: vec![event("t1", "deleted"), event("m1", "dead_lettered")],
-            dead_letters: vec![DeadLetter { command_id: "m1".into(), reason: "malformed".into() }],
+            dead_letters: vec![DeadLetter { at_ms: 0, command_id: "m1".into(), reason: "malformed".into() }],
             calls: vec![call("t1", 0)],
             were_there: HashSet::from(["a/t1".to_owned()]),
             ..Ledgers::default()
@@ -307,7 +373,7 @@ mod tests {
             findings(|l| l.calls.push(Call { is_delete_of_a_task: false, ..call("t1", 0) })),
             [Kind::UnexpectedCall]
         );
-        let poison = DeadLetter { command_id: "t1".into(), reason: String::new() };
+        let poison = DeadLetter { at_ms: 0, command_id: "t1".into(), reason: String::new() };
         assert_eq!(findings(|l| l.dead_letters.push(poison)), [Kind::WronglyDead, Kind::HalfDead]);
         assert_eq!(findings(|l| l.dead_letters.clear()), [Kind::HalfDead]);
         assert_eq!(findings(|l| l.leaks.push("log".into())), [Kind::Leak]);
@@ -325,15 +391,79 @@ mod tests {
         assert_eq!(
             findings(|l| {
                 early(l);
-                l.journal.push(crate::ledgers::Blow {
+                l.journal.push(Blow {
                     from_ms: 100_500,
                     to_ms: 100_600,
                     family: "worker killed",
+                    org: None,
+                    stops: false,
                     hides: true,
                     what: String::new(),
                 });
             }),
             []
         );
+    }
+
+    #[test]
+    fn the_question_whether_a_token_reaches_its_organisation_is_no_unexpected_call() {
+        let asks = |org: &str| Call {
+            is_delete_of_a_task: false,
+            is_list_of_tasks: true,
+            org: org.into(),
+            ..call("", 0)
+        };
+        assert_eq!(findings(|l| l.calls.push(asks("a"))), []);
+        assert_eq!(findings(|l| l.calls.push(asks("b"))), [Kind::UnexpectedCall]);
+    }
+
+    fn blow(org: Option<&'static str>, to_ms: i64) -> Blow {
+        let (family, what) = ("API: one organisation out", String::new());
+        Blow { from_ms: 0, to_ms, family, org, stops: org.is_some(), hides: false, what }
+    }
+
+    #[test]
+    fn who_was_healthy_throughout_is_not_delayed_by_anothers_trouble() {
+        let late = |l: &mut Ledgers| l.events[0].at_ms = LONGEST_DELAY_MS + 1;
+        assert_eq!(findings(late), [Kind::Delayed]);
+        assert_eq!(findings(|l| l.events[0].at_ms = LONGEST_DELAY_MS), []);
+        let with = |org| {
+            findings(|l| {
+                late(l);
+                l.journal.push(blow(org, 1));
+            })
+        };
+        assert_eq!(with(Some("b")), [Kind::Delayed], "another's trouble is no excuse");
+        assert_eq!(with(Some("a")), [], "its own is");
+        assert_eq!(with(None), [], "and what befell all");
+        let later = |l: &mut Ledgers| {
+            l.events[0].at_ms = 2 * LONGEST_DELAY_MS;
+            l.journal.push(Blow { from_ms: LONGEST_DELAY_MS + 1, ..blow(None, 2 * LONGEST_DELAY_MS) });
+        };
+        assert_eq!(findings(later), [Kind::Delayed], "but not what befell all later");
+        let own_fault = |l: &mut Ledgers| {
+            l.commands[1].expected = Expected::DeadLetter("attempts_exhausted");
+            l.events[1].reason = "attempts_exhausted".into();
+            l.events[1].at_ms = LONGEST_DELAY_MS + 1;
+            l.dead_letters[0].reason = "attempts_exhausted".into();
+        };
+        assert_eq!(findings(own_fault), []);
+    }
+
+    #[test]
+    fn nothing_of_an_organisation_that_is_out_is_dead_lettered_but_what_needs_no_answer() {
+        let out = |l: &mut Ledgers| l.journal.push(blow(Some("a"), 10_000));
+        assert_eq!(findings(out), []);
+        let dead = |at_ms| {
+            findings(|l| {
+                out(l);
+                l.commands[1].expected = Expected::DeadLetter("attempts_exhausted");
+                l.events[1].reason = "attempts_exhausted".into();
+                l.dead_letters[0] =
+                    DeadLetter { at_ms, command_id: "m1".into(), reason: "attempts_exhausted".into() };
+            })
+        };
+        assert_eq!(dead(5000), [Kind::DeadWhileOut]);
+        assert_eq!(dead(12_000), [], "it may have ended for its own fault");
     }
 }

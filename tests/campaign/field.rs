@@ -20,7 +20,7 @@ use tokio::time::{Instant, interval, sleep};
 
 use crate::checker::{Balance, check};
 use crate::ledgers::Ledgers;
-use crate::nemesis::{Family, Nemesis};
+use crate::nemesis::{Family, Nemesis, burst};
 use crate::parts::{Sandbox, Slot, TOKEN_MARK, guard_workers};
 use crate::plan::{ORGS, plan};
 use crate::producer::Producer;
@@ -29,7 +29,7 @@ use crate::witness::{EVENTS, Witness};
 
 const LADDER_MS: [(&str, u32); 4] = [("500ms", 500), ("1s", 1000), ("2s", 2000), ("4s", 4000)];
 /// A worker that is to die at a seam dies at one of this many passages.
-const PASSAGES: std::ops::RangeInclusive<u32> = 1..=80;
+const PASSAGES: std::ops::RangeInclusive<u32> = 1..=40;
 
 /// What a campaign is made of.
 pub(crate) struct Scenario {
@@ -37,10 +37,13 @@ pub(crate) struct Scenario {
     pub(crate) commands: usize,
     /// For how long commands are given.
     pub(crate) time: Duration,
+    /// For how long, of that, single organisations are struck before anything else is.
+    pub(crate) organisations_time: Duration,
     pub(crate) workers: usize,
     /// How long all may take to come to its end when the faults are over.
     pub(crate) patience: Duration,
     pub(crate) program: PathBuf,
+    pub(crate) organisations: Vec<Family>,
     pub(crate) world: Vec<Family>,
     pub(crate) api: Vec<Family>,
 }
@@ -64,7 +67,9 @@ pub(crate) async fn fight(scenario: &Scenario) -> Result<Outcome, String> {
     let url = broker.amqp_url(&vhost);
     declare(&url).await?;
     let mut rng = Rng::with_seed(scenario.seed);
-    let producer = Producer::new(url.clone(), plan(&mut rng, scenario.commands));
+    let bursts: Vec<_> = scenario.organisations.iter().map(|family| burst(*family)).collect();
+    let plan = plan(&mut rng, scenario.commands, scenario.time, &bursts);
+    let producer = Producer::new(url.clone(), plan);
     let nemesis = place(scenario, broker, &url, directory.path()).await;
     let planned = producer.plan.lock().expect("the plan").clone();
     nemesis.sandbox.tell_of_tasks(&planned).await;
@@ -117,19 +122,23 @@ async fn rage(
     nemesis: &Nemesis,
     url: &str,
 ) -> Vec<String> {
-    let (peace, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (doom_reigns, over) = (AtomicBool::new(false), AtomicBool::new(false));
     let bad_exits = Mutex::new(Vec::new());
     let end = Instant::now() + scenario.time;
     let (world, api, doom) = (rng.fork(), rng.fork(), Mutex::new(rng.fork()));
     nemesis.slots.iter().for_each(|slot| slot.want(true));
-    let war = async {
+    let strike = async {
+        strike_organisations(scenario, nemesis).await;
+        doom_reigns.store(true, Ordering::SeqCst);
         tokio::join!(
-            producer.send_all(scenario.time),
             nemesis.strike_until(&scenario.world, world, end),
             nemesis.strike_until(&scenario.api, api, end),
         );
-        peace.store(true, Ordering::SeqCst);
-        nemesis.sandbox.heal().await;
+    };
+    let war = async {
+        tokio::join!(producer.send_all(), strike);
+        doom_reigns.store(false, Ordering::SeqCst);
+        // What was done to the API was done for a time, and ends by itself.
         println!("all is healed; {} commands are confirmed", producer.confirmed());
         drain(scenario.patience, producer, nemesis, url).await;
         stop(nemesis).await;
@@ -137,17 +146,26 @@ async fn rage(
     };
     tokio::join!(
         war,
-        look_after(nemesis, url, &doom, &peace, &over, &bad_exits),
+        look_after(nemesis, url, &doom, &doom_reigns, &over, &bad_exits),
         tell(producer, nemesis, &over)
     );
     bad_exits.into_inner().expect("nobody panics with it")
+}
+
+/// First act: only single organisations are struck, so that nothing else can delay the others. Then the workers start again and
+/// may be doomed, all but one, which goes on with what it has learned.
+async fn strike_organisations(scenario: &Scenario, nemesis: &Nemesis) {
+    if !scenario.organisations.is_empty() {
+        nemesis.strike_organisations(&scenario.organisations, scenario.organisations_time).await;
+        nemesis.slots.iter().skip(1).for_each(|slot| slot.signal("TERM"));
+    }
 }
 
 async fn look_after(
     nemesis: &Nemesis,
     url: &str,
     doom: &Mutex<Rng>,
-    peace: &AtomicBool,
+    doom_reigns: &AtomicBool,
     over: &AtomicBool,
     bad_exits: &Mutex<Vec<String>>,
 ) {
@@ -155,7 +173,7 @@ async fn look_after(
         for slot in &nemesis.slots {
             let doomed = {
                 let mut rng = doom.lock().expect("nobody panics with it");
-                (!peace.load(Ordering::SeqCst) && rng.u8(..10) < 7).then(|| rng.u32(PASSAGES))
+                (doom_reigns.load(Ordering::SeqCst) && rng.u8(..10) < 7).then(|| rng.u32(PASSAGES))
             };
             match slot.look_after(url, doomed) {
                 Some(Ok(blow)) => nemesis.journal.lock().expect("nobody panics with it").push(blow),

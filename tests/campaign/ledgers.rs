@@ -22,11 +22,15 @@ pub(crate) struct Command {
     pub(crate) attempted: u32,
     /// Times that the broker confirmed it.
     pub(crate) acknowledged: u32,
+    /// When the broker confirmed it first.
+    pub(crate) published_ms: Option<i64>,
 }
 
 /// An outcome event, as a consumer that is not ours to trust saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Event {
+    /// When the witness saw it.
+    pub(crate) at_ms: i64,
     pub(crate) id: String,
     pub(crate) command_id: String,
     pub(crate) org: String,
@@ -38,6 +42,8 @@ pub(crate) struct Event {
 /// A dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DeadLetter {
+    /// When the witness saw it.
+    pub(crate) at_ms: i64,
     pub(crate) command_id: String,
     /// Empty: the broker put it there, for its delivery limit.
     pub(crate) reason: String,
@@ -49,6 +55,8 @@ pub(crate) struct Call {
     pub(crate) at_ms: i64,
     pub(crate) path: String,
     pub(crate) is_delete_of_a_task: bool,
+    /// Asks whether the token reaches the organisation.
+    pub(crate) is_list_of_tasks: bool,
     pub(crate) org: String,
     pub(crate) task: String,
     pub(crate) deleted_it: bool,
@@ -62,6 +70,10 @@ pub(crate) struct Blow {
     pub(crate) from_ms: i64,
     pub(crate) to_ms: i64,
     pub(crate) family: &'static str,
+    /// The one organisation that it befell; without one it befell all.
+    pub(crate) org: Option<&'static str>,
+    /// Nothing of that organisation can be served meanwhile.
+    pub(crate) stops: bool,
     /// A worker may have forgotten, or never have learned, what it was told meanwhile.
     pub(crate) hides: bool,
     pub(crate) what: String,

@@ -30,10 +30,14 @@ use serde_json::json;
 
 use field::{Outcome, Scenario};
 use mutants::{MUTANTS, Mutant};
+use nemesis::Family;
+
+/// Longer than the checker lets anyone be delayed by another's trouble.
+const TROUBLE_OF_ONE: Duration = Duration::from_secs(30);
 
 /// Strikes workers, broker, network and API while commands are carried out, and balances the books.
 ///
-/// Builds a worker with seams (places at which it can be made to die) and starts its own RabbitMQ, sandbox API and
+/// Builds a worker with failpoints (places at which it can be made to die) and starts its own RabbitMQ, sandbox API and
 /// workers; ends them all. Exit 0 only if the books balance.
 #[derive(Debug, Parser)]
 #[command(name = "campaign")]
@@ -53,15 +57,19 @@ struct Arguments {
     /// Where to write the report as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Instead: short campaigns against workers with a known fault, each of which must be found.
-    #[arg(long)]
-    mutants: bool,
+    /// Instead: short campaigns against workers with a known fault, each of which must be found; with a word, only those that have
+    /// it in their name.
+    #[arg(long, num_args = 0..=1, default_missing_value = "", value_name = "WORD")]
+    mutants: Option<String>,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let done = if arguments.mutants { catch_all(arguments.seed).await } else { one(&arguments).await };
+    let done = match &arguments.mutants {
+        Some(word) => catch_all(arguments.seed, word).await,
+        None => one(&arguments).await,
+    };
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -73,8 +81,8 @@ async fn main() -> ExitCode {
 }
 
 async fn one(arguments: &Arguments) -> Result<bool, String> {
-    println!("building the worker with its seams");
-    let program = variants::build("tallyfy-delete-worker-with-seams", &[])?;
+    println!("building the worker with its failpoints");
+    let program = variants::build("tallyfy-delete-worker-with-failpoints", &[])?;
     let scenario = Scenario {
         seed: arguments.seed,
         commands: arguments.commands,
@@ -82,6 +90,8 @@ async fn one(arguments: &Arguments) -> Result<bool, String> {
         workers: arguments.workers.max(1),
         patience: Duration::from_mins(3),
         program,
+        organisations_time: TROUBLE_OF_ONE,
+        organisations: nemesis::ORGANISATIONS.to_vec(),
         world: nemesis::WORLD.to_vec(),
         api: nemesis::API.to_vec(),
     };
@@ -103,9 +113,9 @@ async fn one(arguments: &Arguments) -> Result<bool, String> {
     Ok(balance.findings.is_empty())
 }
 
-async fn catch_all(seed: u64) -> Result<bool, String> {
+async fn catch_all(seed: u64, word: &str) -> Result<bool, String> {
     let mut all_caught = true;
-    for mutant in &MUTANTS {
+    for mutant in MUTANTS.iter().filter(|mutant| mutant.name.contains(word)) {
         all_caught &= catch(mutant, seed).await?;
     }
     Ok(all_caught)
@@ -113,15 +123,22 @@ async fn catch_all(seed: u64) -> Result<bool, String> {
 
 async fn catch(mutant: &Mutant, seed: u64) -> Result<bool, String> {
     println!("building {}", mutant.name);
+    let of = |all: &[Family]| mutant.families.iter().copied().filter(|f| all.contains(f)).collect();
     let scenario = Scenario {
         seed,
-        commands: 400,
-        time: Duration::from_secs(15),
+        commands: mutant.commands,
+        time: mutant.time,
+        organisations_time: TROUBLE_OF_ONE,
         workers: 2,
-        patience: Duration::from_secs(20),
+        patience: if mutant.organisations.is_empty() {
+            Duration::from_secs(20)
+        } else {
+            Duration::from_secs(5)
+        },
         program: variants::build(mutant.name, mutant.changes)?,
-        world: mutant.families.iter().copied().filter(|f| nemesis::WORLD.contains(f)).collect(),
-        api: mutant.families.iter().copied().filter(|f| nemesis::API.contains(f)).collect(),
+        organisations: mutant.organisations.to_vec(),
+        world: of(&nemesis::WORLD),
+        api: of(&nemesis::API),
     };
     let Outcome { balance, .. } = field::fight(&scenario).await?;
     let found = |kind| balance.findings.iter().filter(|finding| finding.kind == kind).count();

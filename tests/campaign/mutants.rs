@@ -1,5 +1,7 @@
 //! Workers with a fault, one each: a checker that does not find it is not worth its word.
 
+use std::time::Duration;
+
 use crate::checker::Kind;
 use crate::nemesis::Family;
 use crate::variants::Change;
@@ -10,12 +12,30 @@ pub(crate) struct Mutant {
     pub(crate) changes: &'static [Change],
     /// What befalls it.
     pub(crate) families: &'static [Family],
+    /// What befalls single organisations before.
+    pub(crate) organisations: &'static [Family],
+    pub(crate) commands: usize,
+    /// For how long they are given.
+    pub(crate) time: Duration,
     /// One of these must be found.
     pub(crate) found: &'static [Kind],
 }
 
+/// A short campaign in which something befalls all.
+const SHORT: Mutant = Mutant {
+    name: "",
+    changes: &[],
+    families: &[],
+    organisations: &[],
+    commands: 400,
+    time: Duration::from_secs(15),
+    found: &[],
+};
+/// Single organisations are struck, and nothing else happens.
+const OF_ORGANISATIONS: Mutant = Mutant { commands: 1600, time: Duration::from_secs(30), ..SHORT };
+
 /// All of them.
-pub(crate) const MUTANTS: [Mutant; 4] = [
+pub(crate) const MUTANTS: [Mutant; 7] = [
     Mutant {
         name: "mutant-acknowledges-early",
         changes: &[(
@@ -31,26 +51,27 @@ pub(crate) const MUTANTS: [Mutant; 4] = [
                     "        report(&incoming, settlement);",
                 ),
                 (
-                    "        let told = if is_too_large {\n            delivery.leave_to_the_dead_letters().await\n        } else {\n            \
-                     delivery.acknowledge().await\n        };",
+                    "        let told = if is_too_large { delivery.reject().await } else { delivery.acknowledge().await };",
                     "        let told = !is_too_large;",
                 ),
             ],
         )],
         families: &[Family::WorkerKilled, Family::EventsRejected],
         found: &[Kind::Lost],
+        ..SHORT
     },
     Mutant {
         name: "mutant-takes-any-404-for-success",
         changes: &[(
             "src/policy/verdict.rs",
             &[(
-                "        400..=499 if body.denies_the_endpoint() => Verdict::Misdirected,",
-                "        404 => Verdict::AlreadyAbsent,\n        400..=499 if body.denies_the_endpoint() => Verdict::Misdirected,",
+                "        400..=499 => decide_by_body(response.status, &response.body),",
+                "        404 => Verdict::AlreadyAbsent,\n        400..=499 => decide_by_body(response.status, &response.body),",
             )],
         )],
         families: &[Family::EndpointNotFound, Family::HtmlNotFound],
         found: &[Kind::FalseEnd],
+        ..SHORT
     },
     Mutant {
         name: "mutant-skips-the-confirm",
@@ -63,19 +84,60 @@ pub(crate) const MUTANTS: [Mutant; 4] = [
         )],
         families: &[Family::EventsRejected],
         found: &[Kind::Lost, Kind::HalfDead],
+        ..SHORT
     },
     Mutant {
         name: "mutant-dead-letters-on-an-outage",
         changes: &[(
-            "src/worker/handle.rs",
+            "src/policy/next_step.rs",
             &[(
-                "            Verdict::Throttled | Verdict::Unauthorized | Verdict::Misdirected => self.postpone(floor),",
-                "            Verdict::Throttled | Verdict::Unauthorized => self.postpone(floor),\n            \
-                 Verdict::Misdirected => self.dead_letter(FailureReason::Rejected, &answer.describe()),",
+                "        Verdict::Throttled | Verdict::Unauthorized | Verdict::NotReached | Verdict::Misdirected => {",
+                "        Verdict::Misdirected => NextStep::DeadLetter(FailureReason::Rejected),\n        \
+                 Verdict::Throttled | Verdict::Unauthorized | Verdict::NotReached => {",
             )],
         )],
         families: &[Family::EndpointNotFound, Family::HtmlNotFound],
         found: &[Kind::WronglyDead],
+        ..SHORT
+    },
+    Mutant {
+        name: "mutant-never-suspends-who-fails",
+        changes: &[(
+            "src/policy/api_access/organisation.rs",
+            &[(
+                "            _ if self.streak.is_full() => self",
+                "            _ if self.streak.is_full() && false => self",
+            )],
+        )],
+        organisations: &[Family::OrgOut],
+        found: &[Kind::DeadWhileOut],
+        ..OF_ORGANISATIONS
+    },
+    Mutant {
+        name: "mutant-lets-the-suspended-stand-in-the-way",
+        changes: &[(
+            "src/worker/permits.rs",
+            &[(
+                "        access.intake(now) != Intake::Bulk && now",
+                "        let longest = longest.max(LONGEST_WAIT);\n        now",
+            )],
+        )],
+        organisations: &[Family::OrgOut],
+        found: &[Kind::Delayed],
+        ..OF_ORGANISATIONS
+    },
+    Mutant {
+        name: "mutant-lets-the-slow-stand-in-the-way",
+        changes: &[(
+            "src/worker/permits.rs",
+            &[(
+                "            if waited >= PATIENCE && shared.access.is_slow(org, now) {",
+                "            if waited >= LONGEST_WAIT && shared.access.is_slow(org, now) {",
+            )],
+        )],
+        organisations: &[Family::OrgSlow],
+        found: &[Kind::Delayed],
+        ..OF_ORGANISATIONS
     },
 ];
 

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::ledgers::Blow;
 use crate::parts::{Sandbox, Slot, TOKEN_MARK, now_ms};
-use crate::plan::ORGS;
+use crate::plan::{Burst, STRUCK};
 use crate::proxy::Direction;
 use crate::rabbitmq::Broker;
 use crate::witness::Witness;
@@ -47,6 +47,9 @@ pub(crate) enum Family {
     AnswersLost,
     Hangs,
     Slow,
+    OrgOut,
+    OrgSlow,
+    OrgThrottledWithZero,
 }
 
 use Family as F;
@@ -75,7 +78,7 @@ pub(crate) const WORLD: [Family; 19] = [
 ];
 
 /// Of the API.
-pub(crate) const API: [Family; 12] = [
+pub(crate) const API: [Family; 15] = [
     F::Unavailable,
     F::ThrottledSeconds,
     F::ThrottledDate,
@@ -88,7 +91,33 @@ pub(crate) const API: [Family; 12] = [
     F::AnswersLost,
     F::Hangs,
     F::Slow,
+    F::OrgOut,
+    F::OrgSlow,
+    F::OrgThrottledWithZero,
 ];
+
+/// Of one organisation each, all at the same time and for long, while nothing befalls the others.
+pub(crate) const ORGANISATIONS: [Family; 4] = [F::OrgOut, F::OrgSlow, F::TokenDead, F::OrgThrottledWithZero];
+
+/// The organisation that a family of [`ORGANISATIONS`] befalls for long.
+fn victim(family: Family) -> &'static str {
+    match family {
+        F::OrgOut => STRUCK[0],
+        F::OrgSlow => STRUCK[1],
+        F::TokenDead => STRUCK[2],
+        _ => STRUCK[3],
+    }
+}
+
+/// What lies in front of all others: as much as can stand in the way.
+pub(crate) fn burst(family: Family) -> Burst {
+    let share = match family {
+        F::OrgOut => 12,
+        F::OrgSlow => 4,
+        _ => 40,
+    };
+    Burst { org: victim(family), share }
+}
 
 /// Everything that can be struck, and the journal.
 pub(crate) struct Nemesis {
@@ -123,18 +152,34 @@ impl Nemesis {
         }
     }
 
+    /// Strikes one organisation with each of the families, all at once.
+    pub(crate) async fn strike_organisations(&self, families: &[Family], lasts: Duration) {
+        let strikes = families.iter().map(|family| async move {
+            let from_ms = now_ms();
+            self.strike_the_api(*family, victim(*family), lasts).await;
+            self.write_down(from_ms, *family, Some(victim(*family)), format!("for {} ms", lasts.as_millis()));
+        });
+        futures_util::future::join_all(strikes).await;
+    }
+
     async fn strike(&self, family: Family, rng: &mut Rng) {
         let from_ms = now_ms();
         let lasts = Duration::from_millis(rng.u64(800..2500));
         let slot = rng.usize(..self.slots.len());
+        let org = STRUCK[rng.usize(..STRUCK.len())];
         if WORLD.contains(&family) {
             self.strike_the_world(family, &self.slots[slot], lasts).await;
         } else {
-            self.strike_the_api(family, ORGS[rng.usize(..ORGS.len())], lasts).await;
+            self.strike_the_api(family, org, lasts).await;
         }
         let what = format!("worker {slot}, for {} ms", lasts.as_millis());
+        self.write_down(from_ms, family, family.is_of_one_organisation().then_some(org), what);
+    }
+
+    fn write_down(&self, from_ms: i64, family: Family, org: Option<&'static str>, what: String) {
         let hides = WORLD.contains(&family) || family == Family::AnswersLost;
-        let blow = Blow { from_ms, to_ms: now_ms(), family: family.name(), hides, what };
+        let stops = org.is_some() && family != F::OrgSlow;
+        let blow = Blow { from_ms, to_ms: now_ms(), family: family.name(), org, stops, hides, what };
         self.journal.lock().expect("nobody panics with it").push(blow);
     }
 
@@ -214,6 +259,11 @@ impl Nemesis {
             F::Resets => (json!({}), json!({"lose_answer": "before_effect"})),
             F::AnswersLost => (json!({}), json!({"lose_answer": "after_effect"})),
             F::Hangs => (json!({}), json!({"hang": true, "after_effect": true})),
+            F::OrgOut => (json!({"org_id": org}), json!({"status": 500})),
+            F::OrgSlow => (json!({"org_id": org}), json!({"latency_ms": 2500})),
+            F::OrgThrottledWithZero => {
+                (json!({"org_id": org}), json!({"status": 429, "headers": {"Retry-After": "0"}}))
+            }
             _ => (json!({}), json!({"latency_ms": 400})),
         };
         let probability = if matches!(family, F::AnswersLost | F::Hangs) { 0.4 } else { 1.0 };
@@ -247,6 +297,10 @@ async fn blocking(work: impl FnOnce() + Send + 'static) {
 }
 
 impl Family {
+    fn is_of_one_organisation(self) -> bool {
+        matches!(self, F::ThrottledSeconds | F::ThrottledDate) || ORGANISATIONS.contains(&self)
+    }
+
     /// The word of the journal.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -277,6 +331,9 @@ impl Family {
             F::AnswersLost => "API: answers lost after the effect",
             F::Hangs => "API: hangs after the effect",
             F::Slow => "API: slow",
+            F::OrgOut => "API: one organisation out",
+            F::OrgSlow => "API: one organisation slow",
+            F::OrgThrottledWithZero => "API: 429 with Retry-After: 0",
         }
     }
 }

@@ -56,7 +56,12 @@ impl Sandbox {
         self.url.trim_start_matches("http://")
     }
 
+    /// Which tasks there are, and which of them it never manages to delete.
     pub(crate) async fn tell_of_tasks(&self, plan: &[Planned]) {
+        for planned in plan.iter().filter(|planned| planned.always_fails) {
+            let scope = json!({"org_id": planned.command.org, "task_id": planned.command.task});
+            self.fault(json!({"match": scope, "effect": {"status": 500}})).await;
+        }
         for org in ORGS {
             for state in ["present", "gone", "forbidden"] {
                 let wanted = plan.iter().filter(|p| p.command.org == org && p.state == Some(state));
@@ -77,11 +82,6 @@ impl Sandbox {
         request.send().await.expect("the sandbox answers").error_for_status().expect("it understands");
     }
 
-    pub(crate) async fn heal(&self) {
-        let request = http().delete(format!("{}/_sandbox/faults", self.url));
-        request.send().await.expect("the sandbox answers");
-    }
-
     /// Every call, with the `Retry-After` in milliseconds of the fault that answered it.
     pub(crate) async fn calls(&self, retry_after: impl Fn(u64) -> Option<i64>) -> Vec<Call> {
         let url = format!("{}/_sandbox/ledger", self.url);
@@ -92,6 +92,7 @@ impl Sandbox {
             at_ms: entry["at_ms"].as_i64().unwrap_or_default(),
             path: format!("{} {}", text(&entry["method"]), text(&entry["path"])),
             is_delete_of_a_task: entry["method"] == "DELETE" && entry["operation"] == "delete",
+            is_list_of_tasks: entry["operation"] == "list",
             org: text(&entry["org_id"]),
             task: text(&entry["task_id"]),
             deleted_it: entry["effect"] == "deleted",
@@ -165,7 +166,7 @@ impl Slot {
     /// Sends a signal, where a worker runs.
     pub(crate) fn signal(&self, name: &'static str) {
         let mut worker = self.lock();
-        if matches!(name, "KILL" | "TERM") && worker.process.is_some() {
+        if matches!(name, "KILL" | "TERM") && worker.process.is_some() && worker.ended_by != Some("KILL") {
             worker.ended_by = Some(name);
         }
         if name == "TERM" {
@@ -209,7 +210,8 @@ impl Slot {
             (by, ..) => return Err(format!("worker {}: {status} after {by:?}", self.number)),
         };
         let what = format!("worker {} ended: {status}", self.number);
-        Ok(Blow { from_ms: now_ms() - LATELY_MS, to_ms: now_ms(), family, hides: true, what })
+        let (from_ms, to_ms) = (now_ms() - LATELY_MS, now_ms());
+        Ok(Blow { from_ms, to_ms, family, org: None, stops: false, hides: true, what })
     }
 
     fn start(&self, worker: &mut Worker, vhost_url: &str, doomed: Option<u32>) {
@@ -238,8 +240,7 @@ impl Slot {
             ("TALLYFY_BASE_URL", format!("http://{}/api", self.to_api.addr)),
             ("TALLYFY_CREDENTIALS_DIR", self.directory.join("tokens").display().to_string()),
             ("WAIT_LADDER", "500ms,1s,2s,4s".to_owned()),
-            ("MAX_ATTEMPTS", "1000".to_owned()),
-            ("REQUEST_TIMEOUT", "2s".to_owned()),
+            ("REQUEST_TIMEOUT", "4s".to_owned()),
             ("CONCURRENCY", "16".to_owned()),
             ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
             ("LOG_FORMAT", "json".to_owned()),

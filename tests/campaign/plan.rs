@@ -1,13 +1,21 @@
 //! The commands of a campaign, from its seed: of every kind, each with the end that it must come to.
 
+use std::time::Duration;
+
 use fastrand::Rng;
 use serde_json::json;
 use tallyfy_delete_worker::messages;
 
 use crate::ledgers::{Command, Expected};
 
+/// Organisations that faults of their own may befall.
+pub(crate) const STRUCK: [&str; 4] = ["north", "south", "west", "inland"];
+/// Where nothing ever happens but what happens to all. The first one has the commands that always fail.
+pub(crate) const UNHARMED: [&str; 2] = ["east", "centre"];
 /// Organisations that the workers may touch.
-pub(crate) const ORGS: [&str; 3] = ["north", "south", "west"];
+pub(crate) const ORGS: [&str; 6] = ["north", "south", "west", "inland", UNHARMED[0], UNHARMED[1]];
+/// Too few to look like an outage.
+const ALWAYS_FAILING: usize = 4;
 
 /// A command with its message.
 #[derive(Debug, Clone)]
@@ -15,22 +23,60 @@ pub(crate) struct Planned {
     pub(crate) command: Command,
     pub(crate) body: Vec<u8>,
     pub(crate) message_id: Option<String>,
+    /// When it is sent.
+    pub(crate) after: Duration,
     /// Straight to the queue, not to the exchange.
     pub(crate) straight: bool,
     /// Sent a second time, as a producer does that has lost a confirm.
     pub(crate) twice: bool,
     /// The state of the task before, where the sandbox is told of it.
     pub(crate) state: Option<&'static str>,
+    /// The API answers 500 to it, whatever else it does.
+    pub(crate) always_fails: bool,
 }
 
-/// Makes this many commands.
-pub(crate) fn plan(rng: &mut Rng, commands: usize) -> Vec<Planned> {
-    (0..commands).map(|number| one(rng, number)).collect()
+/// Many commands of one organisation, in front of those of all others.
+pub(crate) struct Burst {
+    pub(crate) org: &'static str,
+    /// One of so many commands.
+    pub(crate) share: usize,
 }
 
-fn one(rng: &mut Rng, number: usize) -> Planned {
+/// Makes this many commands, to be sent evenly over `time`. In front of them, where there are bursts: commands that always fail,
+/// and the bursts.
+pub(crate) fn plan(rng: &mut Rng, commands: usize, time: Duration, bursts: &[Burst]) -> Vec<Planned> {
+    let mut plan = Vec::new();
+    if !bursts.is_empty() {
+        plan.extend((0..ALWAYS_FAILING).map(always_failing));
+    }
+    for burst in bursts {
+        for _ in 0..commands / burst.share {
+            plan.push(one(rng, plan.len(), burst.org));
+        }
+    }
+    let evenly = commands.saturating_sub(plan.len());
+    let pace = time / u32::try_from(evenly.max(1)).expect("fewer than four thousand million commands");
+    let mut after = Duration::ZERO;
+    while plan.len() < commands {
+        let org = ORGS[rng.usize(..ORGS.len())];
+        plan.push(Planned { after, ..one(rng, plan.len(), org) });
+        after += pace;
+    }
+    plan
+}
+
+fn always_failing(number: usize) -> Planned {
+    let (org, task, id) = (UNHARMED[0], format!("t{number:06}"), format!("command-{number:06}"));
+    let body = json!({"org_id": org, "task_id": task, "requested_by": "campaign"}).to_string().into_bytes();
+    let expected = Expected::DeadLetter("attempts_exhausted");
+    let command = command(id.clone(), org, task, expected);
+    let after = Duration::ZERO;
+    let (straight, twice, state, always_fails) = (true, false, Some("present"), true);
+    Planned { command, body, message_id: Some(id), after, straight, twice, state, always_fails }
+}
+
+fn one(rng: &mut Rng, number: usize, org: &'static str) -> Planned {
     let task = format!("t{number:06}");
-    let org = ORGS[rng.usize(..ORGS.len())];
     let ordinary = json!({"org_id": org, "task_id": task, "requested_by": "campaign"});
     let late = json!({"org_id": org, "task_id": task, "not_after": "2020-01-01T00:00:00Z"});
     let foreign = json!({"org_id": "elsewhere", "task_id": task});
@@ -48,19 +94,41 @@ fn one(rng: &mut Rng, number: usize) -> Planned {
     let derived = readable.filter(|_| rng.u8(..10) == 0).map(|command| command.derived_id());
     let message_id = derived.is_none().then(|| format!("command-{number:06}"));
     let id = derived.or(message_id.clone()).unwrap_or_default();
-    let command = Command { id, org: org.into(), task, expected, attempted: 0, acknowledged: 0 };
-    Planned { command, body, message_id, straight: rng.bool(), twice: rng.u8(..25) == 0, state }
+    let command = command(id, org, task, expected);
+    let (after, straight, twice) = (Duration::ZERO, rng.bool(), rng.u8(..25) == 0);
+    Planned { command, body, message_id, after, straight, twice, state, always_fails: false }
+}
+
+fn command(id: String, org: &str, task: String, expected: Expected) -> Command {
+    Command { id, org: org.into(), task, expected, attempted: 0, acknowledged: 0, published_ms: None }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn planned() -> Vec<Planned> {
+        let bursts = [Burst { org: "north", share: 10 }, Burst { org: "south", share: 20 }];
+        plan(&mut Rng::with_seed(7), 2000, Duration::from_mins(1), &bursts)
+    }
+
     #[test]
     fn the_same_seed_makes_the_same_commands_and_each_has_an_id_of_its_own() {
-        let (once, again) = (plan(&mut Rng::with_seed(7), 2000), plan(&mut Rng::with_seed(7), 2000));
+        let (once, again) = (planned(), planned());
         assert_eq!(format!("{once:?}"), format!("{again:?}"));
         let ids: std::collections::HashSet<_> = once.iter().map(|planned| &planned.command.id).collect();
         assert_eq!(ids.len(), 2000);
+    }
+
+    #[test]
+    fn bad_commands_come_first_then_the_bursts_then_all_others_evenly() {
+        let planned = planned();
+        let (bad, rest) = planned.split_at(ALWAYS_FAILING);
+        assert!(bad.iter().all(|p| p.always_fails && UNHARMED.contains(&p.command.org.as_str())));
+        assert!(rest.iter().all(|p| !p.always_fails));
+        assert!(rest[..200].iter().all(|p| p.command.org == "north" && p.after.is_zero()));
+        assert!(rest[200..300].iter().all(|p| p.command.org == "south" && p.after.is_zero()));
+        assert!(rest[300..].is_sorted_by_key(|p| p.after) && rest[1995].after < Duration::from_mins(1));
+        assert!(rest[1995].after > Duration::from_secs(59));
     }
 }

@@ -8,6 +8,7 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::parts::now_ms;
 use crate::plan::Planned;
 
 const LANES: usize = 4;
@@ -25,11 +26,10 @@ impl Producer {
         Self { url, plan: Mutex::new(plan), next: AtomicUsize::new(0) }
     }
 
-    /// Sends all, evenly over `time`; returns when all are confirmed.
-    pub(crate) async fn send_all(&self, time: Duration) {
-        let commands = u32::try_from(self.lock().len()).expect("fewer than four thousand million commands");
-        let (begin, pace) = (Instant::now(), time / commands.max(1));
-        futures_util::future::join_all((0..LANES).map(|_| self.lane(begin, pace))).await;
+    /// Sends each at its time; returns when all are confirmed.
+    pub(crate) async fn send_all(&self) {
+        let begin = Instant::now();
+        futures_util::future::join_all((0..LANES).map(|_| self.lane(begin))).await;
     }
 
     /// How many are confirmed.
@@ -37,12 +37,12 @@ impl Producer {
         self.lock().iter().filter(|planned| planned.command.acknowledged > 0).count()
     }
 
-    async fn lane(&self, begin: Instant, pace: Duration) {
+    async fn lane(&self, begin: Instant) {
         let mut channel = None;
         loop {
             let number = self.next.fetch_add(1, Ordering::SeqCst);
             let Some(planned) = self.lock().get(number).cloned() else { return };
-            sleep_until(begin + pace * u32::try_from(number).unwrap_or(u32::MAX)).await;
+            sleep_until(begin + planned.after).await;
             let times = if planned.twice { 2 } else { 1 };
             for _ in 0..times {
                 self.send_until_confirmed(&mut channel, number, &planned).await;
@@ -63,7 +63,9 @@ impl Producer {
             if let Some((_, channel)) = lane {
                 self.lock()[number].command.attempted += 1;
                 if matches!(timeout(CONFIRM_TIMEOUT, send(channel, planned)).await, Ok(Ok(true))) {
-                    self.lock()[number].command.acknowledged += 1;
+                    let command = &mut self.lock()[number].command;
+                    command.acknowledged += 1;
+                    command.published_ms.get_or_insert_with(now_ms);
                     return;
                 }
             }

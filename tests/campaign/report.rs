@@ -50,7 +50,10 @@ pub(crate) fn json(balance: &Balance, ledgers: &Ledgers, about: &Value) -> Value
     let journal: Vec<_> = ledgers
         .journal
         .iter()
-        .map(|b| json!({"from_ms": b.from_ms, "to_ms": b.to_ms, "family": b.family, "what": b.what}))
+        .map(|b| {
+            let (family, org, what) = (b.family, b.org, &b.what);
+            json!({"from_ms": b.from_ms, "to_ms": b.to_ms, "family": family, "org": org, "what": what})
+        })
         .collect();
     let families = by_family(&ledgers.journal);
     json!({"about": about, "books": books, "families": families, "findings": findings, "journal": journal})
@@ -67,6 +70,7 @@ fn rows(balance: &Balance, ledgers: &Ledgers) -> Vec<(&'static str, usize, &'sta
         ("recovered", balance.recovered, "never confirmed, and come to an end all the same"),
         ("dead letters", ledgers.dead_letters.len(), "each for the command's own fault"),
         ("calls", ledgers.calls.len(), "that the API saw"),
+        ("delay", balance.longest_delay_ms, "ms, the longest of an organisation that was healthy throughout"),
         ("findings", balance.findings.len(), "must be none"),
     ]
 }

@@ -1,4 +1,4 @@
-//! Builds of the worker that no user gets: with its seams, and with a fault that the checker must find.
+//! Builds of the worker that no user gets: with its failpoints, and with a fault that the checker must find.
 //!
 //! Each is built from a copy of the sources under a name of its own, so that no dangerous line ever stands in `src/` and no
 //! build of this kind lies where the real one is expected.
@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 /// A change of one file: each text must stand there exactly once.
 pub(crate) type Change = (&'static str, &'static [(&'static str, &'static str)]);
 
-/// Builds the worker with its seams and with these changes, and returns where the program is.
+/// Builds the worker with its failpoints and with these changes, and returns where the program is.
 ///
 /// # Errors
 /// What did not fit, or what the compiler said.
@@ -82,7 +82,7 @@ fn only_the_worker(manifest: &str, name: &str) -> String {
 fn compile(copy: &Path, target: &Path, name: &str) -> Result<PathBuf, String> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut build = Command::new(cargo);
-    build.args(["build", "--quiet", "--features", "seams", "--bin", name, "--manifest-path"]);
+    build.args(["build", "--quiet", "--features", "failpoints", "--bin", name, "--manifest-path"]);
     build.arg(copy.join("Cargo.toml")).arg("--target-dir").arg(target);
     if profile().ends_with("release") {
         build.arg("--release");

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::ledgers::{DeadLetter, Event};
+use crate::parts::now_ms;
 
 /// Where the events go. Small and rejecting, so that a witness that looks away makes the broker refuse events.
 pub(crate) const EVENTS: &str = "campaign.events";
@@ -130,6 +131,7 @@ fn event(delivery: &Delivery) -> Event {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let data = &event["data"];
     Event {
+        at_ms: now_ms(),
         id: text(&event["id"]),
         command_id: text(&data["command_id"]),
         org: text(&data["org_id"]),
@@ -148,5 +150,5 @@ fn dead_letter(delivery: &Delivery) -> DeadLetter {
     };
     let derived = || tallyfy_delete_worker::messages::Command::decode(&delivery.data).map(|c| c.derived_id());
     let id = delivery.properties.message_id().as_ref().map(ToString::to_string);
-    DeadLetter { command_id: id.unwrap_or_else(|| derived().unwrap_or_default()), reason }
+    DeadLetter { at_ms: now_ms(), command_id: id.unwrap_or_else(|| derived().unwrap_or_default()), reason }
 }

@@ -345,3 +345,29 @@ async fn the_manual_page_and_the_completions_name_every_command() {
         }
     }
 }
+
+/// `delete` at the sandbox with short waits, for these tasks.
+async fn deleted(world: &World, tasks: &[&str], settings: &[(&str, &str)]) -> Output {
+    let mut command = with_settings(world, &[&["delete", "--org", ORG], tasks].concat());
+    command.env("WAIT_LADDER", "200ms,500ms").envs(settings.iter().copied());
+    output(command).await
+}
+
+#[tokio::test]
+async fn a_list_that_somebody_waits_for_comes_to_an_end() {
+    let world = World::without_worker(|_| {}).await;
+    let tasks = ["t1", "t2", "t3", "t4", "t5", "t6", "t7"];
+    world.sandbox.fault_for_all(json!({"status": 500})).await;
+    let output = deleted(&world, &tasks, &[("MAX_ATTEMPTS", "3")]).await;
+    let ends = json_lines(&output.stdout);
+    assert!(ends.len() == 7 && ends.iter().all(|end| end["outcome"] == "dead_lettered"), "{ends:?}");
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+}
+
+#[tokio::test]
+async fn delete_ends_when_its_token_is_not_accepted() {
+    let world = World::without_worker(|_| {}).await;
+    let output = deleted(&world, &["t1", "t2"], &[("TALLYFY_ACCESS_TOKEN", "dead")]).await;
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("the token is not accepted"), "{}", text(&output.stderr));
+}

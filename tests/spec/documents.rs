@@ -127,9 +127,12 @@ fn every_readiness_reason_of_the_code_is_explained() {
     let (table, _) = rest.split_once("\n\n").unwrap();
     let reasons: Vec<_> =
         table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
-    assert_eq!(reasons.len(), 7);
+    assert_eq!(reasons.len(), 8);
     for reason in reasons {
-        assert!(sources.contains(&format!("\"{reason}")), "{reason} is not said by the code");
+        // The code puts the article before one of them: `the {what}`.
+        let texts = [reason, reason.trim_start_matches("the ")];
+        let is_said = texts.iter().any(|text| sources.contains(&format!("\"{text}")));
+        assert!(is_said, "{reason} is not said by the code");
     }
 }
 

@@ -89,7 +89,7 @@ async fn with_one_organisation_only_the_consumer_pauses_instead_of_churning_the_
     for task in &tasks {
         world.delete(task).await;
     }
-    world.is_not_ready_because("every organisation is throttled or its token is not accepted").await;
+    world.is_not_ready_because("every organisation that has commands is suspended (unauthorized: 1)").await;
     eventually("a few probes", async || (world.sandbox.calls().await.len() >= 4).then_some(())).await;
     let copies = world.metric(POSTPONED).await.unwrap();
     assert!(copies < 200.0, "{copies} copies of 300 commands, of which 128 were in hand");

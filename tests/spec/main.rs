@@ -4,6 +4,7 @@
 
 mod support;
 
+mod absence;
 mod answers;
 mod breaker;
 mod broker;
@@ -11,12 +12,14 @@ mod check;
 mod command_line;
 mod commands;
 mod connections;
+mod containment;
 mod dead_letters;
 mod definitions;
 mod documents;
 mod gates;
 mod hostile;
 mod operators_port;
+mod patience;
 mod publishing;
 mod readme;
 mod shutdown;

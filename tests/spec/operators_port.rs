@@ -1,8 +1,8 @@
 //! What an operator sees on the port.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::world::World;
+use crate::support::world::{ORG, World};
 
 #[tokio::test]
 async fn readiness_is_the_consumer_the_publisher_and_the_breaker() {
@@ -64,4 +64,22 @@ async fn the_metrics_tell_what_has_happened() {
     let (_, text) = world.page("/metrics").await;
     assert!(!text.contains("acme") && !text.contains("t1\""), "no ids in labels");
     world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn status_tells_each_organisation_by_its_id_and_readiness_names_reasons_only() {
+    let world = World::start().await;
+    world.sandbox.fault_for_org(ORG, json!({"status": 429, "headers": {"Retry-After": "600"}})).await;
+    world.delete("t1").await;
+    let reason = world.is_not_ready_because("(throttled: 1)").await;
+    assert!(!reason.contains(ORG), "{reason}");
+    let (status, page) = world.page("/status").await;
+    let page: Value = serde_json::from_str(&page).unwrap();
+    assert_eq!((status, &page["breaker"]["state"]), (200, &json!("closed")), "{page}");
+    let acme = &page["organisations"][0];
+    let said = ["org_id", "state", "reason", "waiting"].map(|member| acme[member].clone());
+    assert_eq!(said, [json!(ORG), json!("suspended"), json!("throttled"), json!(1)], "{page}");
+    let time = |member: &str| acme[member].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    assert_eq!(time("next_probe").duration_since(time("since")).as_secs(), 600);
+    world.after_shutdown().await;
 }

@@ -1,15 +1,16 @@
-//! The README's table of answers, held against `decide`, so that it cannot rot; and its JSON examples.
+//! The table of answers in `docs/behaviour.md`, held against `decide`, so that it cannot rot; and the README's JSON examples.
 
 use tallyfy_delete_worker::messages::Command;
 use tallyfy_delete_worker::policy::answer::{Answer, Body, Response};
 use tallyfy_delete_worker::policy::verdict::decide;
 
 const README: &str = include_str!("../../README.md");
+const BEHAVIOUR: &str = include_str!("../../docs/behaviour.md");
 const HEADING: &str = "## What each answer means";
 
 /// The rows: the answers of the first cell, and the verdict of the second.
 fn rows() -> Vec<(String, String)> {
-    let section = README.split(HEADING).nth(1).expect(HEADING);
+    let section = BEHAVIOUR.split(HEADING).nth(1).expect(HEADING);
     let rows = section
         .lines()
         .map(str::trim)
@@ -50,6 +51,7 @@ fn split_body(item: &str) -> (&str, Vec<Body>) {
     let json = |code: &str| Body::Json { code: Some(code.to_owned()), message: None };
     let named = [
         (" with ENDPOINT_NOT_FOUND", json("ENDPOINT_NOT_FOUND")),
+        (" with RESOURCE_NOT_FOUND", json("RESOURCE_NOT_FOUND")),
         (" with JSON", json("SOME_CODE")),
         (" with an empty body", Body::Empty),
         (" with HTML", Body::Html),
@@ -62,7 +64,7 @@ fn split_body(item: &str) -> (&str, Vec<Body>) {
 }
 
 #[test]
-fn the_readmes_table_of_answers_is_what_decide_does() {
+fn the_table_of_answers_is_what_decide_does() {
     let rows = rows();
     let items = |cell: &str| cell.split(", ").map(str::to_owned).collect::<Vec<_>>();
     let named = |item: &str| item.split(' ').next().and_then(|word| word.parse().ok());

@@ -131,7 +131,7 @@ async fn one_trace_goes_from_the_command_through_retries_and_waits_to_the_call_a
 async fn a_dead_letter_and_a_command_without_a_trace_belong_to_one_too() {
     let (world, collector) = (World::without_worker(|_| {}).await, Collector::start().await);
     let endpoint = collector.endpoint.as_str();
-    world.sandbox.fault("t1", 1, json!({"status": 422})).await;
+    world.sandbox.fault("t1", 1, json!({"status": 422, "body": {"error": true}})).await;
     let worker = worker(&world, &[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]);
     world.command(ORG, "t1").await;
     let letter = world.dead_letter("t1").await;

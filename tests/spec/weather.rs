@@ -37,7 +37,7 @@ async fn an_alarm_of_the_broker_is_told_and_waited_for() {
         delete_some(&world, &tasks).await;
         broker.ctl(&[setting, too_little]);
         world.start_worker().await;
-        let reason = world.is_not_ready_because("RabbitMQ takes no messages").await;
+        let reason = world.is_not_ready_because("RabbitMQ is blocking publishers").await;
         assert!(reason.contains(resource), "{reason}");
         assert_eq!(world.tester.events().len(), 0);
         broker.ctl(&[setting, enough]);
@@ -59,7 +59,7 @@ async fn a_broker_that_was_lost_during_an_alarm_is_not_said_to_be_blocked_when_i
     delete_some(&world, &["t1"]).await;
     broker.ctl(&["set_vm_memory_high_watermark", "0"]);
     world.start_worker().await;
-    world.is_not_ready_because("RabbitMQ takes no messages").await;
+    world.is_not_ready_because("RabbitMQ is blocking publishers").await;
     proxy.cut();
     world.is_not_ready_because("not consuming").await;
     broker.ctl(&["set_vm_memory_high_watermark", "0.6"]);

@@ -1,10 +1,10 @@
-//! Places at which the worker can be made to die, to prove that no death between two steps loses a command.
+//! Failpoints: places at which the worker can be made to die, to prove that no death between two steps loses a command.
 //!
-//! Compiled in by the feature `seams` only, which no production build has; without it passing a seam costs nothing.
+//! Compiled in by the feature `failpoints` only, which no production build has; without it hitting one costs nothing.
 
 /// A step of one command's way that a death can come before or after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seam {
+pub enum Failpoint {
     /// The broker has delivered it; nothing is done yet.
     AfterReceive,
     /// The call is about to be made.
@@ -20,29 +20,29 @@ pub enum Seam {
 }
 
 /// Goes on, or dies here if `DIE_AT` says so.
-#[cfg(not(feature = "seams"))]
-pub fn pass(_: Seam) -> std::future::Ready<()> {
+#[cfg(not(feature = "failpoints"))]
+pub fn hit(_: Failpoint) -> std::future::Ready<()> {
     std::future::ready(())
 }
 
-#[cfg(feature = "seams")]
-pub use armed::pass;
+#[cfg(feature = "failpoints")]
+pub use armed::hit;
 
-#[cfg(feature = "seams")]
+#[cfg(feature = "failpoints")]
 mod armed {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Duration;
 
-    use super::Seam;
+    use super::Failpoint;
 
-    /// `DIE_AT=before_ack:17` dies at the 17th passage.
+    /// `DIE_AT=before_ack:17` dies at the 17th hit.
     struct Doom {
-        seam: &'static str,
-        passages_left: AtomicU32,
+        failpoint: &'static str,
+        hits_left: AtomicU32,
     }
 
-    const SEAMS: [&str; 6] =
+    const FAILPOINTS: [&str; 6] =
         ["after_receive", "before_call", "after_call", "before_confirm", "before_ack", "after_ack"];
 
     fn doom() -> Option<&'static Doom> {
@@ -51,17 +51,21 @@ mod armed {
     }
 
     fn read(text: &str) -> Doom {
-        let read = text.split_once(':').and_then(|(name, passage)| {
-            let seam = SEAMS.into_iter().find(|seam| *seam == name)?;
-            Some(Doom { seam, passages_left: AtomicU32::new(passage.parse().ok().filter(|n| *n > 0)?) })
+        let read = text.split_once(':').and_then(|(name, hit)| {
+            let failpoint = FAILPOINTS.into_iter().find(|known| *known == name)?;
+            Some(Doom { failpoint, hits_left: AtomicU32::new(hit.parse().ok().filter(|n| *n > 0)?) })
         });
-        read.unwrap_or_else(|| panic!("DIE_AT={text} is not SEAM:NUMBER with a seam of {SEAMS:?}"))
+        read.unwrap_or_else(|| {
+            panic!("DIE_AT={text} is not FAILPOINT:NUMBER with a failpoint of {FAILPOINTS:?}")
+        })
     }
 
     /// Goes on, or dies here if `DIE_AT` says so.
-    pub async fn pass(seam: Seam) {
-        let Some(doom) = doom().filter(|doom| doom.seam == SEAMS[seam as usize]) else { return };
-        let left = doom.passages_left.fetch_sub(1, Ordering::SeqCst);
+    pub async fn hit(failpoint: Failpoint) {
+        let Some(doom) = doom().filter(|doom| doom.failpoint == FAILPOINTS[failpoint as usize]) else {
+            return;
+        };
+        let left = doom.hits_left.fetch_sub(1, Ordering::SeqCst);
         if left == 1 {
             // What the step before has handed to the network is to reach it in some runs and not in others.
             tokio::time::sleep(Duration::from_millis(u64::from(std::process::id() % 3) * 10)).await;

@@ -1,0 +1,288 @@
+//! The circuit of one organisation: unrestricted, in slow start, or suspended with a probe now and then.
+
+use std::time::{Duration, Instant};
+
+use super::pace::Pace;
+use super::permit::PermitKind;
+use super::service::{Feedback, Service, SuspendReason, service};
+use super::standing::Standing;
+use super::streak::Streak;
+use super::suspension::{CircuitChange, Suspension};
+use crate::policy::verdict::Verdict;
+
+/// Calls in flight for an organisation that nobody knows to be served; each good answer allows one more.
+pub(super) const SLOW_START_CALLS: usize = 4;
+/// Absences without proof in a row that are believed.
+pub(super) const UNVERIFIED_ABSENCES: u32 = 10;
+
+/// How an organisation fares.
+#[derive(Debug)]
+pub(super) struct Organisation {
+    pub(super) state: State,
+    pub(super) in_flight: usize,
+    pub(super) last_used: Instant,
+    served: Option<Instant>,
+    streak: Streak,
+    unverified: u32,
+    pace: Pace,
+}
+
+#[derive(Debug)]
+pub(super) enum State {
+    SlowStart { window: usize },
+    Unrestricted,
+    Suspended(Suspension),
+}
+
+impl Organisation {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            state: State::SlowStart { window: SLOW_START_CALLS },
+            in_flight: 0,
+            last_used: now,
+            served: None,
+            streak: Streak::default(),
+            unverified: 0,
+            pace: Pace::new(now),
+        }
+    }
+
+    pub(super) fn suspension(&self) -> Option<&Suspension> {
+        match &self.state {
+            State::Suspended(suspension) => Some(suspension),
+            State::SlowStart { .. } | State::Unrestricted => None,
+        }
+    }
+
+    pub(super) fn is_suspended(&self) -> bool {
+        self.suspension().is_some()
+    }
+
+    pub(super) fn standing(&self, now: Instant) -> Standing {
+        let suspension = self.suspension();
+        Standing {
+            state: match self.state {
+                State::SlowStart { .. } => "slow_start",
+                State::Unrestricted => "unrestricted",
+                State::Suspended(_) => "suspended",
+            },
+            reason: suspension.map(|suspension| suspension.reason),
+            suspended_for: suspension.map(|suspension| now.saturating_duration_since(suspension.since)),
+            next_probe_in: suspension.map(|suspension| suspension.next_probe.saturating_duration_since(now)),
+            waiting: suspension.map_or(0, |suspension| suspension.waited),
+            in_flight: self.in_flight,
+        }
+    }
+
+    /// Calls that it may have in flight, of `all` that there may be.
+    pub(super) fn limit(&self, all: usize) -> usize {
+        match self.state {
+            State::SlowStart { window } => window.min(all),
+            State::Unrestricted | State::Suspended(_) => all,
+        }
+    }
+
+    /// Its last answer was a failure.
+    pub(super) fn is_failing(&self) -> bool {
+        !self.streak.is_empty()
+    }
+
+    /// It was served within `evidence`, and has not failed since.
+    pub(super) fn is_served(&self, now: Instant, evidence: Duration) -> bool {
+        !self.is_suspended()
+            && self.streak.is_empty()
+            && self.served.is_some_and(|served| now.saturating_duration_since(served) < evidence)
+    }
+
+    /// What kind of permit a call would have now. With `at_any_time` a probe does not wait for its time nor for another one's
+    /// answer, where the organisation has only failed.
+    ///
+    /// # Errors
+    /// The reason of the suspension, and how long the next probe is away.
+    pub(super) fn permit_kind(
+        &self,
+        at_any_time: bool,
+        was_tried: bool,
+        now: Instant,
+    ) -> Result<PermitKind, (SuspendReason, Duration)> {
+        match &self.state {
+            State::SlowStart { .. } => Ok(PermitKind::SlowStart),
+            State::Unrestricted => Ok(PermitKind::Unrestricted),
+            State::Suspended(suspension) => {
+                if suspension.is_due(was_tried, now) || (at_any_time && suspension.may_be_probed_early(now)) {
+                    return Ok(PermitKind::HalfOpen);
+                }
+                Err((suspension.reason, suspension.next_probe.saturating_duration_since(now)))
+            }
+        }
+    }
+
+    pub(super) fn begin_call(&mut self, kind: PermitKind, now: Instant) {
+        if self.in_flight == 0 {
+            self.pace.begin(now);
+        }
+        self.in_flight += 1;
+        if let (PermitKind::HalfOpen, State::Suspended(suspension)) = (kind, &mut self.state) {
+            suspension.begin_probe();
+        }
+    }
+
+    /// A permit has come back; `took` is how long its call took, if it was made.
+    pub(super) fn end_call(&mut self, kind: PermitKind, took: Option<Duration>, now: Instant) {
+        self.last_used = now;
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if let Some(took) = took {
+            self.pace.answered(took, now);
+        }
+        if let (PermitKind::HalfOpen, State::Suspended(suspension)) = (kind, &mut self.state) {
+            suspension.end_probe();
+        }
+    }
+
+    /// Its answers take long, so that what waits for one of its places waits long.
+    pub(super) fn is_slow(&self, now: Instant) -> bool {
+        self.pace.is_slow(self.in_flight > 0, now)
+    }
+
+    /// # An absence is believed ten times in a row without proof, and not once more
+    ///
+    /// A proxy without a route answers 404 to everything. The API of a stand-in may do so too, with every right. Ten wrong ends,
+    /// each marked as unverified, are what the doubt may cost; then the organisation waits until something is proven.
+    pub(super) fn believes_absence(&self) -> bool {
+        let is_misdirected =
+            self.suspension().is_some_and(|suspension| suspension.reason == SuspendReason::Misdirected);
+        !is_misdirected && self.unverified < UNVERIFIED_ABSENCES
+    }
+
+    /// What an answer changes. The permit has come back before.
+    pub(super) fn record(
+        &mut self,
+        kind: PermitKind,
+        feedback: &Feedback,
+        now: Instant,
+    ) -> Option<CircuitChange> {
+        match service(feedback.verdict) {
+            Service::Served => self.served(kind, feedback.verdict, now),
+            Service::Denied(reason) => self.suspend(kind, reason, feedback.retry_after, now),
+            Service::Failed(reason) => self.failed(kind, reason, feedback, now),
+        }
+    }
+
+    fn failed(
+        &mut self,
+        kind: PermitKind,
+        reason: SuspendReason,
+        feedback: &Feedback,
+        now: Instant,
+    ) -> Option<CircuitChange> {
+        self.streak.add(feedback.command);
+        match self.suspension().map(|suspension| suspension.reason.is_outage()) {
+            _ if self.streak.is_full() => self.suspend_for_failure(kind, reason, feedback.retry_after, now),
+            Some(true) => self.suspend_for_failure(kind, reason, feedback.retry_after, now),
+            // It is throttled or unauthorized no longer; whether it fails is for the streak to say.
+            Some(false) => self.speed_up(kind, now),
+            None => None,
+        }
+    }
+
+    fn served(&mut self, kind: PermitKind, verdict: Verdict, now: Instant) -> Option<CircuitChange> {
+        if verdict == Verdict::UnverifiedAbsence {
+            if !self.believes_absence() {
+                return self.suspend_for_failure(kind, SuspendReason::Misdirected, None, now);
+            }
+            self.unverified += 1;
+        } else if matches!(verdict, Verdict::Deleted | Verdict::AlreadyAbsent) {
+            self.unverified = 0;
+        }
+        self.streak.clear();
+        self.served = Some(now);
+        let resumed = self.speed_up(kind, now);
+        if self.unverified == UNVERIFIED_ABSENCES {
+            return self.suspend(kind, SuspendReason::Misdirected, None, now);
+        }
+        resumed
+    }
+
+    fn speed_up(&mut self, kind: PermitKind, now: Instant) -> Option<CircuitChange> {
+        match &mut self.state {
+            State::SlowStart { window } => {
+                *window += 1;
+                None
+            }
+            State::Suspended(suspension) if suspension.ends_with(kind, now) => {
+                let resumed = *suspension;
+                self.state = State::SlowStart { window: SLOW_START_CALLS };
+                Some(CircuitChange::Resumed(resumed))
+            }
+            State::Unrestricted | State::Suspended(_) => None,
+        }
+    }
+
+    /// The end of slow start.
+    pub(super) fn lift_window(&mut self, all: usize) {
+        if matches!(self.state, State::SlowStart { window } if window >= all) {
+            self.state = State::Unrestricted;
+        }
+    }
+
+    /// The late failures of calls that were in flight when it was suspended say nothing new.
+    fn suspend_for_failure(
+        &mut self,
+        kind: PermitKind,
+        reason: SuspendReason,
+        retry_after: Option<Duration>,
+        now: Instant,
+    ) -> Option<CircuitChange> {
+        if self.is_suspended() && kind != PermitKind::HalfOpen {
+            return None;
+        }
+        self.suspend(kind, reason, retry_after, now)
+    }
+
+    fn suspend(
+        &mut self,
+        kind: PermitKind,
+        reason: SuspendReason,
+        retry_after: Option<Duration>,
+        now: Instant,
+    ) -> Option<CircuitChange> {
+        let before = self.suspension().copied();
+        let suspension = match before {
+            Some(before) => before.goes_on(kind, reason, retry_after, now),
+            None => Suspension::begin(reason, retry_after, now),
+        };
+        self.state = State::Suspended(suspension);
+        let is_news = before.is_none_or(|before| before.reason != reason);
+        is_news.then_some(CircuitChange::Suspended(suspension))
+    }
+
+    /// What suspended it may be gone (it has a new token, say, or another organisation is served again): the next call is a probe.
+    pub(super) fn probe_now(&mut self, now: Instant) {
+        if let State::Suspended(suspension) = &mut self.state {
+            (suspension.next_probe, suspension.floor) = (now, now);
+        }
+    }
+
+    /// The outage is over for another organisation: it may be for this one.
+    pub(super) fn probe_outage_now(&mut self, now: Instant) {
+        if let State::Suspended(suspension) = &mut self.state
+            && suspension.reason.is_outage()
+        {
+            suspension.next_probe = suspension.floor.max(now);
+        }
+    }
+
+    /// After an outage nobody knows who will be served.
+    pub(super) fn restart_slowly(&mut self) {
+        if matches!(self.state, State::Unrestricted | State::SlowStart { .. }) {
+            self.state = State::SlowStart { window: SLOW_START_CALLS };
+        }
+    }
+
+    /// One more of its commands waits.
+    pub(super) fn count_waiting(&mut self) {
+        if let State::Suspended(suspension) = &mut self.state {
+            suspension.waited += 1;
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What an answer says of its organisation, and what follows from it.
+
+use std::time::Duration;
+
+use super::CommandKey;
+use crate::policy::verdict::Verdict;
+
+/// Why an organisation is suspended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SuspendReason {
+    /// 429.
+    Throttled,
+    /// 401.
+    Unauthorized,
+    /// 5xx, time-outs, no connection: ten in a row from at least five commands.
+    Failing,
+    /// Answers that are not the API's, as many; or the token does not reach the organisation; or nothing but absences without proof.
+    Misdirected,
+}
+
+impl SuspendReason {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Throttled, Self::Unauthorized, Self::Failing, Self::Misdirected];
+
+    /// The word that metrics, logs, readiness and status use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Throttled => "throttled",
+            Self::Unauthorized => "unauthorized",
+            Self::Failing => "failing",
+            Self::Misdirected => "misdirected",
+        }
+    }
+
+    /// Whether it may be an outage of the API that others have too.
+    pub(super) fn is_outage(self) -> bool {
+        matches!(self, Self::Failing | Self::Misdirected)
+    }
+}
+
+/// What a verdict says of the organisation.
+pub(super) enum Service {
+    /// The API deals with it.
+    Served,
+    /// It must not be called for a while, whatever the command.
+    Denied(SuspendReason),
+    /// It failed, for a reason that need not be the command's.
+    Failed(SuspendReason),
+}
+
+pub(super) fn service(verdict: Verdict) -> Service {
+    match verdict {
+        Verdict::Deleted
+        | Verdict::AlreadyAbsent
+        | Verdict::UnverifiedAbsence
+        | Verdict::Forbidden
+        | Verdict::Rejected => Service::Served,
+        Verdict::Throttled => Service::Denied(SuspendReason::Throttled),
+        Verdict::Unauthorized => Service::Denied(SuspendReason::Unauthorized),
+        Verdict::NotReached => Service::Denied(SuspendReason::Misdirected),
+        Verdict::Misdirected => Service::Failed(SuspendReason::Misdirected),
+        Verdict::Transient | Verdict::Unreachable => Service::Failed(SuspendReason::Failing),
+    }
+}
+
+/// What came of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Feedback {
+    /// Which command it was for.
+    pub command: CommandKey,
+    /// What the answer means.
+    pub verdict: Verdict,
+    /// How long the API asks to wait.
+    pub retry_after: Option<Duration>,
+}
+
+/// What follows from an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// The answer came while its organisation is suspended or the breaker is open: it says nothing of the command, unless it is
+    /// the end that was asked for.
+    pub is_outage: bool,
+    /// Worth a log line each.
+    pub changes: Vec<Change>,
+}
+
+impl Recorded {
+    /// Nothing follows.
+    pub fn nothing() -> Self {
+        Self { is_outage: false, changes: Vec::new() }
+    }
+}
+
+/// A change that is worth a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// The organisation is suspended, or has been before and for another reason.
+    Suspended {
+        /// Why.
+        reason: SuspendReason,
+        /// Until the first probe.
+        retry_in: Duration,
+    },
+    /// The organisation is served again.
+    Resumed {
+        /// Why it was suspended.
+        reason: SuspendReason,
+        /// For how long.
+        suspended_for: Duration,
+        /// How many of its commands have waited.
+        waited: u64,
+    },
+    /// No organisation is served.
+    BreakerOpened,
+    /// An organisation is served again.
+    BreakerClosed {
+        /// After how long.
+        open_for: Duration,
+    },
+}

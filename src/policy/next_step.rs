@@ -1,0 +1,230 @@
+//! What follows a verdict: finish, try again, wait, dead letter. One reading of the clock and one snapshot of the state decide.
+
+use std::time::Duration;
+
+use super::retry_schedule::{LONGEST_SLEEP_IN_PROCESS, RetrySchedule, Rung};
+use super::verdict::Verdict;
+use crate::messages::{EndKind, FailureReason};
+
+/// What is known when an answer has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// Attempts used up, this one included if it counts.
+    pub spent: u32,
+    /// Since the first delivery.
+    pub age: Duration,
+    /// How long the API asks to wait.
+    pub retry_after: Option<Duration>,
+    /// The organisation is suspended, or the breaker is open: the answer says nothing of the command.
+    pub is_outage: bool,
+    /// The worker is about to end: no delay in process.
+    pub is_draining: bool,
+    /// The age cannot be told: our clock is not the API's.
+    pub is_clock_wrong: bool,
+    /// The next delay in process, where this delivery has one left.
+    pub next_delay: Option<Duration>,
+}
+
+/// What follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NextStep {
+    /// The command has come to its end.
+    Finish {
+        /// Which.
+        end: EndKind,
+        /// Whether an absence is proven.
+        is_verified: bool,
+    },
+    /// Sleep in process, then call again.
+    TryAgain(Duration),
+    /// Wait in a delay queue for the next attempt.
+    RetryLater(Rung),
+    /// Wait in a delay queue, for nothing that is the command's fault.
+    Postpone(Rung),
+    /// It cannot succeed.
+    DeadLetter(FailureReason),
+}
+
+/// Whether the answer uses up an attempt: in an outage only the end that was asked for does.
+pub fn uses_up_an_attempt(verdict: Verdict, is_outage: bool) -> bool {
+    let is_end = matches!(verdict, Verdict::Deleted | Verdict::AlreadyAbsent);
+    is_end || (verdict.spends_an_attempt() && !is_outage)
+}
+
+/// Says what follows a verdict.
+///
+/// # A command is dead-lettered only for its own fault
+///
+/// While its organisation is suspended or the breaker is open, nothing but the end that was asked for ends a command: it waits, and no
+/// attempt is used up.
+///
+/// # `MAX_AGE` ends a command only after an answer about the command itself
+///
+/// What was only delayed gets its call first, however old it has become: the wait may have been the outage's doing. Only a failure
+/// that counts as an attempt, and comes when the command is already too old, ends it.
+pub fn next_step(verdict: Verdict, facts: &Facts, schedule: &RetrySchedule) -> NextStep {
+    let finish = |end, is_verified| NextStep::Finish { end, is_verified };
+    match verdict {
+        Verdict::Deleted => finish(EndKind::Deleted, true),
+        Verdict::AlreadyAbsent => finish(EndKind::AlreadyAbsent, true),
+        _ if facts.is_outage => postpone(facts, schedule),
+        Verdict::UnverifiedAbsence => finish(EndKind::AlreadyAbsent, false),
+        Verdict::Forbidden => NextStep::DeadLetter(FailureReason::Forbidden),
+        Verdict::Rejected => NextStep::DeadLetter(FailureReason::Rejected),
+        Verdict::Throttled | Verdict::Unauthorized | Verdict::NotReached | Verdict::Misdirected => {
+            postpone(facts, schedule)
+        }
+        Verdict::Transient => after_failure(facts, schedule),
+        Verdict::Unreachable => in_process(facts).unwrap_or_else(|| postpone(facts, schedule)),
+    }
+}
+
+fn after_failure(facts: &Facts, schedule: &RetrySchedule) -> NextStep {
+    if facts.spent >= schedule.max_attempts {
+        return NextStep::DeadLetter(FailureReason::AttemptsExhausted);
+    }
+    if facts.age > schedule.max_age && !facts.is_clock_wrong {
+        return NextStep::DeadLetter(FailureReason::Expired);
+    }
+    let wait = || NextStep::RetryLater(schedule.retry(facts.spent, facts.retry_after.unwrap_or_default()));
+    in_process(facts).unwrap_or_else(wait)
+}
+
+fn in_process(facts: &Facts) -> Option<NextStep> {
+    let retry_after = facts.retry_after.unwrap_or_default();
+    let delay = facts.next_delay.filter(|_| !facts.is_draining && retry_after <= LONGEST_SLEEP_IN_PROCESS)?;
+    Some(NextStep::TryAgain(delay.max(retry_after)))
+}
+
+fn postpone(facts: &Facts, schedule: &RetrySchedule) -> NextStep {
+    NextStep::Postpone(schedule.postpone(facts.age, facts.retry_after.unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::retry_schedule::Ladder;
+    use super::*;
+    use NextStep::{DeadLetter, Finish, TryAgain};
+    use proptest::prelude::*;
+
+    const FACTS: Facts = Facts {
+        spent: 1,
+        age: Duration::ZERO,
+        retry_after: None,
+        is_outage: false,
+        is_draining: false,
+        is_clock_wrong: false,
+        next_delay: Some(Duration::from_millis(250)),
+    };
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn schedule() -> RetrySchedule {
+        let ladder = Ladder::new([5, 30, 120, 600, 3600].map(seconds).to_vec()).unwrap();
+        RetrySchedule { max_attempts: 20, max_age: seconds(86_400), ladder }
+    }
+
+    fn step(verdict: Verdict, facts: Facts) -> String {
+        match next_step(verdict, &facts, &schedule()) {
+            Finish { end, is_verified } => format!("{} {is_verified}", end.as_str()),
+            TryAgain(delay) => format!("try again in {} ms", delay.as_millis()),
+            NextStep::RetryLater(delay) => format!("retry in {}", delay.name()),
+            NextStep::Postpone(delay) => format!("postpone {}", delay.name()),
+            DeadLetter(reason) => reason.as_str().to_owned(),
+        }
+    }
+
+    #[test]
+    fn every_verdict_has_its_next_step() {
+        let steps = Verdict::ALL.map(|verdict| (verdict.as_str(), step(verdict, FACTS)));
+        let steps: Vec<_> = steps.iter().map(|(verdict, step)| (*verdict, step.as_str())).collect();
+        let expected = [
+            ("deleted", "deleted true"),
+            ("already_absent", "already_absent true"),
+            ("already_absent_unverified", "already_absent false"),
+            ("not_reached", "postpone 5s"),
+            ("throttled", "postpone 5s"),
+            ("unauthorized", "postpone 5s"),
+            ("forbidden", "forbidden"),
+            ("misdirected", "postpone 5s"),
+            ("transient", "try again in 250 ms"),
+            ("unreachable", "try again in 250 ms"),
+            ("rejected", "rejected"),
+        ];
+        assert_eq!(steps, expected);
+    }
+
+    #[test]
+    fn a_command_is_dead_lettered_only_for_its_own_fault() {
+        let facts = Facts { is_outage: true, spent: 99, age: seconds(999_999), ..FACTS };
+        for verdict in Verdict::ALL {
+            let is_success = matches!(verdict, Verdict::Deleted | Verdict::AlreadyAbsent);
+            let expected =
+                if is_success { format!("{} true", verdict.as_str()) } else { "postpone 1h".to_owned() };
+            assert_eq!(step(verdict, facts), expected, "{verdict:?}");
+            assert_eq!(uses_up_an_attempt(verdict, false), verdict.spends_an_attempt());
+            assert_eq!(uses_up_an_attempt(verdict, true), is_success);
+        }
+    }
+
+    #[test]
+    fn max_age_ends_a_command_only_after_an_answer_about_the_command_itself() {
+        let old = Facts { age: seconds(86_401), ..FACTS };
+        assert_eq!(step(Verdict::Transient, old), "expired");
+        assert_eq!(step(Verdict::Transient, Facts { age: seconds(86_400), ..FACTS }), "try again in 250 ms");
+        assert_eq!(step(Verdict::Transient, Facts { is_clock_wrong: true, ..old }), "try again in 250 ms");
+        assert_eq!(step(Verdict::Transient, Facts { spent: 20, ..old }), "attempts_exhausted");
+        for verdict in [Verdict::Throttled, Verdict::Unauthorized, Verdict::Misdirected, Verdict::NotReached]
+        {
+            assert_eq!(step(verdict, old), "postpone 1h", "{verdict:?}");
+        }
+        assert_eq!(step(Verdict::Unreachable, old), "try again in 250 ms");
+        assert_eq!(step(Verdict::Deleted, old), "deleted true");
+    }
+
+    #[test]
+    fn a_transient_failure_is_tried_again_in_process_then_waits_longer_each_time_then_ends() {
+        let after = |spent| step(Verdict::Transient, Facts { spent, next_delay: None, ..FACTS });
+        assert_eq!(
+            [4, 8, 12, 16, 19].map(after),
+            ["5s", "30s", "2m", "10m", "1h"].map(|delay| format!("retry in {delay}"))
+        );
+        assert_eq!([20, 21].map(after), ["attempts_exhausted"; 2]);
+        assert_eq!(step(Verdict::Transient, Facts { is_draining: true, ..FACTS }), "retry in 5s");
+        let unreachable = Facts { next_delay: None, spent: 99, age: seconds(40), ..FACTS };
+        assert_eq!(step(Verdict::Unreachable, unreachable), "postpone 30s");
+    }
+
+    #[test]
+    fn a_retry_after_is_a_floor_in_process_and_in_the_delay_queues() {
+        let after =
+            |verdict, retry_after| step(verdict, Facts { retry_after: Some(seconds(retry_after)), ..FACTS });
+        assert_eq!(after(Verdict::Transient, 0), "try again in 250 ms");
+        assert_eq!(after(Verdict::Transient, 2), "try again in 2000 ms");
+        assert_eq!(after(Verdict::Transient, 3), "retry in 5s");
+        assert_eq!(after(Verdict::Throttled, 0), "postpone 5s");
+        assert_eq!(after(Verdict::Throttled, 7), "postpone 30s");
+        assert_eq!(after(Verdict::Unreachable, 7), "postpone 30s");
+    }
+
+    proptest! {
+        #[test]
+        fn no_wait_undercuts_a_retry_after_that_a_delay_queue_can_hold(
+            which in 0_usize..11, spent in 0_u32..30, age in 0_u64..200_000, floor in 0_u64..=3600,
+            flags in proptest::array::uniform4(any::<bool>()),
+        ) {
+            let [is_outage, is_draining, is_clock_wrong, has_delay] = flags;
+            let next_delay = FACTS.next_delay.filter(|_| has_delay);
+            let (age, retry_after) = (seconds(age), Some(seconds(floor)));
+            let facts = Facts { spent, age, retry_after, is_outage, is_draining, is_clock_wrong, next_delay };
+            match next_step(Verdict::ALL[which], &facts, &schedule()) {
+                TryAgain(delay) => prop_assert!(delay >= seconds(floor) && !is_draining && !is_outage),
+                NextStep::RetryLater(delay) | NextStep::Postpone(delay) => prop_assert!(delay.wait() >= seconds(floor)),
+                DeadLetter(_) => prop_assert!(!is_outage),
+                Finish { is_verified, .. } => prop_assert!(is_verified || !is_outage),
+            }
+        }
+    }
+}
