@@ -1,4 +1,4 @@
-//! What an answer of the API means. One table, the same as the README's.
+//! What an answer of the API means. One table, the same as that of `docs/behaviour.md`.
 
 use super::answer::{Answer, Body, Response};
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tallyfy_delete_worker::config::read_from;
 use tallyfy_delete_worker::messages::FailureReason;
+use tallyfy_delete_worker::messages::names::X_DELIVERY_COUNT;
 use tallyfy_delete_worker::metrics::Metrics;
 use tallyfy_delete_worker::policy::verdict::Verdict;
 use tallyfy_delete_worker::schema::{Subject, schema};
@@ -14,6 +15,7 @@ const README: &str = include_str!("../../README.md");
 const ALERTS: &str = include_str!("../../deploy/prometheus/alerts.yml");
 const DASHBOARD: &str = include_str!("../../deploy/grafana/dashboard.json");
 const OPERATIONS: &str = include_str!("../../docs/operations.md");
+const MESSAGES: &str = include_str!("../../docs/messages.md");
 const DEAD_LETTERS: &str = include_str!("../../docs/dead-letters.md");
 
 /// Names of metrics with the endings that Prometheus sees.
@@ -77,6 +79,25 @@ fn every_word_that_the_readme_gives_a_counter_is_there_from_the_start() {
             let series = format!("_{counter}{{{label}=\"{word}\"}} 0\n");
             assert!(at_the_start.contains(&series), "{series}");
         }
+    }
+}
+
+/// The names that other services rely on, each with its row.
+#[test]
+fn every_header_and_every_member_of_an_event_is_explained() {
+    let names = include_str!("../../src/messages/names.rs").split('"').filter(|word| word.starts_with("x-"));
+    let headers = names.filter(|name| *name != X_DELIVERY_COUNT).map(|name| format!("| `{name}` |"));
+    let event: Value = schema(Some(Subject::Event));
+    let members = event["$defs"]["Outcome"]["properties"].as_object().unwrap().keys();
+    let (_, data) = MESSAGES.split_once("| member of `data` |").unwrap();
+    let (data, _) = data.split_once("\n\n").unwrap();
+    let unexplained: Vec<_> = headers.filter(|row| !MESSAGES.contains(row)).collect();
+    assert_eq!(unexplained, Vec::<String>::new());
+    for member in members {
+        let row = data
+            .lines()
+            .find(|line| line.split('|').nth(1).is_some_and(|cell| cell.contains(&format!("`{member}`"))));
+        assert!(row.is_some(), "{member}");
     }
 }
 
@@ -157,7 +178,7 @@ fn words(line: &str) -> Vec<String> {
 
 #[test]
 fn every_command_line_of_the_documents_is_one_that_the_program_takes() {
-    let documents = [README, OPERATIONS, DEAD_LETTERS, include_str!("../../docs/deploying.md")];
+    let documents = [README, OPERATIONS, MESSAGES, DEAD_LETTERS, include_str!("../../docs/deploying.md")];
     let lines = documents.iter().flat_map(|text| text.lines()).filter_map(|line| {
         let line = line.split(" | ").last()?.split('#').next()?;
         let (_, rest) = line.split_once("tallyfy-delete-worker ")?;

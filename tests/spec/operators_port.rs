@@ -81,5 +81,21 @@ async fn status_tells_each_organisation_by_its_id_and_readiness_names_reasons_on
     assert_eq!(said, [json!(ORG), json!("suspended"), json!("throttled"), json!(1)], "{page}");
     let time = |member: &str| acme[member].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     assert_eq!(time("next_probe").duration_since(time("since")).as_secs(), 600);
+    let shown = page_of_the_document();
+    let members = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(members(&page), members(&shown));
+    assert_eq!(members(&page["breaker"]), members(&shown["breaker"]));
+    assert_eq!(
+        members(acme),
+        members(&shown["organisations"][1]),
+        "docs/operations.md shows one that is suspended"
+    );
     world.after_shutdown().await;
+}
+
+/// The example of `/status` in the runbook.
+fn page_of_the_document() -> Value {
+    let (_, section) = include_str!("../../docs/operations.md").split_once("## Status").unwrap();
+    let example = section.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
+    serde_json::from_str(example).unwrap()
 }

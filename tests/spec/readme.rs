@@ -1,92 +1,190 @@
-//! The table of answers in `docs/behaviour.md`, held against `decide`, so that it cannot rot; and the README's JSON examples.
+//! The tables of `docs/behaviour.md` and `docs/messages.md`, held against the code, so that they cannot rot; and all JSON examples.
 
 use tallyfy_delete_worker::messages::Command;
+use tallyfy_delete_worker::metrics::NO_TOKEN;
+use tallyfy_delete_worker::policy::absence::{Reach, believe};
 use tallyfy_delete_worker::policy::answer::{Answer, Body, Response};
-use tallyfy_delete_worker::policy::verdict::decide;
+use tallyfy_delete_worker::policy::api_access::SuspendReason;
+use tallyfy_delete_worker::policy::verdict::{Verdict, decide};
 
 const README: &str = include_str!("../../README.md");
 const BEHAVIOUR: &str = include_str!("../../docs/behaviour.md");
-const HEADING: &str = "## What each answer means";
+const MESSAGES: &str = include_str!("../../docs/messages.md");
+const OPERATIONS: &str = include_str!("../../docs/operations.md");
 
-/// The rows: the answers of the first cell, and the verdict of the second.
-fn rows() -> Vec<(String, String)> {
-    let section = BEHAVIOUR.split(HEADING).nth(1).expect(HEADING);
-    let rows = section
-        .lines()
-        .map(str::trim)
-        .skip_while(|line| !line.starts_with('|'))
-        .take_while(|line| line.starts_with('|'));
-    rows.skip(2)
-        .map(|row| {
-            let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
-            let verdict = cells[1].split('`').nth(1).expect("a verdict in backticks");
-            (cells[0].replace('`', ""), verdict.to_owned())
-        })
-        .collect()
+/// What an answer may carry, in the table's words.
+const BODIES: [&str; 8] = [
+    " with RESOURCE_NOT_FOUND",
+    " with ENDPOINT_NOT_FOUND",
+    " with another code",
+    " without a code",
+    " with an empty body",
+    " with text",
+    " with HTML",
+    " cut short",
+];
+
+/// The cells of a table, row by row, without its head.
+fn table(text: &str, head: &str) -> Vec<Vec<String>> {
+    let (_, rest) = text.split_once(head).unwrap_or_else(|| panic!("no table begins with {head}"));
+    let rows = rest.lines().skip(2).take_while(|line| line.starts_with('|'));
+    rows.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
 }
 
-/// The answers that one item of a first cell stands for. `listed` are the statuses that other rows name.
-fn answers(item: &str, listed: &[u16]) -> Vec<Answer> {
-    let lost = || "reset".to_owned();
-    match item {
-        "timeout" => return vec![Answer::TimedOut],
-        "connection lost after sending" => return vec![Answer::ConnectionLost { detail: lost() }],
-        "unreachable" => return vec![Answer::Unreachable { detail: lost() }],
-        _ => {}
+fn first_word_in_backticks(cell: &str) -> &str {
+    cell.split('`').nth(1).unwrap_or_else(|| panic!("no word in backticks: {cell}"))
+}
+
+/// One item of the first cell, and the verdict of its row.
+struct Item {
+    answer: String,
+    verdict: String,
+}
+
+fn items() -> Vec<Item> {
+    let rows = table(BEHAVIOUR, "| answer | verdict | then |").into_iter();
+    rows.flat_map(|row| {
+        let verdict = first_word_in_backticks(&row[1]).to_owned();
+        let answers: Vec<_> = row[0].split(", ").map(str::to_owned).collect();
+        answers.into_iter().map(move |answer| Item { answer, verdict: verdict.clone() })
+    })
+    .collect()
+}
+
+/// Status or range of statuses that an item names itself.
+fn named(item: &str) -> Option<(u16, u16)> {
+    let word = item.split(' ').next()?;
+    let (from, to) = word.split_once('-').unwrap_or((word, word));
+    Some((from.parse().ok()?, to.parse().ok()?))
+}
+
+/// How well an item fits an answer: one that names the body before one that says JSON, and that before one that names no body.
+fn fit(item: &str, status: u16, body: &str, is_named: bool) -> Option<u8> {
+    let is_other = !is_named && item.starts_with(&format!("any other {}xx", status / 100));
+    let is_this = named(item).is_some_and(|(from, to)| (from..=to).contains(&status));
+    if !is_other && !is_this {
+        return None;
     }
-    let (head, bodies) = split_body(item);
-    let statuses: Vec<u16> = match head.split_once('-') {
-        Some((from, to)) => (from.parse().unwrap()..=to.parse().unwrap()).collect(),
-        None if head == "any other 2xx" => (200..300).filter(|status| !listed.contains(status)).collect(),
-        None if head == "any other 4xx" => (400..500).filter(|status| !listed.contains(status)).collect(),
-        None => vec![head.parse().unwrap_or_else(|_| panic!("{item:?} is no answer"))],
-    };
-    let answer = |status, body| {
-        Answer::Status(Response { status, body, retry_after: None, date: None, request_id: None })
-    };
-    statuses.iter().flat_map(|status| bodies.iter().map(move |body| answer(*status, body.clone()))).collect()
+    let is_json =
+        [" with RESOURCE_NOT_FOUND", " with ENDPOINT_NOT_FOUND", " with another code", " without a code"]
+            .contains(&body);
+    match item {
+        _ if item.ends_with(body) => Some(2),
+        _ if item.ends_with(" with JSON") => is_json.then_some(1),
+        _ if BODIES.iter().any(|other| item.ends_with(other)) => None,
+        _ => Some(0),
+    }
 }
 
-fn split_body(item: &str) -> (&str, Vec<Body>) {
-    let json = |code: &str| Body::Json { code: Some(code.to_owned()), message: None };
-    let named = [
-        (" with ENDPOINT_NOT_FOUND", json("ENDPOINT_NOT_FOUND")),
-        (" with RESOURCE_NOT_FOUND", json("RESOURCE_NOT_FOUND")),
-        (" with JSON", json("SOME_CODE")),
-        (" with an empty body", Body::Empty),
-        (" with HTML", Body::Html),
-        (" with text", Body::Other),
-        (" cut short", Body::Lost),
-    ];
-    let found =
-        named.iter().find_map(|(suffix, body)| Some((item.strip_suffix(suffix)?, vec![body.clone()])));
-    found.unwrap_or_else(|| (item, vec![json("SOME_CODE"), Body::Empty, Body::Other]))
+fn answer(status: u16, body: &str) -> Answer {
+    let json =
+        |code: Option<&str>| Body::Json { code: code.map(str::to_owned), message: Some("no".to_owned()) };
+    let body = match body {
+        " with RESOURCE_NOT_FOUND" => json(Some("RESOURCE_NOT_FOUND")),
+        " with ENDPOINT_NOT_FOUND" => json(Some("ENDPOINT_NOT_FOUND")),
+        " with another code" => json(Some("SOME_CODE")),
+        " without a code" => json(None),
+        " with an empty body" => Body::Empty,
+        " with text" => Body::Other,
+        " with HTML" => Body::Html,
+        _ => Body::Lost,
+    };
+    Answer::Status(Response { status, body, retry_after: None, date: None, request_id: None })
 }
 
 #[test]
-fn the_table_of_answers_is_what_decide_does() {
-    let rows = rows();
-    let items = |cell: &str| cell.split(", ").map(str::to_owned).collect::<Vec<_>>();
-    let named = |item: &str| item.split(' ').next().and_then(|word| word.parse().ok());
-    let listed: Vec<u16> =
-        rows.iter().flat_map(|(cell, _)| items(cell)).filter_map(|item| named(&item)).collect();
-    let mut checked = 0;
-    for (cell, verdict) in &rows {
-        for item in items(cell) {
-            for answer in answers(&item, &listed) {
-                assert_eq!(decide(&answer).as_str(), verdict, "{item}: {answer:?}");
-                checked += 1;
-            }
+fn the_table_of_answers_says_of_every_status_with_every_body_what_decide_does() {
+    let items = items();
+    for status in 200..600 {
+        let is_named = items.iter().filter_map(|item| named(&item.answer));
+        let is_named = is_named.into_iter().any(|(from, to)| (from..=to).contains(&status));
+        for body in BODIES {
+            let fits =
+                items.iter().filter_map(|item| Some((fit(&item.answer, status, body, is_named)?, item)));
+            let best = fits.max_by_key(|(fit, _)| *fit);
+            let (_, item) = best.unwrap_or_else(|| panic!("no row for {status}{body}"));
+            assert_eq!(
+                decide(&answer(status, body)).as_str(),
+                item.verdict,
+                "{status}{body}: {}",
+                item.answer
+            );
         }
     }
-    assert!(checked > 300, "only {checked} answers were found in the table");
 }
 
 #[test]
-fn every_json_example_of_the_readme_is_json_and_every_command_in_it_is_one() {
-    let blocks: Vec<_> =
-        README.split("```json\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
-    assert!(!blocks.is_empty());
+fn every_row_of_the_table_of_answers_is_of_use() {
+    let items = items();
+    for (at, item) in items.iter().enumerate() {
+        assert!(
+            items[..at].iter().all(|before| before.answer != item.answer),
+            "{} is there twice",
+            item.answer
+        );
+        let lost = || "reset".to_owned();
+        let answer = match item.answer.as_str() {
+            "timeout" => Answer::TimedOut,
+            "connection lost after sending" => Answer::ConnectionLost { detail: lost() },
+            "unreachable" => Answer::Unreachable { detail: lost() },
+            other => {
+                assert!(named(other).is_some() || other.starts_with("any other "), "{other:?} is no answer");
+                continue;
+            }
+        };
+        assert_eq!(decide(&answer).as_str(), item.verdict, "{}", item.answer);
+    }
+    let without_status = ["timeout", "connection lost after sending", "unreachable"];
+    assert!(without_status.iter().all(|answer| items.iter().any(|item| item.answer == *answer)));
+}
+
+#[test]
+fn the_table_of_answers_says_what_uses_up_an_attempt_and_what_is_dead_lettered_at_once() {
+    for row in table(BEHAVIOUR, "| answer | verdict | then |") {
+        let word = first_word_in_backticks(&row[1]);
+        let verdict = Verdict::ALL.into_iter().find(|verdict| verdict.as_str() == word).expect(word);
+        assert_eq!(row[2].contains("uses up no attempt"), !verdict.spends_an_attempt(), "{row:?}");
+        let is_dead_at_once = matches!(verdict, Verdict::Forbidden | Verdict::Rejected);
+        assert_eq!(row[2].starts_with("dead letter"), is_dead_at_once, "{row:?}");
+    }
+    for verdict in Verdict::ALL.map(Verdict::as_str) {
+        assert!(BEHAVIOUR.contains(&format!("| `{verdict}`")), "{verdict} is in no table");
+    }
+}
+
+#[test]
+fn the_table_of_absences_is_what_believe_does() {
+    let rows = table(BEHAVIOUR, "| does the token reach the organisation? |");
+    let reaches = [("yes", Reach::Reached), ("no", Reach::NotReached), ("unknown", Reach::Inconclusive)];
+    assert_eq!(rows.len(), reaches.len());
+    for (row, (word, reach)) in rows.iter().zip(reaches) {
+        assert!(row[0].starts_with(&format!("{word}:")), "{row:?}");
+        assert_eq!(
+            believe(Verdict::AlreadyAbsent, reach).as_str(),
+            first_word_in_backticks(&row[1]),
+            "{row:?}"
+        );
+    }
+}
+
+#[test]
+fn every_reason_of_a_suspension_is_explained() {
+    let suspensions = table(BEHAVIOUR, "| reason | when |");
+    let explained: Vec<_> = suspensions.iter().map(|row| first_word_in_backticks(&row[0])).collect();
+    assert_eq!(explained, [&SuspendReason::ALL.map(SuspendReason::as_str)[..], &[NO_TOKEN]].concat());
+    let (_, waits) = MESSAGES.split_once("| `x-wait-reason` |").unwrap();
+    let waits = waits.lines().next().unwrap();
+    for reason in explained {
+        assert!(waits.contains(&format!("`{reason}`")), "x-wait-reason: {reason}");
+    }
+}
+
+#[test]
+fn every_json_example_is_json_and_every_command_in_it_is_one() {
+    let documents = [README, MESSAGES, BEHAVIOUR, OPERATIONS];
+    let blocks = documents.iter().flat_map(|text| text.split("```json\n").skip(1));
+    let blocks: Vec<_> = blocks.map(|block| block.split("```").next().unwrap()).collect();
+    assert!(blocks.len() >= 3, "{blocks:?}");
     for block in blocks {
         let json: serde_json::Value =
             serde_json::from_str(block).unwrap_or_else(|error| panic!("{error}: {block}"));
