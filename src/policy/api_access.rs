@@ -136,7 +136,9 @@ impl ApiAccess {
         let circuit = organisation.record(permit.kind, &feedback, now);
         organisation.lift_window(concurrency);
         let mut changes: Vec<Change> = circuit.map(|change| change.told(now)).into_iter().collect();
-        changes.extend(self.record_for_all(&feedback, was_suspended, now));
+        if is_believed || feedback.verdict != Verdict::UnverifiedAbsence {
+            changes.extend(self.record_for_all(&feedback, was_suspended, now));
+        }
         self.note(circuit);
         let is_suspended = self.organisation(org, now).is_suspended();
         Recorded { is_outage: !is_believed && (is_suspended || self.breaker.is_open()), changes }

@@ -61,7 +61,8 @@ pub fn uses_up_an_attempt(verdict: Verdict, is_outage: bool) -> bool {
 /// # `MAX_AGE` ends a command only after an answer about the command itself
 ///
 /// What was only delayed gets its call first, however old it has become: the wait may have been the outage's doing. Only a failure
-/// that counts as an attempt, and comes when the command is already too old, ends it.
+/// that counts as an attempt, and comes when the command is already too old, ends it: the last one of its delivery, so that an outage
+/// suspends the organisation before it ends old commands.
 pub fn next_step(verdict: Verdict, facts: &Facts, schedule: &RetrySchedule) -> NextStep {
     let finish = |end, is_verified| NextStep::Finish { end, is_verified };
     match verdict {
@@ -83,7 +84,7 @@ fn after_failure(facts: &Facts, schedule: &RetrySchedule) -> NextStep {
     if facts.spent >= schedule.max_attempts {
         return NextStep::DeadLetter(FailureReason::AttemptsExhausted);
     }
-    if facts.age > schedule.max_age && !facts.is_clock_wrong {
+    if facts.age > schedule.max_age && facts.next_delay.is_none() && !facts.is_clock_wrong {
         return NextStep::DeadLetter(FailureReason::Expired);
     }
     let wait = || NextStep::RetryLater(schedule.retry(facts.spent, facts.retry_after.unwrap_or_default()));
@@ -171,16 +172,20 @@ mod tests {
 
     #[test]
     fn max_age_ends_a_command_only_after_an_answer_about_the_command_itself() {
-        let old = Facts { age: seconds(86_401), ..FACTS };
+        let old = Facts { age: seconds(86_401), next_delay: None, ..FACTS };
         assert_eq!(step(Verdict::Transient, old), "expired");
-        assert_eq!(step(Verdict::Transient, Facts { age: seconds(86_400), ..FACTS }), "try again in 250 ms");
-        assert_eq!(step(Verdict::Transient, Facts { is_clock_wrong: true, ..old }), "try again in 250 ms");
+        assert_eq!(
+            step(Verdict::Transient, Facts { next_delay: FACTS.next_delay, ..old }),
+            "try again in 250 ms"
+        );
+        assert_eq!(step(Verdict::Transient, Facts { age: seconds(86_400), ..old }), "retry in 5s");
+        assert_eq!(step(Verdict::Transient, Facts { is_clock_wrong: true, ..old }), "retry in 5s");
         assert_eq!(step(Verdict::Transient, Facts { spent: 20, ..old }), "attempts_exhausted");
         for verdict in [Verdict::Throttled, Verdict::Unauthorized, Verdict::Misdirected, Verdict::NotReached]
         {
             assert_eq!(step(verdict, old), "postpone 1h", "{verdict:?}");
         }
-        assert_eq!(step(Verdict::Unreachable, old), "try again in 250 ms");
+        assert_eq!(step(Verdict::Unreachable, old), "postpone 1h");
         assert_eq!(step(Verdict::Deleted, old), "deleted true");
     }
 

@@ -45,6 +45,7 @@ impl Call<'_> {
             let _in_flight = InFlight::new(engine);
             engine.api.delete(&command.org_id, &command.task_id, &self.token, trace).await
         };
+        let now = Timestamp::now();
         failpoint::hit(Failpoint::AfterCall).await;
         let verdict = self.prove(decide(&answer), command).await;
         span.answered(&answer, verdict);
@@ -53,7 +54,6 @@ impl Call<'_> {
         if answer.leaves_doubt() {
             engine.metrics.ambiguous_answers.inc();
         }
-        let now = Timestamp::now();
         engine.compare_clocks(&answer, now);
         let retry_after = retry_after::of(&answer, now);
         let feedback = Feedback { command: key(command), verdict, retry_after };

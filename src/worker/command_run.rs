@@ -19,6 +19,8 @@ use crate::policy::settlement::{Settlement, Wait, wait_reason};
 use crate::policy::verdict::Verdict;
 
 const LONGEST_DETAIL: usize = 1024;
+/// After this a delivery has no further try: several slow ones would come near RabbitMQ's consumer timeout of 30 minutes.
+const LONGEST_IN_PROCESS: Duration = Duration::from_mins(1);
 
 /// What a delivery does next.
 pub(super) enum Step {
@@ -74,7 +76,7 @@ impl<'a> CommandRun<'a> {
             is_outage: self.is_outage(answered),
             is_draining: self.engine.draining.is_cancelled(),
             is_clock_wrong: self.engine.is_clock_wrong(),
-            next_delay: self.delays.next(),
+            next_delay: self.delays.next().filter(|_| self.received.elapsed() < LONGEST_IN_PROCESS),
         };
         let reason = wait_reason(answered.verdict);
         Step::Settle(match next_step(answered.verdict, &facts, &self.engine.schedule) {

@@ -235,12 +235,18 @@ impl Engine {
     }
 
     fn show_suspensions(&self) {
-        let (counts, are_all_suspended) = self.permits.with(|access, _| {
+        let (counts, are_all_suspended, is_open) = self.permits.with(|access, _| {
             (
                 SuspendReason::ALL.map(|reason| (reason, access.suspended_for(reason))),
                 access.are_all_suspended(),
+                access.breaker_open_since().is_some(),
             )
         });
+        // Changes are reported outside the lock, so the last report may be an older one's.
+        self.metrics.breaker_open.set(i64::from(is_open));
+        if !is_open {
+            self.health.set(Component::Breaker, None);
+        }
         let without_token = self.credentials.without_token();
         let counts = counts.map(|(reason, count)| (reason.as_str(), count));
         let counts = counts.into_iter().chain([(NO_TOKEN, without_token)]);

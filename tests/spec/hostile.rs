@@ -190,8 +190,8 @@ async fn a_forged_age_or_number_of_attempts_harms_only_its_own_command() {
             [text("x-attempts", "many"), text("x-first-seen", "now"), number("x-ambiguous", 1)].concat(),
         ),
     ];
-    for task in ["tired", "old"] {
-        world.sandbox.fault(task, 1, json!({"status": 503})).await;
+    for (task, times) in [("tired", 1), ("old", 4)] {
+        world.sandbox.fault(task, times, json!({"status": 503})).await;
     }
     for (task, _, headers) in &forged {
         world.sandbox.tasks(ORG, &[task], "present").await;

@@ -193,6 +193,8 @@ impl Organisation {
             self.unverified += 1;
         } else if matches!(verdict, Verdict::Deleted | Verdict::AlreadyAbsent) {
             self.unverified = 0;
+        } else if self.unverified >= UNVERIFIED_ABSENCES {
+            return self.suspend_for_failure(kind, SuspendReason::Misdirected, None, now);
         }
         self.streak.clear();
         self.served = Some(now);

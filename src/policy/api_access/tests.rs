@@ -255,6 +255,19 @@ fn a_good_answer_of_a_call_from_before_ends_an_outage_for_the_breaker_and_its_or
 }
 
 #[test]
+fn an_absence_that_is_not_believed_does_not_close_the_breaker() {
+    let mut world = World::new();
+    world.calls("a", Verdict::UnverifiedAbsence, 10);
+    world.now += EVIDENCE;
+    world.calls("b", Verdict::Transient, 10);
+    assert!(world.is_breaker_open());
+    world.now += Duration::from_mins(2);
+    let recorded = world.call("a", Verdict::UnverifiedAbsence);
+    assert_eq!(recorded, Recorded { is_outage: true, changes: vec![] });
+    assert!(world.is_breaker_open());
+}
+
+#[test]
 fn of_a_suspended_organisations_commands_one_that_was_never_tried_is_its_next_probe() {
     let mut world = World::new();
     world.calls("b", Verdict::Deleted, 1);
