@@ -15,16 +15,16 @@ use clap::{CommandFactory, Parser};
 use lapin::uri::AMQPUri;
 use tracing_subscriber::EnvFilter;
 
-use crate::dead_letters::{DeadJob, Form};
+use crate::dead_letters::{DeadJob, OutputFormat};
 use crate::messages::{OrgId, TaskId};
-use crate::policy::retry_schedule::{Ladder, RetrySchedule};
+use crate::policy::retry_schedule::{RetryDelays, RetrySchedule};
 use crate::rabbitmq::BrokerSettings;
 use crate::rabbitmq::tls::{TlsFiles, certificates};
 use crate::rabbitmq::topology::{Provision, Topology};
 use crate::service::{CoreSettings, ServiceSettings};
 use crate::tallyfy_api::ApiSettings;
 use crate::telemetry::LogFormat;
-use args::{BrokerArgs, Cli, DeleteArgs, LadderArgs, LogArgs, RunArgs, Sub};
+use args::{BrokerArgs, Cli, DeleteArgs, LogArgs, RetryDelayArgs, RunArgs, Sub};
 use core_args::CoreArgs;
 use read::Reader;
 
@@ -32,7 +32,7 @@ use read::Reader;
 pub const EXIT_USAGE: u8 = 64;
 /// RabbitMQ's cap for quorum queues.
 const LARGEST_PREFETCH: u16 = 2000;
-/// Commands in hand beyond those that are being called for.
+/// Commands unacknowledged beyond those that are being called for.
 const MOST_SPARE: usize = 256;
 
 /// What the command line asks for, fully checked.
@@ -40,7 +40,7 @@ pub enum Job {
     /// The worker.
     Run(Box<ServiceSettings>),
     /// Prove that all is there that a worker needs.
-    Check(Box<ServiceSettings>, Form),
+    Check(Box<ServiceSettings>, OutputFormat),
     /// Declare the topology.
     Setup(Box<BrokerSettings>),
     /// Delete a list of tasks.
@@ -92,16 +92,23 @@ fn interpret(
     let (job, log) = match cli.command {
         Sub::Schema { subject, log } => (Some(Job::Print(print::schema(subject))), log),
         Sub::Man { log } => (print::man(&Cli::command()).map(Job::Print), log),
-        Sub::Completions { shell, log } => (Some(Job::Print(print::completions(shell, Cli::command()))), log),
+        Sub::Completions { shell, log } => {
+            (Some(Job::Print(print::completions(shell, Cli::command()))), log)
+        }
         Sub::Run(args) => (service(&mut reader, &args).map(|s| Job::Run(Box::new(s))), args.log),
         Sub::Check(args) => {
-            let form = if args.json { Form::Machine } else { Form::Person };
+            let form = if args.json { OutputFormat::Json } else { OutputFormat::Text };
             (service(&mut reader, &args.run).map(|s| Job::Check(Box::new(s), form)), args.run.log)
         }
         Sub::Setup(args) => {
-            let ladder = reader.ladder("WAIT_LADDER", &args.ladder.wait_ladder);
-            let broker =
-                broker(&mut reader, &args.broker, ladder.as_ref(), Provision::Declare, LARGEST_PREFETCH);
+            let delays = reader.delays("WAIT_LADDER", &args.delays.wait_ladder);
+            let broker = broker(
+                &mut reader,
+                &args.broker,
+                delays.as_ref(),
+                Provision::Declare,
+                LARGEST_PREFETCH,
+            );
             (broker.map(|b| Job::Setup(Box::new(b))), args.log)
         }
         Sub::Delete(args) => (delete(&mut reader, &args, input), args.log),
@@ -120,13 +127,16 @@ fn interpret(
 
 fn service(reader: &mut Reader, args: &RunArgs) -> Option<ServiceSettings> {
     let provision = reader.flag("DECLARE_TOPOLOGY", &args.declare_topology);
-    let provision = provision.map(|declare| if declare { Provision::Declare } else { Provision::Check });
-    let core = core(reader, &args.core, &args.ladder, None);
-    let ladder = core.as_ref().map(|core| &core.schedule.ladder);
+    let provision =
+        provision.map(|declare| if declare { Provision::Declare } else { Provision::Check });
+    let core = core(reader, &args.core, &args.delays, None);
+    let delays = core.as_ref().map(|core| &core.schedule.delays);
     let prefetch = core.as_ref().map_or(LARGEST_PREFETCH, |core| prefetch(core.concurrency));
-    let broker = broker(reader, &args.broker, ladder, provision.unwrap_or(Provision::Check), prefetch);
+    let broker =
+        broker(reader, &args.broker, delays, provision.unwrap_or(Provision::Check), prefetch);
     let http_addr = reader.socket_address("HTTP_ADDR", &args.http_addr);
-    let shutdown_grace = reader.duration("SHUTDOWN_GRACE", &args.shutdown_grace, Duration::ZERO..=HOUR);
+    let shutdown_grace =
+        reader.duration("SHUTDOWN_GRACE", &args.shutdown_grace, Duration::ZERO..=HOUR);
     Some(ServiceSettings {
         core: core?,
         broker: broker?,
@@ -142,19 +152,22 @@ const LONGEST_REQUEST: Duration = Duration::from_mins(5);
 fn core(
     reader: &mut Reader,
     args: &CoreArgs,
-    ladder: &LadderArgs,
+    delays: &RetryDelayArgs,
     org: Option<&OrgId>,
 ) -> Option<CoreSettings> {
     let base_url = reader.base_url("TALLYFY_BASE_URL", &args.base_url, &args.allow_http);
     let credentials = reader.credentials(args, org);
     let concurrency = reader.number("CONCURRENCY", &args.concurrency, 1..=1000);
     let tenth = Duration::from_millis(100);
-    let request_timeout = reader.duration("REQUEST_TIMEOUT", &args.request_timeout, tenth..=LONGEST_REQUEST);
+    let request_timeout =
+        reader.duration("REQUEST_TIMEOUT", &args.request_timeout, tenth..=LONGEST_REQUEST);
     let max_attempts = reader.number("MAX_ATTEMPTS", &args.max_attempts, 1..=1_000_000);
-    let max_age = reader.duration("MAX_AGE", &args.max_age, Duration::from_secs(1)..=HOUR * 24 * 366);
-    let ladder = reader.ladder("WAIT_LADDER", &ladder.wait_ladder);
+    let max_age =
+        reader.duration("MAX_AGE", &args.max_age, Duration::from_secs(1)..=HOUR * 24 * 366);
+    let delays = reader.delays("WAIT_LADDER", &delays.wait_ladder);
     let otlp = reader.otlp(args.otel_exporter_otlp_endpoint.as_deref(), &args.otel_service_name);
-    let (proxy, ca_file) = (reader.proxy("TALLYFY_PROXY", args.proxy.as_deref()), args.ca_file.clone());
+    let (proxy, ca_file) =
+        (reader.proxy("TALLYFY_PROXY", args.proxy.as_deref()), args.ca_file.clone());
     if let Some(Err(error)) = ca_file.as_deref().map(certificates) {
         reader.problems.push(format!("TALLYFY_CA_FILE: {error}"));
     }
@@ -163,7 +176,7 @@ fn core(
         api: ApiSettings { base_url: base_url?, request_timeout, proxy, ca_file },
         credentials: credentials?,
         otlp,
-        schedule: RetrySchedule { max_attempts: max_attempts?, max_age: max_age?, ladder: ladder? },
+        schedule: RetrySchedule { max_attempts: max_attempts?, max_age: max_age?, delays: delays? },
         concurrency: concurrency? as usize,
     })
 }
@@ -171,12 +184,12 @@ fn core(
 fn broker(
     reader: &mut Reader,
     args: &BrokerArgs,
-    ladder: Option<&Ladder>,
+    delays: Option<&RetryDelays>,
     provision: Provision,
     prefetch: u16,
 ) -> Option<BrokerSettings> {
     let address = reader.broker_address(args);
-    let wait_queues = ladder?.rungs().iter().map(|rung| (rung.queue(), rung.ttl_ms())).collect();
+    let wait_queues = delays?.all().iter().map(|delay| (delay.queue(), delay.ttl_ms())).collect();
     let (uri, tls) = address?;
     Some(BrokerSettings { uri, tls, topology: Topology { provision, wait_queues }, prefetch })
 }
@@ -194,7 +207,7 @@ fn delete(
     input: impl Iterator<Item = io::Result<String>>,
 ) -> Option<Job> {
     let org = reader.org("--org", &args.org);
-    let core = core(reader, &args.core, &args.ladder, org.as_ref());
+    let core = core(reader, &args.core, &args.delays, org.as_ref());
     let tasks = reader.tasks(&args.tasks, input);
     Some(Job::Delete(Box::new(core?), org?, tasks?))
 }
@@ -255,7 +268,10 @@ mod tests {
             let lines = problems_with(flag);
             assert!(lines.len() == 1 && lines[0].starts_with(name), "{flag}: {lines:?}");
         }
-        assert!(problems(&["--concurrency=0", "--max-age=x", "--http-addr=y"]).len() == 3, "all at once");
+        assert!(
+            problems(&["--concurrency=0", "--max-age=x", "--http-addr=y"]).len() == 3,
+            "all at once"
+        );
     }
 
     fn problems_with(flag: &str) -> Vec<String> {
@@ -283,6 +299,8 @@ mod tests {
         assert_eq!(delete(&["t1", "t2"], &[]).unwrap().len(), 2);
         assert_eq!(delete(&["-"], &["t1", "", "  t2 "]).unwrap().len(), 2);
         assert_eq!(delete(&["-"], &["t1", "a/b", "t2", "?"]).unwrap_err().len(), 2);
-        assert!(delete(&["--tallyfy-org-id=other", "t1"], &[]).unwrap_err()[0].starts_with("--org"));
+        assert!(
+            delete(&["--tallyfy-org-id=other", "t1"], &[]).unwrap_err()[0].starts_with("--org")
+        );
     }
 }

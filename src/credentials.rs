@@ -106,7 +106,8 @@ impl Credentials {
         // Only a directory can have less than a token for each.
         let CredentialsSource::Directory { path, .. } = &self.source else { return Vec::new() };
         let is_gone = |org: &OrgId| format!("{} is not there", path.join(org.as_str()).display());
-        let why = |org, known: &Organisation| known.trouble().map_or_else(|| is_gone(org), str::to_owned);
+        let why =
+            |org, known: &Organisation| known.trouble().map_or_else(|| is_gone(org), str::to_owned);
         self.orgs()
             .without_token()
             .map(|(org, known)| Missing { org: org.clone(), why: why(org, known) })
@@ -160,7 +161,11 @@ impl Credentials {
     }
 
     /// Logs what is wrong with a file, unless it was logged before or the loss of the token says it; returns all of it.
-    fn report_wrong_files(&self, last_logged: &BTreeSet<String>, changes: &Changes) -> BTreeSet<String> {
+    fn report_wrong_files(
+        &self,
+        last_logged: &BTreeSet<String>,
+        changes: &Changes,
+    ) -> BTreeSet<String> {
         let orgs = self.orgs();
         for (org, known, trouble) in orgs.troubles() {
             if last_logged.contains(trouble) || changes.lost.contains(org) {
@@ -179,7 +184,9 @@ impl Credentials {
         let CredentialsSource::Directory { path, .. } = &self.source else { return None };
         let trouble = CredentialsError::NoOrganisation { path: path.clone() }.to_string();
         if !last_logged.contains(&trouble) {
-            error!("credentials: {trouble}; what was allowed before stays allowed, and its commands wait");
+            error!(
+                "credentials: {trouble}; what was allowed before stays allowed, and its commands wait"
+            );
         }
         Some(trouble)
     }
@@ -281,7 +288,8 @@ mod tests {
         let path = file.path().to_owned();
         fs::write(&path, " first\n").unwrap();
         let credentials =
-            Credentials::load(CredentialsSource::File { orgs: vec![org("a")], path: path.clone() }).unwrap();
+            Credentials::load(CredentialsSource::File { orgs: vec![org("a")], path: path.clone() })
+                .unwrap();
         assert_eq!(exposed(&credentials, "a").as_deref(), Some("first"));
         for (content, expected) in
             [("second", "second"), ("", "second"), ("a b", "second"), ("third\n", "third")]
@@ -302,7 +310,8 @@ mod tests {
         fs::write(directory.path().join("org-1"), "one").unwrap();
         fs::write(directory.path().join("..data"), "not an id").unwrap();
         let path = directory.path().to_owned();
-        let credentials = Credentials::load(CredentialsSource::Directory { only: None, path }).unwrap();
+        let credentials =
+            Credentials::load(CredentialsSource::Directory { only: None, path }).unwrap();
         assert_eq!(exposed(&credentials, "org-1").as_deref(), Some("one"));
         assert!(!credentials.allow(&org("org-2")));
         fs::write(directory.path().join("org-2"), "two").unwrap();
@@ -342,8 +351,15 @@ mod tests {
             assert_eq!((credentials.allow(&org("org-1")), credentials.without_token()), (true, 1));
             assert_eq!(credentials.with_orgs(|orgs| orgs.len()), 2);
             fs::write(&file, "one").unwrap();
-            assert_eq!(credentials.reload_at(almost), [org("org-1")], "the same token, and probed at once");
-            assert_eq!((access(&credentials, "org-1").as_str(), credentials.without_token()), ("one", 0));
+            assert_eq!(
+                credentials.reload_at(almost),
+                [org("org-1")],
+                "the same token, and probed at once"
+            );
+            assert_eq!(
+                (access(&credentials, "org-1").as_str(), credentials.without_token()),
+                ("one", 0)
+            );
         }
     }
 
@@ -385,7 +401,11 @@ mod tests {
         assert_eq!(access(&credentials, "org-1"), "waits");
         fs::write(secret.path().join("org-1"), "").unwrap();
         credentials.reload();
-        assert_eq!(access(&credentials, "org-1"), "waits", "an empty file does not bring the old one back");
+        assert_eq!(
+            access(&credentials, "org-1"),
+            "waits",
+            "an empty file does not bring the old one back"
+        );
     }
 
     #[cfg(unix)]
@@ -412,10 +432,16 @@ mod tests {
         );
         let lines = logged(|| credentials.warn_of_missing());
         assert_eq!(lines.len(), 1, "{lines:?}");
-        assert!(lines[0].contains("org_id=org-2") && lines[0].contains("is not there"), "{lines:?}");
+        assert!(
+            lines[0].contains("org_id=org-2") && lines[0].contains("is not there"),
+            "{lines:?}"
+        );
         fs::write(secret.path().join("org-2"), "two").unwrap();
         assert_eq!(credentials.reload(), [org("org-2")]);
-        assert_eq!((access(&credentials, "org-2").as_str(), credentials.missing()), ("two", Vec::new()));
+        assert_eq!(
+            (access(&credentials, "org-2").as_str(), credentials.missing()),
+            ("two", Vec::new())
+        );
     }
 
     #[test]
@@ -432,7 +458,10 @@ mod tests {
         assert_eq!(lines.len(), 2, "one warning per file: {lines:?}");
         for name in ["README", "half-written"] {
             let file = secret.path().join(name).display().to_string();
-            assert!(lines.iter().any(|line| line.starts_with("WARN") && line.contains(&file)), "{lines:?}");
+            assert!(
+                lines.iter().any(|line| line.starts_with("WARN") && line.contains(&file)),
+                "{lines:?}"
+            );
         }
         fs::write(secret.path().join("half-written"), "whole").unwrap();
         assert_eq!(credentials.reload(), [org("half-written")]);
@@ -451,7 +480,11 @@ mod tests {
             assert_eq!(credentials.reload(), []);
             assert_eq!(credentials.reload(), []);
         });
-        assert_eq!((lines.len(), access(&credentials, "README").as_str()), (1, "waits"), "{lines:?}");
+        assert_eq!(
+            (lines.len(), access(&credentials, "README").as_str()),
+            (1, "waits"),
+            "{lines:?}"
+        );
     }
 
     #[test]
@@ -462,7 +495,12 @@ mod tests {
         assert!(refusal(&[("org-1", ""), (".x", "y")], None).contains("org-1 holds no token"));
         assert!(refusal(&[], None).contains("has no file"));
         assert!(refusal(&[("org-1", "one")], Some(&["org-2"])).contains("has no file"));
-        assert!(load(Path::new("/no/such/directory"), None).unwrap_err().to_string().contains("cannot read"));
+        assert!(
+            load(Path::new("/no/such/directory"), None)
+                .unwrap_err()
+                .to_string()
+                .contains("cannot read")
+        );
     }
 
     #[test]
@@ -499,7 +537,10 @@ mod tests {
         let lines = logged(|| {
             for minutes in [0, 9, 11, 60] {
                 credentials.reload_at(start + Duration::from_mins(minutes));
-                assert_eq!(["org-1", "org-2"].map(|id| access(&credentials, id)), ["waits", "waits"]);
+                assert_eq!(
+                    ["org-1", "org-2"].map(|id| access(&credentials, id)),
+                    ["waits", "waits"]
+                );
             }
         });
         assert_eq!(lines.iter().filter(|line| line.starts_with("ERROR")).count(), 1, "{lines:?}");
@@ -525,7 +566,11 @@ mod tests {
             };
             lines.iter().filter(is_it).count()
         };
-        assert_eq!([about("WARN", "lost its token"), about("INFO", "a token again")], [1, 1], "{lines:?}");
+        assert_eq!(
+            [about("WARN", "lost its token"), about("INFO", "a token again")],
+            [1, 1],
+            "{lines:?}"
+        );
     }
 
     #[cfg(unix)]
@@ -563,7 +608,12 @@ mod tests {
         let credentials = Credentials::load(source).unwrap();
         let oldest = |credentials: &Credentials| {
             credentials.reload();
-            credentials.oldest_written().unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
+            credentials
+                .oldest_written()
+                .unwrap()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap()
+                .as_secs()
         };
         assert_eq!(oldest(&credentials), 1000);
         write("org-1", "one", 3000);

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use crate::messages::{EndKind, Incoming, OrgId, Outcome, Progress, TaskId};
+use crate::messages::{EndKind, Incoming, OrgId, Outcome, RetryState, TaskId};
 use crate::metrics::NO_TOKEN;
 use crate::policy::api_access::SuspendReason;
 use crate::policy::settlement::Settlement;
@@ -36,7 +36,7 @@ impl Tally {
     }
 }
 
-/// Deletes tasks and writes one outcome a line, as JSON, to `out`; shows `progress` meanwhile.
+/// Deletes tasks and writes one outcome a line, as JSON, to `out`; shows the progress.
 ///
 /// # Errors
 /// [`StartError`] where a token cannot be had or the engine cannot be built.
@@ -78,35 +78,45 @@ pub async fn delete_list(
 }
 
 /// Handles one command until it ends; `None` where it was given up before that.
-async fn delete_one(engine: &Engine, org: &OrgId, task: &TaskId, bar: &ProgressBar) -> Option<Outcome> {
+async fn delete_one(
+    engine: &Engine,
+    org: &OrgId,
+    task: &TaskId,
+    bar: &ProgressBar,
+) -> Option<Outcome> {
     let mut incoming = command(org, task);
     let (stop, began) = (engine.stop(CancellationToken::new()), Instant::now());
     loop {
         let wait = match handle(&incoming, engine, &stop).await {
-            Settlement::Finish(outcome) | Settlement::DeadLetter(outcome, _) => return Some(outcome),
-            Settlement::Return => return None,
+            Settlement::Finish(outcome) | Settlement::DeadLetter(outcome, _) => {
+                return Some(outcome);
+            }
+            Settlement::Requeue => return None,
             Settlement::RetryLater(wait) | Settlement::Postpone(wait) => wait,
         };
-        let (delay, reason) = (wait.delay, wait.progress.wait_reason.as_deref().unwrap_or_default());
+        let (delay, reason) =
+            (wait.delay, wait.retry_state.wait_reason.as_deref().unwrap_or_default());
         if is_hopeless(engine, reason) || began.elapsed() > engine.schedule.max_age {
             bar.suspend(
-                || error!(task_id = %task, reason, http_status = wait.progress.last_status, "not deleted"),
+                || error!(task_id = %task, reason, http_status = wait.retry_state.last_status, "not deleted"),
             );
             return None;
         }
         if wait.is_news {
-            let (status, delay) = (wait.progress.last_status, delay.name());
-            bar.suspend(|| warn!(task_id = %task, reason, delay, http_status = status, "the task waits"));
+            let (status, delay) = (wait.retry_state.last_status, delay.name());
+            bar.suspend(
+                || warn!(task_id = %task, reason, delay, http_status = status, "the task waits"),
+            );
         }
-        let first_seen = incoming.progress.first_seen.or_else(|| Some(Timestamp::now()));
-        incoming.progress = Progress { first_seen, ..wait.progress };
+        let first_seen = incoming.retry_state.first_seen.or_else(|| Some(Timestamp::now()));
+        incoming.retry_state = RetryState { first_seen, ..wait.retry_state };
         if !engine.sleep(delay.wait()).await {
             return None;
         }
     }
 }
 
-/// What waiting does not mend while somebody looks on: a wrong base URL, a token that does not reach the organisation, that is not
+/// What waiting does not fix while somebody looks on: a wrong base URL, a token that does not reach the organisation, that is not
 /// accepted, or none at all. Once that is certain of the organisation it ends the whole list.
 fn is_hopeless(engine: &Engine, reason: &str) -> bool {
     const HOPELESS: [SuspendReason; 2] = [SuspendReason::Misdirected, SuspendReason::Unauthorized];
@@ -139,7 +149,9 @@ fn write_line(out: &mut impl Write, bar: &ProgressBar, end: Option<&Outcome>) {
 /// On a terminal only: indicatif hides it elsewhere.
 fn progress_bar(tasks: usize) -> ProgressBar {
     let bar = ProgressBar::new(tasks as u64);
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} tasks, {per_sec}, {eta} left") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{bar:40} {pos}/{len} tasks, {per_sec}, {eta} left")
+    {
         bar.set_style(style);
     }
     bar.enable_steady_tick(Duration::from_millis(200));

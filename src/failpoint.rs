@@ -53,7 +53,10 @@ mod armed {
     fn read(text: &str) -> Doom {
         let read = text.split_once(':').and_then(|(name, hit)| {
             let failpoint = FAILPOINTS.into_iter().find(|known| *known == name)?;
-            Some(Doom { failpoint, hits_left: AtomicU32::new(hit.parse().ok().filter(|n| *n > 0)?) })
+            Some(Doom {
+                failpoint,
+                hits_left: AtomicU32::new(hit.parse().ok().filter(|n| *n > 0)?),
+            })
         });
         read.unwrap_or_else(|| {
             panic!("DIE_AT={text} is not FAILPOINT:NUMBER with a failpoint of {FAILPOINTS:?}")
@@ -62,7 +65,8 @@ mod armed {
 
     /// Goes on, or dies here if `DIE_AT` says so.
     pub async fn hit(failpoint: Failpoint) {
-        let Some(doom) = doom().filter(|doom| doom.failpoint == FAILPOINTS[failpoint as usize]) else {
+        let Some(doom) = doom().filter(|doom| doom.failpoint == FAILPOINTS[failpoint as usize])
+        else {
             return;
         };
         let left = doom.hits_left.fetch_sub(1, Ordering::SeqCst);

@@ -21,7 +21,7 @@ pub enum Component {
     Draining,
     /// The connections and the consumer.
     Broker,
-    /// The broker takes no messages: an alarm for memory or disk.
+    /// The broker is blocking publishers: an alarm for memory or disk.
     Blocked,
     /// Publishes and their confirms.
     Publisher,
@@ -35,7 +35,8 @@ pub enum Component {
 
 impl Default for Health {
     fn default() -> Self {
-        let reasons = BTreeMap::from([(Component::Broker, "not connected to RabbitMQ yet".to_owned())]);
+        let reasons =
+            BTreeMap::from([(Component::Broker, "not connected to RabbitMQ yet".to_owned())]);
         Self { last_heartbeat: Mutex::new(Instant::now()), reasons: Mutex::new(reasons) }
     }
 }
@@ -48,7 +49,8 @@ impl Health {
 
     /// Whether the loop has beaten lately.
     pub fn is_alive(&self) -> bool {
-        self.last_heartbeat.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < LONGEST_SILENCE
+        self.last_heartbeat.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+            < LONGEST_SILENCE
     }
 
     /// Says why a component is not ready, or that it is (`None`). Returns whether that is news.

@@ -31,7 +31,7 @@
 //!
 //! *Task*: a Tallyfy task. *Command*: the request to delete one. *Delivery*: a command that is not acknowledged yet. *Attempt*: a call that
 //! counts. *Answer*: what the API said. *Verdict*: what it means. *Settlement*: what the broker must be told. *Outcome*: how
-//! a command ended. *Dead letter*: a command that cannot succeed. *Delay queue*: where a command waits (a `Rung` of `WAIT_LADDER`). *Permit*: the permission for
+//! a command ended. *Dead letter*: a command that cannot succeed. *Delay queue*: where a command waits (a `RetryDelay` of `WAIT_LADDER`). *Permit*: the permission for
 //! one call. *Suspended*: not called for a while but for probes; said of an organisation, which then *resumes*. *Circuit*: the state of one organisation.
 //! *Breaker*: what stops all calls but probes while no organisation is served.
 

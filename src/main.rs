@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         warn!("core dumps cannot be forbidden, and one would hold the tokens: {trouble}");
     }
     runtime(&job).block_on(carry_out(job)).unwrap_or_else(|trouble| {
-        error!("{}", told(&trouble));
+        error!("{}", error_chain(&trouble));
         ExitCode::FAILURE
     })
 }
@@ -56,14 +56,16 @@ async fn carry_out(job: Job) -> anyhow::Result<ExitCode> {
         Job::Check(settings, form) => {
             check(&settings.core, &settings.broker, form).await.map(code).map_err(Into::into)
         }
-        Job::Setup(settings) => setup(&settings).await.map(|()| ExitCode::SUCCESS).map_err(Into::into),
+        Job::Setup(settings) => {
+            setup(&settings).await.map(|()| ExitCode::SUCCESS).map_err(Into::into)
+        }
         Job::Delete(core, org, tasks) => delete(*core, &org, tasks).await,
         Job::Dead(uri, tls, job) => dead(&uri, &tls, job).await,
     }
 }
 
 /// With its causes, but each once: most errors name their cause themselves.
-fn told(trouble: &anyhow::Error) -> String {
+fn error_chain(trouble: &anyhow::Error) -> String {
     let texts = trouble.chain().map(ToString::to_string);
     texts
         .reduce(|said, cause| if said.contains(&cause) { said } else { format!("{said}: {cause}") })
@@ -82,7 +84,7 @@ async fn run(settings: ServiceSettings) -> anyhow::Result<ExitCode> {
 
 async fn dead(uri: &AMQPUri, tls: &TlsFiles, job: DeadJob) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signal().context("cannot listen for signals")?;
-    Ok(code(dead_letters::run(job, uri, tls, stop).await? == Done::Wholly))
+    Ok(code(dead_letters::run(job, uri, tls, stop).await? == Done::Completed))
 }
 
 async fn delete(core: CoreSettings, org: &OrgId, tasks: Vec<TaskId>) -> anyhow::Result<ExitCode> {

@@ -21,7 +21,7 @@ use crate::policy::verdict::Verdict;
 
 /// One label and its value: `[("verdict", "deleted")]`. On a command's way both are words of the program.
 type Label = [(&'static str, &'static str); 1];
-/// By queue or rung, whose names are settings.
+/// By queue or delay, whose names are settings.
 type QueueGauges = Family<[(&'static str, String); 1], Gauge>;
 /// The reason of an organisation that is allowed and has no token at the moment.
 pub const NO_TOKEN: &str = "no_token";
@@ -30,10 +30,13 @@ type Received = (Instant, u64);
 
 const PREFIX: &str = "tallyfy_delete_worker";
 /// Beside the reasons of dead letters.
-const SETTLEMENTS: [&str; 5] = ["deleted", "already_absent", "retry_later", "postponed", "returned"];
-const PUBLISHES: [&str; 6] = ["confirmed", "rejected", "returned", "timeout", "too_large", "broken"];
+const SETTLEMENTS: [&str; 5] =
+    ["deleted", "already_absent", "retry_later", "postponed", "returned"];
+const PUBLISHES: [&str; 6] =
+    ["confirmed", "rejected", "returned", "timeout", "too_large", "broken"];
 const ACKNOWLEDGEMENTS: [&str; 2] = ["acknowledged", "lost"];
-const CALL_BUCKETS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0];
+const CALL_BUCKETS: [f64; 12] =
+    [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0];
 
 /// All metrics of one worker.
 #[derive(Debug)]
@@ -50,12 +53,12 @@ pub struct Metrics {
     suspended: ByWord<Gauge>,
     deliveries_unsettled: Gauge,
     oldest_delivery_age: Gauge<f64, AtomicU64>,
-    in_hand: Mutex<BTreeSet<Received>>,
+    unacknowledged: Mutex<BTreeSet<Received>>,
     /// HTTP calls under way.
     pub calls_in_flight: Gauge,
     /// Answers that were lost after the call was sent.
     pub ambiguous_answers: Counter,
-    /// Times that the connections were made anew.
+    /// Times that the connections were made again.
     pub reconnects: Counter,
     /// 1 while the breaker is open.
     pub breaker_open: Gauge,
@@ -77,16 +80,38 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
         let r = &mut registry;
-        r.register("build", "Version of the worker", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        r.register(
+            "build",
+            "Version of the worker",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
         let verdicts = Verdict::ALL.map(Verdict::as_str);
-        let settlements = SETTLEMENTS.into_iter().chain(FailureReason::ALL.map(FailureReason::as_str));
+        let settlements =
+            SETTLEMENTS.into_iter().chain(FailureReason::ALL.map(FailureReason::as_str));
         let reasons = SuspendReason::ALL.map(SuspendReason::as_str).into_iter().chain([NO_TOKEN]);
-        let calls = Family::<Label, Histogram>::new_with_constructor(|| Histogram::new(CALL_BUCKETS));
-        r.register("api_call_duration_seconds", "Calls of the API, by class of the answer", calls.clone());
+        let calls =
+            Family::<Label, Histogram>::new_with_constructor(|| Histogram::new(CALL_BUCKETS));
+        r.register(
+            "api_call_duration_seconds",
+            "Calls of the API, by class of the answer",
+            calls.clone(),
+        );
         Self {
             calls,
-            commands: by_word(r, "commands", "Deliveries settled, by verdict", "verdict", settlements),
-            answers: by_word(r, "api_answers", "Answers of the API, by what they mean", "verdict", verdicts),
+            commands: by_word(
+                r,
+                "commands",
+                "Deliveries settled, by verdict",
+                "verdict",
+                settlements,
+            ),
+            answers: by_word(
+                r,
+                "api_answers",
+                "Answers of the API, by what they mean",
+                "verdict",
+                verdicts,
+            ),
             first_answers: by_word(
                 r,
                 "first_answers",
@@ -94,8 +119,18 @@ impl Default for Metrics {
                 "verdict",
                 verdicts,
             ),
-            ambiguous_answers: add(r, "ambiguous_answers", "Calls whose answer was lost after sending"),
-            publishes: by_word(r, "publishes", "Publishes, by what the broker said", "result", PUBLISHES),
+            ambiguous_answers: add(
+                r,
+                "ambiguous_answers",
+                "Calls whose answer was lost after sending",
+            ),
+            publishes: by_word(
+                r,
+                "publishes",
+                "Publishes, by what the broker said",
+                "result",
+                PUBLISHES,
+            ),
             acknowledgements: by_word(
                 r,
                 "acknowledgements",
@@ -106,13 +141,23 @@ impl Default for Metrics {
             waiting: add(r, "waiting_commands", "Commands in a wait queue, by rung"),
             queues: add(r, "queue_messages", "Messages ready in a queue"),
             calls_in_flight: add(r, "calls_in_flight", "Calls under way"),
-            deliveries_unsettled: add(r, "deliveries_unsettled", "Deliveries in hand"),
-            oldest_delivery_age: add(r, "oldest_delivery_age_seconds", "Time in hand of the oldest delivery"),
-            in_hand: Mutex::default(),
-            reconnects: add(r, "reconnects", "Connections to the broker made anew"),
+            deliveries_unsettled: add(r, "deliveries_unsettled", "Deliveries unacknowledged"),
+            oldest_delivery_age: add(
+                r,
+                "oldest_delivery_age_seconds",
+                "Time unacknowledged of the oldest delivery",
+            ),
+            unacknowledged: Mutex::default(),
+            reconnects: add(r, "reconnects", "Connections to the broker made again"),
             breaker_open: add(r, "breaker_open", "1 while the circuit breaker is open"),
             breaker_opened: add(r, "breaker_opened", "Times that the circuit breaker has opened"),
-            suspended: by_word(r, "organisations_held", "Organisations suspended", "reason", reasons),
+            suspended: by_word(
+                r,
+                "organisations_held",
+                "Organisations suspended",
+                "reason",
+                reasons,
+            ),
             oldest_credential: add(
                 r,
                 "oldest_credential_timestamp_seconds",
@@ -171,18 +216,18 @@ impl Metrics {
     }
 
     /// A delivery has come into our hands. Its guard ends with it.
-    pub fn received(&self) -> InHand<'_> {
+    pub fn received(&self) -> Unacknowledged<'_> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let received = (Instant::now(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        self.lock_in_hand().insert(received);
-        InHand { metrics: self, received }
+        self.lock_unacknowledged().insert(received);
+        Unacknowledged { metrics: self, received }
     }
 
-    fn lock_in_hand(&self) -> MutexGuard<'_, BTreeSet<Received>> {
-        self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_unacknowledged(&self) -> MutexGuard<'_, BTreeSet<Received>> {
+        self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first call of a command that nobody has had in hand before was answered.
+    /// The first call of a command that nobody has had unacknowledged before was answered.
     pub fn count_first_answer(&self, verdict: Verdict) {
         self.first_answers.get(verdict.as_str()).inc();
     }
@@ -208,10 +253,10 @@ impl Metrics {
         self.acknowledgements.get(result).inc();
     }
 
-    /// What lies ready in a queue; in a wait queue, by its rung.
+    /// What lies ready in a queue; in a wait queue, by its delay.
     pub fn set_queue(&self, queue: &str, messages: u32) {
-        if let Some(rung) = queue.strip_prefix(WAIT_QUEUE_PREFIX) {
-            self.waiting.get_or_create(&[("rung", rung.to_owned())]).set(messages.into());
+        if let Some(delay) = queue.strip_prefix(WAIT_QUEUE_PREFIX) {
+            self.waiting.get_or_create(&[("rung", delay.to_owned())]).set(messages.into());
         }
         self.queues.get_or_create(&[("queue", queue.to_owned())]).set(messages.into());
     }
@@ -219,8 +264,11 @@ impl Metrics {
     /// All of them as `OpenMetrics` text.
     pub fn render(&self) -> String {
         let (number, oldest) = {
-            let in_hand = self.lock_in_hand();
-            (in_hand.len(), in_hand.first().map(|(since, _)| since.elapsed().as_secs_f64()))
+            let unacknowledged = self.lock_unacknowledged();
+            (
+                unacknowledged.len(),
+                unacknowledged.first().map(|(since, _)| since.elapsed().as_secs_f64()),
+            )
         };
         self.deliveries_unsettled.set(i64::try_from(number).unwrap_or(i64::MAX));
         self.oldest_delivery_age.set(oldest.unwrap_or(0.0));
@@ -231,15 +279,15 @@ impl Metrics {
     }
 }
 
-/// A delivery in hand.
-pub struct InHand<'a> {
+/// A delivery unacknowledged.
+pub struct Unacknowledged<'a> {
     metrics: &'a Metrics,
     received: Received,
 }
 
-impl Drop for InHand<'_> {
+impl Drop for Unacknowledged<'_> {
     fn drop(&mut self) {
-        self.metrics.lock_in_hand().remove(&self.received);
+        self.metrics.lock_unacknowledged().remove(&self.received);
     }
 }
 

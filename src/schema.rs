@@ -67,10 +67,13 @@ mod tests {
     #[test]
     fn the_schema_takes_every_audit_event_that_we_make() {
         let (audit, now) = (validator(Subject::Audit), "2026-11-24T10:00:00Z".parse().unwrap());
-        for (phase, why) in [(audit::Phase::Begun, None), (audit::Phase::Ended, Some("x".to_owned()))] {
+        for (phase, why) in
+            [(audit::Phase::Begun, None), (audit::Phase::Ended, Some("x".to_owned()))]
+        {
             let (kind, by, selection) =
                 (names::DISCARDED_EVENT, "ann".to_owned(), json!({"reason": "expired"}));
-            let made = audit::Audit { phase, kind, by, why, selection, letters: 1, interrupted: false };
+            let made =
+                audit::Audit { phase, kind, by, why, selection, letters: 1, interrupted: false };
             let body: Value = serde_json::from_slice(&made.event(now, now).body).unwrap();
             assert!(audit.is_valid(&body), "{body}: {:?}", audit.validate(&body));
         }
@@ -80,7 +83,8 @@ mod tests {
     #[test]
     fn the_schema_takes_every_event_that_we_make() {
         let event = validator(Subject::Event);
-        let (id, now) = ("e4d5c9eb-a07a-5e2b-abda-0cd9ef3924ab", "2026-11-24T10:00:00Z".parse().unwrap());
+        let (id, now) =
+            ("e4d5c9eb-a07a-5e2b-abda-0cd9ef3924ab", "2026-11-24T10:00:00Z".parse().unwrap());
         for end in [EndKind::Deleted, EndKind::AlreadyAbsent, EndKind::DeadLettered] {
             let bare = Outcome { org_id: None, task_id: None, ..samples::outcome(end) };
             for outcome in [samples::outcome(end), bare] {

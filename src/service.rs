@@ -130,7 +130,8 @@ impl Service {
         credentials.warn_of_missing();
         let engine = Arc::new(engine(&settings.core, &credentials, false)?);
         let address = settings.http_addr;
-        let port = http::bind(address).await.map_err(|source| StartError::Port { address, source })?;
+        let port =
+            http::bind(address).await.map_err(|source| StartError::Port { address, source })?;
         Ok(Self { settings, port, engine })
     }
 

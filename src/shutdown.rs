@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 /// # Errors
 /// The system's word, where the signals cannot be listened for.
 pub fn on_signal() -> std::io::Result<CancellationToken> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let shutdown = CancellationToken::new();
     let fired = shutdown.clone();
     tokio::spawn(async move {

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use opentelemetry::trace::{
-    Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId, TraceState,
-    Tracer, TracerProvider,
+    Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId,
+    TraceState, Tracer, TracerProvider,
 };
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig};
@@ -89,7 +89,9 @@ impl Spans {
             KeyValue::new("http.request.method", "DELETE"),
             KeyValue::new("url.template", "/organizations/{org_id}/tasks/{task_id}/delete"),
         ];
-        attributes.extend(base_url.host_str().map(|host| KeyValue::new("server.address", host.to_owned())));
+        attributes.extend(
+            base_url.host_str().map(|host| KeyValue::new("server.address", host.to_owned())),
+        );
         let port = base_url.port_or_known_default();
         attributes.extend(port.map(|port| KeyValue::new("server.port", i64::from(port))));
         let span = on.start("DELETE", SpanKind::Client, attributes, properties);
@@ -97,7 +99,7 @@ impl Spans {
         CallSpan(Some((span, parent)))
     }
 
-    /// Sends what is left, five seconds at the most. Blocks.
+    /// Sends what is left, five seconds at most. Blocks.
     pub fn flush(&self) {
         if let Self(Some(on)) = self {
             // What the exporter could not send has been told.
@@ -115,8 +117,8 @@ impl Exporting {
         properties: &Properties,
     ) -> Span {
         let parent = properties.trace().and_then(remote);
-        let parent =
-            parent.map_or_else(Context::new, |parent| Context::new().with_remote_span_context(parent));
+        let parent = parent
+            .map_or_else(Context::new, |parent| Context::new().with_remote_span_context(parent));
         let builder = self.tracer.span_builder(name).with_kind(kind).with_attributes(attributes);
         builder.start_with_context(&self.tracer, &parent)
     }
@@ -125,7 +127,13 @@ impl Exporting {
 fn remote(trace: TraceContext<'_>) -> Option<SpanContext> {
     let trace_id = TraceId::from_hex(trace.trace_id()).ok()?;
     let span_id = SpanId::from_hex(trace.span_id()).ok()?;
-    Some(SpanContext::new(trace_id, span_id, TraceFlags::new(trace.flags()), true, TraceState::default()))
+    Some(SpanContext::new(
+        trace_id,
+        span_id,
+        TraceFlags::new(trace.flags()),
+        true,
+        TraceState::default(),
+    ))
 }
 
 fn traceparent(context: &SpanContext) -> String {
@@ -157,7 +165,7 @@ impl DeliverySpan {
             Settlement::RetryLater(wait) | Settlement::Postpone(wait) => {
                 span.set_attribute(KeyValue::new("tallyfy.wait", wait.delay.name()));
             }
-            Settlement::Return => {}
+            Settlement::Requeue => {}
         }
     }
 }
@@ -170,9 +178,10 @@ impl CallSpan {
     /// What the call carries: this span, or where none is made, what the command came with.
     pub fn context<'a>(&'a self, properties: &'a Properties) -> Option<TraceContext<'a>> {
         match self {
-            Self(Some((_, parent))) => {
-                Some(TraceContext { parent, state: properties.trace().and_then(|trace| trace.state) })
-            }
+            Self(Some((_, parent))) => Some(TraceContext {
+                parent,
+                state: properties.trace().and_then(|trace| trace.state),
+            }),
             Self(None) => properties.trace(),
         }
     }
@@ -182,9 +191,12 @@ impl CallSpan {
         let Self(Some((span, _))) = self else { return };
         span.set_attribute(KeyValue::new("tallyfy.verdict", verdict.as_str()));
         let status = answer.status();
-        span.set_attributes(status.map(|n| KeyValue::new("http.response.status_code", i64::from(n))));
+        span.set_attributes(
+            status.map(|n| KeyValue::new("http.response.status_code", i64::from(n))),
+        );
         if status.is_none_or(|status| status >= 400) {
-            let kind = status.map_or_else(|| answer.class().to_owned(), |status| status.to_string());
+            let kind =
+                status.map_or_else(|| answer.class().to_owned(), |status| status.to_string());
             span.set_attribute(KeyValue::new("error.type", kind));
             span.set_status(Status::error(answer.describe()));
         }
@@ -203,7 +215,9 @@ impl opentelemetry_sdk::trace::SpanExporter for Telling {
         let result = self.exporter.export(batch).await;
         let was_down = self.is_down.swap(result.is_err(), Ordering::SeqCst);
         match &result {
-            Err(error) if !was_down => warn!("spans cannot be exported and are lost until they can: {error}"),
+            Err(error) if !was_down => {
+                warn!("spans cannot be exported and are lost until they can: {error}")
+            }
             Ok(()) if was_down => info!("spans are exported again"),
             _ => {}
         }

@@ -33,7 +33,7 @@ pub struct ApiSettings {
     pub request_timeout: Duration,
     /// Through which the calls go, where set; may hold a password.
     pub proxy: Option<Url>,
-    /// Authorities (PEM) that are trusted beside the system's own.
+    /// Additional CA certificates (PEM).
     pub ca_file: Option<PathBuf>,
 }
 
@@ -96,7 +96,12 @@ impl TallyfyApi {
 
     /// Lists one of an organisation's tasks: whether the token reaches the organisation. One call, which changes nothing.
     pub async fn list_tasks(&self, org: &OrgId, token: &SecretString) -> Answer {
-        self.get(&["organizations", org.as_str(), "tasks"], Some("is_oneoff=true&per_page=1"), token).await
+        self.get(
+            &["organizations", org.as_str(), "tasks"],
+            Some("is_oneoff=true&per_page=1"),
+            token,
+        )
+        .await
     }
 
     /// Looks at something, for `check`. One call, which changes nothing.
@@ -128,9 +133,12 @@ async fn send(call: RequestBuilder, token: &SecretString) -> Answer {
 fn trace_headers(trace: Option<TraceContext<'_>>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let Some(trace) = trace else { return headers };
-    for (name, text) in [(names::TRACEPARENT, Some(trace.parent)), (names::TRACESTATE, trace.state)] {
+    for (name, text) in [(names::TRACEPARENT, Some(trace.parent)), (names::TRACESTATE, trace.state)]
+    {
         // A producer's text that cannot stand in a header stays behind.
-        headers.extend(text.and_then(|text| Some((HeaderName::from_static(name), text.parse().ok()?))));
+        headers.extend(
+            text.and_then(|text| Some((HeaderName::from_static(name), text.parse().ok()?))),
+        );
     }
     headers
 }
@@ -139,14 +147,24 @@ fn trace_headers(trace: Option<TraceContext<'_>>) -> HeaderMap {
 fn delete_url(base: &Url, org: &OrgId, task: &TaskId) -> Url {
     let mut url = base.clone();
     if let Ok(mut path) = url.path_segments_mut() {
-        path.pop_if_empty().extend(["organizations", org.as_str(), "tasks", task.as_str(), "delete"]);
+        path.pop_if_empty().extend([
+            "organizations",
+            org.as_str(),
+            "tasks",
+            task.as_str(),
+            "delete",
+        ]);
     }
     url
 }
 
 async fn read(mut response: reqwest::Response, token: &SecretString) -> Response {
     let header = |name: HeaderName| {
-        response.headers().get(name).and_then(|value| value.to_str().ok()).map(|value| clean(value, token))
+        response
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .map(|value| clean(value, token))
     };
     let (content_type, retry_after) = (header(CONTENT_TYPE), header(RETRY_AFTER));
     let (date, request_id) = (header(DATE), header(REQUEST_ID_HEADER));
@@ -225,10 +243,17 @@ mod tests {
 
     #[test]
     fn a_json_body_that_is_too_long_to_read_proves_nothing() {
-        let long = format!(r#"{{"trace":"{}","code":"ENDPOINT_NOT_FOUND"}}"#, "x".repeat(LONGEST_BODY));
-        assert_eq!(recognise(Some("application/json"), &long.as_bytes()[..LONGEST_BODY]), Body::Lost);
+        let long =
+            format!(r#"{{"trace":"{}","code":"ENDPOINT_NOT_FOUND"}}"#, "x".repeat(LONGEST_BODY));
+        assert_eq!(
+            recognise(Some("application/json"), &long.as_bytes()[..LONGEST_BODY]),
+            Body::Lost
+        );
         assert_eq!(recognise(Some("text/html"), &long.as_bytes()[..LONGEST_BODY]), Body::Html);
-        assert_eq!(recognise(Some("application/json"), b"{}"), Body::Json { code: None, message: None });
+        assert_eq!(
+            recognise(Some("application/json"), b"{}"),
+            Body::Json { code: None, message: None }
+        );
     }
 
     #[test]

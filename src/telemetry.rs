@@ -44,7 +44,9 @@ pub fn start(format: LogFormat, filter: EnvFilter) {
         LogFormat::Pretty if stderr().is_terminal() => {
             set_global_default(Registry::default().with(filter).with(text))
         }
-        LogFormat::Pretty => set_global_default(Registry::default().with(filter).with(text.with_ansi(false))),
+        LogFormat::Pretty => {
+            set_global_default(Registry::default().with(filter).with(text.with_ansi(false)))
+        }
     };
 }
 

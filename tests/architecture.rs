@@ -10,7 +10,10 @@ fn sources() -> Vec<(String, String)> {
     files
         .into_iter()
         .map(|path| {
-            (path.display().to_string().replace('\\', "/"), fs::read_to_string(&path).expect("a source file"))
+            (
+                path.display().to_string().replace('\\', "/"),
+                fs::read_to_string(&path).expect("a source file"),
+            )
         })
         .collect()
 }
@@ -63,7 +66,13 @@ fn decisions_are_pure() {
     nobody_in("src/policy/", &impure);
     nobody_in(
         "src/policy/",
-        &["crate::worker", "crate::rabbitmq", "crate::tallyfy_api", "crate::metrics", "crate::config"],
+        &[
+            "crate::worker",
+            "crate::rabbitmq",
+            "crate::tallyfy_api",
+            "crate::metrics",
+            "crate::config",
+        ],
     );
 }
 
@@ -79,18 +88,30 @@ fn messages_import_nothing_of_ours() {
 fn edges_never_import_each_other() {
     nobody_in(
         "src/rabbitmq/",
-        &["crate::tallyfy_api", "crate::http", "crate::credentials", "crate::policy", "crate::worker"],
+        &[
+            "crate::tallyfy_api",
+            "crate::http",
+            "crate::credentials",
+            "crate::policy",
+            "crate::worker",
+        ],
     );
     nobody_in(
         "src/tallyfy_api.rs",
         &["crate::rabbitmq", "crate::http", "crate::credentials", "crate::worker"],
     );
-    nobody_in("src/credentials", &["crate::rabbitmq", "crate::http", "crate::tallyfy_api", "crate::worker"]);
+    nobody_in(
+        "src/credentials",
+        &["crate::rabbitmq", "crate::http", "crate::tallyfy_api", "crate::worker"],
+    );
     nobody_in(
         "src/dead_letters/",
         &["crate::tallyfy_api", "crate::credentials", "crate::worker", "crate::policy"],
     );
-    nobody_in("src/http/", &["crate::rabbitmq", "crate::tallyfy_api", "crate::credentials", "crate::worker"]);
+    nobody_in(
+        "src/http/",
+        &["crate::rabbitmq", "crate::tallyfy_api", "crate::credentials", "crate::worker"],
+    );
 }
 
 #[test]
@@ -98,7 +119,10 @@ fn only_main_imports_config_and_only_config_reads_the_environment() {
     for (path, text) in sources() {
         let is_config = path.starts_with("src/config");
         let is_program = path == "src/main.rs" || path.starts_with("src/bin/");
-        assert!(is_config || is_program || !code(&text).contains("config::"), "{path} imports config");
+        assert!(
+            is_config || is_program || !code(&text).contains("config::"),
+            "{path} imports config"
+        );
         let may_read = is_config || path == "src/failpoint.rs";
         assert!(may_read || !code(&text).contains("env::var"), "{path} reads the environment");
     }
@@ -113,7 +137,7 @@ fn the_backoff_crate_is_confined_to_one_file_and_one_place_acknowledges() {
     assert_eq!(using("backoff::"), ["src/worker/in_process_delays.rs"]);
     assert_eq!(using(".acknowledge()"), ["src/worker/settle.rs"]);
     assert_eq!(using("basic_ack("), ["src/rabbitmq/consumer.rs"]);
-    assert_eq!(using(".ack("), ["src/rabbitmq/letters.rs"]);
+    assert_eq!(using(".ack("), ["src/rabbitmq/dead_letters.rs"]);
     assert_eq!(using("enable_auto_recover"), Vec::<String>::new());
     assert_eq!(using("wait_for_confirms"), Vec::<String>::new());
 }
@@ -131,7 +155,11 @@ fn every_file_says_what_it_is_for_and_is_small_enough_to_read() {
 fn no_room_is_named_for_nothing() {
     let vague = ["utils", "common", "helpers", "types", "error", "manager"];
     for (path, _) in sources() {
-        let stem = Path::new(&path).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
+        let stem = Path::new(&path)
+            .file_stem()
+            .and_then(|stem| stem.to_str())
+            .unwrap_or_default()
+            .to_owned();
         assert!(!vague.contains(&stem.as_str()), "{path}");
     }
 }

@@ -37,7 +37,8 @@ impl Sandbox {
             .expect("the sandbox starts");
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("listening on http://").expect("its address").to_owned();
+        let address =
+            line.trim().strip_prefix("listening on http://").expect("its address").to_owned();
         Self { process, address }
     }
 
@@ -47,7 +48,8 @@ impl Sandbox {
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let headers = headers.iter().fold(String::new(), |all, header| all + header + "\r\n");
         let length = body.len();
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: sandbox\r\nConnection: close\r\n{headers}");
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: sandbox\r\nConnection: close\r\n{headers}");
         write!(stream, "{head}Content-Length: {length}\r\n\r\n{body}").unwrap();
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).unwrap();
@@ -112,7 +114,8 @@ fn a_task_is_deleted_once() {
 #[test]
 fn a_wrong_token_is_401() {
     let sandbox = Sandbox::start();
-    let answer = sandbox.ask("DELETE", &delete_path(TASK), &[CLIENT, "Authorization: Bearer bad"], "");
+    let answer =
+        sandbox.ask("DELETE", &delete_path(TASK), &[CLIENT, "Authorization: Bearer bad"], "");
     assert_eq!(answer.status, 401);
     assert_eq!(sandbox.state_of(TASK), "present");
 }
@@ -122,7 +125,8 @@ fn a_token_may_die_for_one_organisation() {
     let sandbox = Sandbox::start();
     sandbox.control("PUT", "tokens", &json!({"org_id": ORG, "tokens": ["new"]}));
     assert_eq!(sandbox.delete(TASK).status, 401);
-    let answer = sandbox.ask("DELETE", &delete_path(TASK), &[CLIENT, "Authorization: Bearer new"], "");
+    let answer =
+        sandbox.ask("DELETE", &delete_path(TASK), &[CLIENT, "Authorization: Bearer new"], "");
     assert_eq!(answer.status, 204);
 }
 
@@ -136,7 +140,8 @@ fn without_the_client_header_the_endpoint_is_not_found() {
 #[test]
 fn a_scripted_answer_is_given_as_often_as_told() {
     let sandbox = Sandbox::start();
-    sandbox.script(&json!({"times": 2, "effect": {"status": 503, "headers": {"Retry-After": "3"}}}));
+    sandbox
+        .script(&json!({"times": 2, "effect": {"status": 503, "headers": {"Retry-After": "3"}}}));
     let answers = [sandbox.delete(TASK), sandbox.delete(TASK), sandbox.delete(TASK)];
     assert_eq!(answers.each_ref().map(|answer| answer.status), [503, 503, 204]);
     assert!(answers[0].head.contains("retry-after: 3"));
@@ -162,7 +167,8 @@ fn an_answer_lost_before_the_effect_leaves_the_task() {
 #[test]
 fn a_truncated_answer_promises_more_than_it_gives() {
     let sandbox = Sandbox::start();
-    sandbox.script(&json!({"effect": {"truncate_body": true, "status": 404, "body": "0123456789"}}));
+    sandbox
+        .script(&json!({"effect": {"truncate_body": true, "status": 404, "body": "0123456789"}}));
     let answer = sandbox.delete(TASK);
     assert_eq!((answer.status, answer.body.as_str()), (404, "01234"));
     assert!(answer.head.contains("content-length: 10"));
@@ -199,8 +205,12 @@ fn a_hanging_request_is_in_flight_until_its_client_goes() {
     let sandbox = Sandbox::start();
     sandbox.script(&json!({"effect": {"hang": true, "after_effect": true}}));
     let mut stream = TcpStream::connect(&sandbox.address).unwrap();
-    write!(stream, "DELETE {} HTTP/1.1\r\nHost: s\r\n{CLIENT}\r\n{TOKEN}\r\n\r\n", delete_path(TASK))
-        .unwrap();
+    write!(
+        stream,
+        "DELETE {} HTTP/1.1\r\nHost: s\r\n{CLIENT}\r\n{TOKEN}\r\n\r\n",
+        delete_path(TASK)
+    )
+    .unwrap();
     eventually(|| sandbox.state_of(TASK) == "gone");
     assert_eq!(sandbox.ledger()["requests"][0]["status"], json!(null));
     assert_eq!(sandbox.ledger()["in_flight"], 1);
@@ -252,7 +262,8 @@ fn the_summary_names_the_unexpected() {
     sandbox.delete("never-told-of");
     sandbox.ask("POST", "/api/elsewhere", &[CLIENT, TOKEN], "");
     let summary = sandbox.summary();
-    let paths: Vec<_> = summary["unexpected"].as_array().unwrap().iter().map(|one| &one["path"]).collect();
+    let paths: Vec<_> =
+        summary["unexpected"].as_array().unwrap().iter().map(|one| &one["path"]).collect();
     assert_eq!(paths, [&json!(delete_path("never-told-of")), &json!("/api/elsewhere")]);
     assert_eq!(summary["by_status"], json!({"204": 1, "404": 2}));
     assert_eq!(summary["tasks"], json!({"present": 2, "gone": 1}));
@@ -260,7 +271,8 @@ fn the_summary_names_the_unexpected() {
 
 #[test]
 fn a_senseless_fault_is_refused_with_a_sentence() {
-    let answer = Sandbox::start().ask("POST", "/_sandbox/faults", &[], r#"{"effect":{"statsu":503}}"#);
+    let answer =
+        Sandbox::start().ask("POST", "/_sandbox/faults", &[], r#"{"effect":{"statsu":503}}"#);
     assert_eq!(answer.status, 400);
     assert!(answer.body.contains("statsu"), "{answer:?}");
 }

@@ -12,7 +12,11 @@ use crate::tallyfy_api::TallyfyApi;
 
 const AT_A_TIME: usize = 8;
 
-pub(super) async fn facts(api: &TallyfyApi, credentials: &Credentials, report: &mut impl FnMut(Vec<Fact>)) {
+pub(super) async fn facts(
+    api: &TallyfyApi,
+    credentials: &Credentials,
+    report: &mut impl FnMut(Vec<Fact>),
+) {
     let orgs: Vec<OrgId> = credentials.with_orgs(|orgs| orgs.cloned().collect());
     report(base_url_and_clock(api, credentials, &orgs).await);
     let look = async |org: &OrgId| {
@@ -28,17 +32,24 @@ pub(super) async fn facts(api: &TallyfyApi, credentials: &Credentials, report: &
 }
 
 /// With the first token that is accepted: a dead one hides both.
-async fn base_url_and_clock(api: &TallyfyApi, credentials: &Credentials, orgs: &[OrgId]) -> Vec<Fact> {
+async fn base_url_and_clock(
+    api: &TallyfyApi,
+    credentials: &Credentials,
+    orgs: &[OrgId],
+) -> Vec<Fact> {
     // An id that nobody has: it hangs on the moment.
-    let nobody = Uuid::new_v5(&ID_NAMESPACE, Timestamp::now().to_string().as_bytes()).simple().to_string();
+    let nobody =
+        Uuid::new_v5(&ID_NAMESPACE, Timestamp::now().to_string().as_bytes()).simple().to_string();
     let mut facts = Vec::new();
     for org in orgs {
         let Some(token) = credentials.token(org) else { continue };
         let org = org.as_str();
         let task = api.get(&["organizations", org, "tasks", &nobody], None, &token).await;
         let now = Timestamp::now();
-        let path = api.get(&["organizations", org, &format!("no-such-path-{nobody}")], None, &token).await;
-        facts = vec![judge::base_url(api.base_url().as_str(), &task, &path), judge::clock(&task, now)];
+        let path =
+            api.get(&["organizations", org, &format!("no-such-path-{nobody}")], None, &token).await;
+        facts =
+            vec![judge::base_url(api.base_url().as_str(), &task, &path), judge::clock(&task, now)];
         if task.status() != Some(401) {
             break;
         }

@@ -12,17 +12,22 @@ use crate::rabbitmq::topology::{self, Provision, Topology};
 use crate::rabbitmq::{BrokerError, BrokerSettings, PublishError, Publisher, connection};
 
 const TOPOLOGY: &str = "topology";
-const NO_ANSWER: &str = "That does not tell what is wrong with it: try again, and look at the broker's log";
-const RUN_SETUP: &str = "Run `setup` as a user who may configure; with the same WAIT_LADDER as here";
-const GRANT: &str =
-    "rabbitmqctl set_permissions -p VHOST USER '^$' '^task\\.(events|retry|dlx)$' '^task\\.delete$'";
+const NO_ANSWER: &str =
+    "That does not tell what is wrong with it: try again, and look at the broker's log";
+const RUN_SETUP: &str =
+    "Run `setup` as a user who may configure; with the same WAIT_LADDER as here";
+const GRANT: &str = "rabbitmqctl set_permissions -p VHOST USER '^$' '^task\\.(events|retry|dlx)$' '^task\\.delete$'";
 
 pub(super) async fn facts(settings: &BrokerSettings) -> Vec<Fact> {
     let address = connection::address(&settings.uri);
     let connection = match connection::connect(&settings.uri, &settings.tls, "check").await {
         Ok(connection) => connection,
         Err(error) => {
-            return vec![Fact::failed("broker", error.to_string(), cure(&error, &settings.uri.scheme))];
+            return vec![Fact::failed(
+                "broker",
+                error.to_string(),
+                cure(&error, &settings.uri.scheme),
+            )];
         }
     };
     let mut facts = vec![
@@ -69,21 +74,27 @@ fn tls(settings: &BrokerSettings) -> Fact {
 
 /// Whether all is there, and, where the user may configure, whether it is as it should be.
 async fn topology(connection: &Connection, topology: &Topology) -> Vec<Fact> {
-    let ensure =
-        async |provision| topology::ensure(connection, &Topology { provision, ..topology.clone() }).await;
+    let ensure = async |provision| {
+        topology::ensure(connection, &Topology { provision, ..topology.clone() }).await
+    };
     if let Err(error) = ensure(Provision::Check).await {
         let cure = if_refused(&error, &AMQPSoftError::NOTFOUND, RUN_SETUP);
         return vec![Fact::failed(TOPOLOGY, error.to_string(), cure)];
     }
     let arguments = match ensure(Provision::Compare).await {
         Ok(()) => Fact::ok("arguments", "every exchange and queue is as it should be"),
-        Err(BrokerError::Topology { source, .. }) if refused(&source, &AMQPSoftError::ACCESSREFUSED) => {
-            Fact::skipped("arguments", "the user may not configure, so cannot see them; `setup` can")
+        Err(BrokerError::Topology { source, .. })
+            if refused(&source, &AMQPSoftError::ACCESSREFUSED) =>
+        {
+            Fact::skipped(
+                "arguments",
+                "the user may not configure, so cannot see them; `setup` can",
+            )
         }
         Err(error) => {
-            const DECLARE_ANEW: &str =
+            const DECLARE_AGAIN: &str =
                 "Somebody declared it otherwise: empty it, delete it, then run `setup`";
-            let cure = if_refused(&error, &AMQPSoftError::PRECONDITIONFAILED, DECLARE_ANEW);
+            let cure = if_refused(&error, &AMQPSoftError::PRECONDITIONFAILED, DECLARE_AGAIN);
             Fact::failed("arguments", error.to_string(), cure)
         }
     };
@@ -100,11 +111,18 @@ fn if_refused(error: &BrokerError, kind: &AMQPSoftError, cure: &'static str) -> 
 
 async fn permissions(connection: &Connection, settings: &BrokerSettings) -> Vec<Fact> {
     let (ask, nobody) = (Questions(connection), nobody());
-    let read =
-        judge::needed(&format!("read {}", names::WORK_QUEUE), ask.may_read(names::WORK_QUEUE).await, GRANT);
+    let read = judge::needed(
+        &format!("read {}", names::WORK_QUEUE),
+        ask.may_read(names::WORK_QUEUE).await,
+        GRANT,
+    );
     let mut facts = vec![read];
     for exchange in [names::EVENTS_EXCHANGE, names::RETRY_EXCHANGE, names::DEAD_LETTER_EXCHANGE] {
-        facts.push(judge::needed(&format!("write {exchange}"), ask.may_write(exchange).await, GRANT));
+        facts.push(judge::needed(
+            &format!("write {exchange}"),
+            ask.may_write(exchange).await,
+            GRANT,
+        ));
     }
     let ours = ask.may_configure(&format!("{}.{nobody}", names::WORK_QUEUE)).await;
     let mut beyond = vec![("configure anything", ask.may_configure(&nobody).await)];
@@ -140,9 +158,11 @@ async fn confirms(publisher: &Publisher) -> Fact {
     };
     match publisher.publish(&nowhere).await {
         Err(PublishError::Returned(_)) => Fact::ok(NAME, "what no queue takes comes back"),
-        Ok(()) => {
-            Fact::failed(NAME, "a queue takes what none should", "Remove the foreign binding from task.retry")
-        }
+        Ok(()) => Fact::failed(
+            NAME,
+            "a queue takes what none should",
+            "Remove the foreign binding from task.retry",
+        ),
         Err(error) => Fact::failed(NAME, error.to_string(), cure_of_publishing(&error)),
     }
 }
@@ -151,7 +171,9 @@ fn cure_of_publishing(error: &PublishError) -> &'static str {
     match error {
         PublishError::Broken(source) if refused(source, &AMQPSoftError::NOTFOUND) => RUN_SETUP,
         PublishError::Broken(_) => GRANT,
-        _ => "Does the broker take messages at all? `rabbitmqctl status` shows alarms for memory and disk",
+        _ => {
+            "Does the broker take messages at all? `rabbitmqctl status` shows alarms for memory and disk"
+        }
     }
 }
 

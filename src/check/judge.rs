@@ -16,9 +16,9 @@ const MUCH_SKEW_SECONDS: u64 = 30;
 /// The answer to a task that nobody has, beside the answer to a path that is none.
 pub(super) fn base_url(url: &str, task: &Answer, path: &Answer) -> Fact {
     const NAME: &str = "base URL";
-    const CURE: &str =
-        "Look at TALLYFY_BASE_URL (https://go.tallyfy.com/api, with /api) and at what stands before the API";
-    let found = format!("{url}: no such task: {}; no such path: {}", task.describe(), path.describe());
+    const CURE: &str = "Look at TALLYFY_BASE_URL (https://go.tallyfy.com/api, with /api) and at what stands before the API";
+    let found =
+        format!("{url}: no such task: {}; no such path: {}", task.describe(), path.describe());
     let is_plain_404 = |answer: &Answer| {
         matches!(answer, Answer::Status(Response { status: 404, body, .. })
             if matches!(body, Body::Json { .. }) && !body.denies_the_endpoint())
@@ -26,7 +26,11 @@ pub(super) fn base_url(url: &str, task: &Answer, path: &Answer) -> Fact {
     let denies = |answer: &Answer| matches!(answer, Answer::Status(Response { status: 404, body, .. }) if body.denies_the_endpoint());
     match (task, path) {
         (Answer::Unreachable { .. } | Answer::TimedOut | Answer::ConnectionLost { .. }, _) => {
-            Fact::failed(NAME, found, "The API does not answer: DNS, firewall, TALLYFY_PROXY, or it is down")
+            Fact::failed(
+                NAME,
+                found,
+                "The API does not answer: DNS, firewall, TALLYFY_PROXY, or it is down",
+            )
         }
         (Answer::Status(Response { status: 401, .. }), _) => {
             Fact::skipped(NAME, "needs a token that is alive")
@@ -47,11 +51,13 @@ pub(super) fn organisation(org: &OrgId, answer: &Answer) -> Fact {
     let failed = |cure| Fact::failed(&name, answer.describe(), cure);
     match (reach(answer), answer.status()) {
         (Reach::Reached, _) => Fact::ok(&name, "its token is alive and reaches it"),
-        (Reach::NotReached, _) => {
-            failed("The token does not reach this organisation: look at its id, and at whose token it is")
-        }
+        (Reach::NotReached, _) => failed(
+            "The token does not reach this organisation: look at its id, and at whose token it is",
+        ),
         (_, Some(401)) => failed("Its token is not accepted: put a new one in its place"),
-        (_, Some(429)) => Fact::warning(&name, answer.describe(), "Throttled just now: try again later"),
+        (_, Some(429)) => {
+            Fact::warning(&name, answer.describe(), "Throttled just now: try again later")
+        }
         (_, Some(403 | 404)) => failed("It is not the API that answers: see the base URL"),
         _ => failed("The API does not serve it: see the base URL"),
     }
@@ -90,16 +96,19 @@ pub(super) fn needed(name: &str, may: May, cure: &'static str) -> Fact {
     match may {
         May::Yes => Fact::ok(&name, "granted"),
         May::No => Fact::failed(&name, "refused", cure),
-        May::Unknown => {
-            Fact::failed(&name, "could not be found out", "Try again; then look at the broker's log")
-        }
+        May::Unknown => Fact::failed(
+            &name,
+            "could not be found out",
+            "Try again; then look at the broker's log",
+        ),
     }
 }
 
 /// What the user may do beyond its need; `None` where it may not.
 pub(super) fn too_much(found: &[(&str, May)]) -> Fact {
     const NAME: &str = "least permissions";
-    let much: Vec<_> = found.iter().filter(|(_, may)| *may == May::Yes).map(|(name, _)| *name).collect();
+    let much: Vec<_> =
+        found.iter().filter(|(_, may)| *may == May::Yes).map(|(name, _)| *name).collect();
     if much.is_empty() {
         return Fact::ok(NAME, "nothing beyond the need was found");
     }
@@ -156,9 +165,11 @@ mod tests {
         let org = OrgId::try_from("o".to_owned()).unwrap();
         let cure = |answer| organisation(&org, &answer).cure.unwrap();
         assert!(cure(status(404, json("RESOURCE_NOT_FOUND"))).contains("token"));
-        for answer in
-            [status(404, json(ENDPOINT_NOT_FOUND)), status(404, Body::Html), status(403, Body::Html)]
-        {
+        for answer in [
+            status(404, json(ENDPOINT_NOT_FOUND)),
+            status(404, Body::Html),
+            status(403, Body::Html),
+        ] {
             assert!(cure(answer.clone()).contains("base URL"), "{answer:?}");
         }
     }
@@ -168,7 +179,10 @@ mod tests {
         let org = OrgId::try_from("o".to_owned()).unwrap();
         let fact = no_token(&Missing { org, why: "/tokens/o is not there".to_owned() });
         assert_eq!((fact.state, fact.fact.as_str()), (State::Failed, "organisation o"));
-        assert!(fact.detail.contains("/tokens/o") && fact.cure.unwrap().contains("wait"), "{fact:?}");
+        assert!(
+            fact.detail.contains("/tokens/o") && fact.cure.unwrap().contains("wait"),
+            "{fact:?}"
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::dead_letters::Form;
+use crate::dead_letters::OutputFormat;
 use crate::rabbitmq::BrokerSettings;
 use crate::service::{CoreSettings, StartError, credentials};
 use crate::tallyfy_api::TallyfyApi;
@@ -67,7 +67,11 @@ const NO_TOKENS: &str = "Is the secret mounted, and readable for this user?";
 ///
 /// # Errors
 /// Where the HTTP client cannot be built.
-pub async fn check(core: &CoreSettings, broker: &BrokerSettings, form: Form) -> Result<bool, StartError> {
+pub async fn check(
+    core: &CoreSettings,
+    broker: &BrokerSettings,
+    form: OutputFormat,
+) -> Result<bool, StartError> {
     let api = TallyfyApi::new(&core.api)?;
     let mut is_well = true;
     let mut report = |facts: Vec<Fact>| {
@@ -85,9 +89,9 @@ pub async fn check(core: &CoreSettings, broker: &BrokerSettings, form: Form) -> 
     Ok(is_well)
 }
 
-fn print(fact: &Fact, form: Form) -> io::Result<()> {
+fn print(fact: &Fact, form: OutputFormat) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    if form == Form::Machine {
+    if form == OutputFormat::Json {
         return writeln!(out, "{}", serde_json::to_string(fact)?);
     }
     let state = match fact.state {

@@ -37,12 +37,14 @@ Every setting is a flag and an environment variable; flags win. `COMMAND --help`
 pub(super) enum Sub {
     /// Work: consume commands until SIGTERM or SIGINT, then drain and exit 0.
     Run(Box<RunArgs>),
-    /// Prove that all is there that a worker needs; deletes nothing. One line a fact; exit 0 only if none failed.
+    /// Prove that all is there that a worker needs; deletes nothing. One line per check; exit 0 only if none failed.
     Check(Box<CheckArgs>),
     /// Declare exchanges, queues and bindings, and end.
     Setup(SetupArgs),
     /// Delete tasks without a broker: same engine, one JSON outcome a line on standard output.
-    #[command(after_help = "Example: printf '%s\\n' ID1 ID2 | tallyfy-delete-worker delete --org ORG -")]
+    #[command(
+        after_help = "Example: printf '%s\\n' ID1 ID2 | tallyfy-delete-worker delete --org ORG -"
+    )]
     Delete(Box<DeleteArgs>),
     /// Look at dead letters, replay, discard, export or import them.
     Dead(Box<DeadArgs>),
@@ -85,7 +87,7 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) core: CoreArgs,
     #[command(flatten)]
-    pub(super) ladder: LadderArgs,
+    pub(super) delays: RetryDelayArgs,
     /// Declare the topology at start, or (false) only check that it is there.
     #[arg(
         long,
@@ -120,7 +122,7 @@ pub(super) struct RunArgs {
 #[derive(Args)]
 #[command(after_help = CHECK_EXAMPLE)]
 pub(super) struct CheckArgs {
-    /// JSON, one fact a line.
+    /// JSON, one check per line.
     #[arg(long)]
     pub(super) json: bool,
     #[command(flatten)]
@@ -135,7 +137,7 @@ pub(super) struct SetupArgs {
     #[command(flatten)]
     pub(super) broker: BrokerArgs,
     #[command(flatten)]
-    pub(super) ladder: LadderArgs,
+    pub(super) delays: RetryDelayArgs,
     #[command(flatten)]
     pub(super) log: LogArgs,
 }
@@ -151,7 +153,7 @@ pub(super) struct DeleteArgs {
     #[command(flatten)]
     pub(super) core: CoreArgs,
     #[command(flatten)]
-    pub(super) ladder: LadderArgs,
+    pub(super) delays: RetryDelayArgs,
     #[command(flatten)]
     pub(super) log: LogArgs,
 }
@@ -169,7 +171,7 @@ pub(super) struct BrokerArgs {
         default_value = "amqp://guest:guest@127.0.0.1:5672/%2f"
     )]
     pub(super) url: String,
-    /// For amqps: authorities (PEM) that are trusted beside the system's own.
+    /// For amqps: additional CA certificates (PEM).
     #[arg(
         global = true,
         id = "amqp_ca_file",
@@ -200,7 +202,7 @@ pub(super) struct BrokerArgs {
 }
 
 #[derive(Args)]
-pub(super) struct LadderArgs {
+pub(super) struct RetryDelayArgs {
     /// The durable waits between deliveries, rising, separated by commas; one queue each.
     #[arg(
         long,
@@ -215,7 +217,13 @@ pub(super) struct LadderArgs {
 #[derive(Args)]
 pub(super) struct LogArgs {
     /// json or pretty; by default json off a terminal, pretty on one.
-    #[arg(global = true, long, env = "LOG_FORMAT", value_name = "FORMAT", help_heading = "Operation")]
+    #[arg(
+        global = true,
+        long,
+        env = "LOG_FORMAT",
+        value_name = "FORMAT",
+        help_heading = "Operation"
+    )]
     pub(super) log_format: Option<String>,
     /// What to log: a level, or target=level pairs, separated by commas.
     #[arg(

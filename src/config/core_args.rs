@@ -42,7 +42,12 @@ pub(super) struct CoreArgs {
     )]
     pub(super) ca_file: Option<PathBuf>,
     /// Organisations that may be touched, separated by commas; a command for another is dead-lettered.
-    #[arg(long = "tallyfy-org-id", env = "TALLYFY_ORG_ID", value_name = "IDS", help_heading = "Tallyfy API")]
+    #[arg(
+        long = "tallyfy-org-id",
+        env = "TALLYFY_ORG_ID",
+        value_name = "IDS",
+        help_heading = "Tallyfy API"
+    )]
     pub(super) org_id: Option<String>,
     /// The token for all of them.
     #[arg(
@@ -88,7 +93,12 @@ pub(super) struct CoreArgs {
     )]
     pub(super) request_timeout: String,
     /// Collector of spans (OTLP over HTTP, protobuf), its base URL. Without one no spans are made.
-    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL", help_heading = "Operation")]
+    #[arg(
+        long,
+        env = "OTEL_EXPORTER_OTLP_ENDPOINT",
+        value_name = "URL",
+        help_heading = "Operation"
+    )]
     pub(super) otel_exporter_otlp_endpoint: Option<String>,
     /// The name of this service in the spans.
     #[arg(
@@ -100,9 +110,21 @@ pub(super) struct CoreArgs {
     )]
     pub(super) otel_service_name: String,
     /// Answered attempts before the dead letter.
-    #[arg(long, env = "MAX_ATTEMPTS", default_value = "20", value_name = "NUMBER", help_heading = "Retries")]
+    #[arg(
+        long,
+        env = "MAX_ATTEMPTS",
+        default_value = "20",
+        value_name = "NUMBER",
+        help_heading = "Retries"
+    )]
     pub(super) max_attempts: String,
     /// From the first delivery, waiting included.
-    #[arg(long, env = "MAX_AGE", default_value = "24h", value_name = "DURATION", help_heading = "Retries")]
+    #[arg(
+        long,
+        env = "MAX_AGE",
+        default_value = "24h",
+        value_name = "DURATION",
+        help_heading = "Retries"
+    )]
     pub(super) max_age: String,
 }

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 
 use super::args::{BrokerArgs, LogArgs};
 use super::read::Reader;
-use crate::dead_letters::{Bulk, Consent, DeadJob, Form, Selection};
+use crate::dead_letters::{Bulk, Consent, DeadJob, OutputFormat, Selection};
 use crate::messages::FailureReason;
 use crate::messages::names::POISON;
 
@@ -28,7 +28,7 @@ Examples:
   dead list
   dead show --reason rejected --limit 3
   dead replay --reason attempts_exhausted --org ORG --rate 20
-  dead discard --reason malformed --to discarded.jsonl --why 'producer mended, see 4711'
+  dead discard --reason malformed --to discarded.jsonl --why 'producer fixed, see 4711'
   dead export --to dead.jsonl
   dead import dead.jsonl
 
@@ -49,14 +49,14 @@ pub(super) enum Action {
     Show {
         #[command(flatten)]
         selection: SelectionArgs,
-        /// JSON, one letter a line.
+        /// JSON, one dead letter a line.
         #[arg(long)]
         json: bool,
-        /// How many at the most.
+        /// How many at most.
         #[arg(long, value_name = "NUMBER", default_value = "10")]
         limit: String,
     },
-    /// Put them back on the work queue; attempts and age begin anew.
+    /// Put them back on the work queue; attempts and age start again.
     Replay {
         #[command(flatten)]
         selection: SelectionArgs,
@@ -83,7 +83,7 @@ pub(super) enum Action {
         /// File that they are added to; without one, standard output.
         #[arg(long, value_name = "FILE")]
         to: Option<PathBuf>,
-        /// How many at the most.
+        /// How many at most.
         #[arg(long, value_name = "NUMBER")]
         limit: Option<String>,
     },
@@ -100,24 +100,24 @@ pub(super) enum Action {
 pub(super) struct SelectionArgs {
     #[arg(
         long,
-        help_heading = "Which letters",
+        help_heading = "Which dead letters",
         help = "Died of this: malformed, org_not_allowed, expired, forbidden, rejected, attempts_exhausted or poison"
     )]
     reason: Option<String>,
     /// Of this organisation.
-    #[arg(long, help_heading = "Which letters")]
+    #[arg(long, help_heading = "Which dead letters")]
     org: Option<String>,
     /// Of this task.
-    #[arg(long, help_heading = "Which letters")]
+    #[arg(long, help_heading = "Which dead letters")]
     task: Option<String>,
     /// The command with this id.
-    #[arg(long, value_name = "ID", help_heading = "Which letters")]
+    #[arg(long, value_name = "ID", help_heading = "Which dead letters")]
     command_id: Option<String>,
     /// Died longer ago than this.
-    #[arg(long, value_name = "DURATION", help_heading = "Which letters")]
+    #[arg(long, value_name = "DURATION", help_heading = "Which dead letters")]
     older_than: Option<String>,
     /// Died not longer ago than this.
-    #[arg(long, value_name = "DURATION", help_heading = "Which letters")]
+    #[arg(long, value_name = "DURATION", help_heading = "Which dead letters")]
     newer_than: Option<String>,
 }
 
@@ -129,17 +129,19 @@ pub(super) struct BulkArgs {
     /// Who does it, for the audit event.
     #[arg(long, env = "USER", value_name = "NAME")]
     by: Option<String>,
-    /// How many at the most.
+    /// How many at most.
     #[arg(long, value_name = "NUMBER")]
     limit: Option<String>,
-    /// How many a second at the most.
+    /// How many a second at most.
     #[arg(long, value_name = "NUMBER")]
     rate: Option<String>,
 }
 
 pub(super) fn job(reader: &mut Reader, action: Action) -> Option<DeadJob> {
     Some(match action {
-        Action::List { selection, json } => DeadJob::List(reader.selection(&selection)?, form(json)),
+        Action::List { selection, json } => {
+            DeadJob::List(reader.selection(&selection)?, form(json))
+        }
         Action::Show { selection, json, limit } => {
             let (selection, limit) = (reader.selection(&selection), reader.limit(Some(&limit)));
             DeadJob::Show(selection?, form(json), limit)
@@ -163,8 +165,8 @@ pub(super) fn job(reader: &mut Reader, action: Action) -> Option<DeadJob> {
     })
 }
 
-fn form(json: bool) -> Form {
-    if json { Form::Machine } else { Form::Person }
+fn form(json: bool) -> OutputFormat {
+    if json { OutputFormat::Json } else { OutputFormat::Text }
 }
 
 impl Reader {
@@ -174,12 +176,15 @@ impl Reader {
             && !known.contains(&reason.as_str())
             && reason != POISON
         {
-            return self
-                .problem("--reason", format!("takes {} or {POISON}, not {reason:?}", known.join(", ")));
+            return self.problem(
+                "--reason",
+                format!("takes {} or {POISON}, not {reason:?}", known.join(", ")),
+            );
         }
         let mut age = |name: &str, text: &Option<String>| {
-            text.as_ref()
-                .map(|text| self.duration(name, text, std::time::Duration::ZERO..=std::time::Duration::MAX))
+            text.as_ref().map(|text| {
+                self.duration(name, text, std::time::Duration::ZERO..=std::time::Duration::MAX)
+            })
         };
         let (older_than, newer_than) =
             (age("--older-than", &args.older_than), age("--newer-than", &args.newer_than));

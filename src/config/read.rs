@@ -16,7 +16,7 @@ use super::args::BrokerArgs;
 use super::core_args::CoreArgs;
 use crate::credentials::{self, CredentialsSource};
 use crate::messages::{OrgId, TaskId};
-use crate::policy::retry_schedule::Ladder;
+use crate::policy::retry_schedule::RetryDelays;
 use crate::rabbitmq::connection::parse_amqp_url;
 use crate::rabbitmq::tls::{ClientFiles, TlsFiles};
 use crate::spans::OtlpSettings;
@@ -46,7 +46,12 @@ impl Reader {
         }
     }
 
-    pub(super) fn number(&mut self, name: &str, text: &str, range: RangeInclusive<u32>) -> Option<u32> {
+    pub(super) fn number(
+        &mut self,
+        name: &str,
+        text: &str,
+        range: RangeInclusive<u32>,
+    ) -> Option<u32> {
         match text.trim().parse() {
             Ok(number) if range.contains(&number) => Some(number),
             _ => self.problem(
@@ -64,25 +69,30 @@ impl Reader {
     ) -> Option<Duration> {
         match parse_duration(text) {
             Some(duration) if range.contains(&duration) => Some(duration),
-            Some(_) => self
-                .problem(name, format!("takes from {:?} to {:?}, not {text:?}", range.start(), range.end())),
+            Some(_) => self.problem(
+                name,
+                format!("takes from {:?} to {:?}, not {text:?}", range.start(), range.end()),
+            ),
             None => self.problem(name, format!("takes {DURATION_FORM}, not {text:?}")),
         }
     }
 
-    pub(super) fn ladder(&mut self, name: &str, text: &str) -> Option<Ladder> {
+    pub(super) fn delays(&mut self, name: &str, text: &str) -> Option<RetryDelays> {
         let Some(waits) = text.split(',').map(parse_duration).collect() else {
             return self.problem(
                 name,
                 format!("takes rising durations separated by commas, 5s,30s,2m say, not {text:?}"),
             );
         };
-        Ladder::new(waits).map_or_else(|error| self.problem(name, format!("{error}, not {text:?}")), Some)
+        RetryDelays::new(waits)
+            .map_or_else(|error| self.problem(name, format!("{error}, not {text:?}")), Some)
     }
 
     pub(super) fn socket_address(&mut self, name: &str, text: &str) -> Option<SocketAddr> {
         let parsed = text.trim().parse().ok();
-        parsed.or_else(|| self.problem(name, format!("takes IP:PORT, 127.0.0.1:9464 say, not {text:?}")))
+        parsed.or_else(|| {
+            self.problem(name, format!("takes IP:PORT, 127.0.0.1:9464 say, not {text:?}"))
+        })
     }
 
     /// Address and, for `amqps`, the files, which are read once to see whether they can be.
@@ -93,8 +103,12 @@ impl Reader {
                 Some(ClientFiles { certificate: certificate.clone(), key: key.clone() })
             }
             (None, None) => None,
-            (Some(_), None) => self.problem("AMQP_CLIENT_KEY_FILE", "is needed with AMQP_CLIENT_CERT_FILE"),
-            (None, Some(_)) => self.problem("AMQP_CLIENT_CERT_FILE", "is needed with AMQP_CLIENT_KEY_FILE"),
+            (Some(_), None) => {
+                self.problem("AMQP_CLIENT_KEY_FILE", "is needed with AMQP_CLIENT_CERT_FILE")
+            }
+            (None, Some(_)) => {
+                self.problem("AMQP_CLIENT_CERT_FILE", "is needed with AMQP_CLIENT_KEY_FILE")
+            }
         };
         let tls = TlsFiles { ca: args.ca_file.clone(), client };
         if let Err(error) = tls.read() {
@@ -126,7 +140,12 @@ impl Reader {
     pub(super) fn log_filter(&mut self, name: &str, text: &str) -> Option<EnvFilter> {
         let filter = telemetry::filter(text);
         filter.map_or_else(
-            |error| self.problem(name, format!("takes a level such as info, or target=level pairs: {error}")),
+            |error| {
+                self.problem(
+                    name,
+                    format!("takes a level such as info, or target=level pairs: {error}"),
+                )
+            },
             Some,
         )
     }
@@ -162,32 +181,47 @@ impl Reader {
         match Url::parse(text) {
             Ok(url) if url.has_host() && matches!(url.scheme(), "http" | "https") => Some(url),
             // It may hold a password.
-            _ => self.problem(name, "takes an http:// or https:// URL, http://proxy.example:3128 say"),
+            _ => self
+                .problem(name, "takes an http:// or https:// URL, http://proxy.example:3128 say"),
         }
     }
 
     /// `None` too where no collector is set.
-    pub(super) fn otlp(&mut self, endpoint: Option<&str>, service_name: &str) -> Option<OtlpSettings> {
+    pub(super) fn otlp(
+        &mut self,
+        endpoint: Option<&str>,
+        service_name: &str,
+    ) -> Option<OtlpSettings> {
         let text = endpoint.map(str::trim).filter(|text| !text.is_empty())?;
         match Url::parse(text) {
-            Ok(endpoint) if endpoint.has_host() && matches!(endpoint.scheme(), "http" | "https") => {
+            Ok(endpoint)
+                if endpoint.has_host() && matches!(endpoint.scheme(), "http" | "https") =>
+            {
                 Some(OtlpSettings { endpoint, service_name: service_name.to_owned() })
             }
             _ => self.problem(
                 "OTEL_EXPORTER_OTLP_ENDPOINT",
-                format!("takes an http:// or https:// URL, http://127.0.0.1:4318 say, not {text:?}"),
+                format!(
+                    "takes an http:// or https:// URL, http://127.0.0.1:4318 say, not {text:?}"
+                ),
             ),
         }
     }
 
     pub(super) fn org(&mut self, name: &str, text: &str) -> Option<OrgId> {
         let org = OrgId::try_from(text.trim().to_owned()).ok();
-        org.or_else(|| self.problem(name, format!("takes an organisation's id, {ID_FORM}, not {text:?}")))
+        org.or_else(|| {
+            self.problem(name, format!("takes an organisation's id, {ID_FORM}, not {text:?}"))
+        })
     }
 
     /// One of the three sources of tokens, and the allow-list. `only` is the organisation of the `delete` command: there it
     /// is the allow-list itself, and where one is set too it must be on it.
-    pub(super) fn credentials(&mut self, args: &CoreArgs, only: Option<&OrgId>) -> Option<CredentialsSource> {
+    pub(super) fn credentials(
+        &mut self,
+        args: &CoreArgs,
+        only: Option<&OrgId>,
+    ) -> Option<CredentialsSource> {
         let listed = match args.org_id.as_deref().filter(|text| !text.is_empty()) {
             Some(text) => Some(self.orgs(text)?),
             None => None,
@@ -195,11 +229,18 @@ impl Reader {
         if let (Some(only), Some(listed)) = (only, &listed)
             && !listed.contains(only)
         {
-            return self.problem("--org", format!("{only} is not among the organisations of TALLYFY_ORG_ID"));
+            return self.problem(
+                "--org",
+                format!("{only} is not among the organisations of TALLYFY_ORG_ID"),
+            );
         }
         let orgs = only.map(|org| vec![org.clone()]).or(listed);
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-        match (given(&args.access_token), given(&args.access_token_file), given(&args.credentials_dir)) {
+        match (
+            given(&args.access_token),
+            given(&args.access_token_file),
+            given(&args.credentials_dir),
+        ) {
             (None, None, Some(dir)) => {
                 Some(CredentialsSource::Directory { only: orgs, path: PathBuf::from(dir) })
             }
@@ -216,8 +257,10 @@ impl Reader {
                 let _ = self.required(orgs);
                 self.problem("TALLYFY_ACCESS_TOKEN", format!("no token: {TOKEN_SOURCES}"))
             }
-            _ => self
-                .problem("TALLYFY_ACCESS_TOKEN", format!("more than one source of tokens: {TOKEN_SOURCES}")),
+            _ => self.problem(
+                "TALLYFY_ACCESS_TOKEN",
+                format!("more than one source of tokens: {TOKEN_SOURCES}"),
+            ),
         }
     }
 
@@ -244,8 +287,10 @@ impl Reader {
     ) -> Option<Vec<TaskId>> {
         if args != ["-"] {
             if let Some(at) = args.iter().position(|arg| arg == "-") {
-                return self
-                    .problem(&format!("TASK {}", at + 1), "\"-\" is for standard input, and stands alone");
+                return self.problem(
+                    &format!("TASK {}", at + 1),
+                    "\"-\" is for standard input, and stands alone",
+                );
             }
             return self.valid_tasks("TASK", args);
         }
@@ -278,8 +323,7 @@ impl Reader {
     }
 }
 
-const TOKEN_SOURCES: &str =
-    "set exactly one of TALLYFY_ACCESS_TOKEN, TALLYFY_ACCESS_TOKEN_FILE and TALLYFY_CREDENTIALS_DIR";
+const TOKEN_SOURCES: &str = "set exactly one of TALLYFY_ACCESS_TOKEN, TALLYFY_ACCESS_TOKEN_FILE and TALLYFY_CREDENTIALS_DIR";
 
 fn parse_duration(text: &str) -> Option<Duration> {
     let duration: SignedDuration = text.trim().parse().ok()?;

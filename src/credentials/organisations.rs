@@ -39,7 +39,9 @@ pub(super) struct Organisations(BTreeMap<OrgId, Organisation>);
 impl Organisations {
     /// Those that the settings list, before anything was read.
     pub(super) fn listed(orgs: &[OrgId]) -> Self {
-        let listed = |org: &OrgId| (org.clone(), Organisation { is_listed: true, ..Organisation::default() });
+        let listed = |org: &OrgId| {
+            (org.clone(), Organisation { is_listed: true, ..Organisation::default() })
+        };
         Self(orgs.iter().map(listed).collect())
     }
 

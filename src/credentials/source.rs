@@ -109,7 +109,8 @@ impl CredentialsSource {
     pub(super) fn read(&self) -> Result<Found, CredentialsError> {
         match self {
             Self::Fixed { orgs, token } => {
-                let credential = Credential { token: Arc::new(token.clone()), written: SystemTime::now() };
+                let credential =
+                    Credential { token: Arc::new(token.clone()), written: SystemTime::now() };
                 Ok(same_for_all(orgs, &credential))
             }
             Self::File { orgs, path } => Ok(same_for_all(orgs, &read_file(path)?)),
@@ -146,7 +147,8 @@ fn read_directory(path: &Path, only: Option<&[OrgId]>) -> Result<Found, Credenti
     for entry in fs::read_dir(path).map_err(unreadable)? {
         let file = entry.map_err(unreadable)?.path();
         // A mounted secret has "..data" and the like beside the files; they are no ids.
-        let Some(org) = file.file_name().and_then(|name| OrgId::try_from(name.to_str()?.to_owned()).ok())
+        let Some(org) =
+            file.file_name().and_then(|name| OrgId::try_from(name.to_str()?.to_owned()).ok())
         else {
             continue;
         };

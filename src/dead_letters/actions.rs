@@ -1,4 +1,4 @@
-//! The actions themselves. Each letter is published or written first, and removed when that is certain.
+//! The actions themselves. Each dead letter is published or written first, and removed when that is certain.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -9,55 +9,65 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::desk::{Desk, Fate, Pass};
 use super::lines::{Lines, json_line, read_lines};
 use super::pace::{Pace, progress_bar};
+use super::queue::{DeadLetterQueue, Disposition, Pass};
 use super::selection::{Groups, Selection};
-use super::{Bulk, Consent, DeadJob, DeadLettersError, Done, Form, Limit, print};
+use super::{Bulk, Consent, DeadJob, DeadLettersError, Done, Limit, OutputFormat, print};
 use crate::messages::audit::{Audit, Phase};
-use crate::messages::{Letter, names, time};
-use crate::rabbitmq::letters::HeldLetter;
+use crate::messages::{DeadLetter, names, time};
+use crate::rabbitmq::dead_letters::DeadLetterDelivery;
 use crate::rabbitmq::tls::TlsFiles;
 
 type Result<T> = std::result::Result<T, DeadLettersError>;
 
-/// Does what is asked for. `stop` ends it after the letter in hand.
+/// Does what is asked for. `stop` ends it after the dead letter unacknowledged.
 ///
 /// # Errors
 /// [`DeadLettersError`]: what was not done is as it was.
-pub async fn run(job: DeadJob, uri: &AMQPUri, tls: &TlsFiles, stop: CancellationToken) -> Result<Done> {
+pub async fn run(
+    job: DeadJob,
+    uri: &AMQPUri,
+    tls: &TlsFiles,
+    stop: CancellationToken,
+) -> Result<Done> {
     let lines = match &job {
         DeadJob::Import(file, ..) => read_lines(file.as_deref())?,
         _ => Vec::new(),
     };
-    let session = Session { desk: Desk::open(uri, tls).await?, stop, began: Timestamp::now() };
+    let session =
+        Session { queue: DeadLetterQueue::open(uri, tls).await?, stop, began: Timestamp::now() };
     let done = match job {
         DeadJob::List(selection, form) => session.list(&selection, form).await,
         DeadJob::Show(selection, form, limit) => session.show(&selection, form, limit).await,
-        DeadJob::Export(selection, file, limit) => session.export(&selection, file.as_deref(), limit).await,
+        DeadJob::Export(selection, file, limit) => {
+            session.export(&selection, file.as_deref(), limit).await
+        }
         DeadJob::Import(_, bulk) => session.import(&lines, &bulk).await,
         DeadJob::Replay(selection, bulk) => session.replay(&selection, &bulk).await,
-        DeadJob::Discard(selection, bulk, file, why) => session.discard(&selection, &bulk, &file, &why).await,
+        DeadJob::Discard(selection, bulk, file, why) => {
+            session.discard(&selection, &bulk, &file, &why).await
+        }
     };
-    session.desk.close().await;
+    session.queue.close().await;
     done
 }
 
 struct Session {
-    desk: Desk,
+    queue: DeadLetterQueue,
     stop: CancellationToken,
     began: Timestamp,
 }
 
 impl Session {
-    async fn list(&self, selection: &Selection, form: Form) -> Result<Done> {
+    async fn list(&self, selection: &Selection, form: OutputFormat) -> Result<Done> {
         let (groups, done) = self.survey(selection).await?;
         let groups = groups.all();
         let mut out = io::stdout().lock();
         let written = match form {
-            Form::Machine => groups.iter().try_for_each(|group| json_line(&mut out, group)),
-            Form::Person if groups.is_empty() => writeln!(out, "no dead letters"),
-            Form::Person => print::groups(&mut out, &groups, self.began),
+            OutputFormat::Json => groups.iter().try_for_each(|group| json_line(&mut out, group)),
+            OutputFormat::Text if groups.is_empty() => writeln!(out, "no dead letters"),
+            OutputFormat::Text => print::groups(&mut out, &groups, self.began),
         };
         written.map_err(DeadLettersError::Output)?;
         Ok(done)
@@ -65,86 +75,106 @@ impl Session {
 
     async fn survey(&self, selection: &Selection) -> Result<(Groups, Done)> {
         let mut groups = Groups::default();
-        let look = async |held: HeldLetter| {
-            if selection.takes(&held.letter, self.began) {
-                groups.add(&held.letter);
+        let look = async |held: DeadLetterDelivery| {
+            if selection.takes(&held.dead_letter, self.began) {
+                groups.add(&held.dead_letter);
             }
-            Ok(Fate::Stays(held))
+            Ok(Disposition::Stays(held))
         };
-        let pass = self.desk.go_through(&self.stop, look).await?;
+        let pass = self.queue.go_through(&self.stop, look).await?;
         Ok((groups, done(pass)))
     }
 
-    async fn show(&self, selection: &Selection, form: Form, limit: Limit) -> Result<Done> {
-        self.each(selection, limit, |letter| {
+    async fn show(&self, selection: &Selection, form: OutputFormat, limit: Limit) -> Result<Done> {
+        self.each(selection, limit, |dead_letter| {
             let mut out = io::stdout().lock();
             let written = match form {
-                Form::Machine => json_line(&mut out, &print::exported(letter)),
-                Form::Person => print::letter(&mut out, letter, self.began),
+                OutputFormat::Json => json_line(&mut out, &print::exported(dead_letter)),
+                OutputFormat::Text => print::dead_letter(&mut out, dead_letter, self.began),
             };
             written.map_err(DeadLettersError::Output)
         })
         .await
     }
 
-    async fn export(&self, selection: &Selection, file: Option<&Path>, limit: Limit) -> Result<Done> {
-        let Some(path) = file else { return self.show(selection, Form::Machine, limit).await };
+    async fn export(
+        &self,
+        selection: &Selection,
+        file: Option<&Path>,
+        limit: Limit,
+    ) -> Result<Done> {
+        let Some(path) = file else { return self.show(selection, OutputFormat::Json, limit).await };
         let mut lines = Lines::append_to(path)?;
-        let done = self.each(selection, limit, |letter| lines.write(&print::exported(letter))).await?;
+        let done = self
+            .each(selection, limit, |dead_letter| lines.write(&print::exported(dead_letter)))
+            .await?;
         lines.sync()?;
         Ok(done)
     }
 
-    /// Shows the letters that are meant to `use_it`; all stay.
+    /// Shows the dead letters that are meant to `use_it`; all stay.
     async fn each(
         &self,
         selection: &Selection,
         limit: Limit,
-        mut use_it: impl FnMut(&Letter) -> Result<()>,
+        mut use_it: impl FnMut(&DeadLetter) -> Result<()>,
     ) -> Result<Done> {
         let mut left = limit.unwrap_or(usize::MAX);
-        let look = async |held: HeldLetter| {
-            if selection.takes(&held.letter, self.began) {
-                use_it(&held.letter)?;
+        let look = async |held: DeadLetterDelivery| {
+            if selection.takes(&held.dead_letter, self.began) {
+                use_it(&held.dead_letter)?;
                 left -= 1;
             }
-            Ok(if left == 0 { Fate::Enough(held) } else { Fate::Stays(held) })
+            Ok(if left == 0 { Disposition::Enough(held) } else { Disposition::Stays(held) })
         };
-        Ok(done(self.desk.go_through(&self.stop, look).await?))
+        Ok(done(self.queue.go_through(&self.stop, look).await?))
     }
 
     async fn replay(&self, selection: &Selection, bulk: &Bulk) -> Result<Done> {
         let Some(letters) = self.agreed("replay", selection, bulk).await? else {
             return Ok(Done::Interrupted);
         };
-        let books = Books { kind: names::REPLAYED_EVENT, selection, by: &bulk.by, why: None };
-        self.open_the_books(&books).await?;
-        let publish =
-            async |letter: &Letter| self.desk.publish(&letter.replay(&bulk.by, Timestamp::now())).await;
+        let trail = AuditTrail { kind: names::REPLAYED_EVENT, selection, by: &bulk.by, why: None };
+        self.audit_started(&trail).await?;
+        let publish = async |dead_letter: &DeadLetter| {
+            self.queue.publish(&dead_letter.replay(&bulk.by, Timestamp::now())).await
+        };
         let (number, done) = self.remove_after(selection, bulk, letters, publish).await;
-        self.close_the_books(&books, number, done).await
+        self.audit_finished(&trail, number, done).await
     }
 
-    async fn discard(&self, selection: &Selection, bulk: &Bulk, file: &Path, why: &str) -> Result<Done> {
+    async fn discard(
+        &self,
+        selection: &Selection,
+        bulk: &Bulk,
+        file: &Path,
+        why: &str,
+    ) -> Result<Done> {
         let mut lines = Lines::append_to(file)?;
         let Some(letters) = self.agreed("discard", selection, bulk).await? else {
             return Ok(Done::Interrupted);
         };
-        let books = Books { kind: names::DISCARDED_EVENT, selection, by: &bulk.by, why: Some(why) };
-        self.open_the_books(&books).await?;
-        let write = async |letter: &Letter| {
+        let trail =
+            AuditTrail { kind: names::DISCARDED_EVENT, selection, by: &bulk.by, why: Some(why) };
+        self.audit_started(&trail).await?;
+        let write = async |dead_letter: &DeadLetter| {
             let discarded = json!({"at": time::text(Timestamp::now()), "by": bulk.by, "why": why});
-            let mut line = serde_json::to_value(print::exported(letter)).unwrap_or_default();
+            let mut line = serde_json::to_value(print::exported(dead_letter)).unwrap_or_default();
             line["discarded"] = discarded;
             lines.write(&line)?;
             lines.sync()
         };
         let (number, done) = self.remove_after(selection, bulk, letters, write).await;
-        self.close_the_books(&books, number, done).await
+        self.audit_finished(&trail, number, done).await
     }
 
-    /// Says what will be done, and asks. Nothing is in hand meanwhile. `None`: nothing is to be done.
-    async fn agreed(&self, verb: &str, selection: &Selection, bulk: &Bulk) -> Result<Option<usize>> {
+    /// Says what will be done, and asks. Nothing is unacknowledged meanwhile. `None`: nothing is to be done.
+    async fn agreed(
+        &self,
+        verb: &str,
+        selection: &Selection,
+        bulk: &Bulk,
+    ) -> Result<Option<usize>> {
         let (groups, surveyed) = self.survey(selection).await?;
         if surveyed == Done::Interrupted {
             return Ok(None);
@@ -156,7 +186,7 @@ impl Session {
         Ok(agrees(consent, &self.stop).await.then_some(letters))
     }
 
-    /// # A letter is removed only when it is safe elsewhere
+    /// # A dead letter is removed only when it is safe elsewhere
     ///
     /// `keep` has it confirmed by the broker, or on the disk, before it is removed. A kill in between leaves it in both places.
     /// What dies again meanwhile is left alone.
@@ -165,42 +195,45 @@ impl Session {
         selection: &Selection,
         bulk: &Bulk,
         letters: usize,
-        mut keep: impl AsyncFnMut(&Letter) -> Result<()>,
+        mut keep: impl AsyncFnMut(&DeadLetter) -> Result<()>,
     ) -> (usize, Result<Done>) {
         let (bar, mut pace) = (progress_bar(letters), Pace::new(bulk));
         let mut number = 0;
         let done = loop {
-            let look = async |held: HeldLetter| {
-                let is_new = held.letter.failed_at.is_some_and(|time| time > self.began);
+            let look = async |held: DeadLetterDelivery| {
+                let is_new = held.dead_letter.failed_at.is_some_and(|time| time > self.began);
                 if number == letters {
-                    return Ok(Fate::Enough(held));
+                    return Ok(Disposition::Enough(held));
                 }
-                if is_new || !selection.takes(&held.letter, self.began) || !pace.wait(&self.stop).await {
-                    return Ok(Fate::Stays(held));
+                if is_new
+                    || !selection.takes(&held.dead_letter, self.began)
+                    || !pace.wait(&self.stop).await
+                {
+                    return Ok(Disposition::Stays(held));
                 }
-                keep(&held.letter).await?;
+                keep(&held.dead_letter).await?;
                 number += 1;
                 bar.inc(1);
                 if !held.remove().await {
                     bar.suspend(|| {
                         warn!(
-                            "the removal of a letter is not known: it may be there still, and is done with"
+                            "the removal of a dead letter is not known: it may be there still, and is done with"
                         );
                     });
                 }
-                Ok(Fate::Removed)
+                Ok(Disposition::Removed)
             };
-            match self.desk.go_through(&self.stop, look).await {
+            match self.queue.go_through(&self.stop, look).await {
                 Ok(Pass::TimeIsUp) => {}
                 Ok(pass) => break Ok(done(pass)),
                 Err(trouble) => break Err(trouble),
             }
         };
-        if matches!(done, Ok(Done::Wholly)) && number < letters {
+        if matches!(done, Ok(Done::Completed)) && number < letters {
             warn!(
                 announced = letters,
                 done = number,
-                "not all letters that were announced were there any more: others have them, or they died since; look again"
+                "not all dead letters that were announced were there any more: others have them, or they died since; look again"
             );
         }
         (number, done)
@@ -209,7 +242,8 @@ impl Session {
     async fn import(&self, lines: &[String], bulk: &Bulk) -> Result<Done> {
         let mut letters = Vec::new();
         for (number, line) in (1..).zip(lines).filter(|(_, line)| !line.trim().is_empty()) {
-            letters.push(print::imported(line).map_err(|why| DeadLettersError::Line { number, why })?);
+            letters
+                .push(print::imported(line).map_err(|why| DeadLettersError::Line { number, why })?);
         }
         letters.truncate(bulk.limit.unwrap_or(usize::MAX));
         let _ = writeln!(io::stderr(), "import {} dead letters", letters.len());
@@ -217,49 +251,56 @@ impl Session {
             return Ok(Done::Interrupted);
         }
         let selection = &Selection::default();
-        let books = Books { kind: names::IMPORTED_EVENT, selection, by: &bulk.by, why: None };
-        self.open_the_books(&books).await?;
+        let trail = AuditTrail { kind: names::IMPORTED_EVENT, selection, by: &bulk.by, why: None };
+        self.audit_started(&trail).await?;
         let (bar, mut pace) = (progress_bar(letters.len()), Pace::new(bulk));
-        let (mut number, mut done) = (0, Ok(Done::Wholly));
-        for letter in &letters {
+        let (mut number, mut done) = (0, Ok(Done::Completed));
+        for dead_letter in &letters {
             if !pace.wait(&self.stop).await {
                 done = Ok(Done::Interrupted);
                 break;
             }
-            if let Err(trouble) = self.desk.publish(&letter.again()).await {
+            if let Err(trouble) = self.queue.publish(&dead_letter.again()).await {
                 done = Err(trouble);
                 break;
             }
             number += 1;
             bar.inc(1);
         }
-        self.close_the_books(&books, number, done).await
+        self.audit_finished(&trail, number, done).await
     }
 
     /// The first audit event. Where it cannot be published, nothing is done.
-    async fn open_the_books(&self, books: &Books<'_>) -> Result<()> {
-        self.desk.publish(&books.audit(Phase::Begun, 0, false).event(self.began, Timestamp::now())).await
+    async fn audit_started(&self, trail: &AuditTrail<'_>) -> Result<()> {
+        self.queue
+            .publish(&trail.audit(Phase::Begun, 0, false).event(self.began, Timestamp::now()))
+            .await
     }
 
     /// The second one, whatever came of the action; and the last line.
-    async fn close_the_books(&self, books: &Books<'_>, letters: usize, done: Result<Done>) -> Result<Done> {
-        let interrupted = !matches!(done, Ok(Done::Wholly));
-        let audit = books.audit(Phase::Ended, letters, interrupted);
-        info!(kind = books.kind, by = books.by, letters, interrupted, "dead letters: done");
-        let told = self.desk.publish(&audit.event(self.began, Timestamp::now())).await;
+    async fn audit_finished(
+        &self,
+        trail: &AuditTrail<'_>,
+        letters: usize,
+        done: Result<Done>,
+    ) -> Result<Done> {
+        let interrupted = !matches!(done, Ok(Done::Completed));
+        let audit = trail.audit(Phase::Ended, letters, interrupted);
+        info!(kind = trail.kind, by = trail.by, letters, interrupted, "dead letters: done");
+        let told = self.queue.publish(&audit.event(self.began, Timestamp::now())).await;
         done.and_then(|done| told.map(|()| done))
     }
 }
 
 /// What the audit events of one action say.
-struct Books<'a> {
+struct AuditTrail<'a> {
     kind: &'static str,
     selection: &'a Selection,
     by: &'a str,
     why: Option<&'a str>,
 }
 
-impl Books<'_> {
+impl AuditTrail<'_> {
     fn audit(&self, phase: Phase, letters: usize, interrupted: bool) -> Audit {
         let selection = serde_json::to_value(self.selection).unwrap_or(Value::Null);
         let (by, why) = (self.by.to_owned(), self.why.map(str::to_owned));
@@ -268,7 +309,7 @@ impl Books<'_> {
 }
 
 fn done(pass: Pass) -> Done {
-    if pass == Pass::Through { Done::Wholly } else { Done::Interrupted }
+    if pass == Pass::Through { Done::Completed } else { Done::Interrupted }
 }
 
 /// Asks, where that is needed. A signal is a no.
@@ -284,7 +325,7 @@ async fn agrees(consent: Consent, stop: &CancellationToken) -> bool {
     tokio::select! {
         answer = tokio::task::spawn_blocking(ask) => answer.unwrap_or(false),
         () = stop.cancelled() => {
-            // Nothing is in hand; and whoever reads from a terminal cannot be told to stop.
+            // Nothing is unacknowledged; and whoever reads from a terminal cannot be told to stop.
             let _ = writeln!(io::stderr());
             std::process::exit(1)
         }

@@ -21,7 +21,8 @@ impl Lines {
     /// full disk, a kill) must not spoil the next one.
     pub(super) fn append_to(path: &Path) -> Result<Self> {
         let failed = |source| DeadLettersError::File { path: path.to_owned(), source };
-        let mut file = OpenOptions::new().create(true).read(true).append(true).open(path).map_err(failed)?;
+        let mut file =
+            OpenOptions::new().create(true).read(true).append(true).open(path).map_err(failed)?;
         end_the_line(&mut file).map_err(failed)?;
         sync_directory_of(path).map_err(failed)?;
         Ok(Self { path: path.to_owned(), file })

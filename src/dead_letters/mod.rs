@@ -1,10 +1,10 @@
 //! What operators do with dead letters: look, replay, discard, export, import. Safe to interrupt at any moment.
 
 mod actions;
-mod desk;
 mod lines;
 mod pace;
 mod print;
+mod queue;
 mod selection;
 
 use std::io;
@@ -22,9 +22,9 @@ use crate::rabbitmq::{BrokerError, PublishError};
 #[derive(Debug, Clone)]
 pub enum DeadJob {
     /// Count them by reason and organisation.
-    List(Selection, Form),
+    List(Selection, OutputFormat),
     /// Print them whole.
-    Show(Selection, Form, Limit),
+    Show(Selection, OutputFormat, Limit),
     /// Write them as JSON lines; to standard output, where no file is given.
     Export(Selection, Option<PathBuf>, Limit),
     /// Put exported ones back among the dead letters; from standard input, where no file is given.
@@ -35,15 +35,15 @@ pub enum DeadJob {
     Discard(Selection, Bulk, PathBuf, String),
 }
 
-/// How many at the most.
+/// How many at most.
 pub type Limit = Option<usize>;
 
 /// What all bulk actions take.
 #[derive(Debug, Clone)]
 pub struct Bulk {
-    /// How many at the most.
+    /// How many at most.
     pub limit: Limit,
-    /// How many a second at the most.
+    /// How many a second at most.
     pub rate: Option<NonZeroU32>,
     /// Whether to ask.
     pub consent: Consent,
@@ -62,18 +62,18 @@ pub enum Consent {
 
 /// For whom to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum OutputFormat {
     /// A table or paragraphs.
-    Person,
+    Text,
     /// JSON, one object a line.
-    Machine,
+    Json,
 }
 
 /// How a job has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done {
     /// All of it.
-    Wholly,
+    Completed,
     /// A signal, or the operator's no, came first.
     Interrupted,
 }
@@ -84,16 +84,16 @@ pub enum DeadLettersError {
     /// The broker cannot be reached, or the dead letters not be read.
     #[error(transparent)]
     Broker(#[from] BrokerError),
-    /// Looking at letters might lose them.
+    /// Looking at dead letters might lose them.
     #[error(
         "this user may not publish to the default exchange, so letters that are looked at often could not be kept: \
          rabbitmqctl set_permissions -p VHOST USER '^$' '^(amq\\.default|task\\.events)$' '^task\\.delete\\.dead$'"
     )]
     MayNotCopy,
-    /// A letter that was looked at often could not be copied.
+    /// A dead letter that was looked at often could not be copied.
     #[error(
-        "a letter that went back {returns} times cannot be copied: {source}; RabbitMQ 4.0 to 4.2 drops it after 20, so do not \
-         look again before that is mended"
+        "a dead_letter that went back {returns} times cannot be copied: {source}; RabbitMQ 4.0 to 4.2 drops it after 20, so do not \
+         look again before that is fixed"
     )]
     Copy {
         /// How often.
@@ -101,7 +101,7 @@ pub enum DeadLettersError {
         /// Why not.
         source: PublishError,
     },
-    /// A letter was not published; it is where it was.
+    /// A dead letter was not published; it is where it was.
     #[error(
         "cannot publish to {to}: {source}; what is not published is where it was: among the dead letters, or in the file of an import"
     )]
@@ -122,8 +122,8 @@ pub enum DeadLettersError {
     /// Standard output cannot be written.
     #[error("standard output: {0}")]
     Output(io::Error),
-    /// A line of an import is no letter.
-    #[error("line {number} is no exported letter: {why}; nothing has been imported")]
+    /// A line of an import is no dead letter.
+    #[error("line {number} is no exported dead letter: {why}; nothing has been imported")]
     Line {
         /// From 1.
         number: usize,

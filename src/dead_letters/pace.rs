@@ -31,9 +31,14 @@ impl Pace {
 
 /// On a terminal only.
 pub(super) fn progress_bar(letters: usize) -> ProgressBar {
-    let bar =
-        if io::stderr().is_terminal() { ProgressBar::new(letters as u64) } else { ProgressBar::hidden() };
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} letters, {per_sec}, {eta} left") {
+    let bar = if io::stderr().is_terminal() {
+        ProgressBar::new(letters as u64)
+    } else {
+        ProgressBar::hidden()
+    };
+    if let Ok(style) =
+        ProgressStyle::with_template("{bar:40} {pos}/{len} dead letters, {per_sec}, {eta} left")
+    {
         bar.set_style(style);
     }
     bar

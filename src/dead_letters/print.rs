@@ -7,19 +7,20 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 
 use super::selection::Group;
-use crate::messages::letter::Exported;
-use crate::messages::{Letter, Progress, Properties};
+use crate::messages::dead_letter::Exported;
+use crate::messages::{DeadLetter, Properties, RetryState};
 
 const LONGEST_DETAIL: usize = 60;
-/// Whoever reads a letter takes no longer text from a header; and all headers of a message share one frame.
+/// Whoever reads a dead letter takes no longer text from a header; and all headers of a message share one frame.
 const LONGEST_HEADER: usize = 1024;
 /// Columns whose texts stand to the right.
 const NUMBERS: [usize; 3] = [2, 3, 4];
 
 /// A table, the widths by what stands in it.
 pub(super) fn groups(out: &mut impl Write, groups: &[Group], now: Timestamp) -> io::Result<()> {
-    let mut rows =
-        vec![["REASON", "ORGANISATION", "LETTERS", "OLDEST", "NEWEST", "DETAIL"].map(str::to_owned)];
+    let mut rows = vec![
+        ["REASON", "ORGANISATION", "LETTERS", "OLDEST", "NEWEST", "DETAIL"].map(str::to_owned),
+    ];
     rows.extend(groups.iter().map(|group| {
         [
             group.reason.clone(),
@@ -47,27 +48,33 @@ fn pad(text: &str, width: usize, is_number: bool) -> String {
     if is_number { format!("{text:>width$}  ") } else { format!("{text:width$}  ") }
 }
 
-/// One letter as a paragraph.
-pub(super) fn letter(out: &mut impl Write, letter: &Letter, now: Timestamp) -> io::Result<()> {
-    let (properties, progress) = (&letter.properties, &letter.progress);
-    let time = |time: Option<Timestamp>| time.map(|time| format!("{time:.0} ({} ago)", age(Some(time), now)));
+/// One dead letter as a paragraph.
+pub(super) fn dead_letter(
+    out: &mut impl Write,
+    dead_letter: &DeadLetter,
+    now: Timestamp,
+) -> io::Result<()> {
+    let (properties, retry_state) = (&dead_letter.properties, &dead_letter.retry_state);
+    let time = |time: Option<Timestamp>| {
+        time.map(|time| format!("{time:.0} ({} ago)", age(Some(time), now)))
+    };
     let lines = [
-        ("reason", Some(letter.reason.clone())),
-        ("detail", Some(letter.detail.clone())),
-        ("died", time(letter.failed_at)),
-        ("first seen", time(progress.first_seen)),
+        ("reason", Some(dead_letter.reason.clone())),
+        ("detail", Some(dead_letter.detail.clone())),
+        ("died", time(dead_letter.failed_at)),
+        ("first seen", time(retry_state.first_seen)),
         ("command id", properties.message_id.clone()),
-        ("organisation", letter.org_id()),
-        ("task", letter.task_id()),
-        ("attempts", Some(progress.attempts.to_string())),
-        ("last status", progress.last_status.map(|status| status.to_string())),
-        ("ambiguous", Some("an answer was lost".to_owned()).filter(|_| progress.ambiguous)),
+        ("organisation", dead_letter.org_id()),
+        ("task", dead_letter.task_id()),
+        ("attempts", Some(retry_state.attempts.to_string())),
+        ("last status", retry_state.last_status.map(|status| status.to_string())),
+        ("ambiguous", Some("an answer was lost".to_owned()).filter(|_| retry_state.ambiguous)),
         ("published by", properties.published_by.clone()),
         ("correlation id", properties.correlation_id.clone()),
         ("traceparent", properties.traceparent.clone()),
-        ("history", progress.history.clone()),
-        ("unreadable", letter.fault.clone()),
-        ("body", Some(String::from_utf8_lossy(&letter.body).into_owned())),
+        ("history", retry_state.history.clone()),
+        ("unreadable", dead_letter.fault.clone()),
+        ("body", Some(String::from_utf8_lossy(&dead_letter.body).into_owned())),
     ];
     for (name, text) in lines {
         if let Some(text) = text {
@@ -94,28 +101,29 @@ fn age(time: Option<Timestamp>, now: Timestamp) -> String {
 }
 
 /// For a line of an export.
-pub(super) fn exported(letter: &Letter) -> Exported {
-    let (properties, progress) = (letter.properties.clone(), letter.progress.clone());
-    let (body, body_base64) = match str::from_utf8(&letter.body) {
+pub(super) fn exported(dead_letter: &DeadLetter) -> Exported {
+    let (properties, retry_state) =
+        (dead_letter.properties.clone(), dead_letter.retry_state.clone());
+    let (body, body_base64) = match str::from_utf8(&dead_letter.body) {
         Ok(text) => (Some(text.to_owned()), None),
-        Err(_) => (None, Some(STANDARD.encode(&letter.body))),
+        Err(_) => (None, Some(STANDARD.encode(&dead_letter.body))),
     };
     Exported {
-        reason: letter.reason.clone(),
-        detail: letter.detail.clone(),
-        failed_at: letter.failed_at,
-        first_seen: progress.first_seen,
-        attempts: progress.attempts,
-        ambiguous: progress.ambiguous,
-        last_status: progress.last_status,
+        reason: dead_letter.reason.clone(),
+        detail: dead_letter.detail.clone(),
+        failed_at: dead_letter.failed_at,
+        first_seen: retry_state.first_seen,
+        attempts: retry_state.attempts,
+        ambiguous: retry_state.ambiguous,
+        last_status: retry_state.last_status,
         message_id: properties.message_id,
         correlation_id: properties.correlation_id,
         content_type: properties.content_type,
         traceparent: properties.traceparent,
         tracestate: properties.tracestate,
         published_by: properties.published_by,
-        history: progress.history,
-        fault: letter.fault.clone(),
+        history: retry_state.history,
+        fault: dead_letter.fault.clone(),
         body,
         body_base64,
     }
@@ -125,18 +133,22 @@ pub(super) fn exported(letter: &Letter) -> Exported {
 ///
 /// # Errors
 /// What is wrong with it.
-pub(super) fn imported(line: &str) -> Result<Letter, String> {
+pub(super) fn imported(line: &str) -> Result<DeadLetter, String> {
     let line: Exported = serde_json::from_str(line).map_err(|error| error.to_string())?;
     let body = match (line.body, line.body_base64) {
         (Some(text), None) => text.into_bytes(),
-        (None, Some(coded)) => STANDARD.decode(coded).map_err(|error| format!("body_base64: {error}"))?,
+        (None, Some(coded)) => {
+            STANDARD.decode(coded).map_err(|error| format!("body_base64: {error}"))?
+        }
         _ => return Err("it needs one of body and body_base64".to_owned()),
     };
-    let longest = [&line.message_id, &line.correlation_id, &line.content_type].into_iter().flatten();
+    let longest =
+        [&line.message_id, &line.correlation_id, &line.content_type].into_iter().flatten();
     if longest.map(String::len).any(|bytes| bytes > 255) {
         return Err("message_id, correlation_id and content_type have at most 255 bytes".to_owned());
     }
-    let headers = [&line.history, &line.traceparent, &line.tracestate, &line.published_by, &line.fault];
+    let headers =
+        [&line.history, &line.traceparent, &line.tracestate, &line.published_by, &line.fault];
     let headers = headers.into_iter().flatten().chain([&line.reason, &line.detail]);
     if headers.map(String::len).any(|bytes| bytes > LONGEST_HEADER) {
         return Err(format!("what goes into a header has at most {LONGEST_HEADER} bytes"));
@@ -149,16 +161,16 @@ pub(super) fn imported(line: &str) -> Result<Letter, String> {
         tracestate: line.tracestate,
         published_by: line.published_by,
     };
-    let progress = Progress {
+    let retry_state = RetryState {
         attempts: line.attempts,
         ambiguous: line.ambiguous,
         first_seen: line.first_seen,
         last_status: line.last_status,
         history: line.history,
-        ..Progress::default()
+        ..RetryState::default()
     };
     let (reason, detail, failed_at) = (line.reason, line.detail, line.failed_at);
-    Ok(Letter { body, properties, progress, reason, detail, failed_at, fault: line.fault })
+    Ok(DeadLetter { body, properties, retry_state, reason, detail, failed_at, fault: line.fault })
 }
 
 #[cfg(test)]
@@ -171,8 +183,8 @@ mod tests {
     #[test]
     fn what_fits_no_header_is_refused_before_anything_is_imported() {
         for (bytes, fits) in [(1024, true), (1025, false)] {
-            let letter = Letter { detail: "x".repeat(bytes), ..Letter::default() };
-            let line = serde_json::to_string(&exported(&letter)).unwrap();
+            let dead_letter = DeadLetter { detail: "x".repeat(bytes), ..DeadLetter::default() };
+            let line = serde_json::to_string(&exported(&dead_letter)).unwrap();
             assert_eq!(imported(&line).is_ok(), fits, "{bytes} bytes");
         }
     }
@@ -187,22 +199,22 @@ mod tests {
                 message_id: Some(id), correlation_id: Some(correlation), content_type: Some(kind),
                 traceparent: Some(parent), tracestate: None, published_by: Some(by),
             };
-            let progress = Progress { attempts, history: Some(history), ..Progress::default() };
+            let retry_state = RetryState { attempts, history: Some(history), ..RetryState::default() };
             let failed_at = "2026-11-24T10:00:00.5Z".parse().ok();
-            let letter = Letter { body, properties, progress, reason, detail, failed_at, fault: None };
-            let line = serde_json::to_string(&exported(&letter)).unwrap();
-            prop_assert_eq!(imported(&line), Ok(letter));
+            let dead_letter = DeadLetter { body, properties, retry_state, reason, detail, failed_at, fault: None };
+            let line = serde_json::to_string(&exported(&dead_letter)).unwrap();
+            prop_assert_eq!(imported(&line), Ok(dead_letter));
         }
     }
 
     #[test]
     fn the_times_of_a_line_sort_as_text() {
         let time: Option<Timestamp> = "2026-11-25T10:25:19.300Z".parse().ok();
-        let progress = Progress { first_seen: time, ..Progress::default() };
-        let letter = Letter { progress, failed_at: time, ..Letter::default() };
+        let retry_state = RetryState { first_seen: time, ..RetryState::default() };
+        let dead_letter = DeadLetter { retry_state, failed_at: time, ..DeadLetter::default() };
         let mut groups = Groups::default();
-        groups.add(&letter);
-        let [line, group] = [json!(exported(&letter)), json!(groups.all()[0])];
+        groups.add(&dead_letter);
+        let [line, group] = [json!(exported(&dead_letter)), json!(groups.all()[0])];
         for text in [&line["first_seen"], &line["failed_at"], &group["oldest"], &group["newest"]] {
             assert_eq!(text, "2026-11-25T10:25:19.300Z");
         }
@@ -212,16 +224,20 @@ mod tests {
     fn a_line_without_a_body_or_with_a_property_that_is_too_long_is_refused() {
         assert!(imported(r#"{"reason":"expired"}"#).unwrap_err().contains("body"));
         assert!(imported(r#"{"reason":"expired","body":"a","body_base64":"YQ=="}"#).is_err());
-        assert!(imported(r#"{"reason":"expired","body_base64":"?"}"#).unwrap_err().contains("base64"));
-        let long = format!(r#"{{"reason":"expired","body":"a","message_id":"{}"}}"#, "x".repeat(256));
+        assert!(
+            imported(r#"{"reason":"expired","body_base64":"?"}"#).unwrap_err().contains("base64")
+        );
+        let long =
+            format!(r#"{{"reason":"expired","body":"a","message_id":"{}"}}"#, "x".repeat(256));
         assert!(imported(&long).unwrap_err().contains("255"));
     }
 
     #[test]
     fn what_a_producer_wrote_does_not_steer_the_terminal() {
-        let letter_with = Letter { detail: "\u{1b}[2J\nx".to_owned(), ..Letter::default() };
+        let dead_letter_with =
+            DeadLetter { detail: "\u{1b}[2J\nx".to_owned(), ..DeadLetter::default() };
         let mut out = Vec::new();
-        letter(&mut out, &letter_with, Timestamp::now()).unwrap();
+        dead_letter(&mut out, &dead_letter_with, Timestamp::now()).unwrap();
         assert!(!String::from_utf8(out).unwrap().contains('\u{1b}'));
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::messages::{Letter, time};
+use crate::messages::{DeadLetter, time};
 
 /// Which dead letters are meant: those that fit all that is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -32,14 +32,14 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Whether a letter is meant. One whose time of death is unknown is of no age: an age that is asked for leaves it out.
-    pub fn takes(&self, letter: &Letter, now: Timestamp) -> bool {
-        let age = letter.failed_at.map(|time| now.duration_since(time).unsigned_abs());
+    /// Whether a dead letter is meant. One whose time of death is unknown is of no age: an age that is asked for leaves it out.
+    pub fn takes(&self, dead_letter: &DeadLetter, now: Timestamp) -> bool {
+        let age = dead_letter.failed_at.map(|time| now.duration_since(time).unsigned_abs());
         let is = |wanted: &Option<String>, has: Option<String>| wanted.is_none() || *wanted == has;
-        is(&self.reason, Some(letter.reason.clone()))
-            && is(&self.command_id, letter.properties.message_id.clone())
-            && (self.org.is_none() || is(&self.org, letter.org_id()))
-            && (self.task.is_none() || is(&self.task, letter.task_id()))
+        is(&self.reason, Some(dead_letter.reason.clone()))
+            && is(&self.command_id, dead_letter.properties.message_id.clone())
+            && (self.org.is_none() || is(&self.org, dead_letter.org_id()))
+            && (self.task.is_none() || is(&self.task, dead_letter.task_id()))
             && self.older_than.is_none_or(|least| age.is_some_and(|age| age > least))
             && self.newer_than.is_none_or(|most| age.is_some_and(|age| age <= most))
     }
@@ -64,27 +64,27 @@ pub struct Group {
     pub detail: String,
 }
 
-/// Counts letters by reason and organisation.
+/// Counts dead letters by reason and organisation.
 #[derive(Debug, Default)]
 pub struct Groups(BTreeMap<(String, Option<String>), Group>);
 
 impl Groups {
     /// Adds one.
-    pub fn add(&mut self, letter: &Letter) {
-        let (reason, org_id) = (letter.reason.clone(), letter.org_id());
+    pub fn add(&mut self, dead_letter: &DeadLetter) {
+        let (reason, org_id) = (dead_letter.reason.clone(), dead_letter.org_id());
         let group = self.0.entry((reason.clone(), org_id.clone())).or_insert_with(|| Group {
             reason,
             org_id,
             letters: 0,
-            oldest: letter.failed_at,
-            newest: letter.failed_at,
+            oldest: dead_letter.failed_at,
+            newest: dead_letter.failed_at,
             detail: String::new(),
         });
         group.letters += 1;
         // `None` is less than any moment.
-        group.oldest = [group.oldest, letter.failed_at].into_iter().flatten().min();
-        group.newest = group.newest.max(letter.failed_at);
-        group.detail.clone_from(&letter.detail);
+        group.oldest = [group.oldest, dead_letter.failed_at].into_iter().flatten().min();
+        group.newest = group.newest.max(dead_letter.failed_at);
+        group.detail.clone_from(&dead_letter.detail);
     }
 
     /// All of them, by reason, then by organisation.
@@ -92,7 +92,7 @@ impl Groups {
         self.0.into_values().collect()
     }
 
-    /// How many letters there are in all.
+    /// How many dead letters there are in all.
     pub fn letters(&self) -> usize {
         self.0.values().map(|group| group.letters).sum()
     }
@@ -106,25 +106,36 @@ mod tests {
         "2026-11-24T10:00:00Z".parse().unwrap()
     }
 
-    fn letter(reason: &str, body: &str, minutes_ago: Option<u64>) -> Letter {
+    fn dead_letter(reason: &str, body: &str, minutes_ago: Option<u64>) -> DeadLetter {
         let failed_at = minutes_ago.map(|minutes| now() - Duration::from_mins(minutes));
-        Letter { reason: reason.to_owned(), body: body.into(), failed_at, ..Letter::default() }
+        DeadLetter {
+            reason: reason.to_owned(),
+            body: body.into(),
+            failed_at,
+            ..DeadLetter::default()
+        }
     }
 
-    fn takes(selection: &Selection, letter: &Letter) -> bool {
-        selection.takes(letter, now())
+    fn takes(selection: &Selection, dead_letter: &DeadLetter) -> bool {
+        selection.takes(dead_letter, now())
     }
 
     #[test]
     fn a_letter_is_meant_when_it_fits_all_that_is_given() {
-        let letter = letter("forbidden", r#"{"org_id":"o","task_id":"t"}"#, Some(60));
+        let dead_letter = dead_letter("forbidden", r#"{"org_id":"o","task_id":"t"}"#, Some(60));
         let text = |text: &str| Some(text.to_owned());
         let nothing = Selection::default();
-        assert!(takes(&nothing, &letter));
-        assert!(takes(&Selection { reason: text("forbidden"), org: text("o"), ..nothing.clone() }, &letter));
-        assert!(!takes(&Selection { reason: text("forbidden"), org: text("p"), ..nothing.clone() }, &letter));
-        assert!(!takes(&Selection { task: text("u"), ..nothing.clone() }, &letter));
-        assert!(!takes(&Selection { command_id: text("m"), ..nothing }, &letter));
+        assert!(takes(&nothing, &dead_letter));
+        assert!(takes(
+            &Selection { reason: text("forbidden"), org: text("o"), ..nothing.clone() },
+            &dead_letter
+        ));
+        assert!(!takes(
+            &Selection { reason: text("forbidden"), org: text("p"), ..nothing.clone() },
+            &dead_letter
+        ));
+        assert!(!takes(&Selection { task: text("u"), ..nothing.clone() }, &dead_letter));
+        assert!(!takes(&Selection { command_id: text("m"), ..nothing }, &dead_letter));
     }
 
     #[test]
@@ -132,11 +143,17 @@ mod tests {
         let (hour, day) = (Some(Duration::from_mins(59)), Some(Duration::from_hours(24)));
         let older = Selection { older_than: hour, ..Selection::default() };
         let newer = Selection { newer_than: day, ..Selection::default() };
-        for (minutes, is_older, is_newer) in
-            [(Some(60), true, true), (Some(10), false, true), (Some(3000), true, false), (None, false, false)]
-        {
-            let letter = letter("expired", "{}", minutes);
-            assert_eq!((older.takes(&letter, now()), newer.takes(&letter, now())), (is_older, is_newer));
+        for (minutes, is_older, is_newer) in [
+            (Some(60), true, true),
+            (Some(10), false, true),
+            (Some(3000), true, false),
+            (None, false, false),
+        ] {
+            let dead_letter = dead_letter("expired", "{}", minutes);
+            assert_eq!(
+                (older.takes(&dead_letter, now()), newer.takes(&dead_letter, now())),
+                (is_older, is_newer)
+            );
         }
     }
 
@@ -149,7 +166,7 @@ mod tests {
             ("rejected", r#"{"org_id":"b"}"#, Some(9)),
             ("malformed", "no JSON", Some(1)),
         ] {
-            groups.add(&letter(reason, body, minutes));
+            groups.add(&dead_letter(reason, body, minutes));
         }
         assert_eq!(groups.letters(), 4);
         let [malformed, rejected] = &groups.all()[..] else { panic!("two groups") };

@@ -68,7 +68,10 @@ impl Bound {
 /// # Ids are shown on the machine itself only
 ///
 /// The page names organisations, and the port may be open to a whole cluster: others are refused.
-async fn status(State(port): State<Pages>, ConnectInfo(caller): ConnectInfo<SocketAddr>) -> Response {
+async fn status(
+    State(port): State<Pages>,
+    ConnectInfo(caller): ConnectInfo<SocketAddr>,
+) -> Response {
     if caller.ip().to_canonical().is_loopback() {
         Json((port.status)()).into_response()
     } else {

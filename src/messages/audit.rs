@@ -34,10 +34,10 @@ pub struct Audit {
     /// Why, where that was said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// Which letters were meant: those that fit all its members.
+    /// Which dead letters were meant: those that fit all its members.
     #[schemars(with = "serde_json::Map<String, Value>")]
     pub selection: Value,
-    /// How many letters it was done with.
+    /// How many dead letters it was done with.
     pub letters: usize,
     /// It was cut short: by a signal, or by a failure.
     pub interrupted: bool,
@@ -61,7 +61,10 @@ struct AuditEvent<'a> {
 
 /// The JSON Schema of the event.
 pub fn schema() -> Schema {
-    SchemaSettings::default().for_serialize().into_generator().into_root_schema_for::<AuditEvent<'_>>()
+    SchemaSettings::default()
+        .for_serialize()
+        .into_generator()
+        .into_root_schema_for::<AuditEvent<'_>>()
 }
 
 impl Audit {

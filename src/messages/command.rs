@@ -70,7 +70,8 @@ impl Command {
 
     /// The id of a command without a `message_id`: the same for every redelivery of it.
     pub fn derived_id(&self) -> String {
-        Uuid::new_v5(&ID_NAMESPACE, format!("{}/{}", self.org_id, self.task_id).as_bytes()).to_string()
+        Uuid::new_v5(&ID_NAMESPACE, format!("{}/{}", self.org_id, self.task_id).as_bytes())
+            .to_string()
     }
 }
 

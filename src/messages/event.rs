@@ -160,7 +160,10 @@ struct CloudEvent<'a> {
 
 /// The JSON Schema of the event.
 pub fn schema() -> Schema {
-    SchemaSettings::default().for_serialize().into_generator().into_root_schema_for::<CloudEvent<'_>>()
+    SchemaSettings::default()
+        .for_serialize()
+        .into_generator()
+        .into_root_schema_for::<CloudEvent<'_>>()
 }
 
 impl Outcome {
@@ -230,7 +233,9 @@ pub(crate) mod samples {
 mod tests {
     use super::samples::outcome;
     use super::*;
-    use FailureReason::{AttemptsExhausted, Expired, Forbidden, Malformed, OrgNotAllowed, Rejected};
+    use FailureReason::{
+        AttemptsExhausted, Expired, Forbidden, Malformed, OrgNotAllowed, Rejected,
+    };
     use proptest::prelude::*;
 
     #[test]
@@ -243,7 +248,8 @@ mod tests {
 
     #[test]
     fn an_event_reads_as_the_contract_shows_it() {
-        let body = outcome(EndKind::Deleted).event_body("e1", "2026-11-23T10:00:00Z".parse().unwrap());
+        let body =
+            outcome(EndKind::Deleted).event_body("e1", "2026-11-23T10:00:00Z".parse().unwrap());
         let expected = serde_json::json!({
             "specversion": "1.0", "id": "e1", "source": "tallyfy-delete-worker", "type": "task.deleted",
             "subject": "o/t", "time": "2026-11-23T10:00:00.000Z", "datacontenttype": "application/json",

@@ -12,7 +12,7 @@ pub struct Incoming {
     /// The properties that we carry on.
     pub properties: Properties,
     /// What our own headers say of earlier deliveries.
-    pub progress: Progress,
+    pub retry_state: RetryState,
     /// What is wrong with the properties, where they could not be read.
     pub fault: Option<String>,
     /// The broker gave this message to somebody before, who did not acknowledge it.
@@ -92,7 +92,7 @@ fn is_traceparent(text: &str) -> bool {
 
 /// How far a command has come; it travels in our own headers through the wait queues.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Progress {
+pub struct RetryState {
     /// Attempts spent.
     pub attempts: u32,
     /// An earlier attempt's answer was lost.
@@ -116,7 +116,8 @@ mod tests {
     use super::*;
 
     fn trace_id(traceparent: &str) -> Option<String> {
-        let properties = Properties { traceparent: Some(traceparent.to_owned()), ..Properties::default() };
+        let properties =
+            Properties { traceparent: Some(traceparent.to_owned()), ..Properties::default() };
         properties.trace().map(|trace| trace.trace_id().to_owned())
     }
 

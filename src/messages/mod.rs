@@ -5,15 +5,15 @@
 
 pub mod audit;
 pub mod command;
+pub mod dead_letter;
 pub mod event;
 pub mod incoming;
-pub mod letter;
 pub mod names;
 pub mod publication;
 pub mod time;
 
 pub use command::{Command, Malformed, OrgId, TaskId};
+pub use dead_letter::DeadLetter;
 pub use event::{EndKind, FailureReason, Outcome};
-pub use incoming::{Incoming, Progress, Properties, TraceContext};
-pub use letter::Letter;
+pub use incoming::{Incoming, Properties, RetryState, TraceContext};
 pub use publication::{HeaderValue, Publication};

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Incoming, Progress, Properties, names, time};
+use super::{Incoming, Properties, RetryState, names, time};
 use jiff::Timestamp;
 
 /// A message to publish: persistent, mandatory and confirmed, always.
@@ -12,7 +12,7 @@ pub struct Publication<'a> {
     pub exchange: &'static str,
     /// Routing key.
     pub routing_key: String,
-    /// Body, byte for byte. A copy borrows it, because all commands in hand may wait for their publish at once.
+    /// Body, byte for byte. A copy borrows it, because all commands unacknowledged may wait for their publish at once.
     pub body: Cow<'a, [u8]>,
     /// Property of that name.
     pub message_id: Option<String>,
@@ -40,25 +40,29 @@ impl<'a> Publication<'a> {
     pub fn waiting_copy(
         incoming: &'a Incoming,
         queue: String,
-        progress: &Progress,
+        retry_state: &RetryState,
         first_seen: Timestamp,
     ) -> Self {
-        let mut headers = progress_headers(incoming, progress, first_seen);
+        let mut headers = retry_state_headers(incoming, retry_state, first_seen);
         // To the nanosecond: cut to milliseconds it would undercut the wait that it keeps.
-        push_text(&mut headers, names::X_NOT_BEFORE, progress.not_before.map(|m| m.to_string()).as_ref());
-        push_text(&mut headers, names::X_WAIT_REASON, progress.wait_reason.as_ref());
+        push_text(
+            &mut headers,
+            names::X_NOT_BEFORE,
+            retry_state.not_before.map(|m| m.to_string()).as_ref(),
+        );
+        push_text(&mut headers, names::X_WAIT_REASON, retry_state.wait_reason.as_ref());
         Self::copy(incoming, names::RETRY_EXCHANGE, queue, headers)
     }
 
     /// The dead letter of the command.
     pub fn dead_letter(
         incoming: &'a Incoming,
-        progress: &Progress,
+        retry_state: &RetryState,
         first_seen: Timestamp,
         (reason, detail): (&str, &str),
         failed_at: Timestamp,
     ) -> Self {
-        let mut headers = progress_headers(incoming, progress, first_seen);
+        let mut headers = retry_state_headers(incoming, retry_state, first_seen);
         headers.push((names::X_FAILURE_REASON, HeaderValue::Text(reason.to_owned())));
         headers.push((names::X_FAILURE_DETAIL, HeaderValue::Text(detail.to_owned())));
         push_time(&mut headers, names::X_FAILED_AT, Some(failed_at));
@@ -108,19 +112,21 @@ impl<'a> Publication<'a> {
     }
 }
 
-fn progress_headers(
+fn retry_state_headers(
     incoming: &Incoming,
-    progress: &Progress,
+    retry_state: &RetryState,
     first_seen: Timestamp,
 ) -> Vec<(&'static str, HeaderValue)> {
-    let mut headers = vec![(names::X_ATTEMPTS, HeaderValue::Number(progress.attempts.into()))];
+    let mut headers = vec![(names::X_ATTEMPTS, HeaderValue::Number(retry_state.attempts.into()))];
     push_time(&mut headers, names::X_FIRST_SEEN, Some(first_seen));
     headers.extend(
-        progress.last_status.map(|status| (names::X_LAST_STATUS, HeaderValue::Number(status.into()))),
+        retry_state
+            .last_status
+            .map(|status| (names::X_LAST_STATUS, HeaderValue::Number(status.into()))),
     );
-    headers.push((names::X_AMBIGUOUS, HeaderValue::Flag(progress.ambiguous)));
+    headers.push((names::X_AMBIGUOUS, HeaderValue::Flag(retry_state.ambiguous)));
     push_text(&mut headers, names::X_PUBLISHED_BY, incoming.properties.published_by.as_ref());
-    push_text(&mut headers, names::X_HISTORY, progress.history.as_ref());
+    push_text(&mut headers, names::X_HISTORY, retry_state.history.as_ref());
     headers
 }
 
@@ -129,11 +135,19 @@ fn push_trace(headers: &mut Vec<(&'static str, HeaderValue)>, properties: &Prope
     push_text(headers, names::TRACESTATE, properties.tracestate.as_ref());
 }
 
-fn push_text(headers: &mut Vec<(&'static str, HeaderValue)>, name: &'static str, text: Option<&String>) {
+fn push_text(
+    headers: &mut Vec<(&'static str, HeaderValue)>,
+    name: &'static str,
+    text: Option<&String>,
+) {
     headers.extend(text.map(|text| (name, HeaderValue::Text(text.clone()))));
 }
 
-fn push_time(headers: &mut Vec<(&'static str, HeaderValue)>, name: &'static str, time: Option<Timestamp>) {
+fn push_time(
+    headers: &mut Vec<(&'static str, HeaderValue)>,
+    name: &'static str,
+    time: Option<Timestamp>,
+) {
     headers.extend(time.map(|time| (name, HeaderValue::Text(time::text(time)))));
 }
 
@@ -146,9 +160,9 @@ mod tests {
         "2026-11-23T10:00:00.0005Z".parse().unwrap()
     }
 
-    fn progress() -> Progress {
+    fn progress() -> RetryState {
         let not_before = Some(moment());
-        Progress {
+        RetryState {
             attempts: 3,
             ambiguous: true,
             first_seen: None,
@@ -179,7 +193,8 @@ mod tests {
 
     fn is_the_command_as_it_came(copy: &Publication<'_>) {
         assert_eq!(&*copy.body, b"as it came");
-        let carried = [&copy.message_id, &copy.correlation_id, &copy.content_type].map(Option::as_deref);
+        let carried =
+            [&copy.message_id, &copy.correlation_id, &copy.content_type].map(Option::as_deref);
         assert_eq!(carried, [Some("m1"), Some("c1"), Some("application/json")]);
     }
 
@@ -212,8 +227,14 @@ mod tests {
         assert_eq!((dead.exchange, dead.routing_key.as_str()), ("task.dlx", "task.delete"));
         is_the_command_as_it_came(&dead);
         let names: Vec<_> = dead.headers.iter().map(|(name, _)| *name).collect();
-        let own =
-            ["x-attempts", "x-first-seen", "x-last-status", "x-ambiguous", "x-published-by", "x-history"];
+        let own = [
+            "x-attempts",
+            "x-first-seen",
+            "x-last-status",
+            "x-ambiguous",
+            "x-published-by",
+            "x-history",
+        ];
         let failure = ["x-failure-reason", "x-failure-detail", "x-failed-at"];
         assert_eq!(names, [&own[..], &failure, &["traceparent", "tracestate"]].concat());
         assert_eq!(
@@ -229,6 +250,9 @@ mod tests {
         assert_eq!((event.message_id.as_deref(), &*event.body), (Some("e1"), &b"{}"[..]));
         assert_eq!(event.content_type.as_deref(), Some("application/cloudevents+json"));
         assert_eq!(event.correlation_id.as_deref(), Some("c1"));
-        assert_eq!(event.headers, [("traceparent", text("00-1-2-01")), ("tracestate", text("a=b"))]);
+        assert_eq!(
+            event.headers,
+            [("traceparent", text("00-1-2-01")), ("tracestate", text("a=b"))]
+        );
     }
 }

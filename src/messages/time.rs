@@ -14,7 +14,10 @@ pub fn text(time: Timestamp) -> String {
 }
 
 /// The same, as serde's `serialize_with` calls it.
-pub fn serialize<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+pub fn serialize<S: Serializer>(
+    time: &Option<Timestamp>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     match time {
         Some(time) => serializer.serialize_str(&text(*time)),
         None => serializer.serialize_none(),
@@ -27,8 +30,8 @@ mod tests {
 
     #[test]
     fn texts_of_moments_sort_as_the_moments_do() {
-        let moments =
-            [300, 277, 323, 0, 999].map(|ms| Timestamp::from_millisecond(1_795_602_319_000 + ms).unwrap());
+        let moments = [300, 277, 323, 0, 999]
+            .map(|ms| Timestamp::from_millisecond(1_795_602_319_000 + ms).unwrap());
         let mut texts = moments.map(text);
         let mut sorted = moments;
         sorted.sort_unstable();

@@ -52,7 +52,11 @@ mod tests {
         assert_eq!(absent(Reach::Inconclusive), Verdict::UnverifiedAbsence);
         for verdict in [Verdict::Deleted, Verdict::UnverifiedAbsence, Verdict::Misdirected] {
             for reach in [Reach::Reached, Reach::NotReached, Reach::Inconclusive] {
-                assert_eq!(believe(verdict, reach), verdict, "only the API's own word is put to the test");
+                assert_eq!(
+                    believe(verdict, reach),
+                    verdict,
+                    "only the API's own word is put to the test"
+                );
             }
         }
     }

@@ -18,7 +18,7 @@ pub struct Refusal {
 
 /// When the command was first seen: what its header says, but never in the future, whoever wrote the header.
 pub fn first_seen(incoming: &Incoming, now: Timestamp) -> Timestamp {
-    incoming.progress.first_seen.map_or(now, |seen| seen.min(now))
+    incoming.retry_state.first_seen.map_or(now, |seen| seen.min(now))
 }
 
 /// How old the command is.
@@ -44,7 +44,10 @@ pub fn admit(
         Err(malformed) => return refuse(FailureReason::Malformed, malformed.to_string(), None),
     };
     if !is_allowed(&command.org_id) {
-        let detail = format!("organisation {} is not among those that this worker may touch", command.org_id);
+        let detail = format!(
+            "organisation {} is not among those that this worker may touch",
+            command.org_id
+        );
         return refuse(FailureReason::OrgNotAllowed, detail, Some(command));
     }
     match passed_not_after(&command, now) {
@@ -62,7 +65,7 @@ pub fn passed_not_after(command: &Command, now: Timestamp) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::messages::Progress;
+    use crate::messages::RetryState;
 
     const NOW: &str = "2026-11-23T10:00:00Z";
 
@@ -75,8 +78,14 @@ mod tests {
     #[test]
     fn what_is_malformed_foreign_or_expired_is_refused() {
         assert_eq!(refusal(r#"{"org_id":"mine","task_id":"t"}"#), None);
-        assert_eq!(refusal(r#"{"org_id":"mine","task_id":"../t"}"#), Some(FailureReason::Malformed));
-        assert_eq!(refusal(r#"{"org_id":"other","task_id":"t"}"#), Some(FailureReason::OrgNotAllowed));
+        assert_eq!(
+            refusal(r#"{"org_id":"mine","task_id":"../t"}"#),
+            Some(FailureReason::Malformed)
+        );
+        assert_eq!(
+            refusal(r#"{"org_id":"other","task_id":"t"}"#),
+            Some(FailureReason::OrgNotAllowed)
+        );
         let late = r#"{"org_id":"mine","task_id":"t","not_after":"2026-11-23T09:59:59Z"}"#;
         assert_eq!(refusal(late), Some(FailureReason::Expired));
         assert_eq!(refusal(&late.replace("09:59:59", "10:00:00")), None);
@@ -85,8 +94,9 @@ mod tests {
     #[test]
     fn the_age_counts_from_the_first_delivery_and_a_date_in_the_future_does_not_stretch_it() {
         let seen = |first_seen: &str| {
-            let progress = Progress { first_seen: first_seen.parse().ok(), ..Progress::default() };
-            Incoming { progress, ..Incoming::default() }
+            let retry_state =
+                RetryState { first_seen: first_seen.parse().ok(), ..RetryState::default() };
+            Incoming { retry_state, ..Incoming::default() }
         };
         let now = NOW.parse().unwrap();
         assert_eq!(age(&seen("2026-11-23T09:00:00Z"), now), Duration::from_hours(1));

@@ -70,7 +70,9 @@ impl Body {
             return Self::Html;
         }
         match serde_json::from_slice::<Value>(text) {
-            Ok(json) => Self::Json { code: member(&json, "code"), message: member(&json, "message") },
+            Ok(json) => {
+                Self::Json { code: member(&json, "code"), message: member(&json, "message") }
+            }
             Err(_) if text.is_empty() => Self::Empty,
             Err(_) => Self::Other,
         }
@@ -143,13 +145,17 @@ impl Answer {
         let response = match self {
             Self::Status(response) => response,
             Self::TimedOut => return "no answer within REQUEST_TIMEOUT".to_owned(),
-            Self::ConnectionLost { detail } => return format!("connection lost after sending: {detail}"),
+            Self::ConnectionLost { detail } => {
+                return format!("connection lost after sending: {detail}");
+            }
             Self::Unreachable { detail } => return format!("API unreachable: {detail}"),
         };
         let said = match &response.body {
-            Body::Json { code, message } => {
-                [code.as_deref(), message.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(": ")
-            }
+            Body::Json { code, message } => [code.as_deref(), message.as_deref()]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+                .join(": "),
             Body::Html => "an HTML page".to_owned(),
             Body::Lost => "a body that broke off".to_owned(),
             Body::Empty | Body::Other => String::new(),
@@ -183,7 +189,11 @@ mod tests {
         let cases: [(Option<&str>, &str, Body); 11] = [
             (None, "", Body::Empty),
             (Some("application/json"), "  \n", Body::Empty),
-            (Some("application/json"), r#"{"code":"RESOURCE_NOT_FOUND"}"#, coded("RESOURCE_NOT_FOUND")),
+            (
+                Some("application/json"),
+                r#"{"code":"RESOURCE_NOT_FOUND"}"#,
+                coded("RESOURCE_NOT_FOUND"),
+            ),
             (None, r#"{"error":{"code":"X"}}"#, coded("X")),
             (None, r#"{"code":404,"error":{"code":"X"}}"#, coded("X")),
             (None, r#"{"code":"X","error":{"code":"Y"}}"#, coded("X")),
@@ -198,7 +208,11 @@ mod tests {
             (Some("text/plain"), "default backend - 404", Body::Other),
         ];
         for (content_type, text, expected) in cases {
-            assert_eq!(Body::recognise(content_type, text.as_bytes()), expected, "{content_type:?} {text}");
+            assert_eq!(
+                Body::recognise(content_type, text.as_bytes()),
+                expected,
+                "{content_type:?} {text}"
+            );
         }
     }
 

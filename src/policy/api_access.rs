@@ -90,7 +90,8 @@ impl ApiAccess {
         let longest_delay = self.longest_delay;
         self.organisations.retain(|_, organisation| {
             let idle = if organisation.is_suspended() { IDLE + longest_delay } else { IDLE };
-            organisation.in_flight > 0 || now.saturating_duration_since(organisation.last_used) < idle
+            organisation.in_flight > 0
+                || now.saturating_duration_since(organisation.last_used) < idle
         });
         self.count_suspended();
     }
@@ -127,12 +128,19 @@ impl ApiAccess {
     }
 
     /// A permitted call was answered.
-    pub fn record(&mut self, org: &OrgId, permit: Permit, feedback: Feedback, now: Instant) -> Recorded {
+    pub fn record(
+        &mut self,
+        org: &OrgId,
+        permit: Permit,
+        feedback: Feedback,
+        now: Instant,
+    ) -> Recorded {
         self.take_back(org, permit, Some(now.saturating_duration_since(permit.since)), now);
         let concurrency = self.concurrency;
         let organisation = self.organisation(org, now);
         let was_suspended = organisation.is_suspended();
-        let is_believed = feedback.verdict == Verdict::UnverifiedAbsence && organisation.believes_absence();
+        let is_believed =
+            feedback.verdict == Verdict::UnverifiedAbsence && organisation.believes_absence();
         let circuit = organisation.record(permit.kind, &feedback, now);
         organisation.lift_window(concurrency);
         let mut changes: Vec<Change> = circuit.map(|change| change.told(now)).into_iter().collect();
@@ -148,15 +156,26 @@ impl ApiAccess {
     ///
     /// Once an organisation is suspended its failures count no more: it is known to fail. An organisation whose last answer was a
     /// good one, not long ago, speaks against an outage of all.
-    fn record_for_all(&mut self, feedback: &Feedback, was_suspended: bool, now: Instant) -> Option<Change> {
+    fn record_for_all(
+        &mut self,
+        feedback: &Feedback,
+        was_suspended: bool,
+        now: Instant,
+    ) -> Option<Change> {
         match service(feedback.verdict) {
             Service::Served => {
                 let open_for = self.breaker.served(now)?;
-                self.organisations.values_mut().for_each(|organisation| organisation.probe_outage_now(now));
+                self.organisations
+                    .values_mut()
+                    .for_each(|organisation| organisation.probe_outage_now(now));
                 Some(Change::BreakerClosed { open_for })
             }
             Service::Failed(_) if !was_suspended && self.breaker.failed(feedback.command) => {
-                if self.organisations.values().any(|organisation| organisation.is_served(now, EVIDENCE)) {
+                if self
+                    .organisations
+                    .values()
+                    .any(|organisation| organisation.is_served(now, EVIDENCE))
+                {
                     return None;
                 }
                 self.breaker.trip(now);
@@ -224,7 +243,8 @@ impl ApiAccess {
             return None;
         }
         let place = |org: &'a OrgId| {
-            let in_flight = self.organisations.get(org).map_or(0, |organisation| organisation.in_flight);
+            let in_flight =
+                self.organisations.get(org).map_or(0, |organisation| organisation.in_flight);
             (in_flight < self.limit(org, now)).then_some((in_flight, org))
         };
         waiting.filter_map(place).min_by_key(|(in_flight, _)| *in_flight).map(|(_, org)| org)
@@ -232,7 +252,8 @@ impl ApiAccess {
 
     /// Whether what waits for a place of this organisation keeps others from being seen: its answers take long.
     pub fn is_slow(&self, org: &OrgId, now: Instant) -> bool {
-        self.callable > 1 && self.organisations.get(org).is_some_and(|organisation| organisation.is_slow(now))
+        self.callable > 1
+            && self.organisations.get(org).is_some_and(|organisation| organisation.is_slow(now))
     }
 
     /// How many organisations are suspended for this.
@@ -254,7 +275,10 @@ impl ApiAccess {
 
     /// What `/status` shows of each organisation, in the order of their ids.
     pub fn standings(&self, now: Instant) -> BTreeMap<&OrgId, Standing> {
-        self.organisations.iter().map(|(org, organisation)| (org, organisation.standing(now))).collect()
+        self.organisations
+            .iter()
+            .map(|(org, organisation)| (org, organisation.standing(now)))
+            .collect()
     }
 
     /// Since when the breaker is open.
@@ -270,7 +294,9 @@ impl ApiAccess {
     /// places free. One organisation alone uses all of them, and so does one that is fast.
     fn limit(&self, org: &OrgId, now: Instant) -> usize {
         let all = self.concurrency;
-        let Some(organisation) = self.organisations.get(org) else { return SLOW_START_CALLS.min(all) };
+        let Some(organisation) = self.organisations.get(org) else {
+            return SLOW_START_CALLS.min(all);
+        };
         let must_share = organisation.is_slow(now) && self.last_used.is_another_about(org, now);
         organisation.limit(if must_share { all - all / 4 } else { all })
     }

@@ -26,8 +26,13 @@ mod tests {
         let now = "2026-11-23T10:00:00Z".parse().unwrap();
         let at = |date: Option<&str>| {
             let date = date.map(str::to_owned);
-            let answer =
-                Response { status: 204, body: Body::Empty, retry_after: None, date, request_id: None };
+            let answer = Response {
+                status: 204,
+                body: Body::Empty,
+                retry_after: None,
+                date,
+                request_id: None,
+            };
             skew(&Answer::Status(answer), now).map(|skew| skew.as_secs())
         };
         assert_eq!(at(Some("Mon, 23 Nov 2026 09:50:00 GMT")), Some(600));

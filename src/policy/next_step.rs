@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::retry_schedule::{LONGEST_SLEEP_IN_PROCESS, RetrySchedule, Rung};
+use super::retry_schedule::{LONGEST_SLEEP_IN_PROCESS, RetryDelay, RetrySchedule};
 use super::verdict::Verdict;
 use crate::messages::{EndKind, FailureReason};
 
@@ -38,9 +38,9 @@ pub enum NextStep {
     /// Sleep in process, then call again.
     TryAgain(Duration),
     /// Wait in a delay queue for the next attempt.
-    RetryLater(Rung),
+    RetryLater(RetryDelay),
     /// Wait in a delay queue, for nothing that is the command's fault.
-    Postpone(Rung),
+    Postpone(RetryDelay),
     /// It cannot succeed.
     DeadLetter(FailureReason),
 }
@@ -87,13 +87,16 @@ fn after_failure(facts: &Facts, schedule: &RetrySchedule) -> NextStep {
     if facts.age > schedule.max_age && facts.next_delay.is_none() && !facts.is_clock_wrong {
         return NextStep::DeadLetter(FailureReason::Expired);
     }
-    let wait = || NextStep::RetryLater(schedule.retry(facts.spent, facts.retry_after.unwrap_or_default()));
+    let wait =
+        || NextStep::RetryLater(schedule.retry(facts.spent, facts.retry_after.unwrap_or_default()));
     in_process(facts).unwrap_or_else(wait)
 }
 
 fn in_process(facts: &Facts) -> Option<NextStep> {
     let retry_after = facts.retry_after.unwrap_or_default();
-    let delay = facts.next_delay.filter(|_| !facts.is_draining && retry_after <= LONGEST_SLEEP_IN_PROCESS)?;
+    let delay = facts
+        .next_delay
+        .filter(|_| !facts.is_draining && retry_after <= LONGEST_SLEEP_IN_PROCESS)?;
     Some(NextStep::TryAgain(delay.max(retry_after)))
 }
 
@@ -103,7 +106,7 @@ fn postpone(facts: &Facts, schedule: &RetrySchedule) -> NextStep {
 
 #[cfg(test)]
 mod tests {
-    use super::super::retry_schedule::Ladder;
+    use super::super::retry_schedule::RetryDelays;
     use super::*;
     use NextStep::{DeadLetter, Finish, TryAgain};
     use proptest::prelude::*;
@@ -123,8 +126,8 @@ mod tests {
     }
 
     fn schedule() -> RetrySchedule {
-        let ladder = Ladder::new([5, 30, 120, 600, 3600].map(seconds).to_vec()).unwrap();
-        RetrySchedule { max_attempts: 20, max_age: seconds(86_400), ladder }
+        let delays = RetryDelays::new([5, 30, 120, 600, 3600].map(seconds).to_vec()).unwrap();
+        RetrySchedule { max_attempts: 20, max_age: seconds(86_400), delays }
     }
 
     fn step(verdict: Verdict, facts: Facts) -> String {
@@ -162,8 +165,11 @@ mod tests {
         let facts = Facts { is_outage: true, spent: 99, age: seconds(999_999), ..FACTS };
         for verdict in Verdict::ALL {
             let is_success = matches!(verdict, Verdict::Deleted | Verdict::AlreadyAbsent);
-            let expected =
-                if is_success { format!("{} true", verdict.as_str()) } else { "postpone 1h".to_owned() };
+            let expected = if is_success {
+                format!("{} true", verdict.as_str())
+            } else {
+                "postpone 1h".to_owned()
+            };
             assert_eq!(step(verdict, facts), expected, "{verdict:?}");
             assert_eq!(uses_up_an_attempt(verdict, false), verdict.spends_an_attempt());
             assert_eq!(uses_up_an_attempt(verdict, true), is_success);
@@ -181,7 +187,8 @@ mod tests {
         assert_eq!(step(Verdict::Transient, Facts { age: seconds(86_400), ..old }), "retry in 5s");
         assert_eq!(step(Verdict::Transient, Facts { is_clock_wrong: true, ..old }), "retry in 5s");
         assert_eq!(step(Verdict::Transient, Facts { spent: 20, ..old }), "attempts_exhausted");
-        for verdict in [Verdict::Throttled, Verdict::Unauthorized, Verdict::Misdirected, Verdict::NotReached]
+        for verdict in
+            [Verdict::Throttled, Verdict::Unauthorized, Verdict::Misdirected, Verdict::NotReached]
         {
             assert_eq!(step(verdict, old), "postpone 1h", "{verdict:?}");
         }
@@ -204,8 +211,9 @@ mod tests {
 
     #[test]
     fn a_retry_after_is_a_floor_in_process_and_in_the_delay_queues() {
-        let after =
-            |verdict, retry_after| step(verdict, Facts { retry_after: Some(seconds(retry_after)), ..FACTS });
+        let after = |verdict, retry_after| {
+            step(verdict, Facts { retry_after: Some(seconds(retry_after)), ..FACTS })
+        };
         assert_eq!(after(Verdict::Transient, 0), "try again in 250 ms");
         assert_eq!(after(Verdict::Transient, 2), "try again in 2000 ms");
         assert_eq!(after(Verdict::Transient, 3), "retry in 5s");

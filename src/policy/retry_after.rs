@@ -12,7 +12,9 @@ pub const LONGEST: Duration = Duration::from_hours(24);
 /// What an answer asks for, where it has a `Retry-After` that makes sense.
 pub fn of(answer: &Answer, now: Timestamp) -> Option<Duration> {
     match answer {
-        Answer::Status(response) => floor(response.retry_after.as_deref(), response.date.as_deref(), now),
+        Answer::Status(response) => {
+            floor(response.retry_after.as_deref(), response.date.as_deref(), now)
+        }
         _ => None,
     }
 }
@@ -36,8 +38,10 @@ fn parse_seconds(value: &str) -> Option<u64> {
 }
 
 fn wait_until(moment: SystemTime, date: Option<&str>, now: Timestamp) -> Duration {
-    let by_our_clock =
-        SystemTime::try_from(now).ok().and_then(|now| moment.duration_since(now).ok()).unwrap_or_default();
+    let by_our_clock = SystemTime::try_from(now)
+        .ok()
+        .and_then(|now| moment.duration_since(now).ok())
+        .unwrap_or_default();
     let by_theirs = date
         .and_then(|date| httpdate::parse_http_date(date).ok())
         .and_then(|sent| moment.duration_since(sent).ok())
@@ -68,7 +72,11 @@ mod tests {
     #[test]
     fn a_wrong_clock_of_ours_does_not_undercut_a_date() {
         let fast = at("2026-11-23T10:00:30Z");
-        let floor = floor(Some("Mon, 23 Nov 2026 10:00:07 GMT"), Some("Mon, 23 Nov 2026 10:00:00 GMT"), fast);
+        let floor = floor(
+            Some("Mon, 23 Nov 2026 10:00:07 GMT"),
+            Some("Mon, 23 Nov 2026 10:00:00 GMT"),
+            fast,
+        );
         assert_eq!(floor, Some(Duration::from_secs(7)));
     }
 

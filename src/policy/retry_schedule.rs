@@ -1,4 +1,4 @@
-//! How long to wait before the next attempt, or that there is none: the limits and the ladder of durable waits.
+//! How long to wait before the next attempt, or that there is none: the limits and the delays of durable waits.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ pub const LONGEST_SLEEP_IN_PROCESS: Duration = Duration::from_secs(2);
 
 /// One durable wait: a queue whose messages expire after `wait`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Rung(Duration);
+pub struct RetryDelay(Duration);
 
-impl Rung {
+impl RetryDelay {
     /// How long a message lies in the queue.
     pub fn wait(self) -> Duration {
         self.0
@@ -26,7 +26,7 @@ impl Rung {
         u32::try_from(self.0.as_millis()).unwrap_or(u32::MAX)
     }
 
-    /// The rung's name in settings, queue names and metrics: `5s`, `2m`, `1h`.
+    /// The delay's name in settings, queue names and metrics: `5s`, `2m`, `1h`.
     pub fn name(self) -> String {
         let millis = self.0.as_millis();
         let unit = [(3_600_000, "h"), (60_000, "m"), (1000, "s")]
@@ -42,10 +42,10 @@ impl Rung {
     }
 }
 
-/// Why a list of waits is no ladder.
+/// Why a list of waits is no delays.
 #[derive(Debug, Error, PartialEq, Eq)]
-pub enum LadderError {
-    /// No rung at all.
+pub enum RetryDelaysError {
+    /// No delay at all.
     #[error("it needs one wait at least")]
     Empty,
     /// Not strictly rising.
@@ -61,41 +61,42 @@ pub enum LadderError {
 
 /// The durable waits, shortest first; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ladder(Vec<Rung>);
+pub struct RetryDelays(Vec<RetryDelay>);
 
-impl Ladder {
-    /// Makes a ladder of rising waits.
+impl RetryDelays {
+    /// Makes a delays of rising waits.
     ///
     /// # Errors
-    /// [`LadderError`] names what is wrong with them.
-    pub fn new(waits: Vec<Duration>) -> Result<Self, LadderError> {
+    /// [`RetryDelaysError`] names what is wrong with them.
+    pub fn new(waits: Vec<Duration>) -> Result<Self, RetryDelaysError> {
         let in_range = |wait: &Duration| {
-            (1..=86_400_000).contains(&wait.as_millis()) && wait.subsec_nanos().is_multiple_of(1_000_000)
+            (1..=86_400_000).contains(&wait.as_millis())
+                && wait.subsec_nanos().is_multiple_of(1_000_000)
         };
         match waits.len() {
-            0 => return Err(LadderError::Empty),
-            17.. => return Err(LadderError::TooMany),
-            _ if !waits.iter().all(in_range) => return Err(LadderError::OutOfRange),
-            _ if !waits.is_sorted_by(|a, b| a < b) => return Err(LadderError::NotRising),
+            0 => return Err(RetryDelaysError::Empty),
+            17.. => return Err(RetryDelaysError::TooMany),
+            _ if !waits.iter().all(in_range) => return Err(RetryDelaysError::OutOfRange),
+            _ if !waits.is_sorted_by(|a, b| a < b) => return Err(RetryDelaysError::NotRising),
             _ => {}
         }
-        Ok(Self(waits.into_iter().map(Rung).collect()))
+        Ok(Self(waits.into_iter().map(RetryDelay).collect()))
     }
 
-    /// All rungs, shortest first.
-    pub fn rungs(&self) -> &[Rung] {
+    /// All delays, shortest first.
+    pub fn all(&self) -> &[RetryDelay] {
         &self.0
     }
 
-    /// The rung at a place; the last one beyond the end.
-    fn at(&self, place: usize) -> Rung {
+    /// The delay at a place; the last one beyond the end.
+    fn at(&self, place: usize) -> RetryDelay {
         self.0[place.min(self.0.len() - 1)]
     }
 
-    /// The first rung that lasts as long as `floor`, but not before `place`; where none is that long, the last one (the
+    /// The first delay that lasts as long as `floor`, but not before `place`; where none is that long, the last one (the
     /// command's `x-not-before` then makes it wait again).
-    fn from(&self, place: usize, floor: Duration) -> Rung {
-        let long_enough = self.0.iter().position(|rung| rung.0 >= floor).unwrap_or(usize::MAX);
+    fn from(&self, place: usize, floor: Duration) -> RetryDelay {
+        let long_enough = self.0.iter().position(|delay| delay.0 >= floor).unwrap_or(usize::MAX);
         self.at(place.max(long_enough))
     }
 }
@@ -108,30 +109,31 @@ pub struct RetrySchedule {
     /// From the first delivery, waiting included.
     pub max_age: Duration,
     /// The durable waits.
-    pub ladder: Ladder,
+    pub delays: RetryDelays,
 }
 
 impl RetrySchedule {
     /// The wait before the next attempt, when `spent` attempts are used up; no shorter than `min_delay`.
-    pub fn retry(&self, spent: u32, min_delay: Duration) -> Rung {
-        self.ladder.from(place_after(spent), min_delay)
+    pub fn retry(&self, spent: u32, min_delay: Duration) -> RetryDelay {
+        self.delays.from(place_after(spent), min_delay)
     }
 
     /// The wait of a command that is not to blame: as long as it is old, so that a long outage is met with long waits
     /// and no state is needed to know how often it has waited.
-    pub fn postpone(&self, age: Duration, min_delay: Duration) -> Rung {
-        let rungs_no_longer_than_its_age = self.ladder.0.iter().take_while(|rung| rung.0 <= age).count();
-        self.ladder.from(rungs_no_longer_than_its_age.saturating_sub(1), min_delay)
+    pub fn postpone(&self, age: Duration, min_delay: Duration) -> RetryDelay {
+        let rungs_no_longer_than_its_age =
+            self.delays.0.iter().take_while(|delay| delay.0 <= age).count();
+        self.delays.from(rungs_no_longer_than_its_age.saturating_sub(1), min_delay)
     }
 
     /// The shortest wait that is no shorter than `min_delay`.
-    pub fn shortest(&self, min_delay: Duration) -> Rung {
-        self.ladder.from(0, min_delay)
+    pub fn shortest(&self, min_delay: Duration) -> RetryDelay {
+        self.delays.from(0, min_delay)
     }
 
     /// The longest wait.
-    pub fn longest(&self) -> Rung {
-        self.ladder.at(usize::MAX)
+    pub fn longest(&self) -> RetryDelay {
+        self.delays.at(usize::MAX)
     }
 }
 
@@ -150,8 +152,8 @@ mod tests {
     }
 
     fn schedule() -> RetrySchedule {
-        let ladder = Ladder::new([5, 30, 120, 600, 3600].map(seconds).to_vec()).unwrap();
-        RetrySchedule { max_attempts: 20, max_age: seconds(86_400), ladder }
+        let delays = RetryDelays::new([5, 30, 120, 600, 3600].map(seconds).to_vec()).unwrap();
+        RetrySchedule { max_attempts: 20, max_age: seconds(86_400), delays }
     }
 
     #[test]
@@ -159,8 +161,15 @@ mod tests {
         let waits = |spents: &[u32]| -> Vec<String> {
             spents.iter().map(|spent| schedule().retry(*spent, Duration::ZERO).name()).collect()
         };
-        assert_eq!(waits(&[4, 8, 12, 16, 19, 20, 400]), ["5s", "30s", "2m", "10m", "1h", "1h", "1h"]);
-        assert_eq!(waits(&[0, 1, 5]), ["5s", "5s", "30s"], "cut short by a shutdown, it has its own wait");
+        assert_eq!(
+            waits(&[4, 8, 12, 16, 19, 20, 400]),
+            ["5s", "30s", "2m", "10m", "1h", "1h", "1h"]
+        );
+        assert_eq!(
+            waits(&[0, 1, 5]),
+            ["5s", "5s", "30s"],
+            "cut short by a shutdown, it has its own wait"
+        );
     }
 
     #[test]
@@ -182,24 +191,36 @@ mod tests {
 
     #[test]
     fn a_bad_ladder_is_refused_by_name() {
-        assert_eq!(Ladder::new(vec![]), Err(LadderError::Empty));
-        assert_eq!(Ladder::new(vec![seconds(5), seconds(5)]), Err(LadderError::NotRising));
-        assert_eq!(Ladder::new(vec![seconds(0)]), Err(LadderError::OutOfRange));
-        assert_eq!(Ladder::new(vec![seconds(86_401)]), Err(LadderError::OutOfRange));
-        assert_eq!(Ladder::new(vec![Duration::from_micros(1500)]), Err(LadderError::OutOfRange));
-        assert_eq!(Ladder::new((1..18).map(seconds).collect()), Err(LadderError::TooMany));
+        assert_eq!(RetryDelays::new(vec![]), Err(RetryDelaysError::Empty));
+        assert_eq!(
+            RetryDelays::new(vec![seconds(5), seconds(5)]),
+            Err(RetryDelaysError::NotRising)
+        );
+        assert_eq!(RetryDelays::new(vec![seconds(0)]), Err(RetryDelaysError::OutOfRange));
+        assert_eq!(RetryDelays::new(vec![seconds(86_401)]), Err(RetryDelaysError::OutOfRange));
+        assert_eq!(
+            RetryDelays::new(vec![Duration::from_micros(1500)]),
+            Err(RetryDelaysError::OutOfRange)
+        );
+        assert_eq!(
+            RetryDelays::new((1..18).map(seconds).collect()),
+            Err(RetryDelaysError::TooMany)
+        );
     }
 
     #[test]
     fn a_rung_is_named_as_people_write_it() {
-        let name = |millis| Rung(Duration::from_millis(millis)).name();
-        assert_eq!([100, 5000, 90_000, 120_000, 3_600_000].map(name), ["100ms", "5s", "90s", "2m", "1h"]);
+        let name = |millis| RetryDelay(Duration::from_millis(millis)).name();
+        assert_eq!(
+            [100, 5000, 90_000, 120_000, 3_600_000].map(name),
+            ["100ms", "5s", "90s", "2m", "1h"]
+        );
     }
 
     #[test]
     fn a_rungs_queue_has_its_name_and_its_wait() {
-        let rungs = schedule().ladder.rungs().to_vec();
-        let queues: Vec<_> = rungs.iter().map(|rung| (rung.queue(), rung.ttl_ms())).collect();
+        let delays = schedule().delays.all().to_vec();
+        let queues: Vec<_> = delays.iter().map(|delay| (delay.queue(), delay.ttl_ms())).collect();
         assert_eq!(queues[0], ("task.delete.wait.5s".into(), 5000));
         assert_eq!(queues[4], ("task.delete.wait.1h".into(), 3_600_000));
     }
@@ -207,9 +228,9 @@ mod tests {
     proptest! {
         #[test]
         fn a_rungs_name_is_its_wait_so_no_two_share_a_queue(millis in 1_u64..=86_400_000) {
-            let rung = Rung(Duration::from_millis(millis));
-            let read: jiff::SignedDuration = rung.name().parse().unwrap();
-            prop_assert_eq!(Duration::try_from(read).unwrap(), rung.wait());
+            let delay = RetryDelay(Duration::from_millis(millis));
+            let read: jiff::SignedDuration = delay.name().parse().unwrap();
+            prop_assert_eq!(Duration::try_from(read).unwrap(), delay.wait());
         }
 
         #[test]
@@ -221,7 +242,7 @@ mod tests {
                 schedule().postpone(seconds(age), seconds(floor)),
                 schedule().shortest(seconds(floor)),
             ];
-            prop_assert!(waits.iter().all(|rung| rung.wait() >= seconds(floor)));
+            prop_assert!(waits.iter().all(|delay| delay.wait() >= seconds(floor)));
         }
     }
 }

@@ -3,17 +3,17 @@
 use jiff::Timestamp;
 
 use super::admission::first_seen;
-use super::retry_schedule::Rung;
+use super::retry_schedule::RetryDelay;
 use super::verdict::Verdict;
-use crate::messages::{Command, Incoming, Outcome, Progress, Publication};
+use crate::messages::{Command, Incoming, Outcome, Publication, RetryState};
 
 /// A wait in a delay queue.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Wait {
     /// For how long.
-    pub delay: Rung,
+    pub delay: RetryDelay,
     /// How far the command has come; says why it waits.
-    pub progress: Progress,
+    pub retry_state: RetryState,
     /// It has not waited for this reason before: worth a log line.
     pub is_news: bool,
     /// The command's id and the command, where it could be read.
@@ -41,9 +41,9 @@ pub enum Settlement {
     /// Nothing that is the command's fault: wait in a delay queue, no attempt used up.
     Postpone(Wait),
     /// It cannot succeed: dead letter and event.
-    DeadLetter(Outcome, Progress),
+    DeadLetter(Outcome, RetryState),
     /// Not begun: back to the work queue.
-    Return,
+    Requeue,
 }
 
 impl Settlement {
@@ -53,17 +53,24 @@ impl Settlement {
         match self {
             Self::Finish(outcome) => vec![event(outcome, incoming, now)],
             Self::RetryLater(wait) | Self::Postpone(wait) => {
-                vec![Publication::waiting_copy(incoming, wait.delay.queue(), &wait.progress, first_seen)]
+                vec![Publication::waiting_copy(
+                    incoming,
+                    wait.delay.queue(),
+                    &wait.retry_state,
+                    first_seen,
+                )]
             }
-            Self::DeadLetter(outcome, progress) => {
-                let why =
-                    outcome.failure.as_ref().map_or(("", ""), |f| (f.reason.as_str(), f.detail.as_str()));
+            Self::DeadLetter(outcome, retry_state) => {
+                let why = outcome
+                    .failure
+                    .as_ref()
+                    .map_or(("", ""), |f| (f.reason.as_str(), f.detail.as_str()));
                 vec![
-                    Publication::dead_letter(incoming, progress, first_seen, why, now),
+                    Publication::dead_letter(incoming, retry_state, first_seen, why, now),
                     event(outcome, incoming, now),
                 ]
             }
-            Self::Return => Vec::new(),
+            Self::Requeue => Vec::new(),
         }
     }
 
@@ -73,7 +80,7 @@ impl Settlement {
             Self::Finish(outcome) | Self::DeadLetter(outcome, _) => outcome.outcome.as_str(),
             Self::RetryLater(..) => "retry_later",
             Self::Postpone(..) => "postponed",
-            Self::Return => "returned",
+            Self::Requeue => "returned",
         }
     }
 }
@@ -89,7 +96,7 @@ mod tests {
     use super::*;
     use crate::messages::event::{Failure, samples};
     use crate::messages::{EndKind, FailureReason};
-    use crate::policy::retry_schedule::Ladder;
+    use crate::policy::retry_schedule::RetryDelays;
     use std::sync::LazyLock;
     use std::time::Duration;
 
@@ -100,13 +107,13 @@ mod tests {
     fn dead() -> Settlement {
         let failure = Some(Failure { reason: FailureReason::Rejected, detail: "HTTP 422".into() });
         let outcome = Outcome { failure, ..samples::outcome(EndKind::DeadLettered) };
-        Settlement::DeadLetter(outcome, Progress::default())
+        Settlement::DeadLetter(outcome, RetryState::default())
     }
 
     fn waits() -> [Settlement; 2] {
-        let rung = Ladder::new(vec![Duration::from_secs(5)]).unwrap().rungs()[0];
-        let progress = Progress { attempts: 2, ..Progress::default() };
-        let wait = Wait { delay: rung, progress, is_news: true, command: None };
+        let delay = RetryDelays::new(vec![Duration::from_secs(5)]).unwrap().all()[0];
+        let retry_state = RetryState { attempts: 2, ..RetryState::default() };
+        let wait = Wait { delay: delay, retry_state, is_news: true, command: None };
         [Settlement::RetryLater(wait.clone()), Settlement::Postpone(wait)]
     }
 
@@ -121,14 +128,17 @@ mod tests {
     #[test]
     fn each_settlement_publishes_its_part_and_a_dead_letter_comes_before_its_event() {
         for end in [EndKind::Deleted, EndKind::AlreadyAbsent] {
-            assert_eq!(addresses(&Settlement::Finish(samples::outcome(end))), ["task.events task.deleted"]);
+            assert_eq!(
+                addresses(&Settlement::Finish(samples::outcome(end))),
+                ["task.events task.deleted"]
+            );
         }
         assert_eq!(addresses(&dead()), ["task.dlx task.delete", "task.events task.delete_failed"]);
         for wait in waits() {
             assert_eq!(addresses(&wait), ["task.retry task.delete.wait.5s"]);
             assert_eq!(&*published(&wait)[0].body, b"as it came");
         }
-        assert_eq!(published(&Settlement::Return), []);
+        assert_eq!(published(&Settlement::Requeue), []);
     }
 
     #[test]
@@ -143,8 +153,11 @@ mod tests {
     fn a_settlement_has_one_word() {
         let finish = Settlement::Finish(samples::outcome(EndKind::AlreadyAbsent));
         let [retry, postpone] = waits();
-        let words =
-            [finish, dead(), retry, postpone, Settlement::Return].map(|settlement| settlement.as_str());
-        assert_eq!(words, ["already_absent", "dead_lettered", "retry_later", "postponed", "returned"]);
+        let words = [finish, dead(), retry, postpone, Settlement::Requeue]
+            .map(|settlement| settlement.as_str());
+        assert_eq!(
+            words,
+            ["already_absent", "dead_lettered", "retry_later", "postponed", "returned"]
+        );
     }
 }

@@ -111,7 +111,11 @@ impl Verdict {
     pub fn spends_an_attempt(self) -> bool {
         !matches!(
             self,
-            Self::Throttled | Self::Unauthorized | Self::NotReached | Self::Misdirected | Self::Unreachable
+            Self::Throttled
+                | Self::Unauthorized
+                | Self::NotReached
+                | Self::Misdirected
+                | Self::Unreachable
         )
     }
 }
@@ -157,7 +161,10 @@ mod tests {
             [403, 422].map(|code| decide(&status(code, json("ENDPOINT_NOT_FOUND")))),
             [Verdict::Misdirected; 2]
         );
-        assert_eq!([Body::Empty, json("X")].map(|body| decide(&status(403, body))), [Verdict::Forbidden; 2]);
+        assert_eq!(
+            [Body::Empty, json("X")].map(|body| decide(&status(403, body))),
+            [Verdict::Forbidden; 2]
+        );
         assert_eq!(
             [Body::Html, Body::Other].map(|body| decide(&status(403, body))),
             [Verdict::Misdirected; 2]
@@ -188,13 +195,23 @@ mod tests {
     #[test]
     fn an_upstream_failure_uses_up_no_attempt() {
         let spends = |spends| {
-            let verdicts = Verdict::ALL.into_iter().filter(|verdict| verdict.spends_an_attempt() == spends);
+            let verdicts =
+                Verdict::ALL.into_iter().filter(|verdict| verdict.spends_an_attempt() == spends);
             verdicts.map(Verdict::as_str).collect::<Vec<_>>()
         };
-        let about_the_command =
-            ["deleted", "already_absent", "already_absent_unverified", "forbidden", "transient", "rejected"];
+        let about_the_command = [
+            "deleted",
+            "already_absent",
+            "already_absent_unverified",
+            "forbidden",
+            "transient",
+            "rejected",
+        ];
         assert_eq!(spends(true), about_the_command);
-        assert_eq!(spends(false), ["not_reached", "throttled", "unauthorized", "misdirected", "unreachable"]);
+        assert_eq!(
+            spends(false),
+            ["not_reached", "throttled", "unauthorized", "misdirected", "unreachable"]
+        );
     }
 
     /// Any, and often one that means something of its own.

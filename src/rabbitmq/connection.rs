@@ -111,8 +111,9 @@ pub fn parse_amqp_url(text: &str) -> Result<AMQPUri, String> {
     if text.contains(char::is_control) {
         return Err("has a control character in it".to_owned());
     }
-    let url = Url::parse(text)
-        .map_err(|error| format!("is no URL ({error}); it takes amqp://user:password@host:port/vhost"))?;
+    let url = Url::parse(text).map_err(|error| {
+        format!("is no URL ({error}); it takes amqp://user:password@host:port/vhost")
+    })?;
     if !matches!(url.scheme(), "amqp" | "amqps") {
         return Err("must begin with amqp:// or amqps://".to_owned());
     }
@@ -133,10 +134,16 @@ pub fn parse_amqp_url(text: &str) -> Result<AMQPUri, String> {
                     @ is %40"
             .to_owned());
     }
-    if let Some((name, _)) = url.query_pairs().find(|(name, _)| !KNOWN_PARAMETERS.contains(&name.as_ref())) {
-        return Err(format!("has an unknown parameter, {name:?}; known are {}", KNOWN_PARAMETERS.join(", ")));
+    if let Some((name, _)) =
+        url.query_pairs().find(|(name, _)| !KNOWN_PARAMETERS.contains(&name.as_ref()))
+    {
+        return Err(format!(
+            "has an unknown parameter, {name:?}; known are {}",
+            KNOWN_PARAMETERS.join(", ")
+        ));
     }
-    let mut uri: AMQPUri = text.parse().map_err(|_| "has a parameter with a wrong value".to_owned())?;
+    let mut uri: AMQPUri =
+        text.parse().map_err(|_| "has a parameter with a wrong value".to_owned())?;
     if uri.vhost.len() > LONGEST_VHOST {
         return Err(format!("names a virtual host of more than {LONGEST_VHOST} bytes"));
     }
@@ -177,12 +184,12 @@ impl Session {
         Ok(Self { consuming, publisher, topology, declared, blocked, lost })
     }
 
-    /// Why the broker takes no messages of ours, where it does not: low memory or disk.
+    /// Why the broker is blocking publishers, where it does not: low memory or disk.
     pub fn blocked(&self) -> Option<String> {
         self.blocked.borrow().clone()
     }
 
-    /// Waits until the broker takes no messages of ours.
+    /// Waits until the broker is blocking publishers.
     pub async fn becomes_blocked(&self) {
         self.wait_for(Option::is_some).await;
     }
@@ -203,8 +210,11 @@ impl Session {
     /// most. What cannot be declared shows in the publish that is tried again.
     pub async fn declare_again(&self) {
         let Ok(mut declared) = self.declared.try_lock() else { return };
-        if self.topology.provision == Provision::Declare && declared.elapsed() >= DECLARE_AGAIN_AFTER {
-            let _ = timeout(CONNECT_TIMEOUT, topology::ensure(&self.consuming, &self.topology)).await;
+        if self.topology.provision == Provision::Declare
+            && declared.elapsed() >= DECLARE_AGAIN_AFTER
+        {
+            let _ =
+                timeout(CONNECT_TIMEOUT, topology::ensure(&self.consuming, &self.topology)).await;
             *declared = Instant::now();
         }
     }
@@ -223,7 +233,7 @@ impl Session {
         &self.publisher
     }
 
-    /// Says good-bye to the broker, which then requeues at once what is unacknowledged.
+    /// Closes the connection, which then requeues at once what is unacknowledged.
     pub async fn close(&self) {
         self.lost.cancel();
         for connection in [&self.consuming, self.publisher.connection()] {
@@ -236,10 +246,14 @@ impl Session {
 ///
 /// # Errors
 /// [`BrokerError::Connect`], [`BrokerError::ConnectTimeout`] or [`BrokerError::Tls`].
-pub async fn connect(uri: &AMQPUri, tls: &TlsFiles, purpose: &str) -> Result<Connection, BrokerError> {
+pub async fn connect(
+    uri: &AMQPUri,
+    tls: &TlsFiles,
+    purpose: &str,
+) -> Result<Connection, BrokerError> {
     let (address, tls) = (address(uri), tls.read()?);
-    let properties =
-        ConnectionProperties::default().with_connection_name(format!("{} ({purpose})", names::SOURCE).into());
+    let properties = ConnectionProperties::default()
+        .with_connection_name(format!("{} ({purpose})", names::SOURCE).into());
     match timeout(CONNECT_TIMEOUT, wire_guard::connect(uri.clone(), tls, properties)).await {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(source)) => Err(BrokerError::Connect { address, source }),
@@ -247,7 +261,7 @@ pub async fn connect(uri: &AMQPUri, tls: &TlsFiles, purpose: &str) -> Result<Con
     }
 }
 
-/// # No request to the broker waits for ever
+/// # No request to the broker waits indefinitely
 ///
 /// lapin (4.12) may never resolve a request whose connection ends at that moment: `check` was seen to wait without end for the answer to
 /// its own close. So whoever asks the broker for something asks through this, acknowledgements included, or has a bound of its own
@@ -256,11 +270,12 @@ pub async fn connect(uri: &AMQPUri, tls: &TlsFiles, purpose: &str) -> Result<Con
 /// # Errors
 /// lapin's word, or that the time is over.
 pub async fn in_time<T>(request: impl Future<Output = lapin::Result<T>>) -> lapin::Result<T> {
-    let late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "RabbitMQ did not answer in time").into());
+    let late =
+        |_| Err(io::Error::new(io::ErrorKind::TimedOut, "RabbitMQ did not answer in time").into());
     timeout(ANSWER_TIMEOUT, request).await.unwrap_or_else(late)
 }
 
-/// Says good-bye, and does not wait long for the answer.
+/// Closes the connection, and does not wait long for the answer.
 pub async fn close(connection: &Connection) {
     let _ = timeout(CLOSE_TIMEOUT, connection.close(200, "OK".into())).await;
 }
@@ -314,7 +329,9 @@ mod tests {
         assert!(refusal("amqp:///vhost").contains("host"));
         assert!(refusal("amqp://u:pass\nword@h/").contains("control character"));
         // The password is 12/3: the library would take u for the host and 12 for the port.
-        for url in ["amqp://u:12/3@h/", "amqp://u:12?3@h/", "amqp://u:12#3@h/", "amqp://u:p@h/#fragment"] {
+        for url in
+            ["amqp://u:12/3@h/", "amqp://u:12?3@h/", "amqp://u:12#3@h/", "amqp://u:p@h/#fragment"]
+        {
             assert!(refusal(url).contains("%40"), "{}", refusal(url));
         }
     }
@@ -351,6 +368,9 @@ mod tests {
         let uri = parse_amqp_url("amqp://u:p@127.0.0.1/").unwrap();
         assert_eq!((uri.query.heartbeat, uri.vhost.as_str()), (Some(10), "/"));
         assert_eq!(parse_amqp_url("amqp://h/a%2Fb?heartbeat=5").unwrap().query.heartbeat, Some(5));
-        assert_eq!(address(&parse_amqp_url("amqp://u:s3cret@h/a%2Fb").unwrap()), "amqp://h:5672 (vhost a/b)");
+        assert_eq!(
+            address(&parse_amqp_url("amqp://u:s3cret@h/a%2Fb").unwrap()),
+            "amqp://h:5672 (vhost a/b)"
+        );
     }
 }

@@ -15,7 +15,7 @@ use super::envelope;
 use super::message_header::X_UNREADABLE;
 use crate::messages::{Incoming, Properties, names};
 
-/// One message in our hands. It is not `Clone` and every way out consumes it, so it is settled at most once, and only this
+/// One message that is unacknowledged. It is not `Clone` and every way out consumes it, so it is settled at most once, and only this
 /// file makes one, so on the channel it came from. (lapin's own `Acker` would start a job of the runtime for each.)
 #[derive(Debug)]
 pub struct Delivery {
@@ -50,7 +50,9 @@ impl Delivery {
     /// Has the broker move it to the dead letters as it is; `false` as for [`Delivery::acknowledge`].
     #[must_use]
     pub async fn reject(self) -> bool {
-        in_time(self.channel.basic_reject(self.tag, BasicRejectOptions { requeue: false })).await.is_ok()
+        in_time(self.channel.basic_reject(self.tag, BasicRejectOptions { requeue: false }))
+            .await
+            .is_ok()
     }
 
     /// Puts it back into the queue; `false` as for [`Delivery::acknowledge`] (the broker then does so by itself).
@@ -60,10 +62,10 @@ impl Delivery {
     }
 
     fn new(delivery: lapin::message::Delivery, channel: &Arc<Channel>) -> Self {
-        let (properties, progress) = envelope::read(&delivery.properties);
+        let (properties, retry_state) = envelope::read(&delivery.properties);
         let fault = envelope::text(&delivery.properties, X_UNREADABLE);
         let (body, redelivered) = (delivery.data, delivery.redelivered);
-        let incoming = Incoming { body, properties, progress, fault, redelivered };
+        let incoming = Incoming { body, properties, retry_state, fault, redelivered };
         // On a first delivery the header can only be the producer's.
         let redeliveries =
             if delivery.redelivered { envelope::delivery_count(&delivery.properties) } else { 0 };
@@ -106,8 +108,14 @@ fn failed(source: lapin::Error) -> BrokerError {
 /// [`BrokerError::Consume`].
 pub async fn consume(channel: &Arc<Channel>, prefetch: u16) -> Result<Deliveries, BrokerError> {
     // Before consuming: lapin's own buffer has no bound but this one.
-    in_time(channel.basic_qos(prefetch, BasicQosOptions { global: false })).await.map_err(failed)?;
+    in_time(channel.basic_qos(prefetch, BasicQosOptions { global: false }))
+        .await
+        .map_err(failed)?;
     let options = BasicConsumeOptions::default();
-    let consumer = channel.basic_consume(names::WORK_QUEUE.into(), "".into(), options, FieldTable::default());
-    Ok(Deliveries { consumer: in_time(consumer).await.map_err(failed)?, channel: Arc::clone(channel) })
+    let consumer =
+        channel.basic_consume(names::WORK_QUEUE.into(), "".into(), options, FieldTable::default());
+    Ok(Deliveries {
+        consumer: in_time(consumer).await.map_err(failed)?,
+        channel: Arc::clone(channel),
+    })
 }

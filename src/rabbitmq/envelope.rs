@@ -4,13 +4,13 @@ use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use crate::messages::{HeaderValue, Progress, Properties, Publication, names};
+use crate::messages::{HeaderValue, Properties, Publication, RetryState, names};
 
 const PERSISTENT: u8 = 2;
 
 /// What we carry on of a message, and what our own headers say of earlier deliveries. Anybody may have written them: what
 /// makes no sense is as if it were not there.
-pub fn read(properties: &BasicProperties) -> (Properties, Progress) {
+pub fn read(properties: &BasicProperties) -> (Properties, RetryState) {
     let header = |name: &str| header(properties, name);
     let text = |name: &str| text(properties, name);
     let time = |name: &str| text(name).and_then(|time| time.parse::<Timestamp>().ok());
@@ -25,19 +25,21 @@ pub fn read(properties: &BasicProperties) -> (Properties, Progress) {
         tracestate: text(names::TRACESTATE),
         published_by: short(properties.user_id()).or_else(|| text(names::X_PUBLISHED_BY)),
     };
-    let progress = Progress {
+    let retry_state = RetryState {
         attempts: header(names::X_ATTEMPTS)
             .and_then(as_number)
             .map_or(0, |n| u32::try_from(n.max(0)).unwrap_or(u32::MAX)),
         ambiguous: matches!(header(names::X_AMBIGUOUS), Some(AMQPValue::Boolean(true))),
         first_seen: time(names::X_FIRST_SEEN),
         not_before: time(names::X_NOT_BEFORE),
-        last_status: header(names::X_LAST_STATUS).and_then(as_number).and_then(|n| u16::try_from(n).ok()),
+        last_status: header(names::X_LAST_STATUS)
+            .and_then(as_number)
+            .and_then(|n| u16::try_from(n).ok()),
         wait_reason: text(names::X_WAIT_REASON),
         history: text(names::X_HISTORY),
         request_id: None,
     };
-    (carried, progress)
+    (carried, retry_state)
 }
 
 /// How often the broker has taken the message back from a worker, as a quorum queue counts it.
@@ -85,7 +87,8 @@ pub fn write(publication: &Publication<'_>) -> BasicProperties {
     for (name, value) in &publication.headers {
         headers.insert((*name).into(), amqp_value(value));
     }
-    let mut properties = BasicProperties::default().with_delivery_mode(PERSISTENT).with_headers(headers);
+    let mut properties =
+        BasicProperties::default().with_delivery_mode(PERSISTENT).with_headers(headers);
     if let Some(id) = &publication.message_id {
         properties = properties.with_message_id(id.as_str().into());
     }
@@ -114,20 +117,22 @@ mod tests {
     use proptest::prelude::*;
 
     fn any_moment() -> impl Strategy<Value = Timestamp> {
-        (0_i64..=253_402_207_200, 0_i32..1_000_000_000).prop_map(|(s, ns)| Timestamp::new(s, ns).unwrap())
+        (0_i64..=253_402_207_200, 0_i32..1_000_000_000)
+            .prop_map(|(s, ns)| Timestamp::new(s, ns).unwrap())
     }
 
     #[test]
     fn a_text_longer_than_1_kib_is_as_if_it_were_not_there() {
         for (length, expected) in [(1024, Some(1024)), (1025, None)] {
             let mut headers = FieldTable::default();
-            headers.insert(names::TRACESTATE.into(), AMQPValue::LongString("x".repeat(length).into()));
+            headers
+                .insert(names::TRACESTATE.into(), AMQPValue::LongString("x".repeat(length).into()));
             let (carried, _) = read(&BasicProperties::default().with_headers(headers));
             assert_eq!(carried.tracestate.map(|text| text.len()), expected);
         }
     }
 
-    fn with_header(name: &str, value: AMQPValue) -> Progress {
+    fn with_header(name: &str, value: AMQPValue) -> RetryState {
         let mut headers = FieldTable::default();
         headers.insert(name.into(), value);
         read(&BasicProperties::default().with_headers(headers)).1
@@ -144,33 +149,38 @@ mod tests {
             let properties =
                 Properties { message_id, correlation_id, content_type, traceparent, tracestate, published_by };
             let [history, wait_reason] = notes;
-            let progress = Progress {
+            let retry_state = RetryState {
                 attempts, ambiguous, first_seen: None, not_before, last_status, wait_reason, history, request_id: None,
             };
             let incoming = Incoming { properties, ..Incoming::default() };
-            let copy = Publication::waiting_copy(&incoming, "q".into(), &progress, first_seen);
+            let copy = Publication::waiting_copy(&incoming, "q".into(), &retry_state, first_seen);
             let (carried, read) = read(&write(&copy));
             prop_assert_eq!(&carried, &incoming.properties);
             let seen = read.first_seen.unwrap();
             prop_assert!(seen <= first_seen && first_seen.duration_since(seen).as_millis() == 0);
-            prop_assert_eq!(Progress { first_seen: None, ..read }, progress);
+            prop_assert_eq!(RetryState { first_seen: None, ..read }, retry_state);
         }
     }
 
     #[test]
     fn a_header_that_makes_no_sense_is_as_if_it_were_not_there() {
-        let nothing = Progress::default();
+        let nothing = RetryState::default();
         assert_eq!(with_header(names::X_ATTEMPTS, AMQPValue::LongInt(-7)), nothing);
         assert_eq!(with_header(names::X_ATTEMPTS, AMQPValue::LongString("7".into())), nothing);
         assert_eq!(with_header(names::X_LAST_STATUS, AMQPValue::LongInt(70_000)), nothing);
         assert_eq!(with_header(names::X_FIRST_SEEN, AMQPValue::Timestamp(0)), nothing);
-        assert_eq!(with_header(names::X_FIRST_SEEN, AMQPValue::LongString("x".repeat(2000).into())), nothing);
+        assert_eq!(
+            with_header(names::X_FIRST_SEEN, AMQPValue::LongString("x".repeat(2000).into())),
+            nothing
+        );
         assert_eq!(with_header(names::X_AMBIGUOUS, AMQPValue::LongInt(1)), nothing);
     }
 
     #[test]
     fn a_number_is_read_whatever_its_width() {
-        use AMQPValue::{LongInt, LongLongInt, LongUInt, ShortInt, ShortShortInt, ShortShortUInt, ShortUInt};
+        use AMQPValue::{
+            LongInt, LongLongInt, LongUInt, ShortInt, ShortShortInt, ShortShortUInt, ShortUInt,
+        };
         for seven in [
             ShortShortInt(7),
             ShortShortUInt(7),

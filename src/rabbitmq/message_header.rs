@@ -33,25 +33,25 @@ const KEPT: [&str; 15] = [
 ];
 const HEADERS: usize = 2;
 /// The properties in the order of their flags, from the highest bit.
-const PROPERTIES: [(&str, Form); 14] = [
-    ("content_type", Form::Text),
-    ("content_encoding", Form::Text),
-    ("headers", Form::Table),
-    ("delivery_mode", Form::Bytes(1)),
-    ("priority", Form::Bytes(1)),
-    ("correlation_id", Form::Text),
-    ("reply_to", Form::Text),
-    ("expiration", Form::Text),
-    ("message_id", Form::Text),
-    ("timestamp", Form::Bytes(8)),
-    ("type", Form::Text),
-    ("user_id", Form::Text),
-    ("app_id", Form::Text),
-    ("cluster_id", Form::Text),
+const PROPERTIES: [(&str, OutputFormat); 14] = [
+    ("content_type", OutputFormat::Text),
+    ("content_encoding", OutputFormat::Text),
+    ("headers", OutputFormat::Table),
+    ("delivery_mode", OutputFormat::Bytes(1)),
+    ("priority", OutputFormat::Bytes(1)),
+    ("correlation_id", OutputFormat::Text),
+    ("reply_to", OutputFormat::Text),
+    ("expiration", OutputFormat::Text),
+    ("message_id", OutputFormat::Text),
+    ("timestamp", OutputFormat::Bytes(8)),
+    ("type", OutputFormat::Text),
+    ("user_id", OutputFormat::Text),
+    ("app_id", OutputFormat::Text),
+    ("cluster_id", OutputFormat::Text),
 ];
 
 #[derive(Clone, Copy)]
-enum Form {
+enum OutputFormat {
     Text,
     Table,
     Bytes(usize),
@@ -61,12 +61,13 @@ enum Form {
 ///
 /// lapin reads nested tables by recursion on a thread whose stack we cannot choose, and an overflow ends the process. A short
 /// string that is no UTF-8 ends the connection, each time it is delivered. A header larger than the agreed frame, which the
-/// broker does send, silences the connection for ever. So a header that is small, flat and readable passes as it is (`None`);
-/// any other is written anew, with what the worker needs of it.
+/// broker does send, silences the connection indefinitely. So a header that is small, flat and readable passes as it is (`None`);
+/// any other is written again, with what the worker needs of it.
 pub(super) fn rewritten(payload: &[u8]) -> Option<Vec<u8>> {
     let (frame, properties) = payload.split_at_checked(12)?;
     let found = read_properties(properties);
-    let fault = found.as_ref().map_or_else(|| Some("its properties cannot be read".to_owned()), fault);
+    let fault =
+        found.as_ref().map_or_else(|| Some("its properties cannot be read".to_owned()), fault);
     let found = found.unwrap_or_default();
     let is_plain = found[HEADERS].is_none_or(|table| is_plain(table, DEEPEST));
     if fault.is_none() && is_plain && payload.len() <= LARGEST {
@@ -92,9 +93,9 @@ fn read_properties(bytes: &[u8]) -> Option<Found<'_>> {
     for (place, (_, form)) in PROPERTIES.iter().enumerate() {
         if flags & (1 << (15 - place)) != 0 {
             found[place] = Some(match form {
-                Form::Text => rest.short()?,
-                Form::Table => rest.long()?,
-                Form::Bytes(count) => rest.take(*count)?,
+                OutputFormat::Text => rest.short()?,
+                OutputFormat::Table => rest.long()?,
+                OutputFormat::Bytes(count) => rest.take(*count)?,
             });
         }
     }
@@ -102,7 +103,8 @@ fn read_properties(bytes: &[u8]) -> Option<Found<'_>> {
 }
 
 fn fault(found: &Found<'_>) -> Option<String> {
-    let texts = PROPERTIES.iter().zip(found).filter(|((_, form), _)| matches!(form, Form::Text));
+    let texts =
+        PROPERTIES.iter().zip(found).filter(|((_, form), _)| matches!(form, OutputFormat::Text));
     let mut bad = texts.filter_map(|((name, _), value)| value.map(|value| (name, value)));
     let (name, value) = bad.find(|(_, value)| str::from_utf8(value).is_err())?;
     Some(format!("its {name} is not UTF-8: {}", value.escape_ascii()))
@@ -115,9 +117,11 @@ fn write_properties(found: &Found<'_>, fault: Option<&str>) -> Vec<u8> {
     let table = kept(found[HEADERS].unwrap_or_default(), fault, LARGEST - 18 - others);
     for (place, (_, form)) in PROPERTIES.iter().enumerate() {
         match (form, found[place]) {
-            (Form::Table, _) => put_long(&mut values, &table),
-            (Form::Text, Some(text)) if str::from_utf8(text).is_ok() => put_short(&mut values, text),
-            (Form::Bytes(_), Some(bytes)) => values.extend(bytes),
+            (OutputFormat::Table, _) => put_long(&mut values, &table),
+            (OutputFormat::Text, Some(text)) if str::from_utf8(text).is_ok() => {
+                put_short(&mut values, text)
+            }
+            (OutputFormat::Bytes(_), Some(bytes)) => values.extend(bytes),
             _ => continue,
         }
         flags |= 1 << (15 - place);
@@ -248,7 +252,8 @@ impl<'a> Reader<'a> {
 
     fn entry(&mut self) -> Option<Entry<'a>> {
         let before = self.0;
-        let read = self.short().and_then(|name| self.value().map(|(kind, value)| (name, kind, value)));
+        let read =
+            self.short().and_then(|name| self.value().map(|(kind, value)| (name, kind, value)));
         let Some((name, kind, value)) = read else {
             self.0 = before;
             return None;
@@ -324,7 +329,8 @@ mod tests {
 
     #[test]
     fn what_is_deep_or_large_is_left_out_and_what_the_worker_reads_is_kept() {
-        let ours = [text("traceparent", "00-1"), entry("x-attempts", b'l', &7_i64.to_be_bytes())].concat();
+        let ours =
+            [text("traceparent", "00-1"), entry("x-attempts", b'l', &7_i64.to_be_bytes())].concat();
         let strange = [0xff, b'V'];
         let strange = [&[1][..], &strange].concat();
         for foreign in [nested(DEEPEST + 1), text("long", &"x".repeat(100_000)), strange] {
@@ -340,7 +346,10 @@ mod tests {
         let twice = [text("traceparent", "00-1"), text("traceparent", "00-2")].concat();
         let large = [text("long", &"x".repeat(5000)), twice.clone()].concat();
         for entries in [twice, large] {
-            assert_eq!(text_of(&read(&with_table(&entries)), "traceparent").as_deref(), Some("00-2"));
+            assert_eq!(
+                text_of(&read(&with_table(&entries)), "traceparent").as_deref(),
+                Some("00-2")
+            );
         }
     }
 
@@ -355,7 +364,9 @@ mod tests {
 
     #[test]
     fn properties_that_end_too_early_are_a_fault_of_the_message() {
-        for broken in [&header(0x1080, &[&[2], b"\x09id"])[..], &header(0x0001, &[]), &CLASS_AND_SIZE] {
+        for broken in
+            [&header(0x1080, &[&[2], b"\x09id"])[..], &header(0x0001, &[]), &CLASS_AND_SIZE]
+        {
             let fault = text_of(&read(broken), X_UNREADABLE);
             assert_eq!(fault.as_deref(), Some("its properties cannot be read"));
         }
@@ -363,8 +374,9 @@ mod tests {
 
     #[test]
     fn the_deepest_table_that_a_message_can_hold_costs_no_stack() {
-        let entries =
-            (0..1_000_000_u32).rev().flat_map(|inner| [&[0, b'F'][..], &(6 * inner).to_be_bytes()].concat());
+        let entries = (0..1_000_000_u32)
+            .rev()
+            .flat_map(|inner| [&[0, b'F'][..], &(6 * inner).to_be_bytes()].concat());
         let deep = with_table(&entries.collect::<Vec<_>>());
         assert!(read(&deep).headers().as_ref().unwrap().inner().is_empty());
     }

@@ -2,8 +2,8 @@
 
 pub mod connection;
 pub mod consumer;
+pub mod dead_letters;
 pub mod envelope;
-pub mod letters;
 mod message_header;
 pub mod probe;
 pub mod publisher;

@@ -29,8 +29,11 @@ pub enum May {
 /// The broker's version as its greeting tells it, before any login; lapin does not pass it on.
 pub async fn version(uri: &AMQPUri, tls: &OwnedTLSConfig) -> Option<String> {
     let greet = async {
-        let mut socket =
-            uri.clone().connect_with_config_async(tls.as_ref(), &TokioRuntime::tokio_current()).await.ok()?;
+        let mut socket = uri
+            .clone()
+            .connect_with_config_async(tls.as_ref(), &TokioRuntime::tokio_current())
+            .await
+            .ok()?;
         socket.write_all(PROTOCOL_HEADER).await.ok()?;
         let mut greeting = vec![0; 4096];
         let mut read = 0;

@@ -16,7 +16,7 @@ use crate::messages::Publication;
 
 /// From the wish to publish to the broker's confirm.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
-/// Channels, and so publishes under way, at the most.
+/// Channels, and so publishes under way, at most.
 const CHANNELS: usize = 64;
 
 /// Why a message does not count as published. It may have arrived all the same (after a time-out, say): publishing it
@@ -57,7 +57,9 @@ impl From<lapin::Error> for PublishError {
     /// Of what a publish can violate, we only ever violate the size: no expiration, no `user_id`, no `CC`.
     fn from(error: lapin::Error) -> Self {
         match error.kind() {
-            ErrorKind::ProtocolError(word) if word.get_id() == AMQPSoftError::PRECONDITIONFAILED.get_id() => {
+            ErrorKind::ProtocolError(word)
+                if word.get_id() == AMQPSoftError::PRECONDITIONFAILED.get_id() =>
+            {
                 Self::TooLarge(word.get_message().to_string())
             }
             _ => Self::Broken(error),
@@ -90,7 +92,7 @@ impl Publisher {
         }
     }
 
-    /// Publishes a message and waits for its confirm, ten seconds at the most.
+    /// Publishes a message and waits for its confirm, ten seconds at most.
     ///
     /// # Errors
     /// [`PublishError`]: then the message must not count as published.
@@ -119,7 +121,9 @@ impl Publisher {
                 self.lock_idle().push(channel);
                 Ok(())
             }
-            Confirmation::Ack(Some(returned)) => Err(PublishError::Returned(returned.reply_text.to_string())),
+            Confirmation::Ack(Some(returned)) => {
+                Err(PublishError::Returned(returned.reply_text.to_string()))
+            }
             Confirmation::Nack(_) | Confirmation::NotRequested => Err(PublishError::Rejected),
         }
     }
@@ -140,10 +144,15 @@ impl Publisher {
     }
 }
 
-async fn publish(channel: &Channel, publication: &Publication<'_>) -> lapin::Result<lapin::PublisherConfirm> {
+async fn publish(
+    channel: &Channel,
+    publication: &Publication<'_>,
+) -> lapin::Result<lapin::PublisherConfirm> {
     let options = BasicPublishOptions { mandatory: true, immediate: false };
     let (exchange, key) = (publication.exchange.into(), publication.routing_key.as_str().into());
-    channel.basic_publish(exchange, key, options, &publication.body, envelope::write(publication)).await
+    channel
+        .basic_publish(exchange, key, options, &publication.body, envelope::write(publication))
+        .await
 }
 
 #[cfg(test)]
@@ -154,8 +163,10 @@ mod tests {
     #[test]
     fn a_violated_precondition_is_told_from_a_broken_channel() {
         let error = |kind: AMQPSoftError| {
-            let word =
-                AMQPError::new(kind.into(), "message size 2 is larger than configured max size 1".into());
+            let word = AMQPError::new(
+                kind.into(),
+                "message size 2 is larger than configured max size 1".into(),
+            );
             PublishError::from(lapin::Error::from(ErrorKind::ProtocolError(word)))
         };
         assert_eq!(error(AMQPSoftError::PRECONDITIONFAILED).as_str(), "too_large");

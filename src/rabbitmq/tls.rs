@@ -11,7 +11,7 @@ use thiserror::Error;
 /// Files in PEM form.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// Authorities that are trusted beside the system's own.
+    /// Additional CA certificates.
     pub ca: Option<PathBuf>,
     /// What we show to a broker that asks who we are.
     pub client: Option<ClientFiles>,
@@ -79,5 +79,6 @@ pub fn certificates(path: &Path) -> Result<String, TlsError> {
 }
 
 fn read(path: &Path) -> Result<String, TlsError> {
-    fs::read_to_string(path).map_err(|source| TlsError::Unreadable { path: path.to_owned(), source })
+    fs::read_to_string(path)
+        .map_err(|source| TlsError::Unreadable { path: path.to_owned(), source })
 }

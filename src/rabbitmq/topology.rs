@@ -43,8 +43,9 @@ struct QueueSpec {
 /// [`BrokerError::Topology`] names the first exchange or queue that is missing, has other arguments or was not answered for.
 pub async fn ensure(connection: &Connection, topology: &Topology) -> Result<(), BrokerError> {
     let failed = |what: String| move |source| BrokerError::Topology { what, source };
-    let channel =
-        in_time(connection.create_channel()).await.map_err(failed("cannot open a channel".into()))?;
+    let channel = in_time(connection.create_channel())
+        .await
+        .map_err(failed("cannot open a channel".into()))?;
     let verb = match topology.provision {
         Provision::Declare => "cannot declare",
         Provision::Compare => "is not as it should be:",
@@ -73,7 +74,8 @@ pub fn queue_names(topology: &Topology) -> Vec<String> {
 /// lapin's word, where the queue is not there; or that no answer has come in time.
 pub async fn depth(channel: &Channel, queue: &str) -> lapin::Result<u32> {
     let options = QueueDeclareOptions { durable: true, passive: true, ..Default::default() };
-    let declared = in_time(channel.queue_declare(queue.into(), options, FieldTable::default())).await;
+    let declared =
+        in_time(channel.queue_declare(queue.into(), options, FieldTable::default())).await;
     Ok(declared?.message_count())
 }
 
@@ -128,7 +130,9 @@ fn queues(topology: &Topology) -> Vec<QueueSpec> {
         name: name.clone(),
         // The default exchange, so that no other subscriber of task.commands sees a retry.
         arguments: table(
-            to("", names::WORK_QUEUE).into_iter().chain([("x-message-ttl", AMQPValue::LongUInt(*ttl_ms))]),
+            to("", names::WORK_QUEUE)
+                .into_iter()
+                .chain([("x-message-ttl", AMQPValue::LongUInt(*ttl_ms))]),
         ),
         bindings: vec![(names::RETRY_EXCHANGE, name.clone())],
     });
@@ -150,9 +154,16 @@ async fn declare_exchange(
     in_time(channel.exchange_declare(name.into(), kind, options, arguments)).await
 }
 
-async fn declare_queue(channel: &Channel, provision: Provision, queue: QueueSpec) -> lapin::Result<()> {
-    let options =
-        QueueDeclareOptions { durable: true, passive: provision == Provision::Check, ..Default::default() };
+async fn declare_queue(
+    channel: &Channel,
+    provision: Provision,
+    queue: QueueSpec,
+) -> lapin::Result<()> {
+    let options = QueueDeclareOptions {
+        durable: true,
+        passive: provision == Provision::Check,
+        ..Default::default()
+    };
     in_time(channel.queue_declare(queue.name.as_str().into(), options, queue.arguments)).await?;
     if provision == Provision::Declare {
         for (exchange, key) in queue.bindings {

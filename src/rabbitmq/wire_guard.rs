@@ -35,7 +35,8 @@ pub(super) async fn connect(
         let socket = uri.connect_with_config_async(tls.as_ref(), &tokio).await?;
         Ok(AsyncTcpStream::Plain(GuardedStream::new(socket)))
     };
-    let runtime = Runtime::new(RuntimeParts::new(Tokio::current(), GuardedReactor(Tokio::current())));
+    let runtime =
+        Runtime::new(RuntimeParts::new(Tokio::current(), GuardedReactor(Tokio::current())));
     Connection::connector(uri, runtime, dial, properties).await
 }
 
@@ -118,7 +119,11 @@ impl AsyncRead for GuardedStream {
 }
 
 impl AsyncWrite for GuardedStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.socket).poll_write(cx, bytes)
     }
 
@@ -184,7 +189,8 @@ impl WireGuard {
                 let payload = &self.held[FRAME_HEAD..length - 1];
                 if let Some(payload) = rewritten(payload) {
                     self.held.truncate(FRAME_HEAD - 4);
-                    self.held.extend(u32::try_from(payload.len()).unwrap_or_default().to_be_bytes());
+                    self.held
+                        .extend(u32::try_from(payload.len()).unwrap_or_default().to_be_bytes());
                     self.held.extend(payload);
                     self.held.push(FRAME_END);
                 }
@@ -234,8 +240,13 @@ mod tests {
         let deliver = [&DELIVER[..], b"\x03tag", &[0; TAG_AND_FLAG], b"\x00", &key].concat();
         let id = [&[u8::try_from(message_id.len()).unwrap()], message_id].concat();
         let header = [&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0x00, 0x80][..], &id].concat();
-        [frame(METHOD, &deliver), frame(HEADER, &header), frame(3, b"\xff\xce\x01\x02"), frame(8, b"")]
-            .concat()
+        [
+            frame(METHOD, &deliver),
+            frame(HEADER, &header),
+            frame(3, b"\xff\xce\x01\x02"),
+            frame(8, b""),
+        ]
+        .concat()
     }
 
     fn passed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
@@ -259,7 +270,8 @@ mod tests {
     fn a_routing_key_that_is_no_text_is_made_one_of_the_same_length() {
         let bytes = delivery(b"id", b"\xfft");
         assert_eq!(passed([&bytes[..]]), delivery(b"id", b"?t"));
-        let get_ok = |key: &[u8]| [&GET_OK[..], &[0; TAG_AND_FLAG], b"\x02xx", key, &[0; 4]].concat();
+        let get_ok =
+            |key: &[u8]| [&GET_OK[..], &[0; TAG_AND_FLAG], b"\x02xx", key, &[0; 4]].concat();
         let (bad, good) = (frame(METHOD, &get_ok(b"\x01\xff")), frame(METHOD, &get_ok(b"\x01?")));
         assert_eq!(passed([&bad[..]]), good);
     }

@@ -10,11 +10,11 @@ use super::engine::{Engine, NoCall, millis};
 use super::in_process_delays::InProcessDelays;
 use super::permits::Refused;
 use crate::messages::event::Failure;
-use crate::messages::{Command, EndKind, FailureReason, Incoming, Outcome, Progress};
+use crate::messages::{Command, EndKind, FailureReason, Incoming, Outcome, RetryState};
 use crate::metrics::NO_TOKEN;
 use crate::policy::admission::{Refusal, admit, age, first_seen, passed_not_after};
 use crate::policy::next_step::{Facts, NextStep, next_step, uses_up_an_attempt};
-use crate::policy::retry_schedule::Rung;
+use crate::policy::retry_schedule::RetryDelay;
 use crate::policy::settlement::{Settlement, Wait, wait_reason};
 use crate::policy::verdict::Verdict;
 
@@ -33,7 +33,7 @@ pub(super) struct CommandRun<'a> {
     incoming: &'a Incoming,
     engine: &'a Engine,
     pub(super) command: Command,
-    progress: Progress,
+    retry_state: RetryState,
     received: Instant,
     delays: InProcessDelays,
     calls: u32,
@@ -45,10 +45,17 @@ impl<'a> CommandRun<'a> {
         let (now, received) = (Timestamp::now(), Instant::now());
         let admitted = admit(incoming, |org| engine.allows(org), now);
         let command = admitted.map_err(|refusal| refused(incoming, &refusal, received))?;
-        let progress = incoming.progress.clone();
-        let run =
-            Self { incoming, engine, command, progress, received, delays: InProcessDelays::new(), calls: 0 };
-        match run.progress.not_before.filter(|moment| *moment > now) {
+        let retry_state = incoming.retry_state.clone();
+        let run = Self {
+            incoming,
+            engine,
+            command,
+            retry_state,
+            received,
+            delays: InProcessDelays::new(),
+            calls: 0,
+        };
+        match run.retry_state.not_before.filter(|moment| *moment > now) {
             Some(moment) => Err(run.wait_until(moment, now)),
             None => Ok(run),
         }
@@ -56,8 +63,11 @@ impl<'a> CommandRun<'a> {
 
     /// Somebody has called for it before, as far as anybody can know.
     pub(super) fn was_tried(&self) -> bool {
-        let progress = &self.progress;
-        self.calls > 0 || progress.attempts > 0 || progress.last_status.is_some() || progress.ambiguous
+        let retry_state = &self.retry_state;
+        self.calls > 0
+            || retry_state.attempts > 0
+            || retry_state.last_status.is_some()
+            || retry_state.ambiguous
     }
 
     /// Its dead letter, where its producer's time limit has passed.
@@ -70,7 +80,7 @@ impl<'a> CommandRun<'a> {
     pub(super) fn after(&mut self, answered: &Answered) -> Step {
         self.record(answered);
         let facts = Facts {
-            spent: self.progress.attempts,
+            spent: self.retry_state.attempts,
             age: self.age(),
             retry_after: answered.retry_after,
             is_outage: self.is_outage(answered),
@@ -86,7 +96,9 @@ impl<'a> CommandRun<'a> {
                 Settlement::RetryLater(self.wait(delay, "attempt_failed", facts.retry_after))
             }
             NextStep::Postpone(delay) => self.postpone(delay, reason, facts.retry_after),
-            NextStep::DeadLetter(reason) => self.dead_letter(reason, &self.detail(reason, answered)),
+            NextStep::DeadLetter(reason) => {
+                self.dead_letter(reason, &self.detail(reason, answered))
+            }
         })
     }
 
@@ -98,13 +110,13 @@ impl<'a> CommandRun<'a> {
         self.calls += 1;
         // Saturating: the number came in a header that anybody may have written.
         let spent = u32::from(uses_up_an_attempt(*verdict, self.is_outage(answered)));
-        self.progress.attempts = self.progress.attempts.saturating_add(spent);
-        self.progress.ambiguous |= answer.leaves_doubt();
-        self.progress.last_status = answer.status();
-        self.progress.request_id = answer.request_id().map(str::to_owned);
-        self.progress.not_before = None;
+        self.retry_state.attempts = self.retry_state.attempts.saturating_add(spent);
+        self.retry_state.ambiguous |= answer.leaves_doubt();
+        self.retry_state.last_status = answer.status();
+        self.retry_state.request_id = answer.request_id().map(str::to_owned);
+        self.retry_state.not_before = None;
         debug!(
-            org_id = %self.command.org_id, task_id = %self.command.task_id, attempt = self.progress.attempts,
+            org_id = %self.command.org_id, task_id = %self.command.task_id, attempt = self.retry_state.attempts,
             verdict = verdict.as_str(), "{}", answer.describe()
         );
     }
@@ -119,7 +131,9 @@ impl<'a> CommandRun<'a> {
     }
 
     fn is_new(&self) -> bool {
-        self.calls == 0 && self.incoming.progress.first_seen.is_none() && !self.incoming.redelivered
+        self.calls == 0
+            && self.incoming.retry_state.first_seen.is_none()
+            && !self.incoming.redelivered
     }
 
     fn detail(&self, reason: FailureReason, answered: &Answered) -> String {
@@ -137,12 +151,14 @@ impl<'a> CommandRun<'a> {
     pub(super) fn without_call(&mut self, why: NoCall) -> Settlement {
         let schedule = &self.engine.schedule;
         let (reason, min_delay) = match why {
-            NoCall::Refused(Refused::Stopped) if self.calls == 0 => return Settlement::Return,
+            NoCall::Refused(Refused::Stopped) if self.calls == 0 => return Settlement::Requeue,
             NoCall::Refused(Refused::Stopped) => return self.retry_later(),
             NoCall::Refused(Refused::Crowded) => {
                 return self.postpone(schedule.shortest(Duration::ZERO), "slow_organisation", None);
             }
-            NoCall::Refused(Refused::Suspended(reason, retry_in)) => (reason.as_str(), Some(retry_in)),
+            NoCall::Refused(Refused::Suspended(reason, retry_in)) => {
+                (reason.as_str(), Some(retry_in))
+            }
             NoCall::Refused(Refused::BreakerOpen(retry_in)) => ("breaker_open", Some(retry_in)),
             NoCall::NoToken => (NO_TOKEN, None),
         };
@@ -151,29 +167,50 @@ impl<'a> CommandRun<'a> {
 
     /// A drain or a lost session has cut the tries of this delivery short.
     pub(super) fn retry_later(&mut self) -> Settlement {
-        let delay = self.engine.schedule.retry(self.progress.attempts, Duration::ZERO);
+        let delay = self.engine.schedule.retry(self.retry_state.attempts, Duration::ZERO);
         Settlement::RetryLater(self.wait(delay, "attempt_failed", None))
     }
 
-    fn postpone(&mut self, delay: Rung, reason: &'static str, retry_after: Option<Duration>) -> Settlement {
+    fn postpone(
+        &mut self,
+        delay: RetryDelay,
+        reason: &'static str,
+        retry_after: Option<Duration>,
+    ) -> Settlement {
         Settlement::Postpone(self.wait(delay, reason, retry_after))
     }
 
-    fn wait(&mut self, delay: Rung, reason: &'static str, retry_after: Option<Duration>) -> Wait {
-        let is_news = self.progress.wait_reason.as_deref() != Some(reason);
+    fn wait(
+        &mut self,
+        delay: RetryDelay,
+        reason: &'static str,
+        retry_after: Option<Duration>,
+    ) -> Wait {
+        let is_news = self.retry_state.wait_reason.as_deref() != Some(reason);
         if is_news {
             self.engine.permits.with(|access, _| access.count_waiting(&self.command.org_id));
         }
-        self.progress.wait_reason = Some(reason.to_owned());
-        self.progress.not_before = retry_after.and_then(|wait| Timestamp::now().checked_add(wait).ok());
-        Wait { delay, progress: self.progress.clone(), is_news, command: Some(self.identity()) }
+        self.retry_state.wait_reason = Some(reason.to_owned());
+        self.retry_state.not_before =
+            retry_after.and_then(|wait| Timestamp::now().checked_add(wait).ok());
+        Wait {
+            delay,
+            retry_state: self.retry_state.clone(),
+            is_news,
+            command: Some(self.identity()),
+        }
     }
 
     /// It has been told to wait until then, and comes too early.
     fn wait_until(&self, moment: Timestamp, now: Timestamp) -> Settlement {
         let delay = self.engine.schedule.shortest(moment.duration_since(now).unsigned_abs());
         let command = Some(self.identity());
-        Settlement::Postpone(Wait { delay, progress: self.progress.clone(), is_news: false, command })
+        Settlement::Postpone(Wait {
+            delay,
+            retry_state: self.retry_state.clone(),
+            is_news: false,
+            command,
+        })
     }
 
     fn identity(&self) -> (String, Command) {
@@ -185,17 +222,20 @@ impl<'a> CommandRun<'a> {
     fn finish(&self, end: EndKind, is_verified: bool) -> Settlement {
         // After a crash nobody knows whether the worker that had this delivery before has made its call.
         let unknown_past = end == EndKind::AlreadyAbsent && self.incoming.redelivered;
-        let ambiguous = self.progress.ambiguous || unknown_past;
+        let ambiguous = self.retry_state.ambiguous || unknown_past;
         Settlement::Finish(Outcome { ambiguous, verified: is_verified, ..self.outcome(end, None) })
     }
 
     fn dead_letter(&self, reason: FailureReason, detail: &str) -> Settlement {
         let failure = Failure { reason, detail: cut(detail) };
-        Settlement::DeadLetter(self.outcome(EndKind::DeadLettered, Some(failure)), self.progress.clone())
+        Settlement::DeadLetter(
+            self.outcome(EndKind::DeadLettered, Some(failure)),
+            self.retry_state.clone(),
+        )
     }
 
     fn outcome(&self, end: EndKind, failure: Option<Failure>) -> Outcome {
-        outcome(self.incoming, Some(&self.command), &self.progress, end, failure, self.received)
+        outcome(self.incoming, Some(&self.command), &self.retry_state, end, failure, self.received)
     }
 
     fn age(&self) -> Duration {
@@ -205,52 +245,59 @@ impl<'a> CommandRun<'a> {
 
 fn refused(incoming: &Incoming, refusal: &Refusal, received: Instant) -> Settlement {
     let failure = Failure { reason: refusal.reason, detail: cut(&refusal.detail) };
-    let progress = incoming.progress.clone();
+    let retry_state = incoming.retry_state.clone();
     let end = EndKind::DeadLettered;
-    let outcome = outcome(incoming, refusal.command.as_ref(), &progress, end, Some(failure), received);
-    Settlement::DeadLetter(outcome, progress)
+    let outcome =
+        outcome(incoming, refusal.command.as_ref(), &retry_state, end, Some(failure), received);
+    Settlement::DeadLetter(outcome, retry_state)
 }
 
 /// A call may have been made, so an attempt is used up and the past is in doubt.
 pub(super) fn after_a_panic(incoming: &Incoming, engine: &Engine) -> Settlement {
     let now = Timestamp::now();
-    let attempts = incoming.progress.attempts.saturating_add(1);
+    let attempts = incoming.retry_state.attempts.saturating_add(1);
     let first_seen = Some(first_seen(incoming, now));
-    let progress = Progress { attempts, ambiguous: true, first_seen, ..incoming.progress.clone() };
+    let retry_state =
+        RetryState { attempts, ambiguous: true, first_seen, ..incoming.retry_state.clone() };
     if attempts >= engine.schedule.max_attempts {
         let reason = FailureReason::AttemptsExhausted;
-        let failure = Failure { reason, detail: "the worker panicked at its last attempt".to_owned() };
+        let failure =
+            Failure { reason, detail: "the worker panicked at its last attempt".to_owned() };
         let end = EndKind::DeadLettered;
-        let outcome = outcome(incoming, None, &progress, end, Some(failure), Instant::now());
-        return Settlement::DeadLetter(outcome, progress);
+        let outcome = outcome(incoming, None, &retry_state, end, Some(failure), Instant::now());
+        return Settlement::DeadLetter(outcome, retry_state);
     }
     let delay = engine.schedule.postpone(age(incoming, now), Duration::ZERO);
-    Settlement::RetryLater(Wait { delay, progress, is_news: true, command: None })
+    Settlement::RetryLater(Wait { delay, retry_state, is_news: true, command: None })
 }
 
 fn outcome(
     incoming: &Incoming,
     command: Option<&Command>,
-    progress: &Progress,
+    retry_state: &RetryState,
     end: EndKind,
     failure: Option<Failure>,
     received: Instant,
 ) -> Outcome {
     Outcome {
-        command_id: Outcome::command_id(incoming.properties.message_id.as_deref(), command, &incoming.body),
+        command_id: Outcome::command_id(
+            incoming.properties.message_id.as_deref(),
+            command,
+            &incoming.body,
+        ),
         org_id: command.map(|command| command.org_id.to_string()),
         task_id: command.map(|command| command.task_id.to_string()),
         outcome: end,
-        attempts: progress.attempts,
-        ambiguous: progress.ambiguous,
+        attempts: retry_state.attempts,
+        ambiguous: retry_state.ambiguous,
         verified: true,
-        http_status: progress.last_status,
+        http_status: retry_state.last_status,
         requested_by: command.and_then(|command| command.requested_by.clone()),
         reason: command.and_then(|command| command.reason.clone()),
         published_by: incoming.properties.published_by.clone(),
         duration_ms: millis(received.elapsed()),
         failure,
-        request_id: progress.request_id.clone(),
+        request_id: retry_state.request_id.clone(),
     }
 }
 

@@ -63,7 +63,7 @@ impl Worker {
     }
 
     /// Works until the engine drains; then finishes what is in flight within `grace`, which counts from the drain's begin. A lost broker
-    /// is rebuilt for ever.
+    /// is rebuilt indefinitely.
     pub async fn run(&self, grace: Duration) {
         let over = CancellationToken::new();
         let counting = tokio::spawn(count_down(self.engine.draining.clone(), grace, over.clone()));
@@ -155,7 +155,9 @@ impl Worker {
             self.engine.metrics.consumer_attached.set(0);
             match end {
                 // A session that ended here would throw away what is in flight. What still comes is requeued with its end in any case.
-                End::Lost(why) if self.engine.draining.is_cancelled() && is_alive(session, channel) => {
+                End::Lost(why)
+                    if self.engine.draining.is_cancelled() && is_alive(session, channel) =>
+                {
                     warn!(
                         "draining, and the broker does not answer; it takes back what it still delivers: {why}"
                     );

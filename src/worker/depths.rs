@@ -13,7 +13,11 @@ use crate::rabbitmq::topology::{self, Topology};
 const EVERY: Duration = Duration::from_secs(10);
 
 /// Looks until it is aborted: a broker that is slow to answer does not end it, or the figures would stand still.
-pub(super) fn watch(session: &Arc<Session>, metrics: &Arc<Metrics>, topology: &Topology) -> JoinHandle<()> {
+pub(super) fn watch(
+    session: &Arc<Session>,
+    metrics: &Arc<Metrics>,
+    topology: &Topology,
+) -> JoinHandle<()> {
     let (session, metrics) = (Arc::clone(session), Arc::clone(metrics));
     let queues = topology::queue_names(topology);
     tokio::spawn(async move {

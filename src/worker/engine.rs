@@ -110,7 +110,12 @@ impl Engine {
     ///
     /// # Errors
     /// [`NoCall`]: then no call may be made.
-    pub(super) async fn call(&self, org: &OrgId, was_tried: bool, stop: &Stop) -> Result<Call<'_>, NoCall> {
+    pub(super) async fn call(
+        &self,
+        org: &OrgId,
+        was_tried: bool,
+        stop: &Stop,
+    ) -> Result<Call<'_>, NoCall> {
         if self.credentials.token(org).is_none() {
             return Err(NoCall::NoToken);
         }
@@ -138,8 +143,11 @@ impl Engine {
         self.reach.keep(|org| self.allows(org));
         self.permits.has_changed();
         self.show_suspensions();
-        let written = self.credentials.oldest_written().and_then(|time| Timestamp::try_from(time).ok());
-        self.metrics.oldest_credential.set(written.map_or(0.0, |time| time.as_duration().as_secs_f64()));
+        let written =
+            self.credentials.oldest_written().and_then(|time| Timestamp::try_from(time).ok());
+        self.metrics
+            .oldest_credential
+            .set(written.map_or(0.0, |time| time.as_duration().as_secs_f64()));
     }
 
     /// The organisations that are allowed and have no token.
@@ -170,7 +178,8 @@ impl Engine {
         if self.is_clock_wrong.swap(is_wrong, Ordering::Relaxed) == is_wrong {
             return;
         }
-        let what = "clock differs from the API's by more than five minutes; nothing expires by MAX_AGE";
+        let what =
+            "clock differs from the API's by more than five minutes; nothing expires by MAX_AGE";
         if is_wrong {
             warn!(skew_s = skew.as_secs(), "the {what}: set this machine's clock (NTP)");
         } else {
@@ -180,7 +189,13 @@ impl Engine {
     }
 
     /// Tells of what an answer has changed: log, metrics, health.
-    pub(super) fn report_changes(&self, org: &OrgId, verdict: Verdict, answer: &Answer, changes: &[Change]) {
+    pub(super) fn report_changes(
+        &self,
+        org: &OrgId,
+        verdict: Verdict,
+        answer: &Answer,
+        changes: &[Change],
+    ) {
         for change in changes {
             match *change {
                 Change::Suspended { reason, retry_in } => warn!(
@@ -202,7 +217,10 @@ impl Engine {
                 ),
                 Change::BreakerOpened => self.breaker_opened(verdict, answer),
                 Change::BreakerClosed { open_for } => {
-                    info!(open_ms = millis(open_for), "circuit breaker closed, the API answers again");
+                    info!(
+                        open_ms = millis(open_for),
+                        "circuit breaker closed, the API answers again"
+                    );
                     self.metrics.breaker_open.set(0);
                     self.health.set(Component::Breaker, None);
                 }
@@ -228,9 +246,11 @@ impl Engine {
         self.metrics.breaker_open.set(1);
         self.metrics.breaker_opened.inc();
         // Without the API's own words, which may name anything.
-        let status =
-            answer.status().map_or_else(|| answer.class().to_owned(), |status| format!("HTTP {status}"));
-        let reason = format!("circuit breaker open, last answer was {}: {status}", verdict.as_str());
+        let status = answer
+            .status()
+            .map_or_else(|| answer.class().to_owned(), |status| format!("HTTP {status}"));
+        let reason =
+            format!("circuit breaker open, last answer was {}: {status}", verdict.as_str());
         self.health.set(Component::Breaker, Some(reason));
     }
 
@@ -257,11 +277,14 @@ impl Engine {
                 words.push(format!("{reason}: {count}"));
             }
         }
-        let reason = are_all_suspended
-            .then(|| format!("every organisation that has commands is suspended ({})", words.join(", ")));
+        let reason = are_all_suspended.then(|| {
+            format!("every organisation that has commands is suspended ({})", words.join(", "))
+        });
         match (&reason, self.health.is_ready(Component::Organisations)) {
             (Some(reason), true) => warn!("{reason}; commands are taken in as probes only"),
-            (None, false) => info!("not every organisation that has commands is suspended any more"),
+            (None, false) => {
+                info!("not every organisation that has commands is suspended any more")
+            }
             _ => {}
         }
         self.health.set(Component::Organisations, reason);

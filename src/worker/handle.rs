@@ -13,7 +13,11 @@ use crate::policy::settlement::Settlement;
 
 /// Decides the disposition of one message, a panic on the way included.
 // Neither this nor `survive` is `async`, which would keep the work twice in every spawned task: as it was given, and as it is awaited.
-pub fn handle(incoming: &Incoming, engine: &Engine, stop: &Stop) -> impl Future<Output = Settlement> {
+pub fn handle(
+    incoming: &Incoming,
+    engine: &Engine,
+    stop: &Stop,
+) -> impl Future<Output = Settlement> {
     survive(carry_out(incoming, engine, stop), incoming, engine)
 }
 
@@ -67,9 +71,9 @@ mod tests {
     use super::*;
     use crate::credentials::{Credentials, CredentialsSource};
     use crate::health::Health;
-    use crate::messages::Progress;
+    use crate::messages::RetryState;
     use crate::metrics::Metrics;
-    use crate::policy::retry_schedule::{Ladder, RetrySchedule};
+    use crate::policy::retry_schedule::{RetryDelays, RetrySchedule};
     use crate::policy::settlement::Wait;
     use crate::spans::Spans;
     use crate::tallyfy_api::{ApiSettings, TallyfyApi};
@@ -84,11 +88,12 @@ mod tests {
             ca_file: None,
         });
         let source = CredentialsSource::Fixed { orgs: Vec::new(), token: "t".into() };
-        let ladder = Ladder::new(vec![Duration::from_secs(5), Duration::from_mins(1)]).unwrap();
+        let delays =
+            RetryDelays::new(vec![Duration::from_secs(5), Duration::from_mins(1)]).unwrap();
         let settings = EngineSettings {
             api: api.unwrap(),
             credentials: Arc::new(Credentials::load(source).unwrap()),
-            schedule: RetrySchedule { max_attempts: 20, max_age: Duration::from_hours(24), ladder },
+            schedule: RetrySchedule { max_attempts: 20, max_age: Duration::from_hours(24), delays },
             concurrency: 1,
             is_attended: false,
             spans: Spans::default(),
@@ -98,21 +103,29 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_becomes_a_settlement_that_spends_an_attempt() {
-        let progress = Progress { attempts: 3, ..Progress::default() };
-        let incoming = Incoming { progress, ..Incoming::default() };
+        let retry_state = RetryState { attempts: 3, ..RetryState::default() };
+        let incoming = Incoming { retry_state, ..Incoming::default() };
         let settlement = survive(async { panic!("on purpose") }, &incoming, &engine()).await;
-        let Settlement::RetryLater(Wait { delay, progress, .. }) = settlement else {
+        let Settlement::RetryLater(Wait { delay, retry_state, .. }) = settlement else {
             panic!("{settlement:?}")
         };
-        assert_eq!((delay.name().as_str(), progress.attempts, progress.ambiguous), ("5s", 4, true));
+        assert_eq!(
+            (delay.name().as_str(), retry_state.attempts, retry_state.ambiguous),
+            ("5s", 4, true)
+        );
     }
 
     #[tokio::test]
     async fn a_command_that_always_makes_the_worker_panic_is_dead_lettered_in_the_end() {
-        let progress = Progress { attempts: 19, ..Progress::default() };
-        let incoming = Incoming { progress, ..Incoming::default() };
+        let retry_state = RetryState { attempts: 19, ..RetryState::default() };
+        let incoming = Incoming { retry_state, ..Incoming::default() };
         let settlement = survive(async { panic!("on purpose") }, &incoming, &engine()).await;
-        let Settlement::DeadLetter(outcome, progress) = settlement else { panic!("{settlement:?}") };
-        assert_eq!((outcome.failure.unwrap().reason.as_str(), progress.attempts), ("attempts_exhausted", 20));
+        let Settlement::DeadLetter(outcome, retry_state) = settlement else {
+            panic!("{settlement:?}")
+        };
+        assert_eq!(
+            (outcome.failure.unwrap().reason.as_str(), retry_state.attempts),
+            ("attempts_exhausted", 20)
+        );
     }
 }

@@ -12,17 +12,26 @@ use crate::failpoint::{self, Failpoint};
 use crate::rabbitmq::Delivery;
 
 /// Decides what becomes of a delivery, and settles it.
-pub(super) async fn process_delivery(mut delivery: Delivery, engine: Arc<Engine>, settler: Arc<Settler>) {
+pub(super) async fn process_delivery(
+    mut delivery: Delivery,
+    engine: Arc<Engine>,
+    settler: Arc<Settler>,
+) {
     let _unacknowledged = engine.metrics.received();
     failpoint::hit(Failpoint::AfterReceive).await;
     let mut span = engine.spans.delivery(delivery.properties_mut());
-    let settlement = handle(delivery.incoming(), &engine, &engine.stop(settler.session_lost())).await;
+    let settlement =
+        handle(delivery.incoming(), &engine, &engine.stop(settler.session_lost())).await;
     span.decided(&settlement);
     settler.settle(delivery, &settlement).await;
 }
 
 /// Fires `over` when the grace has passed since the drain began.
-pub(super) async fn count_down(draining: CancellationToken, grace: Duration, over: CancellationToken) {
+pub(super) async fn count_down(
+    draining: CancellationToken,
+    grace: Duration,
+    over: CancellationToken,
+) {
     draining.cancelled().await;
     tokio::time::sleep(grace).await;
     over.cancel();

@@ -51,7 +51,10 @@ mod tests {
             let delays: Vec<_> = InProcessDelays::new().map(|delay| delay.as_millis()).collect();
             let expected = [125..=375, 250..=750, 500..=1500];
             assert_eq!(delays.len(), expected.len());
-            assert!(expected.iter().zip(&delays).all(|(range, delay)| range.contains(delay)), "{delays:?}");
+            assert!(
+                expected.iter().zip(&delays).all(|(range, delay)| range.contains(delay)),
+                "{delays:?}"
+            );
         }
     }
 }

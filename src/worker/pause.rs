@@ -14,7 +14,9 @@ impl Worker {
         // The connection is there; the organisations say why nothing is consumed.
         self.engine.health.set(Component::Broker, None);
         let mut changes = self.engine.permits.changes();
-        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        while let Some(left) =
+            until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+        {
             self.engine.health.heartbeat();
             tokio::select! {
                 _ = changes.changed() => break,
@@ -27,7 +29,8 @@ impl Worker {
     /// Waits until the broker stops blocking publishers. What would be consumed meanwhile could not be settled.
     pub(super) async fn wait_for_the_broker(&self, session: &Session) -> End {
         while let Some(reason) = session.blocked() {
-            let what = format!("RabbitMQ is blocking publishers ({reason}); not consuming until it stops");
+            let what =
+                format!("RabbitMQ is blocking publishers ({reason}); not consuming until it stops");
             if self.engine.health.set(Component::Blocked, Some(what.clone())) {
                 warn!("{what}");
             }

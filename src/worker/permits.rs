@@ -59,7 +59,11 @@ impl Permits {
     pub fn new(concurrency: usize, longest_delay: Duration) -> Self {
         let access = ApiAccess::new(concurrency, longest_delay);
         let shared = Shared { access, lines: WaitingLines::new(concurrency) };
-        Self { shared: Mutex::new(shared), changes: watch::Sender::new(()), held: AtomicUsize::new(0) }
+        Self {
+            shared: Mutex::new(shared),
+            changes: watch::Sender::new(()),
+            held: AtomicUsize::new(0),
+        }
     }
 
     /// Waits for the permission to call. `was_tried`: the command was called for before.
@@ -151,7 +155,12 @@ impl Permits {
     /// While others are served the command of a suspended organisation steps aside at once. While nobody is, it waits here for its
     /// turn as a probe: a copy would bring nothing. Only where so many wait that others cannot be seen behind them, and others may
     /// fare better, those that have waited longest make room.
-    async fn wait_for_better(&self, refused: Refused, began: Instant, stop: &Stop) -> Result<(), Refused> {
+    async fn wait_for_better(
+        &self,
+        refused: Refused,
+        began: Instant,
+        stop: &Stop,
+    ) -> Result<(), Refused> {
         let (Refused::Suspended(_, retry_in) | Refused::BreakerOpen(retry_in)) = refused else {
             return Err(refused);
         };
@@ -171,11 +180,13 @@ impl Permits {
     fn is_worth_waiting(&self, began: Instant) -> bool {
         let (shared, now) = (self.lock(), Instant::now());
         let access = &shared.access;
-        let open_for =
-            access.breaker_open_since().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let open_for = access
+            .breaker_open_since()
+            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         // The longer it lasts the less is to be gained by looking further.
         let patience = PATIENCE + (open_for / 20).min(PATIENCE * 10);
-        let makes_room = access.callable() > 1 && self.held.load(Ordering::SeqCst) >= WIDE_WINDOW * 3 / 4;
+        let makes_room =
+            access.callable() > 1 && self.held.load(Ordering::SeqCst) >= WIDE_WINDOW * 3 / 4;
         let longest = if makes_room { patience } else { LONGEST_WAIT };
         access.intake(now) != Intake::Bulk && now.saturating_duration_since(began) < longest
     }
@@ -190,7 +201,7 @@ impl Permits {
         self.lock().access.intake(Instant::now())
     }
 
-    /// Told whenever the intake may have changed.
+    /// LastLogged whenever the intake may have changed.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }

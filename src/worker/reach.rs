@@ -38,9 +38,15 @@ impl Known {
 
 impl ReachCache {
     /// What is known, or else what the API says now. Those who ask together wait for one answer.
-    pub(super) async fn ask(&self, api: &TallyfyApi, org: &OrgId, token: &Arc<SecretString>) -> Reach {
+    pub(super) async fn ask(
+        &self,
+        api: &TallyfyApi,
+        org: &OrgId,
+        token: &Arc<SecretString>,
+    ) -> Reach {
         let cell = {
-            let mut organisations = self.organisations.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut organisations =
+                self.organisations.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(organisations.entry(org.clone()).or_default())
         };
         let mut known = cell.lock().await;
@@ -64,6 +70,9 @@ impl ReachCache {
 
     /// Keeps what is known of these organisations only.
     pub(super) fn keep(&self, is_kept: impl Fn(&OrgId) -> bool) {
-        self.organisations.lock().unwrap_or_else(PoisonError::into_inner).retain(|org, _| is_kept(org));
+        self.organisations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|org, _| is_kept(org));
     }
 }

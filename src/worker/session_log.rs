@@ -4,49 +4,49 @@ use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What has been told.
-pub(super) struct SessionLog(Mutex<Told>);
+pub(super) struct SessionLog(Mutex<LastLogged>);
 
-enum Told {
+enum LastLogged {
     Consuming,
     /// Nothing yet of this end of a session: what becomes of the next one belongs into the same line.
     Lost(String),
-    Trouble(&'static str),
+    NotConsuming(&'static str),
 }
 
 impl SessionLog {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Told::Trouble("none yet")))
+        Self(Mutex::new(LastLogged::NotConsuming("none yet")))
     }
 
     /// Why the session before was lost, where that is not told yet.
     pub(super) fn consuming(&self) -> Option<String> {
-        match mem::replace(&mut *self.lock(), Told::Consuming) {
-            Told::Lost(why) => Some(why),
+        match mem::replace(&mut *self.lock(), LastLogged::Consuming) {
+            LastLogged::Lost(why) => Some(why),
             _ => None,
         }
     }
 
     /// A session has ended. The line, where it is time for one.
     pub(super) fn lost(&self, why: &str) -> Option<String> {
-        let mut told = self.lock();
-        if matches!(*told, Told::Consuming) {
-            *told = Told::Lost(why.to_owned());
+        let mut last = self.lock();
+        if matches!(*last, LastLogged::Consuming) {
+            *last = LastLogged::Lost(why.to_owned());
             return None;
         }
-        drop(told);
+        drop(last);
         self.not_connected("lost", why)
     }
 
     /// No session has come about. The line, where this kind of trouble is a new one.
     pub(super) fn not_connected(&self, kind: &'static str, why: &str) -> Option<String> {
-        match mem::replace(&mut *self.lock(), Told::Trouble(kind)) {
-            Told::Trouble(before) if before == kind => None,
-            Told::Lost(lost) => Some(format!("{why} (before that: {lost})")),
+        match mem::replace(&mut *self.lock(), LastLogged::NotConsuming(kind)) {
+            LastLogged::NotConsuming(before) if before == kind => None,
+            LastLogged::Lost(lost) => Some(format!("{why} (before that: {lost})")),
             _ => Some(why.to_owned()),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Told> {
+    fn lock(&self) -> MutexGuard<'_, LastLogged> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -60,11 +60,18 @@ mod tests {
         let log = SessionLog::new();
         assert_eq!(log.consuming(), None);
         assert_eq!(log.lost("reset"), None);
-        assert_eq!(log.consuming().as_deref(), Some("reset"), "back at once: told then");
+        assert_eq!(log.consuming().as_deref(), Some("reset"), "back at once: last then");
         assert_eq!(log.lost("reset"), None);
-        assert_eq!(log.not_connected("connect", "refused").as_deref(), Some("refused (before that: reset)"));
+        assert_eq!(
+            log.not_connected("connect", "refused").as_deref(),
+            Some("refused (before that: reset)")
+        );
         assert_eq!(log.not_connected("connect", "refused"), None);
-        assert_eq!(log.not_connected("topology", "gone").as_deref(), Some("gone"), "another failure");
+        assert_eq!(
+            log.not_connected("topology", "gone").as_deref(),
+            Some("gone"),
+            "another failure"
+        );
         assert_eq!(log.consuming(), None);
     }
 

@@ -53,11 +53,11 @@ impl Settler {
     /// # A message is not acknowledged before its outcome is confirmed
     ///
     /// Every publication has its own confirm before the delivery is acknowledged. Where one cannot be had the delivery
-    /// stays in our hands and the publish is tried again for as long as the session lives; when the session dies, the
+    /// stays unacknowledged and the publish is tried again for as long as the session lives; when the session dies, the
     /// broker delivers the command again, and the repeat is harmless: a second DELETE finds a 404, a second event has
     /// the same id.
     pub async fn settle(&self, delivery: Delivery, settlement: &Settlement) {
-        if matches!(settlement, Settlement::Return) {
+        if matches!(settlement, Settlement::Requeue) {
             delivery.nack_requeue().await;
             self.metrics.count_command(settlement.as_str());
             return;
@@ -76,19 +76,20 @@ impl Settler {
         report(delivery.incoming(), settlement);
         self.metrics.count_command(label(settlement));
         failpoint::hit(Failpoint::BeforeAck).await;
-        let told = if is_too_large { delivery.reject().await } else { delivery.acknowledge().await };
-        let result = if told { "acknowledged" } else { "lost" };
+        let is_told =
+            if is_too_large { delivery.reject().await } else { delivery.acknowledge().await };
+        let result = if is_told { "acknowledged" } else { "lost" };
         failpoint::hit(Failpoint::AfterAck).await;
         self.metrics.count_acknowledgement(result);
         self.metrics.last_settled.set(Timestamp::now().as_duration().as_secs_f64());
     }
 
-    /// # A dead letter that the broker finds too large does not stay in our hands for ever
+    /// # A dead letter that the broker finds too large does not stay that is unacknowledged indefinitely
     ///
     /// The limit may be lowered while a command lies in its queue (`RabbitMQ` 4 takes an eighth of what 3 took). The copy with our
     /// headers is then refused, each time, but the broker's own dead-lettering moves the original, at least once, as it is.
     async fn publish_until_confirmed(&self, publication: &Publication<'_>) -> Published {
-        let mut trouble = None;
+        let mut outage = None;
         let mut pause = FIRST_PAUSE;
         while self.may_publish().await {
             let error = match self.session.publisher().publish(publication).await {
@@ -104,8 +105,8 @@ impl Settler {
                 return Published::TooLarge;
             }
             if self.session.blocked().is_none() {
-                trouble.get_or_insert_with(|| Trouble::begin(self, publication, &error));
-                self.mend(&error).await;
+                outage.get_or_insert_with(|| PublishOutage::begin(self, publication, &error));
+                self.redeclare(&error).await;
                 tokio::select! { () = self.session.lost.cancelled() => {} () = tokio::time::sleep(pause) => {} }
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
@@ -113,7 +114,7 @@ impl Settler {
         Published::NotAtAll
     }
 
-    /// Waits while the broker takes no messages; `false` when the session is lost.
+    /// Waits while the broker is blocking publishers; `false` when the session is lost.
     async fn may_publish(&self) -> bool {
         if self.session.blocked().is_some() {
             tokio::select! {
@@ -125,7 +126,7 @@ impl Settler {
     }
 
     /// A queue, an exchange or a binding may be gone: somebody has deleted it under us.
-    async fn mend(&self, error: &PublishError) {
+    async fn redeclare(&self, error: &PublishError) {
         if matches!(error, PublishError::Returned(_) | PublishError::Broken(_)) {
             self.session.declare_again().await;
         }
@@ -133,11 +134,12 @@ impl Settler {
 }
 
 /// A publication that does not get through. The first one is told, and the end of the last one.
-struct Trouble<'a>(&'a Settler);
+struct PublishOutage<'a>(&'a Settler);
 
-impl<'a> Trouble<'a> {
+impl<'a> PublishOutage<'a> {
     fn begin(settler: &'a Settler, publication: &Publication<'_>, error: &PublishError) -> Self {
-        if settler.stuck.fetch_add(1, Ordering::SeqCst) == 0 && !settler.session.lost.is_cancelled() {
+        if settler.stuck.fetch_add(1, Ordering::SeqCst) == 0 && !settler.session.lost.is_cancelled()
+        {
             let what = format!("cannot publish to {}: {error}", publication.exchange);
             error!("{what}; nothing is acknowledged until this succeeds");
             settler.metrics.publisher_up.set(0);
@@ -147,10 +149,11 @@ impl<'a> Trouble<'a> {
     }
 }
 
-impl Drop for Trouble<'_> {
+impl Drop for PublishOutage<'_> {
     fn drop(&mut self) {
         let settler = self.0;
-        if settler.stuck.fetch_sub(1, Ordering::SeqCst) == 1 && !settler.session.lost.is_cancelled() {
+        if settler.stuck.fetch_sub(1, Ordering::SeqCst) == 1 && !settler.session.lost.is_cancelled()
+        {
             info!("publishing works again");
             settler.metrics.publisher_up.set(1);
             settler.health.set(Component::Publisher, None);
@@ -174,7 +177,7 @@ fn report(incoming: &Incoming, settlement: &Settlement) {
         Settlement::DeadLetter(outcome, _) => report_dead_letter(outcome, trace_id),
         Settlement::RetryLater(wait) => report_wait(wait, true, incoming, trace_id),
         Settlement::Postpone(wait) => report_wait(wait, wait.is_news, incoming, trace_id),
-        Settlement::Return => {}
+        Settlement::Requeue => {}
     }
 }
 
@@ -182,18 +185,18 @@ fn report(incoming: &Incoming, settlement: &Settlement) {
 fn report_wait(wait: &Wait, is_news: bool, incoming: &Incoming, trace_id: Option<&str>) {
     let (id, command) = wait.command.as_ref().map(|(id, command)| (id.as_str(), command)).unzip();
     let command_id = id.or(incoming.properties.message_id.as_deref());
-    let (delay, progress) = (wait.delay.name(), &wait.progress);
+    let (delay, retry_state) = (wait.delay.name(), &wait.retry_state);
     macro_rules! line {
         ($level:ident) => {
             $level!(
                 command_id,
                 org_id = command.map(|command| command.org_id.as_str()),
                 task_id = command.map(|command| command.task_id.as_str()),
-                reason = progress.wait_reason,
+                reason = retry_state.wait_reason,
                 delay,
-                attempts = progress.attempts,
-                http_status = progress.last_status,
-                request_id = progress.request_id,
+                attempts = retry_state.attempts,
+                http_status = retry_state.last_status,
+                request_id = retry_state.request_id,
                 trace_id,
                 "command waits"
             )
@@ -244,18 +247,18 @@ fn report_dead_letter(outcome: &Outcome, trace_id: Option<&str>) {
 mod tests {
     use super::*;
     use crate::messages::event::{Failure, samples};
-    use crate::messages::{EndKind, FailureReason, Progress};
+    use crate::messages::{EndKind, FailureReason, RetryState};
 
     #[test]
     fn a_dead_letter_is_counted_by_its_reason_and_what_else_there_is_by_its_word() {
         let failure = Some(Failure { reason: FailureReason::Expired, detail: String::new() });
         let dead = |failure| {
             let outcome = Outcome { failure, ..samples::outcome(EndKind::DeadLettered) };
-            Settlement::DeadLetter(outcome, Progress::default())
+            Settlement::DeadLetter(outcome, RetryState::default())
         };
         let finish = Settlement::Finish(samples::outcome(EndKind::AlreadyAbsent));
-        let labels =
-            [dead(failure), dead(None), finish, Settlement::Return].map(|settlement| label(&settlement));
+        let labels = [dead(failure), dead(None), finish, Settlement::Requeue]
+            .map(|settlement| label(&settlement));
         assert_eq!(labels, ["expired", "dead_lettered", "already_absent", "returned"]);
     }
 }

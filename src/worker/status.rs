@@ -31,9 +31,11 @@ pub fn status(engine: &Engine) -> Value {
     let now = Timestamp::now();
     let ago = |time: Duration| now.checked_sub(time).ok().map(time::text);
     let (open_since, mut organisations) = engine.permits.with(|access, instant| {
-        let open_for = access.breaker_open_since().map(|since| instant.saturating_duration_since(since));
+        let open_for =
+            access.breaker_open_since().map(|since| instant.saturating_duration_since(since));
         let standings = access.standings(instant).into_iter();
-        let shown: Vec<_> = standings.map(|(org, standing)| organisation(org, &standing, now)).collect();
+        let shown: Vec<_> =
+            standings.map(|(org, standing)| organisation(org, &standing, now)).collect();
         (open_for.and_then(ago), shown)
     });
     organisations.extend(engine.without_token().iter().map(without_token));
@@ -50,7 +52,10 @@ fn organisation(org: &OrgId, standing: &Standing, now: Timestamp) -> Organisatio
         state: standing.state,
         reason: standing.reason.map(SuspendReason::as_str),
         since: standing.suspended_for.and_then(|time| now.checked_sub(time).ok()).map(time::text),
-        next_probe: standing.next_probe_in.and_then(|time| now.checked_add(time).ok()).map(time::text),
+        next_probe: standing
+            .next_probe_in
+            .and_then(|time| now.checked_add(time).ok())
+            .map(time::text),
         waiting: standing.waiting,
         in_flight: standing.in_flight,
     }

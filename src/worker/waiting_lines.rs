@@ -43,7 +43,8 @@ impl<T> WaitingLines<T> {
             self.lines.insert(org.clone(), Line { waiting: VecDeque::new(), crowded: None });
         }
         let line = self.lines.get_mut(org).expect("it has just been put there");
-        let is_crowded = line.crowded.is_some_and(|since| now.saturating_duration_since(since) < CROWDED_FOR);
+        let is_crowded =
+            line.crowded.is_some_and(|since| now.saturating_duration_since(since) < CROWDED_FOR);
         let may_wait = !is_crowded || line.waiting.len() < self.patience;
         if may_wait {
             line.waiting.push_back(who);

@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, interval, sleep};
 use url::Url;
 
-use crate::field::{Field, Form};
+use crate::field::{Field, OutputFormat};
 use crate::process::{Contestant, stop};
 use crate::rabbitmq::broker;
 use crate::stub::{Calls, answer_all};
@@ -47,7 +47,7 @@ pub(crate) async fn measure() -> Value {
 
 async fn warm_up(field: &Field) {
     for number in 0..500 {
-        field.publish("warm", number, Form::Contract { bytes: 0 }).await;
+        field.publish("warm", number, OutputFormat::Contract { bytes: 0 }).await;
     }
     field.each_has_one_end(500).await;
 }
@@ -56,7 +56,7 @@ async fn half_load(field: &Field, passed: &Mutex<Passed>, calls: &Mutex<Calls>) 
     let mut ticks = interval(Duration::from_secs(1) / A_SECOND);
     for number in 0..COMMANDS {
         ticks.tick().await;
-        field.publish("acme", number, Form::Contract { bytes: 0 }).await;
+        field.publish("acme", number, OutputFormat::Contract { bytes: 0 }).await;
     }
     field.each_has_one_end(COMMANDS).await;
     // The last acknowledgements follow their events.
@@ -72,10 +72,10 @@ async fn half_load(field: &Field, passed: &Mutex<Passed>, calls: &Mutex<Calls>) 
 /// The queue is one line for all: a command waits for those before it, whoever gave them.
 async fn behind_a_backlog(field: &Field, calls: &Mutex<Calls>) -> Value {
     for number in 0..BACKLOG {
-        field.publish("many", number, Form::Contract { bytes: 0 }).await;
+        field.publish("many", number, OutputFormat::Contract { bytes: 0 }).await;
     }
     let (given, path) = (SystemTime::now(), "/organizations/few/tasks/t0/delete");
-    field.publish("few", 0, Form::Contract { bytes: 0 }).await;
+    field.publish("few", 0, OutputFormat::Contract { bytes: 0 }).await;
     let began = Instant::now();
     let came = loop {
         if let Some(call) = calls.lock().unwrap().by_path.get(path) {
@@ -102,7 +102,12 @@ pub(crate) fn text(report: &Value) -> String {
     let half = &report["half_load"];
     let line = |what: &str, name: &str| {
         let of = |which: &str| half[name][which].as_f64().unwrap();
-        format!("{what}: p50 {:.2} ms, p99 {:.2} ms, most {:.1} ms", of("p50"), of("p99"), of("most"))
+        format!(
+            "{what}: p50 {:.2} ms, p99 {:.2} ms, most {:.1} ms",
+            of("p50"),
+            of("p99"),
+            of("most")
+        )
     };
     format!(
         "at half load ({A_SECOND} a second, API {} ms, concurrency {CONCURRENCY}):\n  {}\n  {}\none command behind {BACKLOG} of another organisation waited {:.0} ms",

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use lapin::options::{
-    BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions,
-    QueuePurgeOptions,
+    BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, QueueBindOptions,
+    QueueDeclareOptions, QueuePurgeOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
@@ -39,7 +39,7 @@ pub(crate) struct Field {
 
 /// How a command is written down.
 #[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Form {
+pub(crate) enum OutputFormat {
     /// As the contract says, made up to so many bytes with a member that nobody reads.
     Contract { bytes: usize },
     /// As Celery takes it: <https://docs.celeryq.dev/en/stable/internals/protocol.html>, version 2.
@@ -60,7 +60,8 @@ impl Field {
         let mut stub = String::new();
         BufReader::new(stub_process.stdout.take().unwrap()).read_line(&mut stub).unwrap();
         let url = broker().amqp_url(&vhost);
-        let declaring = connect(&parse_amqp_url(&url).unwrap(), &TlsFiles::default(), "bench").await.unwrap();
+        let declaring =
+            connect(&parse_amqp_url(&url).unwrap(), &TlsFiles::default(), "bench").await.unwrap();
         let topology = Topology { provision: Provision::Declare, wait_queues: wait_queues() };
         topology::ensure(&declaring, &topology).await.unwrap();
         let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
@@ -78,11 +79,18 @@ impl Field {
             FieldTable::default(),
         );
         binding.await.unwrap();
-        Self { url, stub: stub.trim().to_owned(), vhost, stub_process, channel, _connection: connection }
+        Self {
+            url,
+            stub: stub.trim().to_owned(),
+            vhost,
+            stub_process,
+            channel,
+            _connection: connection,
+        }
     }
 
     /// Publishes one command for each number, and waits until the queue has them.
-    pub(crate) async fn fill(&self, org: &str, numbers: Range<usize>, form: Form) {
+    pub(crate) async fn fill(&self, org: &str, numbers: Range<usize>, form: OutputFormat) {
         let before = self.depth(COMMANDS).await;
         let expected = before + numbers.len();
         for number in numbers {
@@ -92,14 +100,14 @@ impl Field {
     }
 
     /// Publishes one command.
-    pub(crate) async fn publish(&self, org: &str, number: usize, form: Form) {
+    pub(crate) async fn publish(&self, org: &str, number: usize, form: OutputFormat) {
         let (task, id) = (format!("t{number}"), uuid::Uuid::new_v4().to_string());
         let properties = BasicProperties::default()
             .with_delivery_mode(2)
             .with_content_type("application/json".into())
             .with_message_id(id.as_str().into());
         let (body, properties) = match form {
-            Form::Contract { bytes } => {
+            OutputFormat::Contract { bytes } => {
                 let mut body = json!({"org_id": org, "task_id": task, "requested_by": "bench", "reason": "erasure request 4711"});
                 if bytes > 0 {
                     body["note"] = "".into();
@@ -107,21 +115,28 @@ impl Field {
                 }
                 (body, properties)
             }
-            Form::Celery => {
+            OutputFormat::Celery => {
                 let mut headers = FieldTable::default();
-                for (name, value) in [("lang", "py"), ("task", "tasks.delete"), ("id", &id), ("root_id", &id)]
+                for (name, value) in
+                    [("lang", "py"), ("task", "tasks.delete"), ("id", &id), ("root_id", &id)]
                 {
                     headers.insert(name.into(), AMQPValue::LongString(value.into()));
                 }
                 let body = json!([[org, task], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]);
-                let properties = properties.with_headers(headers).with_correlation_id(id.as_str().into());
+                let properties =
+                    properties.with_headers(headers).with_correlation_id(id.as_str().into());
                 (body, properties.with_content_encoding("utf-8".into()))
             }
         };
         let (exchange, options) = ("task.commands".into(), BasicPublishOptions::default());
         let body = body.to_string();
-        let sent =
-            self.channel.basic_publish(exchange, COMMANDS.into(), options, body.as_bytes(), properties);
+        let sent = self.channel.basic_publish(
+            exchange,
+            COMMANDS.into(),
+            options,
+            body.as_bytes(),
+            properties,
+        );
         drop(sent.await.unwrap());
     }
 
@@ -142,7 +157,7 @@ impl Field {
         (declared.message_count() as usize, declared.consumer_count() as usize)
     }
 
-    /// Waits for this many messages, not for ever.
+    /// Waits for this many messages, not indefinitely.
     pub(crate) async fn becomes(&self, queue: &str, expected: usize) {
         let began = Instant::now();
         loop {
@@ -150,7 +165,10 @@ impl Field {
             if depth == expected {
                 return;
             }
-            assert!(began.elapsed() < SETTLING, "{depth} messages in {queue} instead of {expected}");
+            assert!(
+                began.elapsed() < SETTLING,
+                "{depth} messages in {queue} instead of {expected}"
+            );
             sleep(Duration::from_millis(20)).await;
         }
     }
@@ -160,7 +178,8 @@ impl Field {
     pub(crate) async fn each_has_one_end(&self, commands: usize) {
         self.becomes(EVENTS, commands).await;
         let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
-        let events = self.channel.basic_consume(EVENTS.into(), "".into(), options, FieldTable::default());
+        let events =
+            self.channel.basic_consume(EVENTS.into(), "".into(), options, FieldTable::default());
         let mut events = events.await.unwrap();
         let mut ids = HashSet::new();
         for _ in 0..commands {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
+    ConfirmSelectOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
@@ -28,8 +29,9 @@ pub(crate) async fn amqp(url: &str, commands: usize, base_url: Option<&str>) {
     let channel = consuming.create_channel().await.unwrap();
     channel.basic_qos(PREFETCH, BasicQosOptions::default()).await.unwrap();
     let options = BasicConsumeOptions::default();
-    let consumer =
-        channel.basic_consume("task.delete".into(), "".into(), options, FieldTable::default()).await;
+    let consumer = channel
+        .basic_consume("task.delete".into(), "".into(), options, FieldTable::default())
+        .await;
     let mut deliveries = consumer.unwrap();
     let mut idle = Vec::new();
     for _ in 0..CHANNELS {
@@ -73,8 +75,9 @@ pub(crate) async fn first_delivery_ms(url: &str) -> f64 {
     let channel = consuming.create_channel().await.unwrap();
     channel.basic_qos(1, BasicQosOptions::default()).await.unwrap();
     let options = BasicConsumeOptions::default();
-    let consumer =
-        channel.basic_consume("task.delete".into(), "".into(), options, FieldTable::default()).await;
+    let consumer = channel
+        .basic_consume("task.delete".into(), "".into(), options, FieldTable::default())
+        .await;
     drop(consumer.unwrap().next().await.unwrap().unwrap());
     let took = began.elapsed();
     let _ = (consuming.close(200, "OK".into()).await, publishing.close(200, "OK".into()).await);
@@ -83,11 +86,13 @@ pub(crate) async fn first_delivery_ms(url: &str) -> f64 {
 
 async fn publish(channel: &Channel, number: usize) {
     let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-    let properties =
-        BasicProperties::default().with_delivery_mode(2).with_message_id(format!("event {number}").into());
+    let properties = BasicProperties::default()
+        .with_delivery_mode(2)
+        .with_message_id(format!("event {number}").into());
     let body = [b'x'; EVENT_BYTES];
-    let confirm =
-        channel.basic_publish("task.events".into(), "task.deleted".into(), options, &body, properties).await;
+    let confirm = channel
+        .basic_publish("task.events".into(), "task.deleted".into(), options, &body, properties)
+        .await;
     assert_eq!(confirm.unwrap().await.unwrap(), Confirmation::Ack(None));
 }
 

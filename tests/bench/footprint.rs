@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::field::{COMMANDS, EVENTS, Field, Form};
+use crate::field::{COMMANDS, EVENTS, Field, OutputFormat};
 use crate::floor;
 use crate::process::{Contestant, stop, usage};
 
@@ -15,14 +15,14 @@ const PATIENCE: Duration = Duration::from_mins(4);
 const STARTS: usize = 7;
 /// The contract's limit.
 const LARGEST: usize = 64 * 1024;
-/// As many in hand as there can be, and some behind them.
+/// As many unacknowledged as there can be, and some behind them.
 const EACH: usize = 6;
-/// For the first calls, the copies of all that is in hand, and the first probes.
+/// For the first calls, the copies of all that is unacknowledged, and the first probes.
 const ALL_FAIL: Duration = Duration::from_secs(8);
 
 /// Resident memory while so many wait, looked at for so long.
 async fn with_waiting(field: &Field, waiting: usize, looked_at: Duration) -> Value {
-    field.fill("acme", 0..waiting, Form::Contract { bytes: 0 }).await;
+    field.fill("acme", 0..waiting, OutputFormat::Contract { bytes: 0 }).await;
     let child = Contestant::worker().command(field, waiting, 64).spawn().unwrap();
     let (began, mut seen) = (Instant::now(), Vec::new());
     while began.elapsed() < looked_at {
@@ -40,7 +40,7 @@ async fn with_waiting(field: &Field, waiting: usize, looked_at: Duration) -> Val
 
 async fn with_largest_bodies(field: &Field, concurrency: usize) -> Value {
     let commands = concurrency * EACH;
-    field.fill("acme", 0..commands, Form::Contract { bytes: LARGEST }).await;
+    field.fill("acme", 0..commands, OutputFormat::Contract { bytes: LARGEST }).await;
     let child = Contestant::worker().command(field, commands, concurrency).spawn().unwrap();
     let began = Instant::now();
     while field.depth(EVENTS).await < commands {
@@ -53,11 +53,11 @@ async fn with_largest_bodies(field: &Field, concurrency: usize) -> Value {
     json!({"concurrency": concurrency, "peak_mib": peak})
 }
 
-/// The same where every call fails: all that is in hand is copied to the wait queues at once.
+/// The same where every call fails: all that is unacknowledged is copied to the wait queues at once.
 async fn with_largest_bodies_failing(concurrency: usize) -> Value {
     let field = Field::answering(503, LATENCY_MS).await;
     let commands = concurrency * EACH;
-    field.fill("acme", 0..commands, Form::Contract { bytes: LARGEST }).await;
+    field.fill("acme", 0..commands, OutputFormat::Contract { bytes: LARGEST }).await;
     let child = Contestant::worker().command(&field, commands, concurrency).spawn().unwrap();
     sleep(ALL_FAIL).await;
     let peak = usage(&child).unwrap().peak_mib;
@@ -100,7 +100,7 @@ pub(crate) async fn start() -> Value {
     let field = Field::new(0).await;
     let (mut worker, mut broker) = (Vec::new(), Vec::new());
     for number in 0..STARTS {
-        field.fill("acme", number..number + 1, Form::Contract { bytes: 0 }).await;
+        field.fill("acme", number..number + 1, OutputFormat::Contract { bytes: 0 }).await;
         broker.push(floor::first_delivery_ms(&field.url).await);
         field.becomes(COMMANDS, 1).await;
         let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();

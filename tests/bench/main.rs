@@ -106,10 +106,15 @@ impl Cli {
     }
 
     fn contestants(&self) -> Vec<Contestant> {
-        let worker = |program: PathBuf, filter, has_spans| Contestant::Worker { program, filter, has_spans };
+        let worker =
+            |program: PathBuf, filter, has_spans| Contestant::Worker { program, filter, has_spans };
         let ours = process::beside_us("tallyfy-delete-worker");
-        let mut all =
-            vec![Contestant::FloorAmqp, Contestant::FloorHttp, Contestant::worker(), Contestant::FloorBoth];
+        let mut all = vec![
+            Contestant::FloorAmqp,
+            Contestant::FloorHttp,
+            Contestant::worker(),
+            Contestant::FloorBoth,
+        ];
         all.extend(self.against.iter().map(|program| worker(program.clone(), "info", false)));
         if !self.brief {
             all.push(worker(ours.clone(), "warn", false));
@@ -126,7 +131,12 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     if !matches!(
         cli.part,
-        Some(Part::Stub { .. } | Part::FloorAmqp { .. } | Part::FloorBoth { .. } | Part::FloorHttp { .. })
+        Some(
+            Part::Stub { .. }
+                | Part::FloorAmqp { .. }
+                | Part::FloorBoth { .. }
+                | Part::FloorHttp { .. }
+        )
     ) {
         process::build_the_worker();
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::field::{Field, Form};
+use crate::field::{Field, OutputFormat};
 
 /// Linux counts in hundredths of a second (`USER_HZ`).
 const TICK_US: f64 = 10_000.0;
@@ -28,7 +28,11 @@ pub(crate) enum Contestant {
 impl Contestant {
     /// Ours, with its production settings.
     pub(crate) fn worker() -> Self {
-        Self::Worker { program: beside_us("tallyfy-delete-worker"), filter: "info", has_spans: false }
+        Self::Worker {
+            program: beside_us("tallyfy-delete-worker"),
+            filter: "info",
+            has_spans: false,
+        }
     }
 
     pub(crate) fn name(&self) -> String {
@@ -46,8 +50,12 @@ impl Contestant {
         }
     }
 
-    pub(crate) fn form(&self) -> Form {
-        if self.name().starts_with("Celery") { Form::Celery } else { Form::Contract { bytes: 0 } }
+    pub(crate) fn form(&self) -> OutputFormat {
+        if self.name().starts_with("Celery") {
+            OutputFormat::Celery
+        } else {
+            OutputFormat::Contract { bytes: 0 }
+        }
     }
 
     pub(crate) fn consumes(&self) -> bool {
@@ -76,8 +84,16 @@ impl Contestant {
             Self::FloorHttp => own(&["floor-http", &field.stub, &commands, &concurrency]),
             Self::Worker { program, filter, has_spans } => {
                 let mut worker = Command::new(program);
-                worker.args(["run", "--http-addr=127.0.0.1:0", "--log-format=json", "--rust-log", filter]);
-                worker.env("TALLYFY_ORG_ID", "acme,warm,many,few").env("TALLYFY_ACCESS_TOKEN", "token");
+                worker.args([
+                    "run",
+                    "--http-addr=127.0.0.1:0",
+                    "--log-format=json",
+                    "--rust-log",
+                    filter,
+                ]);
+                worker
+                    .env("TALLYFY_ORG_ID", "acme,warm,many,few")
+                    .env("TALLYFY_ACCESS_TOKEN", "token");
                 if *has_spans {
                     worker.env("OTEL_EXPORTER_OTLP_ENDPOINT", &field.stub);
                 }
@@ -124,7 +140,7 @@ pub(crate) fn build_the_worker() {
         cargo.arg("--release");
     }
     // `cargo run` has set these for us. ring's build script asks to be run again when they change, so that with them everything
-    // from TLS up would be built anew, now and again at the next start.
+    // from TLS up would be built again, now and again at the next start.
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG_")) {
         cargo.env_remove(name);
     }
@@ -158,7 +174,8 @@ pub(crate) fn usage(child: &Child) -> Option<Usage> {
     let ticks = fields[11].parse::<f64>().ok()? + fields[12].parse::<f64>().ok()?;
     let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
     let mib = |name: &str| {
-        let kib = status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next())?;
+        let kib =
+            status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next())?;
         Some(kib.parse::<f64>().ok()? / 1024.0)
     };
     Some(Usage { cpu_us: ticks * TICK_US, resident_mib: mib("VmRSS:")?, peak_mib: mib("VmHWM:")? })

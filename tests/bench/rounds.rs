@@ -114,11 +114,20 @@ async fn start_up(peer: &Contestant, plan: &Plan, field: &Field) -> Usage {
 }
 
 /// Returns the calls a second, where there were calls.
-async fn nothing_lost_or_repeated(contestant: &Contestant, commands: usize, field: &Field) -> Option<f64> {
+async fn nothing_lost_or_repeated(
+    contestant: &Contestant,
+    commands: usize,
+    field: &Field,
+) -> Option<f64> {
     let calls = field.calls().await;
     if contestant.calls() {
         let seen = (&calls["calls"], &calls["paths"]);
-        assert_eq!(seen, (&commands.into(), &commands.into()), "{}: calls, and paths", contestant.name());
+        assert_eq!(
+            seen,
+            (&commands.into(), &commands.into()),
+            "{}: calls, and paths",
+            contestant.name()
+        );
     }
     if contestant.consumes() {
         field.each_has_one_end(commands).await;
@@ -138,8 +147,10 @@ fn spread(mut all: Vec<f64>) -> Value {
 
 pub(crate) fn machine() -> String {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model =
-        cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("?", |m| m.1);
+    let model = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+        .map_or("?", |m| m.1);
     format!("{} × {model}", std::thread::available_parallelism().map_or(0, usize::from))
 }
 

@@ -7,7 +7,7 @@ use comfy_table::Table;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::field::{EVENTS, Field, Form};
+use crate::field::{EVENTS, Field, OutputFormat};
 use crate::process::{Contestant, Usage, busy, stop, usage};
 use crate::rounds::number;
 
@@ -28,7 +28,7 @@ struct Done {
 
 /// Starts workers on a full queue and waits until it is empty.
 async fn work_off(field: &Field, workers: usize, commands: usize, concurrency: usize) -> Done {
-    field.fill("acme", 0..commands, Form::Contract { bytes: 0 }).await;
+    field.fill("acme", 0..commands, OutputFormat::Contract { bytes: 0 }).await;
     let (began, busy_before) = (Instant::now(), busy());
     let start = || Contestant::worker().command(field, commands, concurrency).spawn().unwrap();
     let children: Vec<Child> = (0..workers).map(|_| start()).collect();
@@ -36,7 +36,8 @@ async fn work_off(field: &Field, workers: usize, commands: usize, concurrency: u
         assert!(began.elapsed() < PATIENCE, "{workers} workers are not done");
         sleep(Duration::from_millis(20)).await;
     }
-    let cores_busy = busy().saturating_sub(busy_before).as_secs_f64() / began.elapsed().as_secs_f64();
+    let cores_busy =
+        busy().saturating_sub(busy_before).as_secs_f64() / began.elapsed().as_secs_f64();
     let used = children.iter().map(|child| usage(child).unwrap());
     let workers = used.fold(Usage::default(), |all, one| Usage {
         cpu_us: all.cpu_us + one.cpu_us,
@@ -45,7 +46,11 @@ async fn work_off(field: &Field, workers: usize, commands: usize, concurrency: u
     });
     children.into_iter().for_each(stop);
     let calls = field.calls().await;
-    assert_eq!((&calls["calls"], &calls["paths"]), (&commands.into(), &commands.into()), "calls, and paths");
+    assert_eq!(
+        (&calls["calls"], &calls["paths"]),
+        (&commands.into(), &commands.into()),
+        "calls, and paths"
+    );
     field.each_has_one_end(commands).await;
     Done { a_second: calls["a_second"].as_f64().unwrap(), workers, cores_busy }
 }
@@ -56,7 +61,8 @@ pub(crate) async fn calls() -> Value {
     for (concurrency, latency_ms) in CASES {
         let field = Field::new(latency_ms.into()).await;
         let limit = f64::from(concurrency) * 1000.0 / f64::from(latency_ms);
-        let commands = (usize::from(concurrency) * 1000 / usize::from(latency_ms) * SECONDS).min(MOST);
+        let commands =
+            (usize::from(concurrency) * 1000 / usize::from(latency_ms) * SECONDS).min(MOST);
         let done = work_off(&field, 1, commands, usize::from(concurrency)).await;
         rows.push(
             json!({"concurrency": concurrency, "latency_ms": latency_ms, "limit": limit, "a_second": done.a_second,

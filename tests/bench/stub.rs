@@ -38,14 +38,14 @@ impl Calls {
     }
 }
 
-/// Prints its address, then answers for ever. `GET /` sums the calls up since the last one that did.
+/// Prints its address, then answers indefinitely. `GET /` sums the calls up since the last one that did.
 pub(crate) async fn serve(latency: Duration, status: u16) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("http://{}", listener.local_addr().unwrap());
     answer_all(listener, latency, status, Arc::default()).await;
 }
 
-/// Answers for ever.
+/// Answers indefinitely.
 pub(crate) async fn answer_all(
     listener: TcpListener,
     latency: Duration,
@@ -74,7 +74,9 @@ async fn answer(mut socket: TcpStream, calls: Arc<Mutex<Calls>>, latency: Durati
                     }
                     let mut calls = calls.lock().unwrap();
                     calls.number += 1;
-                    calls.by_path.insert(path.to_owned(), Call { came, answered: SystemTime::now() });
+                    calls
+                        .by_path
+                        .insert(path.to_owned(), Call { came, answered: SystemTime::now() });
                     let length = if status == 204 { "" } else { "Content-Length: 0\r\n" };
                     format!("HTTP/1.1 {status} Bench\r\n{length}X-Request-Id: bench\r\n\r\n")
                 }

@@ -56,7 +56,7 @@ fn tag(bytes: &[u8]) -> u64 {
     u64::from_be_bytes(*bytes.first_chunk().unwrap())
 }
 
-/// Listens on a port of its own and forwards to the broker for ever.
+/// Listens on a port of its own and forwards to the broker indefinitely.
 pub(crate) async fn between(broker: String, passed: Arc<Mutex<Passed>>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -69,8 +69,10 @@ pub(crate) async fn between(broker: String, passed: Arc<Mutex<Passed>>) -> Socke
             let (from_worker, to_worker) = worker.into_split();
             let (from_broker, to_broker) = broker.into_split();
             let (there, back) = (Arc::clone(&passed), Arc::clone(&passed));
-            let on_delivery = move |kind, payload: &[u8]| there.lock().unwrap().see_of_broker(kind, payload);
-            let on_ack = move |kind, payload: &[u8]| back.lock().unwrap().see_of_worker(kind, payload);
+            let on_delivery =
+                move |kind, payload: &[u8]| there.lock().unwrap().see_of_broker(kind, payload);
+            let on_ack =
+                move |kind, payload: &[u8]| back.lock().unwrap().see_of_worker(kind, payload);
             tokio::spawn(relay(from_broker, to_worker, 0, on_delivery));
             tokio::spawn(relay(from_worker, to_broker, GREETING, on_ack));
         }

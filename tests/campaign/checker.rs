@@ -21,7 +21,7 @@ pub(crate) enum Kind {
     TwoEventIds,
     /// A call for an id that nobody named, or on another path.
     UnexpectedCall,
-    /// A dead letter for the world's fault.
+    /// A dead letter for the upstream failure.
     WronglyDead,
     /// A dead letter without its event, or the other way round.
     HalfDead,
@@ -73,7 +73,8 @@ const LONGEST_DELAY_MS: i64 = 20_000;
 
 /// Holds all ledgers against each other.
 pub(crate) fn check(ledgers: &Ledgers) -> Balance {
-    let commands: HashMap<&str, &Command> = ledgers.commands.iter().map(|c| (c.id.as_str(), c)).collect();
+    let commands: HashMap<&str, &Command> =
+        ledgers.commands.iter().map(|c| (c.id.as_str(), c)).collect();
     let mut ends: HashMap<&str, Vec<&Event>> = HashMap::new();
     for event in &ledgers.events {
         ends.entry(&event.command_id).or_default().push(event);
@@ -85,19 +86,25 @@ pub(crate) fn check(ledgers: &Ledgers) -> Balance {
     balance.longest_delay_ms = usize::try_from(longest).unwrap_or_default();
     let mut findings = Vec::new();
     findings.extend(delays.iter().filter_map(|(command, delay)| delayed(command, *delay)));
-    findings
-        .extend(ledgers.dead_letters.iter().filter_map(|l| dead_while_out(l, &commands, &ledgers.journal)));
+    findings.extend(
+        ledgers.dead_letters.iter().filter_map(|l| dead_while_out(l, &commands, &ledgers.journal)),
+    );
     findings.extend(ledgers.commands.iter().filter_map(|c| lost(c, &ends)));
-    findings.extend(ends.iter().flat_map(|(id, ends)| ends_of_one(commands.get(id).copied(), ends)));
+    findings
+        .extend(ends.iter().flat_map(|(id, ends)| ends_of_one(commands.get(id).copied(), ends)));
     findings.extend(false_ends(ledgers));
     findings.extend(unexpected_calls(ledgers));
-    findings.extend(ledgers.dead_letters.iter().filter_map(|letter| wrongly_dead(letter, &commands)));
+    findings.extend(
+        ledgers.dead_letters.iter().filter_map(|dead_letter| wrongly_dead(dead_letter, &commands)),
+    );
     findings.extend(half_dead(ledgers));
     findings.extend(early_calls(ledgers, &commands));
     findings.extend(ledgers.leaks.iter().map(|place| finding(Kind::Leak, place.clone())));
     findings.extend(ledgers.bad_exits.iter().map(|exit| finding(Kind::BadExit, exit.clone())));
     let left = ledgers.left.iter().filter(|(_, messages)| **messages > 0);
-    findings.extend(left.map(|(queue, messages)| finding(Kind::Left, format!("{messages} in {queue}"))));
+    findings.extend(
+        left.map(|(queue, messages)| finding(Kind::Left, format!("{messages} in {queue}"))),
+    );
     findings.sort_by(|a, b| (a.kind, &a.what).cmp(&(b.kind, &b.what)));
     balance.findings = findings;
     balance
@@ -131,7 +138,8 @@ fn is_expected(command: &Command, end: &Event) -> bool {
 
 fn lost(command: &Command, ends: &HashMap<&str, Vec<&Event>>) -> Option<Finding> {
     let is_lost = command.acknowledged > 0 && !ends.contains_key(command.id.as_str());
-    is_lost.then(|| finding(Kind::Lost, format!("{} ({}/{})", command.id, command.org, command.task)))
+    is_lost
+        .then(|| finding(Kind::Lost, format!("{} ({}/{})", command.id, command.org, command.task)))
 }
 
 fn ends_of_one(command: Option<&Command>, ends: &[&Event]) -> Vec<Finding> {
@@ -167,7 +175,10 @@ fn false_ends(ledgers: &Ledgers) -> Vec<Finding> {
     for end in ledgers.events.iter().filter(|end| end.outcome != "dead_lettered") {
         let task = format!("{}/{}", end.org, end.task);
         if ledgers.were_there.contains(&task) && !deleted.contains(&task) {
-            findings.push(finding(Kind::FalseEnd, format!("{}: {task} is still there", end.command_id)));
+            findings.push(finding(
+                Kind::FalseEnd,
+                format!("{}: {task} is still there", end.command_id),
+            ));
         }
     }
     findings
@@ -176,7 +187,9 @@ fn false_ends(ledgers: &Ledgers) -> Vec<Finding> {
 fn unexpected_calls(ledgers: &Ledgers) -> Vec<Finding> {
     let callable = |command: &&Command| match command.expected {
         Expected::Gone => true,
-        Expected::DeadLetter(reason) => matches!(reason, "forbidden" | "rejected" | "attempts_exhausted"),
+        Expected::DeadLetter(reason) => {
+            matches!(reason, "forbidden" | "rejected" | "attempts_exhausted")
+        }
     };
     let named: HashSet<(&str, &str)> = ledgers
         .commands
@@ -188,17 +201,27 @@ fn unexpected_calls(ledgers: &Ledgers) -> Vec<Finding> {
     let organisations: HashSet<&str> = named.iter().map(|(org, _)| *org).collect();
     let is_wrong = |call: &&crate::ledgers::Call| {
         let asks = call.is_list_of_tasks && organisations.contains(call.org.as_str());
-        let deletes = call.is_delete_of_a_task && named.contains(&(call.org.as_str(), call.task.as_str()));
+        let deletes =
+            call.is_delete_of_a_task && named.contains(&(call.org.as_str(), call.task.as_str()));
         !asks && !deletes
     };
-    ledgers.calls.iter().filter(is_wrong).map(|c| finding(Kind::UnexpectedCall, c.path.clone())).collect()
+    ledgers
+        .calls
+        .iter()
+        .filter(is_wrong)
+        .map(|c| finding(Kind::UnexpectedCall, c.path.clone()))
+        .collect()
 }
 
-fn wrongly_dead(letter: &DeadLetter, commands: &HashMap<&str, &Command>) -> Option<Finding> {
-    let expected = commands.get(letter.command_id.as_str()).map(|command| command.expected);
-    let is_right = matches!(expected, Some(Expected::DeadLetter(reason)) if reason == letter.reason.as_str());
-    let reason = if letter.reason.is_empty() { "the broker's delivery limit" } else { &letter.reason };
-    (!is_right).then(|| finding(Kind::WronglyDead, format!("{}: {reason}", letter.command_id)))
+fn wrongly_dead(dead_letter: &DeadLetter, commands: &HashMap<&str, &Command>) -> Option<Finding> {
+    let expected = commands.get(dead_letter.command_id.as_str()).map(|command| command.expected);
+    let is_right = matches!(expected, Some(Expected::DeadLetter(reason)) if reason == dead_letter.reason.as_str());
+    let reason = if dead_letter.reason.is_empty() {
+        "the broker's delivery limit"
+    } else {
+        &dead_letter.reason
+    };
+    (!is_right).then(|| finding(Kind::WronglyDead, format!("{}: {reason}", dead_letter.command_id)))
 }
 
 /// The longest stretch between publication and end in which nothing befell all. What always fails waits for its own fault.
@@ -219,7 +242,10 @@ fn delays_of_the_healthy<'a>(
         Some((command, longest.max(end - since)))
     };
     let healthy = ledgers.commands.iter().filter(|command| !struck.contains(command.org.as_str()));
-    healthy.filter(|c| c.expected != Expected::DeadLetter("attempts_exhausted")).filter_map(delay).collect()
+    healthy
+        .filter(|c| c.expected != Expected::DeadLetter("attempts_exhausted"))
+        .filter_map(delay)
+        .collect()
 }
 
 fn delayed(command: &Command, delay: i64) -> Option<Finding> {
@@ -229,24 +255,29 @@ fn delayed(command: &Command, delay: i64) -> Option<Finding> {
 
 /// What is refused without an answer of the API, or for the API's own word that came just before, is its own fault.
 fn dead_while_out(
-    letter: &DeadLetter,
+    dead_letter: &DeadLetter,
     commands: &HashMap<&str, &Command>,
     journal: &[Blow],
 ) -> Option<Finding> {
     const ON_ITS_WAY_MS: i64 = 1000;
-    let command = commands.get(letter.command_id.as_str())?;
-    let for_an_answer = command.expected == Expected::Gone || letter.reason == "attempts_exhausted";
+    let command = commands.get(dead_letter.command_id.as_str())?;
+    let for_an_answer =
+        command.expected == Expected::Gone || dead_letter.reason == "attempts_exhausted";
     let is_out = |blow: &&Blow| {
         let (from, to) = (blow.from_ms, blow.to_ms + ON_ITS_WAY_MS);
-        blow.stops && blow.org == Some(command.org.as_str()) && (from..=to).contains(&letter.at_ms)
+        blow.stops
+            && blow.org == Some(command.org.as_str())
+            && (from..=to).contains(&dead_letter.at_ms)
     };
     let blow = journal.iter().filter(|_| for_an_answer).find(is_out)?;
-    let what = format!("{} ({}): {} while {}", command.id, command.org, letter.reason, blow.family);
+    let what =
+        format!("{} ({}): {} while {}", command.id, command.org, dead_letter.reason, blow.family);
     Some(finding(Kind::DeadWhileOut, what))
 }
 
 fn half_dead(ledgers: &Ledgers) -> Vec<Finding> {
-    let letters: HashSet<&str> = ledgers.dead_letters.iter().map(|l| l.command_id.as_str()).collect();
+    let letters: HashSet<&str> =
+        ledgers.dead_letters.iter().map(|l| l.command_id.as_str()).collect();
     let deaths = ledgers.events.iter().filter(|event| event.outcome == "dead_lettered");
     let told: HashSet<&str> = deaths.map(|event| event.command_id.as_str()).collect();
     let apart: BTreeSet<&&str> = letters.symmetric_difference(&told).collect();
@@ -269,10 +300,13 @@ fn early_calls(ledgers: &Ledgers, commands: &HashMap<&str, &Command>) -> Vec<Fin
         for pair in calls.windows(2) {
             let Some(wait) = pair[0].retry_after_ms else { continue };
             let (from, to) = (pair[0].at_ms - STILL_UNDER_WAY_MS, pair[1].at_ms);
-            let blown = ledgers.journal.iter().any(|b| b.hides && b.from_ms <= to && b.to_ms >= from);
+            let blown =
+                ledgers.journal.iter().any(|b| b.hides && b.from_ms <= to && b.to_ms >= from);
             if to - pair[0].at_ms < wait && !blown && !sent_twice.contains(task) {
-                findings
-                    .push(finding(Kind::EarlyCall, format!("{task}: {} ms of {wait}", to - pair[0].at_ms)));
+                findings.push(finding(
+                    Kind::EarlyCall,
+                    format!("{task}: {} ms of {wait}", to - pair[0].at_ms),
+                ));
             }
         }
     }
@@ -319,9 +353,16 @@ mod tests {
     /// One task deleted, one command malformed: nothing is wrong.
     fn balanced() -> Ledgers {
         Ledgers {
-            commands: vec![command("t1", Expected::Gone), command("m1", Expected::DeadLetter("malformed"))],
+            commands: vec![
+                command("t1", Expected::Gone),
+                command("m1", Expected::DeadLetter("malformed")),
+            ],
             events: vec![event("t1", "deleted"), event("m1", "dead_lettered")],
-            dead_letters: vec![DeadLetter { at_ms: 0, command_id: "m1".into(), reason: "malformed".into() }],
+            dead_letters: vec![DeadLetter {
+                at_ms: 0,
+                command_id: "m1".into(),
+                reason: "malformed".into(),
+            }],
             calls: vec![call("t1", 0)],
             were_there: HashSet::from(["a/t1".to_owned()]),
             ..Ledgers::default()
@@ -341,7 +382,10 @@ mod tests {
         let balance = check(&ledgers);
         assert_eq!(balance.findings, []);
         assert_eq!((balance.attempted, balance.acknowledged, balance.ok), (2, 2, 2));
-        assert_eq!((balance.lost, balance.unexpected, balance.duplicated, balance.recovered), (0, 0, 1, 0));
+        assert_eq!(
+            (balance.lost, balance.unexpected, balance.duplicated, balance.recovered),
+            (0, 0, 1, 0)
+        );
     }
 
     #[test]
@@ -365,7 +409,8 @@ mod tests {
             [Kind::TwoEnds, Kind::WrongEnd, Kind::HalfDead]
         );
         assert_eq!(findings(|l| l.calls[0].deleted_it = false), [Kind::FalseEnd]);
-        let other_id = |l: &mut Ledgers| l.events.push(Event { id: "x".into(), ..event("t1", "deleted") });
+        let other_id =
+            |l: &mut Ledgers| l.events.push(Event { id: "x".into(), ..event("t1", "deleted") });
         assert_eq!(findings(other_id), [Kind::TwoEventIds]);
         assert_eq!(findings(|l| l.calls.push(call("t2", 0))), [Kind::UnexpectedCall]);
         assert_eq!(findings(|l| l.calls.push(call("m1", 0))), [Kind::UnexpectedCall]);
@@ -377,14 +422,21 @@ mod tests {
         assert_eq!(findings(|l| l.dead_letters.push(poison)), [Kind::WronglyDead, Kind::HalfDead]);
         assert_eq!(findings(|l| l.dead_letters.clear()), [Kind::HalfDead]);
         assert_eq!(findings(|l| l.leaks.push("log".into())), [Kind::Leak]);
-        assert_eq!(findings(|l| l.left = BTreeMap::from([("task.delete".into(), 1)])), [Kind::Left]);
+        assert_eq!(
+            findings(|l| l.left = BTreeMap::from([("task.delete".into(), 1)])),
+            [Kind::Left]
+        );
         assert_eq!(findings(|l| l.bad_exits.push("1".into())), [Kind::BadExit]);
     }
 
     #[test]
     fn a_call_before_its_retry_after_is_found_unless_the_worker_could_not_know() {
         let early = |l: &mut Ledgers| {
-            l.calls.push(Call { retry_after_ms: Some(2000), deleted_it: false, ..call("t1", 100_000) });
+            l.calls.push(Call {
+                retry_after_ms: Some(2000),
+                deleted_it: false,
+                ..call("t1", 100_000)
+            });
             l.calls.push(call("t1", 101_000));
         };
         assert_eq!(findings(early), [Kind::EarlyCall]);
@@ -438,7 +490,8 @@ mod tests {
         assert_eq!(with(None), [], "and what befell all");
         let later = |l: &mut Ledgers| {
             l.events[0].at_ms = 2 * LONGEST_DELAY_MS;
-            l.journal.push(Blow { from_ms: LONGEST_DELAY_MS + 1, ..blow(None, 2 * LONGEST_DELAY_MS) });
+            l.journal
+                .push(Blow { from_ms: LONGEST_DELAY_MS + 1, ..blow(None, 2 * LONGEST_DELAY_MS) });
         };
         assert_eq!(findings(later), [Kind::Delayed], "but not what befell all later");
         let own_fault = |l: &mut Ledgers| {
@@ -459,8 +512,11 @@ mod tests {
                 out(l);
                 l.commands[1].expected = Expected::DeadLetter("attempts_exhausted");
                 l.events[1].reason = "attempts_exhausted".into();
-                l.dead_letters[0] =
-                    DeadLetter { at_ms, command_id: "m1".into(), reason: "attempts_exhausted".into() };
+                l.dead_letters[0] = DeadLetter {
+                    at_ms,
+                    command_id: "m1".into(),
+                    reason: "attempts_exhausted".into(),
+                };
             })
         };
         assert_eq!(dead(5000), [Kind::DeadWhileOut]);

@@ -60,8 +60,10 @@ pub(crate) struct Outcome {
 pub(crate) async fn fight(scenario: &Scenario) -> Result<Outcome, String> {
     let began = Instant::now();
     let (_turn, broker) = broker_to_harm().await;
-    let directory =
-        tempfile::Builder::new().prefix("tallyfy-campaign-").tempdir().map_err(|e| e.to_string())?;
+    let directory = tempfile::Builder::new()
+        .prefix("tallyfy-campaign-")
+        .tempdir()
+        .map_err(|e| e.to_string())?;
     guard_workers(directory.path())?;
     let vhost = broker.new_vhost().await;
     let url = broker.amqp_url(&vhost);
@@ -96,7 +98,12 @@ async fn declare(url: &str) -> Result<(), String> {
     topology::ensure(&connection, &topology).await.map_err(|error| error.to_string())
 }
 
-async fn place(scenario: &Scenario, broker: &'static Broker, url: &str, directory: &Path) -> Nemesis {
+async fn place(
+    scenario: &Scenario,
+    broker: &'static Broker,
+    url: &str,
+    directory: &Path,
+) -> Nemesis {
     let tokens = directory.join("tokens");
     fs::create_dir(&tokens).expect("a directory");
     for org in ORGS {
@@ -191,7 +198,10 @@ async fn tell(producer: &Producer, nemesis: &Nemesis, over: &AtomicBool) {
         ticks.tick().await;
         let blows = nemesis.journal.lock().expect("nobody panics with it").len();
         let (confirmed, ended) = (producer.confirmed(), nemesis.witness.ended());
-        println!("{:>5} s  {confirmed} confirmed, {ended} ended, {blows} blows", began.elapsed().as_secs());
+        println!(
+            "{:>5} s  {confirmed} confirmed, {ended} ended, {blows} blows",
+            began.elapsed().as_secs()
+        );
     }
 }
 
@@ -200,7 +210,9 @@ async fn drain(patience: Duration, producer: &Producer, nemesis: &Nemesis, url: 
     let deadline = Instant::now() + patience;
     while Instant::now() < deadline {
         let all_ended = nemesis.witness.ended() >= producer.confirmed();
-        if all_ended && left(url).await.is_some_and(|left| left.values().all(|messages| *messages == 0)) {
+        if all_ended
+            && left(url).await.is_some_and(|left| left.values().all(|messages| *messages == 0))
+        {
             return;
         }
         sleep(Duration::from_millis(500)).await;
@@ -224,12 +236,15 @@ async fn left(url: &str) -> Option<BTreeMap<String, u32>> {
     let connection = Connection::connect(url, ConnectionProperties::default()).await.ok()?;
     let channel = connection.create_channel().await.ok()?;
     let waits = LADDER_MS.map(|(name, _)| format!("task.delete.wait.{name}"));
-    let others = ["task.delete", "task.delete.dead", "task.events.unrouted", EVENTS].map(str::to_owned);
+    let others =
+        ["task.delete", "task.delete.dead", "task.events.unrouted", EVENTS].map(str::to_owned);
     let mut left = BTreeMap::new();
     for queue in waits.into_iter().chain(others) {
         let options = QueueDeclareOptions { durable: true, passive: true, ..Default::default() };
-        let declared =
-            channel.queue_declare(queue.as_str().into(), options, FieldTable::default()).await.ok()?;
+        let declared = channel
+            .queue_declare(queue.as_str().into(), options, FieldTable::default())
+            .await
+            .ok()?;
         left.insert(queue, declared.message_count());
     }
     Some(left)
@@ -259,7 +274,8 @@ async fn collect(producer: &Producer, nemesis: &Nemesis, url: &str) -> Result<Le
 
 fn leaks_in(directory: &TempDir) -> Vec<String> {
     let files = fs::read_dir(directory.path()).expect("our own directory").flatten();
-    let logs = files.filter(|file| file.path().extension().is_some_and(|extension| extension == "log"));
+    let logs =
+        files.filter(|file| file.path().extension().is_some_and(|extension| extension == "log"));
     let leaking = logs.filter(|log| {
         fs::read(log.path()).is_ok_and(|text| String::from_utf8_lossy(&text).contains(TOKEN_MARK))
     });

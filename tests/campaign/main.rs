@@ -86,7 +86,8 @@ async fn one(arguments: &Arguments) -> Result<bool, String> {
     let scenario = Scenario {
         seed: arguments.seed,
         commands: arguments.commands,
-        time: Duration::try_from_secs_f64(arguments.minutes * 60.0).map_err(|e| format!("--minutes: {e}"))?,
+        time: Duration::try_from_secs_f64(arguments.minutes * 60.0)
+            .map_err(|e| format!("--minutes: {e}"))?,
         workers: arguments.workers.max(1),
         patience: Duration::from_mins(3),
         program,

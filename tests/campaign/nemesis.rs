@@ -97,7 +97,8 @@ pub(crate) const API: [Family; 15] = [
 ];
 
 /// Of one organisation each, all at the same time and for long, while nothing befalls the others.
-pub(crate) const ORGANISATIONS: [Family; 4] = [F::OrgOut, F::OrgSlow, F::TokenDead, F::OrgThrottledWithZero];
+pub(crate) const ORGANISATIONS: [Family; 4] =
+    [F::OrgOut, F::OrgSlow, F::TokenDead, F::OrgThrottledWithZero];
 
 /// The organisation that a family of [`ORGANISATIONS`] befalls for long.
 fn victim(family: Family) -> &'static str {
@@ -157,7 +158,12 @@ impl Nemesis {
         let strikes = families.iter().map(|family| async move {
             let from_ms = now_ms();
             self.strike_the_api(*family, victim(*family), lasts).await;
-            self.write_down(from_ms, *family, Some(victim(*family)), format!("for {} ms", lasts.as_millis()));
+            self.write_down(
+                from_ms,
+                *family,
+                Some(victim(*family)),
+                format!("for {} ms", lasts.as_millis()),
+            );
         });
         futures_util::future::join_all(strikes).await;
     }
@@ -179,7 +185,8 @@ impl Nemesis {
     fn write_down(&self, from_ms: i64, family: Family, org: Option<&'static str>, what: String) {
         let hides = WORLD.contains(&family) || family == Family::AnswersLost;
         let stops = org.is_some() && family != F::OrgSlow;
-        let blow = Blow { from_ms, to_ms: now_ms(), family: family.name(), org, stops, hides, what };
+        let blow =
+            Blow { from_ms, to_ms: now_ms(), family: family.name(), org, stops, hides, what };
         self.journal.lock().expect("nobody panics with it").push(blow);
     }
 
@@ -222,8 +229,11 @@ impl Nemesis {
     }
 
     async fn strike_a_wire(&self, family: Family, slot: &Slot, lasts: Duration) {
-        let wire =
-            if matches!(family, F::ApiWireCut | F::ApiWireFrozen) { &slot.to_api } else { &slot.to_broker };
+        let wire = if matches!(family, F::ApiWireCut | F::ApiWireFrozen) {
+            &slot.to_api
+        } else {
+            &slot.to_broker
+        };
         let long = 3 * lasts;
         match family {
             F::BrokerWireFrozen | F::ApiWireFrozen => {
@@ -254,7 +264,9 @@ impl Nemesis {
             F::EndpointNotFound => {
                 (json!({}), json!({"status": 404, "body": {"code": "ENDPOINT_NOT_FOUND"}}))
             }
-            F::Redirect => (json!({}), json!({"status": 302, "headers": {"Location": "/elsewhere"}})),
+            F::Redirect => {
+                (json!({}), json!({"status": 302, "headers": {"Location": "/elsewhere"}}))
+            }
             F::HtmlOk => (json!({}), html(200)),
             F::Resets => (json!({}), json!({"lose_answer": "before_effect"})),
             F::AnswersLost => (json!({}), json!({"lose_answer": "after_effect"})),
@@ -267,7 +279,8 @@ impl Nemesis {
             _ => (json!({}), json!({"latency_ms": 400})),
         };
         let probability = if matches!(family, F::AnswersLost | F::Hangs) { 0.4 } else { 1.0 };
-        let fault = json!({"match": scope, "for_ms": for_ms, "probability": probability, "effect": effect});
+        let fault =
+            json!({"match": scope, "for_ms": for_ms, "probability": probability, "effect": effect});
         let number = self.sandbox.fault(fault).await;
         if matches!(family, F::ThrottledSeconds | F::ThrottledDate) {
             self.retry_after.lock().expect("nobody panics with it").insert(number, 2000);

@@ -46,7 +46,9 @@ impl Sandbox {
             .spawn()
             .expect("tallyfy-sandbox starts");
         let mut line = String::new();
-        BufReader::new(process.stdout.take().expect("its output")).read_line(&mut line).expect("its address");
+        BufReader::new(process.stdout.take().expect("its output"))
+            .read_line(&mut line)
+            .expect("its address");
         let url = line.trim().trim_start_matches("listening on ").to_owned();
         Self { process, url }
     }
@@ -79,13 +81,19 @@ impl Sandbox {
     pub(crate) async fn set_token(&self, org: &str, token: &str) {
         let body = json!({"org_id": org, "tokens": [token]});
         let request = http().put(format!("{}/_sandbox/tokens", self.url)).json(&body);
-        request.send().await.expect("the sandbox answers").error_for_status().expect("it understands");
+        request
+            .send()
+            .await
+            .expect("the sandbox answers")
+            .error_for_status()
+            .expect("it understands");
     }
 
     /// Every call, with the `Retry-After` in milliseconds of the fault that answered it.
     pub(crate) async fn calls(&self, retry_after: impl Fn(u64) -> Option<i64>) -> Vec<Call> {
         let url = format!("{}/_sandbox/ledger", self.url);
-        let ledger: Value = http().get(url).send().await.expect("the ledger").json().await.expect("JSON");
+        let ledger: Value =
+            http().get(url).send().await.expect("the ledger").json().await.expect("JSON");
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let entries = ledger["requests"].as_array().expect("requests");
         let calls = entries.iter().map(|entry| Call {
@@ -103,7 +111,8 @@ impl Sandbox {
 
     async fn put(&self, what: &str, body: Value) -> Value {
         let answer = http().post(format!("{}/_sandbox/{what}", self.url)).json(&body).send().await;
-        let answer = answer.expect("the sandbox answers").error_for_status().expect("it understands");
+        let answer =
+            answer.expect("the sandbox answers").error_for_status().expect("it understands");
         answer.json().await.expect("JSON")
     }
 }
@@ -135,7 +144,7 @@ struct Worker {
     ended_by: Option<&'static str>,
     started: Option<Instant>,
     /// How old it was when it was told to end.
-    told_at: Option<Duration>,
+    logged_at: Option<Duration>,
     /// The seam at which it is to die.
     doom: Option<&'static str>,
 }
@@ -166,14 +175,19 @@ impl Slot {
     /// Sends a signal, where a worker runs.
     pub(crate) fn signal(&self, name: &'static str) {
         let mut worker = self.lock();
-        if matches!(name, "KILL" | "TERM") && worker.process.is_some() && worker.ended_by != Some("KILL") {
+        if matches!(name, "KILL" | "TERM")
+            && worker.process.is_some()
+            && worker.ended_by != Some("KILL")
+        {
             worker.ended_by = Some(name);
         }
         if name == "TERM" {
-            worker.told_at = worker.started.map(|started| started.elapsed());
+            worker.logged_at = worker.started.map(|started| started.elapsed());
         }
         if let Some(process) = &worker.process {
-            let _ = Command::new("kill").args([&format!("-{name}"), &process.id().to_string()]).status();
+            let _ = Command::new("kill")
+                .args([&format!("-{name}"), &process.id().to_string()])
+                .status();
         }
     }
 
@@ -183,9 +197,15 @@ impl Slot {
 
     /// Looks after it: tells of its death, and starts it when it is wanted. `doomed`: it is to die at a seam, at the
     /// passage given.
-    pub(crate) fn look_after(&self, vhost_url: &str, doomed: Option<u32>) -> Option<Result<Blow, String>> {
+    pub(crate) fn look_after(
+        &self,
+        vhost_url: &str,
+        doomed: Option<u32>,
+    ) -> Option<Result<Blow, String>> {
         let mut worker = self.lock();
-        if let Some(status) = worker.process.as_mut().and_then(|process| process.try_wait().ok().flatten()) {
+        if let Some(status) =
+            worker.process.as_mut().and_then(|process| process.try_wait().ok().flatten())
+        {
             worker.process = None;
             return Some(self.death(&mut worker, status));
         }
@@ -199,7 +219,8 @@ impl Slot {
         const LATELY_MS: i64 = 500;
         // So long it may take until it listens to signals.
         const YOUNG: Duration = Duration::from_secs(1);
-        let (was_told, was_young) = (worker.told_at.is_some(), worker.told_at.is_some_and(|age| age < YOUNG));
+        let (was_told, was_young) =
+            (worker.logged_at.is_some(), worker.logged_at.is_some_and(|age| age < YOUNG));
         let family = match (worker.ended_by.take(), worker.doom, status.signal(), status.code()) {
             (Some("KILL"), _, Some(9), _) => "worker killed",
             (Some("TERM"), _, _, Some(0)) => "worker terminated",
@@ -216,12 +237,17 @@ impl Slot {
 
     fn start(&self, worker: &mut Worker, vhost_url: &str, doomed: Option<u32>) {
         worker.starts += 1;
-        (worker.started, worker.told_at) = (Some(Instant::now()), None);
+        (worker.started, worker.logged_at) = (Some(Instant::now()), None);
         worker.doom = doomed.map(|_| SEAMS[(self.number + worker.starts) % SEAMS.len()]);
         let log = self.directory.join(format!("worker-{}.log", self.number));
         let log = OpenOptions::new().create(true).append(true).open(log).expect("a log file");
         let mut command = Command::new(&self.program);
-        command.arg("run").env_clear().envs(self.settings(vhost_url)).stdin(Stdio::null()).stderr(log);
+        command
+            .arg("run")
+            .env_clear()
+            .envs(self.settings(vhost_url))
+            .stdin(Stdio::null())
+            .stderr(log);
         if let (Some(seam), Some(passage)) = (worker.doom, doomed) {
             command.env("DIE_AT", format!("{seam}:{passage}"));
         }

@@ -44,7 +44,12 @@ pub(crate) struct Burst {
 
 /// Makes this many commands, to be sent evenly over `time`. In front of them, where there are bursts: commands that always fail,
 /// and the bursts.
-pub(crate) fn plan(rng: &mut Rng, commands: usize, time: Duration, bursts: &[Burst]) -> Vec<Planned> {
+pub(crate) fn plan(
+    rng: &mut Rng,
+    commands: usize,
+    time: Duration,
+    bursts: &[Burst],
+) -> Vec<Planned> {
     let mut plan = Vec::new();
     if !bursts.is_empty() {
         plan.extend((0..ALWAYS_FAILING).map(always_failing));
@@ -55,7 +60,8 @@ pub(crate) fn plan(rng: &mut Rng, commands: usize, time: Duration, bursts: &[Bur
         }
     }
     let evenly = commands.saturating_sub(plan.len());
-    let pace = time / u32::try_from(evenly.max(1)).expect("fewer than four thousand million commands");
+    let pace =
+        time / u32::try_from(evenly.max(1)).expect("fewer than four thousand million commands");
     let mut after = Duration::ZERO;
     while plan.len() < commands {
         let org = ORGS[rng.usize(..ORGS.len())];
@@ -67,7 +73,9 @@ pub(crate) fn plan(rng: &mut Rng, commands: usize, time: Duration, bursts: &[Bur
 
 fn always_failing(number: usize) -> Planned {
     let (org, task, id) = (UNHARMED[0], format!("t{number:06}"), format!("command-{number:06}"));
-    let body = json!({"org_id": org, "task_id": task, "requested_by": "campaign"}).to_string().into_bytes();
+    let body = json!({"org_id": org, "task_id": task, "requested_by": "campaign"})
+        .to_string()
+        .into_bytes();
     let expected = Expected::DeadLetter("attempts_exhausted");
     let command = command(id.clone(), org, task, expected);
     let after = Duration::ZERO;
@@ -87,7 +95,11 @@ fn one(rng: &mut Rng, number: usize, org: &'static str) -> Planned {
         88..91 => (dead("forbidden"), ordinary, Some("forbidden")),
         91..94 => (dead("expired"), late, Some("present")),
         94..97 => (dead("org_not_allowed"), foreign, None),
-        _ => (dead("malformed"), json!({"org_id": org, "task_id": format!("../{task}")}), Some("present")),
+        _ => (
+            dead("malformed"),
+            json!({"org_id": org, "task_id": format!("../{task}")}),
+            Some("present"),
+        ),
     };
     let body = body.to_string().into_bytes();
     let readable = messages::Command::decode(&body).ok();
@@ -100,7 +112,15 @@ fn one(rng: &mut Rng, number: usize, org: &'static str) -> Planned {
 }
 
 fn command(id: String, org: &str, task: String, expected: Expected) -> Command {
-    Command { id, org: org.into(), task, expected, attempted: 0, acknowledged: 0, published_ms: None }
+    Command {
+        id,
+        org: org.into(),
+        task,
+        expected,
+        attempted: 0,
+        acknowledged: 0,
+        published_ms: None,
+    }
 }
 
 #[cfg(test)]
@@ -116,7 +136,8 @@ mod tests {
     fn the_same_seed_makes_the_same_commands_and_each_has_an_id_of_its_own() {
         let (once, again) = (planned(), planned());
         assert_eq!(format!("{once:?}"), format!("{again:?}"));
-        let ids: std::collections::HashSet<_> = once.iter().map(|planned| &planned.command.id).collect();
+        let ids: std::collections::HashSet<_> =
+            once.iter().map(|planned| &planned.command.id).collect();
         assert_eq!(ids.len(), 2000);
     }
 
@@ -128,7 +149,9 @@ mod tests {
         assert!(rest.iter().all(|p| !p.always_fails));
         assert!(rest[..200].iter().all(|p| p.command.org == "north" && p.after.is_zero()));
         assert!(rest[200..300].iter().all(|p| p.command.org == "south" && p.after.is_zero()));
-        assert!(rest[300..].is_sorted_by_key(|p| p.after) && rest[1995].after < Duration::from_mins(1));
+        assert!(
+            rest[300..].is_sorted_by_key(|p| p.after) && rest[1995].after < Duration::from_mins(1)
+        );
         assert!(rest[1995].after > Duration::from_secs(59));
     }
 }

@@ -58,7 +58,8 @@ impl Producer {
     ) {
         loop {
             if lane.is_none() {
-                *lane = timeout(CONFIRM_TIMEOUT, connect(&self.url)).await.ok().and_then(Result::ok);
+                *lane =
+                    timeout(CONFIRM_TIMEOUT, connect(&self.url)).await.ok().and_then(Result::ok);
             }
             if let Some((_, channel)) = lane {
                 self.lock()[number].command.attempted += 1;
@@ -93,7 +94,12 @@ async fn send(channel: &Channel, planned: &Planned) -> lapin::Result<bool> {
     }
     let exchange = if planned.straight { "" } else { "task.commands" };
     let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-    let sent =
-        channel.basic_publish(exchange.into(), "task.delete".into(), options, &planned.body, properties);
+    let sent = channel.basic_publish(
+        exchange.into(),
+        "task.delete".into(),
+        options,
+        &planned.body,
+        properties,
+    );
     Ok(sent.await?.await? == Confirmation::Ack(None))
 }

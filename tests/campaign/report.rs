@@ -37,16 +37,24 @@ pub(crate) fn print(balance: &Balance, ledgers: &Ledgers, about: &Value) {
     }
     println!(
         "\n{}",
-        if balance.findings.is_empty() { "The books balance." } else { "THE BOOKS DO NOT BALANCE." }
+        if balance.findings.is_empty() {
+            "The books balance."
+        } else {
+            "THE BOOKS DO NOT BALANCE."
+        }
     );
     println!("{about}");
 }
 
 /// The same for machines.
 pub(crate) fn json(balance: &Balance, ledgers: &Ledgers, about: &Value) -> Value {
-    let books: BTreeMap<_, _> = rows(balance, ledgers).into_iter().map(|(word, n, _)| (word, n)).collect();
-    let findings: Vec<_> =
-        balance.findings.iter().map(|f| json!({"kind": format!("{:?}", f.kind), "what": f.what})).collect();
+    let books: BTreeMap<_, _> =
+        rows(balance, ledgers).into_iter().map(|(word, n, _)| (word, n)).collect();
+    let findings: Vec<_> = balance
+        .findings
+        .iter()
+        .map(|f| json!({"kind": format!("{:?}", f.kind), "what": f.what}))
+        .collect();
     let journal: Vec<_> = ledgers
         .journal
         .iter()
@@ -70,7 +78,11 @@ fn rows(balance: &Balance, ledgers: &Ledgers) -> Vec<(&'static str, usize, &'sta
         ("recovered", balance.recovered, "never confirmed, and come to an end all the same"),
         ("dead letters", ledgers.dead_letters.len(), "each for the command's own fault"),
         ("calls", ledgers.calls.len(), "that the API saw"),
-        ("delay", balance.longest_delay_ms, "ms, the longest of an organisation that was healthy throughout"),
+        (
+            "delay",
+            balance.longest_delay_ms,
+            "ms, the longest of an organisation that was healthy throughout",
+        ),
         ("findings", balance.findings.len(), "must be none"),
     ]
 }

@@ -49,9 +49,11 @@ pub(crate) fn program(name: &str) -> PathBuf {
 
 /// Makes the changes of one file; each text must stand there exactly once.
 pub(crate) fn change(text: &str, texts: &[(&str, &str)]) -> Result<String, String> {
-    texts.iter().try_fold(text.to_owned(), |text, (find, replace)| match text.matches(find).count() {
-        1 => Ok(text.replace(find, replace)),
-        found => Err(format!("{found} times instead of once: {find}")),
+    texts.iter().try_fold(text.to_owned(), |text, (find, replace)| {
+        match text.matches(find).count() {
+            1 => Ok(text.replace(find, replace)),
+            found => Err(format!("{found} times instead of once: {find}")),
+        }
     })
 }
 
@@ -59,14 +61,15 @@ pub(crate) fn change(text: &str, texts: &[(&str, &str)]) -> Result<String, Strin
 fn only_the_worker(manifest: &str, name: &str) -> String {
     let mut kept = Vec::new();
     for section in manifest.trim_start_matches('[').split("\n[") {
-        let is_left_out = ["[test]]", "[example]]", "[bench]]"].iter().any(|kind| section.starts_with(kind))
-            || section.contains("name = \"tallyfy-sandbox\"")
-            || section.starts_with("dev-dependencies]");
+        let is_left_out =
+            ["[test]]", "[example]]", "[bench]]"].iter().any(|kind| section.starts_with(kind))
+                || section.contains("name = \"tallyfy-sandbox\"")
+                || section.starts_with("dev-dependencies]");
         if !is_left_out {
-            kept.push(
-                section
-                    .replace("name = \"tallyfy-delete-worker\"\npath", &format!("name = \"{name}\"\npath")),
-            );
+            kept.push(section.replace(
+                "name = \"tallyfy-delete-worker\"\npath",
+                &format!("name = \"{name}\"\npath"),
+            ));
         }
     }
     let default_run = "default-run = \"tallyfy-delete-worker\"";
@@ -89,7 +92,11 @@ fn compile(copy: &Path, target: &Path, name: &str) -> Result<PathBuf, String> {
     }
     let output = build.stdin(Stdio::null()).output().map_err(|error| format!("cargo: {error}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() { Ok(program(name)) } else { Err(format!("{name} does not build:\n{said}")) }
+    if output.status.success() {
+        Ok(program(name))
+    } else {
+        Err(format!("{name} does not build:\n{said}"))
+    }
 }
 
 fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
@@ -122,7 +129,10 @@ mod tests {
         let manifest = only_the_worker(include_str!("../../Cargo.toml"), "variant");
         assert!(manifest.starts_with("[package]"), "{manifest}");
         assert!(manifest.contains("+variant\"\nedition = "), "{manifest}");
-        assert!(manifest.contains("[[bin]]\nname = \"variant\"\npath = \"src/main.rs\""), "{manifest}");
+        assert!(
+            manifest.contains("[[bin]]\nname = \"variant\"\npath = \"src/main.rs\""),
+            "{manifest}"
+        );
         for gone in ["[[test]]", "[[example]]", "tallyfy-sandbox", "dev-dependencies"] {
             assert!(!manifest.contains(gone), "{gone}: {manifest}");
         }

@@ -20,7 +20,7 @@ use crate::parts::now_ms;
 /// Where the events go. Small and rejecting, so that a witness that looks away makes the broker refuse events.
 pub(crate) const EVENTS: &str = "campaign.events";
 const ROOM: i32 = 30;
-/// Without a word for this long it connects anew.
+/// Without a word for this long it connects again.
 const PATIENCE: Duration = Duration::from_secs(10);
 const DEAD_LETTERS: &str = "task.delete.dead";
 
@@ -42,12 +42,18 @@ pub(crate) struct Witness {
 impl Witness {
     /// Declares its queue and begins.
     pub(crate) async fn start(url: &str) -> Self {
-        let connection = Connection::connect(url, ConnectionProperties::default()).await.expect("RabbitMQ");
+        let connection =
+            Connection::connect(url, ConnectionProperties::default()).await.expect("RabbitMQ");
         let channel = connection.create_channel().await.expect("a channel");
         declare(&channel).await.expect("the queue of the events");
         let (seen, looks) = (Arc::default(), watch::Sender::new(true));
         for queue in [EVENTS, DEAD_LETTERS] {
-            tokio::spawn(watch_for_ever(url.to_owned(), queue, Arc::clone(&seen), looks.subscribe()));
+            tokio::spawn(watch_for_ever(
+                url.to_owned(),
+                queue,
+                Arc::clone(&seen),
+                looks.subscribe(),
+            ));
         }
         Self { seen, looks }
     }
@@ -74,7 +80,15 @@ async fn declare(channel: &Channel) -> lapin::Result<()> {
     let options = QueueDeclareOptions { durable: true, ..Default::default() };
     channel.queue_declare(EVENTS.into(), options, arguments).await?;
     let (exchange, key) = ("task.events".into(), "#".into());
-    channel.queue_bind(EVENTS.into(), exchange, key, QueueBindOptions::default(), FieldTable::default()).await
+    channel
+        .queue_bind(
+            EVENTS.into(),
+            exchange,
+            key,
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await
 }
 
 async fn watch_for_ever(
@@ -110,12 +124,14 @@ async fn consume(url: &str, queue: &str) -> lapin::Result<(Connection, Channel, 
     let channel = connection.create_channel().await?;
     channel.basic_qos(100, BasicQosOptions::default()).await?;
     let options = BasicConsumeOptions::default();
-    let deliveries = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
+    let deliveries =
+        channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
     Ok((connection, channel, deliveries))
 }
 
 fn write_down(queue: &str, delivery: &Delivery, seen: &mut Seen) {
-    let everything = format!("{:?} {}", delivery.properties, String::from_utf8_lossy(&delivery.data));
+    let everything =
+        format!("{:?} {}", delivery.properties, String::from_utf8_lossy(&delivery.data));
     if everything.contains(crate::parts::TOKEN_MARK) {
         seen.leaks.push(format!("a message in {queue}"));
     }
@@ -141,14 +157,19 @@ fn event(delivery: &Delivery) -> Event {
     }
 }
 
-/// A letter without a message id is about a command whose id its event derives from the body in the same way.
+/// A dead letter without a message id is about a command whose id its event derives from the body in the same way.
 fn dead_letter(delivery: &Delivery) -> DeadLetter {
     let headers = delivery.properties.headers().clone().unwrap_or_default();
     let reason = match headers.inner().get("x-failure-reason") {
         Some(AMQPValue::LongString(reason)) => reason.to_string(),
         _ => String::new(),
     };
-    let derived = || tallyfy_delete_worker::messages::Command::decode(&delivery.data).map(|c| c.derived_id());
+    let derived =
+        || tallyfy_delete_worker::messages::Command::decode(&delivery.data).map(|c| c.derived_id());
     let id = delivery.properties.message_id().as_ref().map(ToString::to_string);
-    DeadLetter { at_ms: now_ms(), command_id: id.unwrap_or_else(|| derived().unwrap_or_default()), reason }
+    DeadLetter {
+        at_ms: now_ms(),
+        command_id: id.unwrap_or_else(|| derived().unwrap_or_default()),
+        reason,
+    }
 }

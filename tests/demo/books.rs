@@ -9,14 +9,14 @@ use crate::inbox::{Arrival, Inbox, QUEUES};
 use crate::parts::Sandbox;
 
 /// What was published, and what came of it.
-pub(crate) struct Books {
+pub(crate) struct AuditTrail {
     commands: BTreeMap<String, Command>,
     ends: BTreeMap<String, (String, String)>,
     dead_letters: BTreeMap<String, Vec<u8>>,
     notes: Vec<String>,
 }
 
-impl Books {
+impl AuditTrail {
     pub(crate) fn new(commands: Vec<Command>) -> Self {
         let commands = commands.into_iter().map(|command| (command.id.clone(), command)).collect();
         Self { commands, ends: BTreeMap::new(), dead_letters: BTreeMap::new(), notes: Vec::new() }
@@ -26,9 +26,9 @@ impl Books {
     pub(crate) fn enter(&mut self, arrival: &Arrival) -> &'static str {
         let id = match arrival {
             Arrival::Event(event) => self.enter_event(event),
-            Arrival::DeadLetter(letter) => {
-                self.dead_letters.insert(letter.id.clone(), letter.body.clone());
-                letter.id.clone()
+            Arrival::DeadLetter(dead_letter) => {
+                self.dead_letters.insert(dead_letter.id.clone(), dead_letter.body.clone());
+                dead_letter.id.clone()
             }
         };
         self.commands.get(&id).map_or("unknown", |command| command.kind)
@@ -48,7 +48,8 @@ impl Books {
 
     /// Whether every command has its end, and every failure its dead letter.
     pub(crate) fn complete(&self) -> bool {
-        self.ends.len() >= self.commands.len() && self.dead_letters.len() >= self.count("dead_lettered")
+        self.ends.len() >= self.commands.len()
+            && self.dead_letters.len() >= self.count("dead_lettered")
     }
 
     pub(crate) fn published(&self) -> usize {
@@ -86,11 +87,9 @@ impl Books {
         }
         let (dead, told) = (self.dead_letters.len(), self.count("dead_lettered"));
         let lying = inbox.give_dead_letters_back(dead).await;
-        problems.extend(
-            (dead != told || lying != dead).then(|| {
-                format!("{told} events of failure, {dead} dead letters read, {lying} in their queue")
-            }),
-        );
+        problems.extend((dead != told || lying != dead).then(|| {
+            format!("{told} events of failure, {dead} dead letters read, {lying} in their queue")
+        }));
         problems
     }
 
@@ -101,8 +100,12 @@ impl Books {
         if !command.outcomes.contains(&outcome.as_str()) {
             return Some(format!("{}: {outcome}, not {:?}", command.id, command.outcomes));
         }
-        let letter = self.dead_letters.get(&command.id);
-        let fits = if outcome == "dead_lettered" { letter == Some(&command.body) } else { letter.is_none() };
+        let dead_letter = self.dead_letters.get(&command.id);
+        let fits = if outcome == "dead_lettered" {
+            dead_letter == Some(&command.body)
+        } else {
+            dead_letter.is_none()
+        };
         (!fits).then(|| format!("{}: its dead letter is missing, changed or too much", command.id))
     }
 

@@ -33,15 +33,16 @@ pub(crate) fn all() -> Vec<Command> {
     all.extend((1..=20).map(|n| task("good", n, ORG, "present", vec![], &["deleted"])));
     all.extend((1..=4).map(|n| task("already gone", n, ORG, "gone", vec![], &["already_absent"])));
     all.extend((1..=2).map(|n| task("forbidden", n, ORG, "forbidden", vec![], &["dead_lettered"])));
+    all.extend((1..=3).map(|n| {
+        task("flaky", n, ORG, "present", vec![unavailable(), unavailable()], &["deleted"])
+    }));
+    all.extend((1..=3).map(|n| {
+        task("throttled", n, THROTTLED_ORG, "present", vec![throttled.clone()], &["deleted"])
+    }));
     all.extend(
-        (1..=3).map(|n| task("flaky", n, ORG, "present", vec![unavailable(), unavailable()], &["deleted"])),
-    );
-    all.extend(
-        (1..=3)
-            .map(|n| task("throttled", n, THROTTLED_ORG, "present", vec![throttled.clone()], &["deleted"])),
-    );
-    all.extend(
-        (1..=2).map(|n| task("answer lost", n, ORG, "present", vec![lost.clone()], &["already_absent"])),
+        (1..=2).map(|n| {
+            task("answer lost", n, ORG, "present", vec![lost.clone()], &["already_absent"])
+        }),
     );
     let always = (0..6).map(|_| unavailable()).collect();
     all.push(task("always 503", 1, ORG, "present", always, &["dead_lettered"]));
@@ -83,7 +84,8 @@ fn task(
     outcomes: &'static [&'static str],
 ) -> Command {
     let task = format!("{}-{number}", kind.replace(' ', "-"));
-    let body = json!({"org_id": org, "task_id": task, "requested_by": "demo"}).to_string().into_bytes();
+    let body =
+        json!({"org_id": org, "task_id": task, "requested_by": "demo"}).to_string().into_bytes();
     Command { id: task.clone(), kind, body, task: Some((org, task, state)), faults, outcomes }
 }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
+    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
+    QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
@@ -45,7 +46,8 @@ impl DeadLetter {
         };
         let header = |name| header(name).unwrap_or_else(|| format!("no {name}"));
         let why = format!("{}: {}", header("x-failure-reason"), header("x-failure-detail"));
-        let id = delivery.properties.message_id().as_ref().map(ToString::to_string).unwrap_or_default();
+        let id =
+            delivery.properties.message_id().as_ref().map(ToString::to_string).unwrap_or_default();
         Self { id, body: delivery.data, why }
     }
 }
@@ -89,11 +91,13 @@ impl Inbox {
     /// Publishes it, every fourth straight to the queue, and waits for the confirm.
     pub(crate) async fn publish(&self, number: usize, command: &Command) {
         let exchange = if number % 4 == 3 { "" } else { "task.commands" };
-        let properties =
-            BasicProperties::default().with_delivery_mode(2).with_message_id(command.id.as_str().into());
+        let properties = BasicProperties::default()
+            .with_delivery_mode(2)
+            .with_message_id(command.id.as_str().into());
         let options = BasicPublishOptions { mandatory: true, ..Default::default() };
         let key = "task.delete".into();
-        let publish = self.channel.basic_publish(exchange.into(), key, options, &command.body, properties);
+        let publish =
+            self.channel.basic_publish(exchange.into(), key, options, &command.body, properties);
         let confirmation = publish.await.expect("published").await.expect("confirmed");
         assert_eq!(confirmation, Confirmation::Ack(None), "the broker took it");
     }
@@ -118,7 +122,8 @@ impl Inbox {
     /// Messages ready in a queue.
     pub(crate) async fn ready(&self, queue: &str) -> u32 {
         let options = QueueDeclareOptions { durable: true, passive: true, ..Default::default() };
-        let declared = self.channel.queue_declare(queue.into(), options, FieldTable::default()).await;
+        let declared =
+            self.channel.queue_declare(queue.into(), options, FieldTable::default()).await;
         declared.expect("the queue is there").message_count()
     }
 }
@@ -131,7 +136,8 @@ async fn read(
     arrival: impl Fn(Delivery) -> Arrival + Send + 'static,
 ) {
     let options = BasicConsumeOptions { no_ack, ..Default::default() };
-    let consumer = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await;
+    let consumer =
+        channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await;
     let mut consumer = consumer.expect("a consumer");
     tokio::spawn(async move {
         while let Some(Ok(delivery)) = consumer.next().await {

@@ -21,7 +21,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{interval, timeout};
 
-use books::Books;
+use books::AuditTrail;
 use commands::Command;
 use inbox::Inbox;
 use parts::{Sandbox, Worker};
@@ -63,7 +63,8 @@ async fn with_a_broker() -> bool {
 
 async fn interrupted() {
     let listen = |kind| signal(kind).expect("a signal handler");
-    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt()), listen(SignalKind::terminate()));
+    let (mut interrupt, mut terminate) =
+        (listen(SignalKind::interrupt()), listen(SignalKind::terminate()));
     tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
 }
 
@@ -86,11 +87,12 @@ async fn demo(broker: &Broker, vhost: &str) -> bool {
         commands.len()
     );
     show::header();
-    let mut books = Books::new(commands.clone());
-    let cut_short = match timeout(DEADLINE, live(&commands, &mut inbox, &mut books, &mut worker)).await {
-        Ok(lived) => lived.err(),
-        Err(_) => Some(format!("not everything ended within {DEADLINE:?}")),
-    };
+    let mut books = AuditTrail::new(commands.clone());
+    let cut_short =
+        match timeout(DEADLINE, live(&commands, &mut inbox, &mut books, &mut worker)).await {
+            Ok(lived) => lived.err(),
+            Err(_) => Some(format!("not everything ended within {DEADLINE:?}")),
+        };
     let mut problems = books.problems(&sandbox, &inbox).await;
     problems.extend(cut_short);
     show::summary(&books);
@@ -108,7 +110,7 @@ async fn demo(broker: &Broker, vhost: &str) -> bool {
 async fn live(
     commands: &[Command],
     inbox: &mut Inbox,
-    books: &mut Books,
+    books: &mut AuditTrail,
     worker: &mut Worker,
 ) -> Result<(), String> {
     let (mut published, mut pace) = (0, interval(PACE));

@@ -36,7 +36,16 @@ pub(crate) struct Sandbox {
 impl Sandbox {
     pub(crate) fn start() -> Self {
         let mut process = program("tallyfy-sandbox")
-            .args(["--listen", "127.0.0.1:0", "--token", TOKEN, "--org", ORG, "--org", THROTTLED_ORG])
+            .args([
+                "--listen",
+                "127.0.0.1:0",
+                "--token",
+                TOKEN,
+                "--org",
+                ORG,
+                "--org",
+                THROTTLED_ORG,
+            ])
             .arg("--exit-with-stdin")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -44,7 +53,9 @@ impl Sandbox {
             .spawn()
             .expect("target/debug/tallyfy-sandbox starts");
         let mut line = String::new();
-        BufReader::new(process.stdout.take().expect("its output")).read_line(&mut line).expect("its address");
+        BufReader::new(process.stdout.take().expect("its output"))
+            .read_line(&mut line)
+            .expect("its address");
         let url = line.trim().trim_start_matches("listening on ").to_owned();
         Self { process, url }
     }
@@ -63,8 +74,11 @@ impl Sandbox {
     }
 
     pub(crate) async fn get(&self, what: &str) -> Value {
-        let answer =
-            http().get(format!("{}/_sandbox/{what}", self.url)).send().await.expect("the sandbox answers");
+        let answer = http()
+            .get(format!("{}/_sandbox/{what}", self.url))
+            .send()
+            .await
+            .expect("the sandbox answers");
         answer.json().await.expect("JSON")
     }
 
@@ -98,8 +112,10 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn start(amqp_url: &str, sandbox: &str) -> Self {
-        let log = std::env::temp_dir().join(format!("tallyfy-delete-worker-demo-{}.log", std::process::id()));
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
+        let log = std::env::temp_dir()
+            .join(format!("tallyfy-delete-worker-demo-{}.log", std::process::id()));
+        let free =
+            TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
         let process = program("tallyfy-delete-worker")
             .arg("run")
             .env("AMQP_URL", amqp_url)
@@ -149,7 +165,8 @@ impl Worker {
         let deadline = Instant::now() + Duration::from_secs(30);
         while Instant::now() < deadline {
             if let Ok(Some(status)) = self.process.try_wait() {
-                return (!status.success()).then(|| format!("after SIGTERM the worker ended with {status}"));
+                return (!status.success())
+                    .then(|| format!("after SIGTERM the worker ended with {status}"));
             }
             sleep(Duration::from_millis(50)).await;
         }
@@ -170,7 +187,12 @@ impl Drop for Worker {
 /// Ends the process when we are gone, by `kill -9` even: its standard input is a pipe that only we hold.
 fn guard(id: u32) -> Child {
     Process::new("sh")
-        .args(["-c", "trap '' HUP INT TERM; cat >/dev/null; kill -9 \"$1\"", "guardian", &id.to_string()])
+        .args([
+            "-c",
+            "trap '' HUP INT TERM; cat >/dev/null; kill -9 \"$1\"",
+            "guardian",
+            &id.to_string(),
+        ])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

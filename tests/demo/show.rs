@@ -8,7 +8,7 @@ use std::time::Instant;
 use comfy_table::Table;
 use serde_json::Value;
 
-use crate::books::Books;
+use crate::books::AuditTrail;
 use crate::inbox::Arrival;
 use crate::parts::Worker;
 use crate::rabbitmq::Broker;
@@ -38,15 +38,15 @@ pub(crate) fn row(arrival: &Arrival, kind: &str) {
             let outcome = paint(outcome, &format!("{outcome:<15}"));
             println!("{time:>7}  {kind:<13} {id:<16} {outcome} {attempts:>8} {status:>6}  {note}");
         }
-        Arrival::DeadLetter(letter) => {
-            let why = cut(&letter.why, WIDTH - 56);
-            println!("{time:>7}  {kind:<13} {:<16} -> dead letter: {why}", letter.id);
+        Arrival::DeadLetter(dead_letter) => {
+            let why = cut(&dead_letter.why, WIDTH - 56);
+            println!("{time:>7}  {kind:<13} {:<16} -> dead letter: {why}", dead_letter.id);
         }
     }
 }
 
 /// The sums.
-pub(crate) fn summary(books: &Books) {
+pub(crate) fn summary(books: &AuditTrail) {
     let mut table = Table::new();
     table.set_header(["published", "deleted", "already_absent", "dead_lettered"]);
     let ends = ["deleted", "already_absent", "dead_lettered"].map(|outcome| books.count(outcome));
@@ -57,12 +57,17 @@ pub(crate) fn summary(books: &Books) {
 /// Where to look and what to type next.
 pub(crate) fn how_to_go_on(broker: &Broker, vhost: &str, worker: &Worker) {
     println!("\nHow to go on:");
-    let login =
-        if broker.amqp_url(vhost).contains("//guest:guest@") { "guest/guest" } else { "your own login" };
+    let login = if broker.amqp_url(vhost).contains("//guest:guest@") {
+        "guest/guest"
+    } else {
+        "your own login"
+    };
     println!("  management   {} ({login})", broker.management_url());
     println!("  virtual host {vhost}");
     println!("  worker       {0}/readyz  {0}/metrics", worker.port);
-    println!("  queues       task.delete, task.delete.wait.*, task.delete.dead (the dead letters lie there)");
+    println!(
+        "  queues       task.delete, task.delete.wait.*, task.delete.dead (the dead letters lie there)"
+    );
     println!("  make up      the same system in containers, to stay; make test runs every test");
 }
 
@@ -72,11 +77,18 @@ pub(crate) fn verdict(problems: &[String], log: &Path) {
         let _ = std::fs::remove_file(log);
         println!(
             "\n{}",
-            paint("deleted", "The books balance: every command has exactly one end, and each end is true.")
+            paint(
+                "deleted",
+                "The books balance: every command has exactly one end, and each end is true."
+            )
         );
         return;
     }
-    println!("\n{} The worker's log: {}", paint("dead_lettered", "The books do not balance."), log.display());
+    println!(
+        "\n{} The worker's log: {}",
+        paint("dead_lettered", "The books do not balance."),
+        log.display()
+    );
     for problem in problems {
         println!("  - {problem}");
     }
@@ -97,9 +109,10 @@ fn cut(text: &str, most: usize) -> String {
 }
 
 fn text(value: &Value) -> String {
-    value
-        .as_str()
-        .map_or_else(|| if value.is_null() { "-".to_owned() } else { value.to_string() }, str::to_owned)
+    value.as_str().map_or_else(
+        || if value.is_null() { "-".to_owned() } else { value.to_string() },
+        str::to_owned,
+    )
 }
 
 fn clock() -> &'static Instant {

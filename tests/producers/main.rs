@@ -48,7 +48,9 @@ async fn look_at(language: &str, url: &str, channel: &Channel) -> Result<String,
     let output = run(language, url, &["acme", "t1"]).await;
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     match output.status.code() {
-        Some(CANNOT) if language == "python" => return Err(format!("it must run everywhere: {said}")),
+        Some(CANNOT) if language == "python" => {
+            return Err(format!("it must run everywhere: {said}"));
+        }
         Some(CANNOT) => return Ok(format!("skipped: {said}")),
         Some(0) => {}
         code => return Err(format!("exit {code:?}: {said}")),
@@ -60,11 +62,18 @@ async fn look_at(language: &str, url: &str, channel: &Channel) -> Result<String,
     let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     let is_as_it_should = command.task_id.as_str() == "t1"
         && *message.properties.delivery_mode() == Some(2)
-        && message.properties.content_type().as_ref().is_some_and(|kind| kind.as_str() == "application/json")
+        && message
+            .properties
+            .content_type()
+            .as_ref()
+            .is_some_and(|kind| kind.as_str() == "application/json")
         && id.len() == 36
         && printed == id;
     if !is_as_it_should {
-        return Err(format!("{command:?} with {:?}, and it printed {printed:?}", message.properties));
+        return Err(format!(
+            "{command:?} with {:?}, and it printed {printed:?}",
+            message.properties
+        ));
     }
     let nowhere = run(language, url, &["acme", "t2", "task.commands", "nowhere"]).await;
     if nowhere.status.success() || nowhere.status.code() == Some(CANNOT) {

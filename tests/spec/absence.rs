@@ -34,7 +34,8 @@ async fn believed_absent(reply: Reply) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn a_proxy_without_a_route_is_believed_ten_times_at_most_and_each_end_says_that_it_is_unverified() {
+async fn a_proxy_without_a_route_is_believed_ten_times_at_most_and_each_end_says_that_it_is_unverified()
+ {
     let (go, kubernetes, empty, gateway) = tokio::join!(
         believed_absent(Reply::text(404, "404 page not found\n")),
         believed_absent(Reply::text(404, "default backend - 404")),
@@ -45,7 +46,11 @@ async fn a_proxy_without_a_route_is_believed_ten_times_at_most_and_each_end_says
     let believed = ends.each_ref().map(Vec::len);
     assert!(believed.iter().all(|ends| *ends <= 10), "{believed:?} of 40 each");
     for end in ends.iter().flatten() {
-        assert_eq!((&end["outcome"], &end["verified"]), (&json!("already_absent"), &json!(false)), "{end}");
+        assert_eq!(
+            (&end["outcome"], &end["verified"]),
+            (&json!("already_absent"), &json!(false)),
+            "{end}"
+        );
     }
 }
 
@@ -74,7 +79,10 @@ async fn an_absence_is_verified_by_one_call_for_the_organisation_and_none_for_a_
     let (api, world, ends) = absent_tasks(40, Reply::json(200, &json!({"data": []}))).await;
     assert!(ends.iter().all(|end| end.get("verified").is_none()), "{ends:?}");
     let asked = api.calls().iter().filter(|call| call.is_get()).count();
-    assert!((1..=3).contains(&asked), "asked {asked} times whether the token reaches the organisation");
+    assert!(
+        (1..=3).contains(&asked),
+        "asked {asked} times whether the token reaches the organisation"
+    );
     world.assert_drained().await;
 }
 
@@ -94,9 +102,13 @@ async fn delete_fails_for_an_organisation_that_the_token_does_not_reach_and_says
     let mut command = with_settings(&world, &["delete", "--org", ORG, "t1", "t2"]);
     command.env("TALLYFY_BASE_URL", api.base_url().as_str());
     let output = output(command).await;
-    let [said, complaint] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    let [said, complaint] =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
     assert_eq!(output.status.code(), Some(1), "{said}{complaint}");
-    assert!(complaint.contains("does not reach") && !said.contains("already_absent"), "{said}{complaint}");
+    assert!(
+        complaint.contains("does not reach") && !said.contains("already_absent"),
+        "{said}{complaint}"
+    );
     broker().delete_vhost(&world.vhost).await;
 }
 
@@ -122,8 +134,8 @@ async fn only_the_apis_own_refusal_is_a_refusal() {
     let lost: Vec<_> = ends.iter().filter(|end| end["outcome"] != "deleted").collect();
     assert!(lost.is_empty(), "{} of {}: {lost:?}", lost.len(), wait.len());
     for task in ["json-400", "json-422"] {
-        let letter = world.dead_letter(&world.command(ORG, task).await).await;
-        assert_eq!(letter.header("x-failure-reason").as_deref(), Some("rejected"), "{task}");
+        let dead_letter = world.dead_letter(&world.command(ORG, task).await).await;
+        assert_eq!(dead_letter.header("x-failure-reason").as_deref(), Some("rejected"), "{task}");
     }
     world.assert_drained().await;
 }

@@ -33,7 +33,11 @@ async fn a_404_and_a_410_about_the_task_count_as_success() {
     world.sandbox.fault("gone410", 1, json!({"status": 410})).await;
     for id in ["gone", "gone410"] {
         let end = world.end(&world.command(ORG, id).await).await;
-        assert_eq!((&end["outcome"], &end["ambiguous"]), (&json!("already_absent"), &json!(false)), "{id}");
+        assert_eq!(
+            (&end["outcome"], &end["ambiguous"]),
+            (&json!("already_absent"), &json!(false)),
+            "{id}"
+        );
     }
     world.assert_drained().await;
 }
@@ -78,10 +82,10 @@ async fn max_attempts_of_6_makes_six_calls_and_then_a_dead_letter() {
     let world = World::start_with(|settings| settings.core.schedule.max_attempts = 6).await;
     world.sandbox.fault("t1", 100, json!({"status": 503})).await;
     let id = world.delete("t1").await;
-    let letter = world.dead_letter(&id).await;
-    assert_eq!(letter.header("x-failure-reason").as_deref(), Some("attempts_exhausted"));
+    let dead_letter = world.dead_letter(&id).await;
+    assert_eq!(dead_letter.header("x-failure-reason").as_deref(), Some("attempts_exhausted"));
     assert_eq!(
-        (letter.header("x-attempts"), letter.header("x-last-status")),
+        (dead_letter.header("x-attempts"), dead_letter.header("x-last-status")),
         (Some("6".into()), Some("503".into()))
     );
     assert_eq!(world.end(&id).await["failure"]["reason"], "attempts_exhausted");
@@ -95,31 +99,50 @@ async fn what_the_api_refuses_for_good_is_dead_lettered_at_once() {
     world.sandbox.tasks(ORG, &["forbidden"], "forbidden").await;
     world
         .sandbox
-        .fault("rejected", 1, json!({"status": 422, "body": {"error": true, "code": "NOT_ONE_OFF"}}))
+        .fault(
+            "rejected",
+            1,
+            json!({"status": 422, "body": {"error": true, "code": "NOT_ONE_OFF"}}),
+        )
         .await;
     world.command(ORG, "forbidden").await;
     world.delete("rejected").await;
     for (id, status) in [("forbidden", "403"), ("rejected", "422")] {
-        let letter = world.dead_letter(id).await;
-        assert_eq!(letter.header("x-failure-reason").as_deref(), Some(id));
-        assert_eq!(letter.header("x-last-status").as_deref(), Some(status));
+        let dead_letter = world.dead_letter(id).await;
+        assert_eq!(dead_letter.header("x-failure-reason").as_deref(), Some(id));
+        assert_eq!(dead_letter.header("x-last-status").as_deref(), Some(status));
         assert_eq!(world.sandbox.calls_for(id).await.len(), 1);
     }
-    assert!(world.dead_letter("rejected").await.header("x-failure-detail").unwrap().contains("NOT_ONE_OFF"));
+    assert!(
+        world
+            .dead_letter("rejected")
+            .await
+            .header("x-failure-detail")
+            .unwrap()
+            .contains("NOT_ONE_OFF")
+    );
     world.assert_drained().await;
 }
 
 #[tokio::test]
 async fn a_429_is_called_again_after_its_retry_after_and_not_before() {
     let world = World::start().await;
-    world.sandbox.fault("seconds", 1, json!({"status": 429, "headers": {"Retry-After": "2"}})).await;
+    world
+        .sandbox
+        .fault("seconds", 1, json!({"status": 429, "headers": {"Retry-After": "2"}}))
+        .await;
     let end = world.end(&world.delete("seconds").await).await;
     assert_eq!((&end["outcome"], &end["attempts"]), (&json!("deleted"), &json!(1)));
     world.sandbox.fault("date", 1, json!({"retry_after_date_ms": 1000})).await;
     world.end(&world.delete("date").await).await;
     for (task, floor_ms) in [("seconds", 2000), ("date", 1000)] {
-        let at: Vec<_> =
-            world.sandbox.calls_for(task).await.iter().map(|c| c["at_ms"].as_u64().unwrap()).collect();
+        let at: Vec<_> = world
+            .sandbox
+            .calls_for(task)
+            .await
+            .iter()
+            .map(|c| c["at_ms"].as_u64().unwrap())
+            .collect();
         assert!(at.len() == 2 && at[1] - at[0] >= floor_ms, "{task}: {at:?}");
     }
     world.assert_drained().await;
@@ -129,7 +152,10 @@ async fn a_429_is_called_again_after_its_retry_after_and_not_before() {
 async fn a_nonsensical_retry_after_neither_crashes_nor_parks_a_command() {
     let world = World::start().await;
     for value in ["-1", "soon", "99999999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"] {
-        world.sandbox.fault("t1", 1, json!({"status": 429, "headers": {"Retry-After": value}})).await;
+        world
+            .sandbox
+            .fault("t1", 1, json!({"status": 429, "headers": {"Retry-After": value}}))
+            .await;
     }
     assert_eq!(world.end(&world.delete("t1").await).await["outcome"], "deleted");
     assert_eq!(world.sandbox.calls_for("t1").await.len(), 5);
@@ -219,7 +245,8 @@ async fn a_huge_answer_and_garbage_cost_neither_memory_nor_the_worker() {
 #[tokio::test]
 async fn an_api_that_cannot_be_reached_costs_no_attempt() {
     let mut world =
-        World::start_with(|s| s.core.api.base_url = "http://127.0.0.1:1/api".parse().unwrap()).await;
+        World::start_with(|s| s.core.api.base_url = "http://127.0.0.1:1/api".parse().unwrap())
+            .await;
     world.delete("t1").await;
     world.has_answers("unreachable").await;
     world.stop_worker().await;

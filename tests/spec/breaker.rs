@@ -35,8 +35,12 @@ async fn when_the_api_fails_for_everybody_the_worker_stops_consuming_in_bulk_pro
     world.is_not_ready_because("circuit breaker open").await;
     assert_eq!(world.metric("tallyfy_delete_worker_breaker_open").await, Some(1.0));
     let before = world.sandbox.calls().await.len();
-    eventually("ten probes", async || (world.sandbox.calls().await.len() >= before + 10).then_some(())).await;
-    let copies = world.metric("tallyfy_delete_worker_commands_total{verdict=\"postponed\"}").await.unwrap();
+    eventually("ten probes", async || {
+        (world.sandbox.calls().await.len() >= before + 10).then_some(())
+    })
+    .await;
+    let copies =
+        world.metric("tallyfy_delete_worker_commands_total{verdict=\"postponed\"}").await.unwrap();
     let calls = u32::try_from(world.sandbox.calls().await.len()).unwrap();
     assert!(copies <= f64::from(calls), "{copies} copies, {calls} calls: it cycles");
     world.sandbox.heal().await;
@@ -74,7 +78,8 @@ async fn a_wrong_base_url_deletes_nothing_and_costs_no_command_its_place() {
 #[tokio::test]
 async fn a_breaker_that_is_open_never_dead_letters_anything_for_its_age() {
     let world =
-        with_one_organisation(|settings| settings.core.schedule.max_age = Duration::from_secs(1)).await;
+        with_one_organisation(|settings| settings.core.schedule.max_age = Duration::from_secs(1))
+            .await;
     world.sandbox.fault_for_all(json!({"status": 503})).await;
     let tasks: Vec<String> = (0..10).map(|number| format!("task-{number}")).collect();
     for task in &tasks {

@@ -43,7 +43,12 @@ async fn a_lost_connection_is_noticed_at_once_and_rebuilt() {
 #[tokio::test]
 async fn a_queue_deleted_under_the_worker_is_declared_again() {
     let world = World::start().await;
-    world.tester.channel.queue_delete("task.delete".into(), QueueDeleteOptions::default()).await.unwrap();
+    world
+        .tester
+        .channel
+        .queue_delete("task.delete".into(), QueueDeleteOptions::default())
+        .await
+        .unwrap();
     eventually("a rebuilt consumer", async || {
         let reconnects = world.metric("tallyfy_delete_worker_reconnects_total").await?;
         (reconnects >= 1.0 && world.page("/readyz").await.0 == 200).then_some(())
@@ -74,7 +79,12 @@ async fn a_worker_whose_broker_user_may_configure_nothing_runs() {
 #[tokio::test]
 async fn a_topology_that_is_missing_is_named_and_waited_for() {
     let mut world = World::without_worker(|s| s.broker.topology.provision = Provision::Check).await;
-    world.tester.channel.queue_delete("task.delete".into(), QueueDeleteOptions::default()).await.unwrap();
+    world
+        .tester
+        .channel
+        .queue_delete("task.delete".into(), QueueDeleteOptions::default())
+        .await
+        .unwrap();
     world.start_worker().await;
     let reason = world.is_not_ready_because("cannot find queue task.delete").await;
     assert!(reason.contains("NOT_FOUND"), "{reason}");
@@ -138,8 +148,10 @@ async fn no_request_to_the_broker_waits_for_ever() {
     ] {
         let mut url = Url::parse(&broker().amqp_url(&world.vhost)).unwrap();
         url.set_port(Some(proxy.addr.port())).unwrap();
-        let process = with_settings(&world, &[command]).env("AMQP_URL", url.as_str()).spawn().unwrap();
-        let output = output_in_time(process).await.unwrap_or_else(|| panic!("{command} does not end"));
+        let process =
+            with_settings(&world, &[command]).env("AMQP_URL", url.as_str()).spawn().unwrap();
+        let output =
+            output_in_time(process).await.unwrap_or_else(|| panic!("{command} does not end"));
         let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         assert_eq!(output.status.code(), Some(code), "{command}: {text}");
         assert!(text.contains(said), "{command}: {text}");

@@ -1,7 +1,9 @@
 //! `check` tells what is wrong and what to do, and touches nothing: the real binary.
 
 use lapin::BasicProperties;
-use lapin::options::{BasicPublishOptions, ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::{
+    BasicPublishOptions, ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
 use lapin::types::FieldTable;
 use serde_json::{Value, json};
 
@@ -63,14 +65,14 @@ async fn all_is_well_with_the_least_permissions() {
         ("topology", "ok"),
     ];
     assert_eq!((code, states(&facts)), (Some(0), expected.to_vec()), "{facts:#}");
-    assert!(
-        facts["broker"]["detail"].as_str().unwrap().starts_with(if broker().describe().contains("3.10") {
-            "RabbitMQ 3.10"
-        } else {
-            "RabbitMQ "
-        })
+    assert!(facts["broker"]["detail"].as_str().unwrap().starts_with(
+        if broker().describe().contains("3.10") { "RabbitMQ 3.10" } else { "RabbitMQ " }
+    ));
+    assert_eq!(
+        world.tester.events().len() + world.tester.dead_letters().len(),
+        0,
+        "nothing was published"
     );
-    assert_eq!(world.tester.events().len() + world.tester.dead_letters().len(), 0, "nothing was published");
     ended(world).await;
 }
 
@@ -80,7 +82,9 @@ async fn what_is_too_much_is_named_and_what_is_missing_fails() {
     let (code, facts) = check(&world, &[]).await;
     assert_eq!((code, &facts["arguments"]["state"]), (Some(0), &json!("ok")), "{facts:#}");
     let much = facts["least permissions"]["detail"].as_str().unwrap();
-    for one in ["configure anything", "write any exchange", "read any queue", "read task.delete.dead"] {
+    for one in
+        ["configure anything", "write any exchange", "read any queue", "read task.delete.dead"]
+    {
         assert!(much.contains(one), "{much}");
     }
     let url = user(&world, "^$", r"^task\.(retry|dlx)$", "^$").await;
@@ -89,7 +93,12 @@ async fn what_is_too_much_is_named_and_what_is_missing_fails() {
     for name in ["permission to write task.events", "permission to read task.delete"] {
         assert_eq!(facts[name]["state"], "failed", "{facts:#}");
     }
-    assert!(facts["permission to write task.events"]["cure"].as_str().unwrap().contains("set_permissions"));
+    assert!(
+        facts["permission to write task.events"]["cure"]
+            .as_str()
+            .unwrap()
+            .contains("set_permissions")
+    );
     assert_eq!(facts["permission to write task.retry"]["state"], "ok");
     ended(world).await;
 }
@@ -121,7 +130,8 @@ async fn a_binding_that_is_missing_is_not_made() {
     let (code, facts) = check(&world, &[]).await;
     assert_eq!((code, &facts["arguments"]["state"]), (Some(0), &json!("ok")), "{facts:#}");
     let (options, nothing) = (BasicPublishOptions::default(), BasicProperties::default());
-    let published = channel.basic_publish("task.dlx".into(), "task.delete".into(), options, b"{}", nothing);
+    let published =
+        channel.basic_publish("task.dlx".into(), "task.delete".into(), options, b"{}", nothing);
     published.await.unwrap().await.unwrap();
     assert_eq!(world.tester.ready(&["task.delete.dead".to_owned()]).await["task.delete.dead"], 0);
     ended(world).await;
@@ -131,17 +141,26 @@ async fn a_binding_that_is_missing_is_not_made() {
 async fn a_topology_that_is_missing_or_other_than_expected_fails() {
     let world = World::without_worker(|_| {}).await;
     let channel = &world.tester.channel;
-    channel.queue_delete("task.delete.wait.1s".into(), QueueDeleteOptions::default()).await.unwrap();
+    channel
+        .queue_delete("task.delete.wait.1s".into(), QueueDeleteOptions::default())
+        .await
+        .unwrap();
     let (code, facts) = check(&world, &[]).await;
     assert_eq!((code, &facts["topology"]["state"]), (Some(1), &json!("failed")));
-    assert!(facts["topology"]["detail"].as_str().unwrap().contains("task.delete.wait.1s"), "{facts:#}");
+    assert!(
+        facts["topology"]["detail"].as_str().unwrap().contains("task.delete.wait.1s"),
+        "{facts:#}"
+    );
     let mut classic = FieldTable::default();
     classic.insert("x-max-length".into(), lapin::types::AMQPValue::LongInt(5));
     let options = QueueDeclareOptions { durable: true, ..Default::default() };
     channel.queue_declare("task.delete.wait.1s".into(), options, classic).await.unwrap();
     let (code, facts) = check(&world, &[]).await;
     assert_eq!((code, &facts["topology"]["state"]), (Some(1), &json!("ok")));
-    assert!(facts["arguments"]["detail"].as_str().unwrap().contains("task.delete.wait.1s"), "{facts:#}");
+    assert!(
+        facts["arguments"]["detail"].as_str().unwrap().contains("task.delete.wait.1s"),
+        "{facts:#}"
+    );
     channel.exchange_delete("task.retry".into(), ExchangeDeleteOptions::default()).await.unwrap();
     let (_, facts) = check(&world, &[]).await;
     assert!(facts["confirms and returns"]["cure"].as_str().unwrap().contains("setup"), "{facts:#}");
@@ -162,7 +181,11 @@ async fn a_dead_token_a_foreign_organisation_and_a_wrong_base_url_are_told_apart
     ];
     for (setting, name, cure) in cases {
         let (code, facts) = check(&world, &[setting]).await;
-        assert_eq!((code, &facts[name]["state"]), (Some(1), &json!("failed")), "{setting:?} {facts:#}");
+        assert_eq!(
+            (code, &facts[name]["state"]),
+            (Some(1), &json!("failed")),
+            "{setting:?} {facts:#}"
+        );
         assert!(facts[name]["cure"].as_str().unwrap().contains(cure), "{facts:#}");
         assert!(!facts.to_string().contains(TOKEN));
     }
@@ -174,8 +197,11 @@ async fn every_organisation_gets_its_line_and_one_dead_token_does_not_hide_the_b
     let (world, tokens) = (World::without_worker(|_| {}).await, tempfile::tempdir().unwrap());
     let directory = tokens.path().to_str().unwrap();
     let asked = [ORG, OTHER_ORG, "third"].join(",");
-    let settings =
-        [("TALLYFY_CREDENTIALS_DIR", directory), ("TALLYFY_ORG_ID", &asked), ("TALLYFY_ACCESS_TOKEN", "")];
+    let settings = [
+        ("TALLYFY_CREDENTIALS_DIR", directory),
+        ("TALLYFY_ORG_ID", &asked),
+        ("TALLYFY_ACCESS_TOKEN", ""),
+    ];
     let (code, facts) = check(&world, &settings).await;
     assert_eq!((code, &facts["tokens"]["state"]), (Some(1), &json!("failed")), "{facts:#}");
     assert!(
@@ -189,7 +215,11 @@ async fn every_organisation_gets_its_line_and_one_dead_token_does_not_hide_the_b
     let (code, facts) = check(&world, &settings).await;
     let state = |fact: String| facts[&fact]["state"].as_str().unwrap_or("none").to_owned();
     let states = [ORG, OTHER_ORG, "third"].map(|org| state(format!("organisation {org}")));
-    assert_eq!((code, states), (Some(1), ["failed", "ok", "failed"].map(str::to_owned)), "{facts:#}");
+    assert_eq!(
+        (code, states),
+        (Some(1), ["failed", "ok", "failed"].map(str::to_owned)),
+        "{facts:#}"
+    );
     assert_eq!(state("base URL".to_owned()), "ok");
     ended(world).await;
 }

@@ -14,7 +14,12 @@ use crate::support::world::{ORG, World};
 
 pub(crate) fn binary(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tallyfy-delete-worker"));
-    command.args(args).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(args)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command
 }
 
@@ -43,7 +48,8 @@ fn json_lines(bytes: &[u8]) -> Vec<Value> {
 }
 
 pub(crate) fn signal(child: &Child, name: &str) {
-    let killed = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap();
+    let killed =
+        Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap();
     assert!(killed.success());
 }
 
@@ -105,17 +111,22 @@ async fn a_worker_that_is_killed_loses_nothing_and_repeats_with_the_same_event_i
         world.delete(task).await;
     }
     for calls in [20, 60, 100] {
-        let mut child =
-            with_settings(&world, &["run", "--concurrency=8"]).stderr(Stdio::null()).spawn().unwrap();
-        eventually("some calls", async || (world.sandbox.calls().await.len() >= calls).then_some(())).await;
+        let mut child = with_settings(&world, &["run", "--concurrency=8"])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        eventually("some calls", async || {
+            (world.sandbox.calls().await.len() >= calls).then_some(())
+        })
+        .await;
         child.kill().unwrap();
         child.wait().unwrap();
     }
     let mut last = with_settings(&world, &["run"]).stderr(Stdio::null()).spawn().unwrap();
     for task in &tasks {
         let end = world.end(task).await;
-        let is_success =
-            end["outcome"] == "deleted" || (end["outcome"] == "already_absent" && end["ambiguous"] == true);
+        let is_success = end["outcome"] == "deleted"
+            || (end["outcome"] == "already_absent" && end["ambiguous"] == true);
         assert!(is_success, "{end}");
         assert_eq!(world.sandbox.state(ORG, task).await, "gone");
     }
@@ -123,7 +134,11 @@ async fn a_worker_that_is_killed_loses_nothing_and_repeats_with_the_same_event_i
     assert_eq!(last.wait().unwrap().code(), Some(0));
     let of = |event: &Value| (event["data"]["command_id"].to_string(), event["id"].to_string());
     let ids: BTreeSet<_> = world.tester.events().iter().map(|event| of(&event.json())).collect();
-    assert_eq!(ids.len(), tasks.len(), "one event id for each command, however often it was published");
+    assert_eq!(
+        ids.len(),
+        tasks.len(),
+        "one event id for each command, however often it was published"
+    );
     assert_eq!((world.tester.dead_letters().len(), world.sandbox.unexpected().await), (0, vec![]));
 }
 
@@ -157,7 +172,12 @@ async fn a_file_that_holds_no_token_is_named_with_its_setting_and_nothing_starts
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join(ORG);
     let missing = ("is not there", None, "No such file or directory");
-    let wrong = [("empty", ""), ("blank", "  \n"), ("two lines", "s3cret\ntoken"), ("words", "s3cret token")];
+    let wrong = [
+        ("empty", ""),
+        ("blank", "  \n"),
+        ("two lines", "s3cret\ntoken"),
+        ("words", "s3cret token"),
+    ];
     let wrong = wrong.map(|(what, content)| (what, Some(content), "holds no token"));
     for (what, content, expected) in wrong.into_iter().chain([missing]) {
         let _ = std::fs::remove_file(&file);
@@ -168,8 +188,15 @@ async fn a_file_that_holds_no_token_is_named_with_its_setting_and_nothing_starts
         command.env("TALLYFY_ORG_ID", ORG).env("TALLYFY_ACCESS_TOKEN_FILE", &file);
         let output = output(command).await;
         let said = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{what}: it may be put right without a new setting");
-        assert!(said.contains(file.to_str().unwrap()) && !said.contains("s3cret"), "{what}: {said}");
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "{what}: it may be put right without a new setting"
+        );
+        assert!(
+            said.contains(file.to_str().unwrap()) && !said.contains("s3cret"),
+            "{what}: {said}"
+        );
         assert_eq!(
             [expected, "TALLYFY_ACCESS_TOKEN_FILE: "].map(|text| said.matches(text).count()),
             [1, 1],
@@ -219,7 +246,11 @@ async fn setup_declares_the_topology_and_says_what_is_wrong_when_it_cannot() {
     }
     let failed = setup(broker().amqp_url("nowhere")).await;
     assert_eq!(failed.status.code(), Some(1));
-    assert!(text(&failed.stderr).contains("cannot connect to RabbitMQ"), "{}", text(&failed.stderr));
+    assert!(
+        text(&failed.stderr).contains("cannot connect to RabbitMQ"),
+        "{}",
+        text(&failed.stderr)
+    );
     broker().delete_vhost(&vhost).await;
 }
 
@@ -234,12 +265,21 @@ async fn delete_prints_one_outcome_a_line_and_exits_0_when_all_are_gone() {
     let mut ends: Vec<_> = json_lines(&output.stdout)
         .into_iter()
         .map(|end| {
-            (end["task_id"].as_str().unwrap().to_owned(), end["outcome"].clone(), end["attempts"].clone())
+            (
+                end["task_id"].as_str().unwrap().to_owned(),
+                end["outcome"].clone(),
+                end["attempts"].clone(),
+            )
         })
         .collect();
     ends.sort_by(|a, b| a.0.cmp(&b.0));
-    let end = |task: &str, outcome: &str, attempts: u32| (task.to_owned(), json!(outcome), json!(attempts));
-    assert_eq!(ends, [end("t1", "deleted", 6), end("t2", "deleted", 1), end("t3", "already_absent", 1)]);
+    let end = |task: &str, outcome: &str, attempts: u32| {
+        (task.to_owned(), json!(outcome), json!(attempts))
+    };
+    assert_eq!(
+        ends,
+        [end("t1", "deleted", 6), end("t2", "deleted", 1), end("t3", "already_absent", 1)]
+    );
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
 }
 
@@ -248,10 +288,13 @@ async fn delete_reads_ids_from_standard_input_and_exits_1_when_one_failed() {
     let world = World::without_worker(|_| {}).await;
     world.sandbox.tasks(ORG, &["t1"], "present").await;
     world.sandbox.tasks(ORG, &["t2"], "forbidden").await;
-    let mut child =
-        with_settings(&world, &["delete", "--org", ORG, "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut child = with_settings(&world, &["delete", "--org", ORG, "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
     child.stdin.take().unwrap().write_all(b"t1\n\n  t2\n").unwrap();
-    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+    let output =
+        tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
     assert_eq!(output.status.code(), Some(1));
     let failed: Vec<_> =
         json_lines(&output.stdout).into_iter().filter(|end| end["failure"].is_object()).collect();
@@ -271,7 +314,8 @@ async fn delete_with_a_line_that_cannot_be_read_deletes_nothing() {
             .spawn()
             .unwrap();
         child.stdin.take().unwrap().write_all(list).unwrap();
-        let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+        let output =
+            tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
         assert_eq!(output.status.code(), Some(64));
         assert!(text(&output.stderr).starts_with(said), "{}", text(&output.stderr));
     }
@@ -287,7 +331,11 @@ async fn delete_with_one_wrong_id_deletes_nothing() {
     world.sandbox.tasks(ORG, &["t1"], "present").await;
     let output = output(with_settings(&world, &["delete", "--org", ORG, "t1", "../t2"])).await;
     assert_eq!(output.status.code(), Some(64));
-    assert!(text(&output.stderr).starts_with("TASK 2: takes a task's id"), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).starts_with("TASK 2: takes a task's id"),
+        "{}",
+        text(&output.stderr)
+    );
     assert_eq!(world.sandbox.calls().await.len(), 0);
 }
 
@@ -296,10 +344,13 @@ async fn delete_interrupted_while_it_waits_exits_1() {
     let world = World::without_worker(|_| {}).await;
     world.sandbox.fault_for_all(json!({"status": 429, "headers": {"Retry-After": "600"}})).await;
     world.sandbox.tasks(ORG, &["t1"], "present").await;
-    let child = with_settings(&world, &["delete", "--org", ORG, "t1", "--wait-ladder=10m"]).spawn().unwrap();
+    let child = with_settings(&world, &["delete", "--org", ORG, "t1", "--wait-ladder=10m"])
+        .spawn()
+        .unwrap();
     world.called("t1", 1).await;
     signal(&child, "INT");
-    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+    let output =
+        tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), String::new()));
     assert_eq!(world.sandbox.state(ORG, "t1").await, "present");
 }
@@ -316,7 +367,8 @@ async fn what_a_machine_reads_has_no_colours() {
 #[tokio::test]
 async fn an_event_fits_the_schema_that_the_binary_prints() {
     let schema = output(binary(&["schema", "event"])).await;
-    let schema = jsonschema::validator_for(&serde_json::from_slice(&schema.stdout).unwrap()).unwrap();
+    let schema =
+        jsonschema::validator_for(&serde_json::from_slice(&schema.stdout).unwrap()).unwrap();
     let world = World::start().await;
     world.publish(b"no JSON", "m1").await;
     for id in [world.delete("t1").await, "m1".to_owned()] {
@@ -329,14 +381,18 @@ async fn an_event_fits_the_schema_that_the_binary_prints() {
 #[tokio::test]
 async fn the_manual_page_has_every_variable_and_what_operators_do() {
     let page = text(&output(binary(&["man"])).await.stdout);
-    for word in ["AMQP_URL", "SHUTDOWN_GRACE", "COMMAND DEAD REPLAY", "COMMAND DEAD IMPORT", "Exit codes"] {
+    for word in
+        ["AMQP_URL", "SHUTDOWN_GRACE", "COMMAND DEAD REPLAY", "COMMAND DEAD IMPORT", "Exit codes"]
+    {
         assert!(page.contains(word), "{word}");
     }
 }
 
 #[tokio::test]
 async fn the_manual_page_and_the_completions_name_every_command() {
-    for args in [&["man"][..], &["completions", "bash"], &["completions", "zsh"], &["completions", "fish"]] {
+    for args in
+        [&["man"][..], &["completions", "bash"], &["completions", "zsh"], &["completions", "fish"]]
+    {
         let printed = output(binary(args)).await;
         assert_eq!(printed.status.code(), Some(0));
         let printed = text(&printed.stdout).to_lowercase();
@@ -360,7 +416,10 @@ async fn a_list_that_somebody_waits_for_comes_to_an_end() {
     world.sandbox.fault_for_all(json!({"status": 500})).await;
     let output = deleted(&world, &tasks, &[("MAX_ATTEMPTS", "3")]).await;
     let ends = json_lines(&output.stdout);
-    assert!(ends.len() == 7 && ends.iter().all(|end| end["outcome"] == "dead_lettered"), "{ends:?}");
+    assert!(
+        ends.len() == 7 && ends.iter().all(|end| end["outcome"] == "dead_lettered"),
+        "{ends:?}"
+    );
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
 }
 

@@ -13,14 +13,15 @@ async fn every_refused_body_lies_in_the_dead_letters_unchanged_and_makes_no_call
         include_str!("../fixtures/refused_commands.jsonl").lines().map(str::as_bytes).collect();
     let binary: &[&[u8]] = &[b"\xff\xfe\x00", b"{\"org_id\":\"\xc3\x28\",\"task_id\":\"t\"}"];
     let huge = vec![b' '; 64 * 1024 + 1];
-    let bodies: Vec<&[u8]> = refused.into_iter().chain(binary.iter().copied()).chain([&huge[..]]).collect();
+    let bodies: Vec<&[u8]> =
+        refused.into_iter().chain(binary.iter().copied()).chain([&huge[..]]).collect();
     for (number, body) in bodies.iter().enumerate() {
         world.publish(body, &format!("refused-{number}")).await;
     }
     for (number, body) in bodies.iter().enumerate() {
-        let letter = world.dead_letter(&format!("refused-{number}")).await;
-        assert_eq!(letter.body, *body, "byte for byte");
-        assert_eq!(letter.header("x-failure-reason").as_deref(), Some("malformed"));
+        let dead_letter = world.dead_letter(&format!("refused-{number}")).await;
+        assert_eq!(dead_letter.body, *body, "byte for byte");
+        assert_eq!(dead_letter.header("x-failure-reason").as_deref(), Some("malformed"));
         let end = world.end_message(&format!("refused-{number}")).await;
         assert_eq!(
             (end.routing_key.as_str(), &end.json()["data"]["outcome"]),
@@ -34,11 +35,15 @@ async fn every_refused_body_lies_in_the_dead_letters_unchanged_and_makes_no_call
 #[tokio::test]
 async fn a_foreign_and_an_expired_command_are_dead_lettered_without_a_call() {
     let world = World::start().await;
-    let expired = json!({"org_id": ORG, "task_id": "late", "not_after": "2020-01-01T00:00:00Z"}).to_string();
+    let expired =
+        json!({"org_id": ORG, "task_id": "late", "not_after": "2020-01-01T00:00:00Z"}).to_string();
     world.publish(expired.as_bytes(), "expired").await;
     world.publish(br#"{"org_id":"foreign","task_id":"t"}"#, "org_not_allowed").await;
     for reason in ["expired", "org_not_allowed"] {
-        assert_eq!(world.dead_letter(reason).await.header("x-failure-reason").as_deref(), Some(reason));
+        assert_eq!(
+            world.dead_letter(reason).await.header("x-failure-reason").as_deref(),
+            Some(reason)
+        );
         assert_eq!(world.end(reason).await["failure"]["reason"], reason);
     }
     assert_eq!(world.sandbox.calls().await.len(), 0);
@@ -47,10 +52,14 @@ async fn a_foreign_and_an_expired_command_are_dead_lettered_without_a_call() {
 
 #[tokio::test]
 async fn a_command_that_fails_when_it_is_older_than_max_age_is_dead_lettered_as_expired() {
-    let world = World::start_with(|s| s.core.schedule.max_age = std::time::Duration::from_secs(1)).await;
+    let world =
+        World::start_with(|s| s.core.schedule.max_age = std::time::Duration::from_secs(1)).await;
     world.sandbox.fault("t1", 100, json!({"status": 503})).await;
     world.delete("t1").await;
-    assert_eq!(world.dead_letter("t1").await.header("x-failure-reason").as_deref(), Some("expired"));
+    assert_eq!(
+        world.dead_letter("t1").await.header("x-failure-reason").as_deref(),
+        Some("expired")
+    );
     world.assert_drained().await;
 }
 
@@ -74,26 +83,36 @@ async fn what_a_producer_says_of_a_command_is_carried_to_everything_about_it() {
             .with_reply_to("elsewhere".into())
             .with_headers(headers);
         let body =
-            json!({"org_id": ORG, "task_id": task, "requested_by": "billing", "reason": "4711"}).to_string();
+            json!({"org_id": ORG, "task_id": task, "requested_by": "billing", "reason": "4711"})
+                .to_string();
         world.tester.publish_to("", "task.delete", body.as_bytes(), properties).await;
     }
-    let (event, letter) = (world.end_message("good").await, world.dead_letter("bad").await);
-    for message in [&event, &letter] {
+    let (event, dead_letter) = (world.end_message("good").await, world.dead_letter("bad").await);
+    for message in [&event, &dead_letter] {
         assert_eq!(message.properties.correlation_id().as_ref().unwrap().as_str(), "corr-1");
         assert_eq!(message.header("traceparent").as_deref(), Some("00-trace-01"));
-        assert!(!message.header_names().iter().any(|name| name == "x-death" || name == "CC"), "{message:?}");
+        assert!(
+            !message.header_names().iter().any(|name| name == "x-death" || name == "CC"),
+            "{message:?}"
+        );
         assert!(message.properties.user_id().is_none() && message.properties.reply_to().is_none());
     }
     let json = event.json();
     assert_eq!(json["subject"], "acme/good");
     assert_eq!(event.properties.message_id().as_ref().unwrap().as_str(), json["id"]);
-    assert_eq!(event.properties.content_type().as_ref().unwrap().as_str(), "application/cloudevents+json");
+    assert_eq!(
+        event.properties.content_type().as_ref().unwrap().as_str(),
+        "application/cloudevents+json"
+    );
     let data = &json["data"];
     assert_eq!(
         (&data["requested_by"], &data["reason"], &data["published_by"]),
         (&json!("billing"), &json!("4711"), &json!("guest"))
     );
-    assert_eq!(letter.properties.content_type().as_ref().unwrap().as_str(), "application/json");
+    assert_eq!(
+        dead_letter.properties.content_type().as_ref().unwrap().as_str(),
+        "application/json"
+    );
     world.assert_drained().await;
 }
 
@@ -128,7 +147,8 @@ async fn a_hundred_and_ninety_commands_make_one_call_and_one_event_each() {
     let (calls, events) = (world.sandbox.calls().await, world.tester.events());
     assert_eq!((calls.len(), events.len()), (190, 190));
     for call in &calls {
-        let path = format!("/api/organizations/acme/tasks/{}/delete", call["task_id"].as_str().unwrap());
+        let path =
+            format!("/api/organizations/acme/tasks/{}/delete", call["task_id"].as_str().unwrap());
         assert_eq!(
             (&call["method"], &call["path"], &call["body_bytes"]),
             (&json!("DELETE"), &json!(path), &json!(0))
@@ -151,9 +171,12 @@ async fn a_forged_number_of_attempts_neither_wraps_around_nor_panics() {
     let mut headers = FieldTable::default();
     headers.insert("x-attempts".into(), AMQPValue::LongLongInt(i64::MAX));
     let properties = BasicProperties::default().with_message_id("t1".into()).with_headers(headers);
-    world.tester.publish(json!({"org_id": ORG, "task_id": "t1"}).to_string().as_bytes(), properties).await;
-    let letter = world.dead_letter("t1").await;
-    assert_eq!(letter.header("x-failure-reason").as_deref(), Some("attempts_exhausted"));
+    world
+        .tester
+        .publish(json!({"org_id": ORG, "task_id": "t1"}).to_string().as_bytes(), properties)
+        .await;
+    let dead_letter = world.dead_letter("t1").await;
+    assert_eq!(dead_letter.header("x-failure-reason").as_deref(), Some("attempts_exhausted"));
     assert_eq!(world.sandbox.calls_for("t1").await.len(), 1);
     world.assert_drained().await;
 }

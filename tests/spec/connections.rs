@@ -76,7 +76,9 @@ async fn without_the_authority_or_the_certificate_the_log_says_that_tls_failed()
         let mut worker = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = std::io::BufReader::new(worker.stderr.take().unwrap());
         let told = tokio::task::spawn_blocking(move || {
-            std::io::BufRead::lines(log).map_while(Result::ok).find(|line| line.contains("cannot connect"))
+            std::io::BufRead::lines(log)
+                .map_while(Result::ok)
+                .find(|line| line.contains("cannot connect"))
         });
         let told = told.await.unwrap().expect("the worker says so").to_lowercase();
         assert!(told.contains("certificate") || told.contains("alert"), "{told}");
@@ -134,8 +136,12 @@ async fn pass_on(
 ) -> Response {
     let (head, _) = request.into_parts();
     seen.send(head.uri.to_string()).unwrap();
-    let answer =
-        http().request(head.method, head.uri.to_string()).headers(head.headers).send().await.unwrap();
+    let answer = http()
+        .request(head.method, head.uri.to_string())
+        .headers(head.headers)
+        .send()
+        .await
+        .unwrap();
     Response::builder().status(answer.status()).body(Body::empty()).unwrap()
 }
 
@@ -144,7 +150,9 @@ async fn calls_go_through_the_proxy_that_is_set_and_through_none_of_the_environm
     let (seen, mut urls) = tokio::sync::mpsc::unbounded_channel();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async { axum::serve(listener, Router::new().fallback(pass_on).with_state(seen)).await });
+    tokio::spawn(async {
+        axum::serve(listener, Router::new().fallback(pass_on).with_state(seen)).await
+    });
     let world = World::without_worker(|_| {}).await;
     for (name, task) in [("HTTP_PROXY", "t1"), ("TALLYFY_PROXY", "t2")] {
         let mut command = with_settings(&world, &["run"]);

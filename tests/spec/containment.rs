@@ -62,8 +62,8 @@ async fn a_few_commands_that_always_fail_are_dead_lettered_even_when_they_are_al
     let mut world = world_at(&api, |settings| settings.core.schedule.max_attempts = 6).await;
     commands(&world, ORG, "bad", 3).await;
     world.start_worker().await;
-    for letter in world.dead_letters(3).await {
-        assert_eq!(letter.header("x-failure-reason").as_deref(), Some("attempts_exhausted"));
+    for dead_letter in world.dead_letters(3).await {
+        assert_eq!(dead_letter.header("x-failure-reason").as_deref(), Some("attempts_exhausted"));
     }
     assert_eq!(api.calls().len(), 3 * 6);
     world.assert_drained().await;
@@ -96,13 +96,18 @@ async fn one_failing_command_among_commands_that_succeed_still_uses_up_its_attem
         (!world.tester.dead_letters().is_empty()).then_some(())
     })
     .await;
-    let letter = world.dead_letter(&bad).await;
-    assert_eq!(letter.header("x-failure-reason").as_deref(), Some("attempts_exhausted"));
+    let dead_letter = world.dead_letter(&bad).await;
+    assert_eq!(dead_letter.header("x-failure-reason").as_deref(), Some("attempts_exhausted"));
     world.assert_drained().await;
 }
 
 /// A worker that has served the organisation already, with an API that takes this long from now on.
-async fn slow_from_now_on(api: &StandIn, world: &mut World, org: &'static str, answer_takes: Duration) {
+async fn slow_from_now_on(
+    api: &StandIn,
+    world: &mut World,
+    org: &'static str,
+    answer_takes: Duration,
+) {
     world.start_worker().await;
     // More than slow start needs to lend all places.
     let first = commands(world, org, "first", 64).await;
@@ -139,7 +144,11 @@ async fn a_slow_organisation_alone_uses_all_places() {
 }
 
 /// How many calls came in the first eight seconds, for some commands of each organisation.
-async fn calls_in_eight_seconds(orgs: &[&str], retry_after: &'static str, too_many: usize) -> usize {
+async fn calls_in_eight_seconds(
+    orgs: &[&str],
+    retry_after: &'static str,
+    too_many: usize,
+) -> usize {
     let eight_seconds = Duration::from_secs(8);
     let api = StandIn::start(move |_| Reply::status(429).header("retry-after", retry_after)).await;
     let mut world = world_at(&api, |_| {}).await;
@@ -161,7 +170,10 @@ async fn a_retry_after_of_zero_or_in_the_past_does_not_switch_pausing_off() {
         calls_in_eight_seconds(&[ORG], long_ago, 25),
         calls_in_eight_seconds(&[ORG, OTHER_ORG], "0", 50),
     );
-    assert!(zero < 25 && past < 25 && two_organisations < 50, "{zero}, {past}, {two_organisations}");
+    assert!(
+        zero < 25 && past < 25 && two_organisations < 50,
+        "{zero}, {past}, {two_organisations}"
+    );
 }
 
 #[tokio::test]

@@ -37,7 +37,12 @@ async fn dead(world: &World, args: &[&str]) -> Output {
 /// What it wrote to standard output; it has exited 0.
 async fn done(world: &World, args: &[&str]) -> String {
     let output = dead(world, args).await;
-    assert_eq!(output.status.code(), Some(0), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -49,16 +54,19 @@ async fn letters(world: &World) -> u32 {
     world.tester.ready(&[DEAD.to_owned()]).await[DEAD]
 }
 
-async fn has_letters(world: &World, number: u32) {
-    eventually(&format!("{number} dead letters"), async || (letters(world).await == number).then_some(()))
-        .await;
+async fn has_dead_letters(world: &World, number: u32) {
+    eventually(&format!("{number} dead letters"), async || {
+        (letters(world).await == number).then_some(())
+    })
+    .await;
 }
 
 /// Data of the audit events of replays, when there are as many as that.
 async fn audits(world: &World, number: usize) -> Vec<Value> {
     eventually("the audit", async || {
         let events = world.tester.events();
-        let audits = events.iter().filter(|event| event.routing_key == "task.dead_letters.replayed");
+        let audits =
+            events.iter().filter(|event| event.routing_key == "task.dead_letters.replayed");
         let schema = jsonschema::validator_for(&schema(Some(Subject::Audit))).unwrap();
         let audits: Vec<_> = audits.map(super::support::tester::Message::json).collect();
         assert!(audits.iter().all(|event| schema.is_valid(event)), "{audits:?}");
@@ -92,14 +100,17 @@ async fn list_counts_by_reason_and_organisation() {
     world.publish(b"no JSON", "m1").await;
     world.end("m1").await;
     let groups = lines(&world, &["list", "--json"]).await;
-    let of = |group: &Value| (group["reason"].clone(), group["org_id"].clone(), group["letters"].clone());
-    let expected = [(json!("forbidden"), json!(ORG), json!(2)), (json!("malformed"), Value::Null, json!(1))];
+    let of = |group: &Value| {
+        (group["reason"].clone(), group["org_id"].clone(), group["dead letters"].clone())
+    };
+    let expected =
+        [(json!("forbidden"), json!(ORG), json!(2)), (json!("malformed"), Value::Null, json!(1))];
     assert_eq!(groups.iter().map(of).collect::<Vec<_>>(), expected);
     let table = done(&world, &["list", "--reason", "forbidden"]).await;
     assert!(table.contains("HTTP 403") && !table.contains("malformed"), "{table}");
     let shown = done(&world, &["show", "--task", "t2"]).await;
     assert!(shown.contains("command id: t2") && !shown.contains("t1"), "{shown}");
-    has_letters(&world, 3).await;
+    has_dead_letters(&world, 3).await;
     world.assert_drained().await;
 }
 
@@ -109,7 +120,7 @@ async fn looking_loses_nothing_however_often() {
     world.publish(b"no JSON", "m1").await;
     world.end("m1").await;
     let by_id = |mut letters: Vec<Value>| {
-        letters.sort_by_key(|letter| letter["message_id"].to_string());
+        letters.sort_by_key(|dead_letter| dead_letter["message_id"].to_string());
         letters
     };
     let before = by_id(lines(&world, &["export"]).await);
@@ -131,9 +142,9 @@ async fn replay_moves_those_that_are_meant_and_the_worker_deletes_them() {
         let outcome = async || (world.sandbox.state(ORG, task).await == "gone").then_some(());
         eventually("the replayed command is carried out", outcome).await;
     }
-    has_letters(&world, 1).await;
+    has_dead_letters(&world, 1).await;
     let data = audits(&world, 2).await;
-    let audit = |phase: &str, letters: u32| json!({"phase": phase, "by": "ann", "selection": {"reason": "forbidden"}, "letters": letters, "interrupted": false});
+    let audit = |phase: &str, letters: u32| json!({"phase": phase, "by": "ann", "selection": {"reason": "forbidden"}, "dead letters": letters, "interrupted": false});
     assert_eq!(data, [audit("begun", 0), audit("ended", 2)]);
     world.assert_drained().await;
 }
@@ -142,15 +153,18 @@ async fn replay_moves_those_that_are_meant_and_the_worker_deletes_them() {
 async fn a_letter_that_dies_again_tells_its_history() {
     let world = with_forbidden(&["t1"]).await;
     done(&world, &["replay", "--yes", "--by", "bob"]).await;
-    let letter = eventually("the second death", async || {
+    let dead_letter = eventually("the second death", async || {
         let letters = lines(&world, &["export"]).await;
-        letters.into_iter().find(|letter| letter["history"].is_string())
+        letters.into_iter().find(|dead_letter| dead_letter["history"].is_string())
     })
     .await;
-    let history = letter["history"].as_str().unwrap();
-    assert!(history.starts_with("died 2") && history.contains("of forbidden: HTTP 403"), "{history}");
+    let history = dead_letter["history"].as_str().unwrap();
+    assert!(
+        history.starts_with("died 2") && history.contains("of forbidden: HTTP 403"),
+        "{history}"
+    );
     assert!(history.contains("; replayed 2") && history.ends_with("by bob"), "{history}");
-    assert_eq!(letter["attempts"], 1);
+    assert_eq!(dead_letter["attempts"], 1);
     world.assert_drained().await;
 }
 
@@ -165,7 +179,8 @@ async fn a_replay_that_is_killed_loses_no_letter() {
     }
     for _ in 0..3 {
         let before = letters(&world).await;
-        let mut command = with_settings(&world, &["dead", "replay", "--rate=200", "--yes", "--by=ann"]);
+        let mut command =
+            with_settings(&world, &["dead", "replay", "--rate=200", "--yes", "--by=ann"]);
         let mut replay = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         eventually("some are replayed", async || {
             let back = world.tester.ready(&["task.delete".to_owned()]).await["task.delete"];
@@ -174,7 +189,7 @@ async fn a_replay_that_is_killed_loses_no_letter() {
         .await;
         replay.kill().unwrap();
         replay.wait().unwrap();
-        eventually("what was in hand is back", async || {
+        eventually("what was unacknowledged is back", async || {
             let queues = [DEAD.to_owned(), "task.delete".to_owned()];
             let all: u32 = world.tester.ready(&queues).await.values().sum();
             (all as usize >= LETTERS).then_some(())
@@ -200,10 +215,10 @@ async fn one_look_after_the_other_sees_every_letter_and_so_does_the_replay_behin
         world.tester.publish_to("task.dlx", "task.delete", b"{}", properties).await;
     }
     for _ in 0..8 {
-        assert_eq!(lines(&world, &["list", "--json"]).await[0]["letters"], LETTERS);
+        assert_eq!(lines(&world, &["list", "--json"]).await[0]["dead letters"], LETTERS);
     }
     done(&world, &["replay", "--yes"]).await;
-    assert_eq!(audits(&world, 2).await[1]["letters"], LETTERS);
+    assert_eq!(audits(&world, 2).await[1]["dead letters"], LETTERS);
     assert_eq!(letters(&world).await, 0);
     broker().delete_vhost(&world.vhost).await;
 }
@@ -212,14 +227,18 @@ async fn one_look_after_the_other_sees_every_letter_and_so_does_the_replay_behin
 async fn discarded_letters_are_in_the_file_with_who_and_why() {
     let (_directory, file) = scratch();
     let world = with_forbidden(&["t1", "t2"]).await;
-    let discard = ["discard", "--task", "t1", "--to", path(&file), "--why", "never existed", "--yes"];
+    let discard =
+        ["discard", "--task", "t1", "--to", path(&file), "--why", "never existed", "--yes"];
     done(&world, &discard).await;
     let line: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
-    assert_eq!((&line["message_id"], &line["discarded"]["why"]), (&json!("t1"), &json!("never existed")));
+    assert_eq!(
+        (&line["message_id"], &line["discarded"]["why"]),
+        (&json!("t1"), &json!("never existed"))
+    );
     assert_eq!(line["discarded"]["by"], "ann");
-    has_letters(&world, 1).await;
+    has_dead_letters(&world, 1).await;
     done(&world, &["import", path(&file), "--yes"]).await;
-    has_letters(&world, 2).await;
+    has_dead_letters(&world, 2).await;
     world.assert_drained().await;
 }
 
@@ -233,7 +252,7 @@ async fn what_was_exported_is_imported_as_it_was() {
     assert_eq!(before, "", "all went to the file");
     while world.tester.take(DEAD).await.is_some() {}
     done(&world, &["import", path(&file), "--yes"]).await;
-    has_letters(&world, 2).await;
+    has_dead_letters(&world, 2).await;
     assert_eq!(done(&world, &["export"]).await, std::fs::read_to_string(&file).unwrap());
     let refused = dead(&world, &["import", "/nowhere.jsonl", "--yes"]).await;
     let said = String::from_utf8(refused.stderr).unwrap();
@@ -244,7 +263,9 @@ async fn what_was_exported_is_imported_as_it_was() {
 #[tokio::test]
 async fn nothing_in_bulk_is_done_where_nobody_agreed() {
     let world = with_forbidden(&["t1"]).await;
-    for action in [&["replay"][..], &["discard", "--to", "/dev/null", "--why", "x"], &["import", "-"]] {
+    for action in
+        [&["replay"][..], &["discard", "--to", "/dev/null", "--why", "x"], &["import", "-"]]
+    {
         let refused = dead(&world, action).await;
         assert_eq!(refused.status.code(), Some(64));
         assert!(String::from_utf8(refused.stderr).unwrap().starts_with("--yes"));
@@ -252,7 +273,7 @@ async fn nothing_in_bulk_is_done_where_nobody_agreed() {
     let wrong = dead(&world, &["list", "--reason", "boredom", "--older-than", "old"]).await;
     let lines = String::from_utf8(wrong.stderr).unwrap();
     assert!(wrong.status.code() == Some(64) && lines.contains("attempts_exhausted"), "{lines}");
-    has_letters(&world, 1).await;
+    has_dead_letters(&world, 1).await;
     world.assert_drained().await;
 }
 
@@ -265,8 +286,12 @@ async fn whoever_could_not_keep_a_letter_does_not_get_to_look_at_it() {
         let said = String::from_utf8(refused.stderr).unwrap();
         assert!(refused.status.code() == Some(1) && said.contains("set_permissions"), "{said}");
     }
-    let letter = world.tester.take(DEAD).await.expect("it is there still");
-    assert_eq!(letter.header("x-delivery-count").unwrap_or("0".to_owned()), "0", "and nobody had it in hand");
+    let dead_letter = world.tester.take(DEAD).await.expect("it is there still");
+    assert_eq!(
+        dead_letter.header("x-delivery-count").unwrap_or("0".to_owned()),
+        "0",
+        "and nobody had it unacknowledged"
+    );
     world.assert_drained().await;
 }
 
@@ -280,16 +305,16 @@ async fn nothing_is_done_that_cannot_be_put_on_record_and_the_operators_permissi
     let said = String::from_utf8(refused.stderr).unwrap();
     assert!(refused.status.code() == Some(1) && said.contains("task.events"), "{said}");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "");
-    has_letters(&world, 2).await;
+    has_dead_letters(&world, 2).await;
     let url = user(&world, r"^(amq\.default|task\.events)$").await;
     for _ in 0..12 {
         done(&world, &["list", "--amqp-url", &url]).await;
     }
     done(&world, &[&discard[..], &[&url]].concat()).await;
     done(&world, &["import", path(&file), "--limit=1", "--yes", "--amqp-url", &url]).await;
-    has_letters(&world, 1).await;
+    has_dead_letters(&world, 1).await;
     done(&world, &["replay", "--yes", "--amqp-url", &url]).await;
-    has_letters(&world, 1).await;
+    has_dead_letters(&world, 1).await;
     world.assert_drained().await;
 }
 
@@ -297,16 +322,20 @@ async fn nothing_is_done_that_cannot_be_put_on_record_and_the_operators_permissi
 async fn limit_and_rate_are_kept_and_a_signal_ends_it_after_the_letter_in_hand() {
     let world = with_forbidden(&["t1", "t2", "t3"]).await;
     done(&world, &["replay", "--limit", "1", "--yes"]).await;
-    has_letters(&world, 3).await;
+    has_dead_letters(&world, 3).await;
     let replay = ["dead", "replay", "--rate=1", "--yes", "--by=ann"];
     let replay = with_settings(&world, &replay).stderr(Stdio::null()).spawn().unwrap();
     audits(&world, 3).await;
     eventually("one is replayed", async || (letters(&world).await < 3).then_some(())).await;
     crate::command_line::signal(&replay, "INT");
     let data = audits(&world, 4).await[3].clone();
-    assert_eq!((&data["interrupted"], data["letters"].as_u64() < Some(3)), (&json!(true), true), "{data}");
+    assert_eq!(
+        (&data["interrupted"], data["dead letters"].as_u64() < Some(3)),
+        (&json!(true), true),
+        "{data}"
+    );
     assert_eq!(replay.wait_with_output().unwrap().status.code(), Some(1));
-    has_letters(&world, 3).await;
+    has_dead_letters(&world, 3).await;
     assert_eq!(world.sandbox.unexpected().await, Vec::<Value>::new());
     world.assert_drained().await;
 }
@@ -322,10 +351,10 @@ async fn a_replay_that_finds_fewer_than_it_announced_says_so() {
     let replay = ["dead", "replay", "--rate=1", "--yes", "--by=ann"];
     let replay = with_settings(&world, &replay).stderr(Stdio::piped()).spawn().unwrap();
     eventually("one is replayed", async || world.tester.take("task.delete").await).await;
-    world.tester.take(DEAD).await.expect("one that is not in hand yet");
+    world.tester.take(DEAD).await.expect("one that is not unacknowledged yet");
     let output = tokio::task::spawn_blocking(|| replay.wait_with_output().unwrap()).await.unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("not all letters that were announced were there"), "{said}");
+    assert!(said.contains("not all dead letters that were announced were there"), "{said}");
     assert_eq!(output.status.code(), Some(0));
     broker().delete_vhost(&world.vhost).await;
 }
@@ -336,8 +365,10 @@ async fn what_the_broker_itself_moved_there_is_called_poison() {
     world.tester.leave_dead_letters_alone().await;
     world.command(OTHER_ORG, "t1").await;
     eventually("the broker has moved it", async || {
-        let got =
-            world.tester.channel.basic_get("task.delete".into(), lapin::options::BasicGetOptions::default());
+        let got = world
+            .tester
+            .channel
+            .basic_get("task.delete".into(), lapin::options::BasicGetOptions::default());
         if let Some(message) = got.await.unwrap() {
             let again = lapin::options::BasicNackOptions { requeue: true, multiple: false };
             message.delivery.acker.nack(again).await.unwrap();
@@ -361,7 +392,7 @@ async fn whoever_reads_slowly_does_not_silence_the_connection() {
     for id in ["m1", "m2", "m3"] {
         world.publish(&vec![b'x'; 60_000], id).await;
     }
-    has_letters(&world, 3).await;
+    has_dead_letters(&world, 3).await;
     let mut command = with_settings(&world, &["dead", "export"]);
     command.env("AMQP_URL", format!("{}?heartbeat=1", broker().amqp_url(&world.vhost)));
     let child = command.spawn().unwrap();
@@ -370,5 +401,5 @@ async fn whoever_reads_slowly_does_not_silence_the_connection() {
     let log = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{log}");
     assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 3, "{log}");
-    has_letters(&world, 3).await;
+    has_dead_letters(&world, 3).await;
 }

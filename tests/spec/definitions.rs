@@ -47,7 +47,10 @@ async fn the_definitions_are_what_setup_declares_and_their_users_have_what_they_
     broker.import(&definitions()).await;
     let other = broker.new_vhost().await;
     setup(&broker.amqp_url(&other));
-    assert_eq!(shape(&broker.definitions_of(VHOST).await), shape(&broker.definitions_of(&other).await));
+    assert_eq!(
+        shape(&broker.definitions_of(VHOST).await),
+        shape(&broker.definitions_of(&other).await)
+    );
     let url = |user: &str| broker.amqp_url_as(user, "pw", VHOST);
     for user in ["tallyfy-setup", "tallyfy-worker", "tallyfy-producer"] {
         broker.put_user(user, "pw").await;
@@ -70,7 +73,8 @@ async fn the_definitions_are_what_setup_declares_and_their_users_have_what_they_
     for task in ["t1", "t2"] {
         let body = json!({"org_id": ORG, "task_id": task}).to_string();
         let published =
-            publish(&url("tallyfy-producer"), "task.commands", "task.delete", body.as_bytes()).await;
+            publish(&url("tallyfy-producer"), "task.commands", "task.delete", body.as_bytes())
+                .await;
         assert!(matches!(published, Ok(Confirmation::Ack(None))), "{published:?}");
     }
     let kinds = eventually("both ends", async || {
@@ -98,5 +102,8 @@ async fn publish(url: &str, exchange: &str, key: &str, body: &[u8]) -> lapin::Re
     let channel = connection.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-    channel.basic_publish(exchange.into(), key.into(), options, body, BasicProperties::default()).await?.await
+    channel
+        .basic_publish(exchange.into(), key.into(), options, body, BasicProperties::default())
+        .await?
+        .await
 }

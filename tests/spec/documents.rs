@@ -69,9 +69,11 @@ fn every_counter_that_an_alert_selects_is_there_from_the_start() {
 #[test]
 fn every_word_that_the_readme_gives_a_counter_is_there_from_the_start() {
     let at_the_start = Metrics::default().render();
-    for (counter, label) in
-        [("commands_total", "verdict"), ("publishes_total", "result"), ("acknowledgements_total", "result")]
-    {
+    for (counter, label) in [
+        ("commands_total", "verdict"),
+        ("publishes_total", "result"),
+        ("acknowledgements_total", "result"),
+    ] {
         let (_, rest) = README.split_once(&format!("| `{counter}{{{label}}}` |")).expect(counter);
         let words: Vec<_> = rest.lines().next().unwrap().split('`').skip(1).step_by(2).collect();
         assert!(words.len() > 1, "{counter}: {words:?}");
@@ -85,8 +87,11 @@ fn every_word_that_the_readme_gives_a_counter_is_there_from_the_start() {
 /// The names that other services rely on, each with its row.
 #[test]
 fn every_header_and_every_member_of_an_event_is_explained() {
-    let names = include_str!("../../src/messages/names.rs").split('"').filter(|word| word.starts_with("x-"));
-    let headers = names.filter(|name| *name != X_DELIVERY_COUNT).map(|name| format!("| `{name}` |"));
+    let names = include_str!("../../src/messages/names.rs")
+        .split('"')
+        .filter(|word| word.starts_with("x-"));
+    let headers =
+        names.filter(|name| *name != X_DELIVERY_COUNT).map(|name| format!("| `{name}` |"));
     let event: Value = schema(Some(Subject::Event));
     let members = event["$defs"]["Outcome"]["properties"].as_object().unwrap().keys();
     let (_, data) = MESSAGES.split_once("| member of `data` |").unwrap();
@@ -94,9 +99,9 @@ fn every_header_and_every_member_of_an_event_is_explained() {
     let unexplained: Vec<_> = headers.filter(|row| !MESSAGES.contains(row)).collect();
     assert_eq!(unexplained, Vec::<String>::new());
     for member in members {
-        let row = data
-            .lines()
-            .find(|line| line.split('|').nth(1).is_some_and(|cell| cell.contains(&format!("`{member}`"))));
+        let row = data.lines().find(|line| {
+            line.split('|').nth(1).is_some_and(|cell| cell.contains(&format!("`{member}`")))
+        });
         assert!(row.is_some(), "{member}");
     }
 }
@@ -104,8 +109,14 @@ fn every_header_and_every_member_of_an_event_is_explained() {
 #[test]
 fn every_panel_says_what_it_shows_and_in_which_unit() {
     let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
-    for panel in dashboard["panels"].as_array().unwrap().iter().filter(|panel| panel["type"] != "row") {
-        assert!(panel["description"].as_str().is_some_and(|text| text.len() > 10), "{}", panel["title"]);
+    for panel in
+        dashboard["panels"].as_array().unwrap().iter().filter(|panel| panel["type"] != "row")
+    {
+        assert!(
+            panel["description"].as_str().is_some_and(|text| text.len() > 10),
+            "{}",
+            panel["title"]
+        );
         assert!(panel["fieldConfig"]["defaults"]["unit"].is_string(), "{}", panel["title"]);
     }
 }
@@ -164,21 +175,27 @@ fn the_schemas_of_the_documents_are_those_that_the_program_prints() {
         (Subject::Event, include_str!("../../docs/schemas/event.json")),
         (Subject::Audit, include_str!("../../docs/schemas/audit.json")),
     ] {
-        assert_eq!(serde_json::from_str::<Value>(text).unwrap(), schema(Some(subject)), "print them again");
+        assert_eq!(
+            serde_json::from_str::<Value>(text).unwrap(),
+            schema(Some(subject)),
+            "print them again"
+        );
     }
 }
 
 /// Words as a shell would see them, quotes apart; enough for the examples.
 fn words(line: &str) -> Vec<String> {
     let parts = line.split(['\'', '"']).enumerate();
-    let glued =
-        parts.map(|(number, part)| if number % 2 == 1 { part.replace(' ', "_") } else { part.to_owned() });
+    let glued = parts.map(
+        |(number, part)| if number % 2 == 1 { part.replace(' ', "_") } else { part.to_owned() },
+    );
     glued.collect::<String>().split_whitespace().map(str::to_owned).collect()
 }
 
 #[test]
 fn every_command_line_of_the_documents_is_one_that_the_program_takes() {
-    let documents = [README, OPERATIONS, MESSAGES, DEAD_LETTERS, include_str!("../../docs/deploying.md")];
+    let documents =
+        [README, OPERATIONS, MESSAGES, DEAD_LETTERS, include_str!("../../docs/deploying.md")];
     let lines = documents.iter().flat_map(|text| text.lines()).filter_map(|line| {
         let line = line.split(" | ").last()?.split('#').next()?;
         let (_, rest) = line.split_once("tallyfy-delete-worker ")?;
@@ -187,7 +204,9 @@ fn every_command_line_of_the_documents_is_one_that_the_program_takes() {
     let mut count = 0;
     for line in lines {
         let args = [vec!["tallyfy-delete-worker".to_owned()], words(line)].concat();
-        let told = read_from(args.iter().map(String::as_str), std::iter::empty()).err().unwrap_or_default();
+        let told = read_from(args.iter().map(String::as_str), std::iter::empty())
+            .err()
+            .unwrap_or_default();
         assert!(told.iter().all(|problem| !problem.starts_with("error:")), "{line}: {told:?}");
         count += 1;
     }

@@ -89,10 +89,13 @@ async fn with_one_organisation_only_the_consumer_pauses_instead_of_churning_the_
     for task in &tasks {
         world.delete(task).await;
     }
-    world.is_not_ready_because("every organisation that has commands is suspended (unauthorized: 1)").await;
-    eventually("a few probes", async || (world.sandbox.calls().await.len() >= 4).then_some(())).await;
+    world
+        .is_not_ready_because("every organisation that has commands is suspended (unauthorized: 1)")
+        .await;
+    eventually("a few probes", async || (world.sandbox.calls().await.len() >= 4).then_some(()))
+        .await;
     let copies = world.metric(POSTPONED).await.unwrap();
-    assert!(copies < 200.0, "{copies} copies of 300 commands, of which 128 were in hand");
+    assert!(copies < 200.0, "{copies} copies of 300 commands, of which 128 were unacknowledged");
     fs::write(secret.path().join(ORG), TOKEN).unwrap();
     let ends = world.ended_after(tasks.len()).await;
     assert!(ends.iter().all(|end| end["outcome"] == "deleted" && end["attempts"] == 1), "{ends:?}");
@@ -103,7 +106,10 @@ async fn with_one_organisation_only_the_consumer_pauses_instead_of_churning_the_
 #[tokio::test]
 async fn a_throttled_organisation_keeps_its_retry_after_and_the_other_its_pace() {
     let (_secret, world) = with_tokens(&[(ORG, TOKEN), (OTHER_ORG, TOKEN)]).await;
-    world.sandbox.fault_for_org(OTHER_ORG, json!({"status": 429, "headers": {"Retry-After": "2"}})).await;
+    world
+        .sandbox
+        .fault_for_org(OTHER_ORG, json!({"status": 429, "headers": {"Retry-After": "2"}}))
+        .await;
     for number in 0..100 {
         let slow = format!("slow-{number}");
         world.sandbox.tasks(OTHER_ORG, &[&slow], "present").await;

@@ -18,7 +18,9 @@ fn command(task: &str) -> RawMessage {
 }
 
 async fn send(world: &World, message: &RawMessage) {
-    raw_amqp::publish(&broker().amqp_url(&world.vhost), message).await.expect("the broker takes it");
+    raw_amqp::publish(&broker().amqp_url(&world.vhost), message)
+        .await
+        .expect("the broker takes it");
 }
 
 /// Header entries of about this many bytes, none of them longer than a KiB.
@@ -27,10 +29,12 @@ fn many_headers(bytes: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_message_that_cannot_be_parsed_ends_in_the_dead_letters_and_costs_no_other_command_its_place() {
+async fn a_message_that_cannot_be_parsed_ends_in_the_dead_letters_and_costs_no_other_command_its_place()
+ {
     let mut world = World::without_worker(|_| {}).await;
     let tasks: Vec<String> = (0..20).map(|number| format!("task-{number}")).collect();
-    let properties = [Property::MessageId, Property::ContentType, Property::CorrelationId, Property::ReplyTo];
+    let properties =
+        [Property::MessageId, Property::ContentType, Property::CorrelationId, Property::ReplyTo];
     for (number, task) in tasks.iter().enumerate() {
         if let Some(property) = number.checked_sub(8).and_then(|place| properties.get(place)) {
             let poison = RawMessage::to("task.delete", format!("poison-{number}"));
@@ -43,12 +47,16 @@ async fn a_message_that_cannot_be_parsed_ends_in_the_dead_letters_and_costs_no_o
         assert_eq!(world.end(task).await["outcome"], "deleted");
     }
     let letters = world.dead_letters(4).await;
-    for letter in &letters {
-        assert!(letter.body.starts_with(b"poison-"));
-        assert_eq!(letter.header("x-failure-reason").as_deref(), Some("malformed"));
+    for dead_letter in &letters {
+        assert!(dead_letter.body.starts_with(b"poison-"));
+        assert_eq!(dead_letter.header("x-failure-reason").as_deref(), Some("malformed"));
     }
-    let details: Vec<_> = letters.iter().filter_map(|letter| letter.header("x-failure-detail")).collect();
-    assert!(details.contains(&r"its message_id is not UTF-8: \xff\xfe\xfd".to_owned()), "{details:?}");
+    let details: Vec<_> =
+        letters.iter().filter_map(|dead_letter| dead_letter.header("x-failure-detail")).collect();
+    assert!(
+        details.contains(&r"its message_id is not UTF-8: \xff\xfe\xfd".to_owned()),
+        "{details:?}"
+    );
     assert_eq!(world.sandbox.calls().await.len(), 20);
     assert_eq!(world.metric("tallyfy_delete_worker_reconnects_total").await, Some(0.0));
     world.assert_drained().await;
@@ -122,7 +130,12 @@ async fn a_routing_key_that_is_no_text_does_not_matter() {
 async fn nothing_is_published_where_a_producer_pointed() {
     let world = World::start_with(|settings| settings.core.schedule.max_attempts = 5).await;
     let options = QueueDeclareOptions { durable: true, ..Default::default() };
-    world.tester.channel.queue_declare("trap".into(), options, FieldTable::default()).await.unwrap();
+    world
+        .tester
+        .channel
+        .queue_declare("trap".into(), options, FieldTable::default())
+        .await
+        .unwrap();
     for exchange in ["task.events", "task.retry", "task.dlx", "task.events.unrouted"] {
         world.bind("trap", exchange, "trap").await;
     }
@@ -131,17 +144,30 @@ async fn nothing_is_published_where_a_producer_pointed() {
     world.sandbox.fault("good", 4, json!({"status": 503})).await;
     world.sandbox.fault("bad", 9, json!({"status": 503})).await;
     let headers =
-        [array("CC", &["trap"]), array("BCC", &["trap"]), text("x-dead-letter-exchange", "trap")].concat();
+        [array("CC", &["trap"]), array("BCC", &["trap"]), text("x-dead-letter-exchange", "trap")]
+            .concat();
     for task in ["good", "bad"] {
-        let pointing = command(task).with(Property::ReplyTo, "trap").with(Property::Expiration, "60000");
+        let pointing =
+            command(task).with(Property::ReplyTo, "trap").with(Property::Expiration, "60000");
         send(&world, &pointing.through("task.commands").headers(&headers)).await;
     }
-    let messages =
-        [world.end_message("good").await, world.end_message("bad").await, world.dead_letter("bad").await];
+    let messages = [
+        world.end_message("good").await,
+        world.end_message("bad").await,
+        world.dead_letter("bad").await,
+    ];
     for message in &messages {
         let properties = &message.properties;
-        assert!(properties.reply_to().is_none() && properties.expiration().is_none(), "{message:?}");
-        assert!(!message.header_names().iter().any(|name| name.ends_with("CC") || name.contains("exchange")));
+        assert!(
+            properties.reply_to().is_none() && properties.expiration().is_none(),
+            "{message:?}"
+        );
+        assert!(
+            !message
+                .header_names()
+                .iter()
+                .any(|name| name.ends_with("CC") || name.contains("exchange"))
+        );
     }
     assert_eq!(world.tester.ready(&["trap".to_owned()]).await["trap"], 0);
     world.assert_drained().await;
@@ -156,7 +182,8 @@ async fn a_forged_x_death_does_not_make_a_command_vanish() {
                 let count = entry("count", b'l', &99_i64.to_be_bytes());
                 let reason = text("reason", "expired");
                 let exchange = text("exchange", "task.retry");
-                [count, reason, text("queue", queue), exchange, array("routing-keys", &[queue])].concat()
+                [count, reason, text("queue", queue), exchange, array("routing-keys", &[queue])]
+                    .concat()
             })
             .to_vec();
     let as_the_broker_would = entry("x-death", b'A', &raw_amqp::tables(&deaths));
@@ -187,7 +214,8 @@ async fn a_forged_age_or_number_of_attempts_harms_only_its_own_command() {
         (
             "nonsense",
             "deleted",
-            [text("x-attempts", "many"), text("x-first-seen", "now"), number("x-ambiguous", 1)].concat(),
+            [text("x-attempts", "many"), text("x-first-seen", "now"), number("x-ambiguous", 1)]
+                .concat(),
         ),
     ];
     for (task, times) in [("tired", 1), ("old", 4)] {
@@ -200,7 +228,8 @@ async fn a_forged_age_or_number_of_attempts_harms_only_its_own_command() {
     }
     for (task, expected, _) in &forged {
         let end = world.end(task).await;
-        let reason = if end["outcome"] == "deleted" { &end["outcome"] } else { &end["failure"]["reason"] };
+        let reason =
+            if end["outcome"] == "deleted" { &end["outcome"] } else { &end["failure"]["reason"] };
         assert_eq!(reason, expected, "{task}");
         assert_eq!(world.end(&format!("after-{task}")).await["outcome"], "deleted");
     }
@@ -213,11 +242,12 @@ async fn a_body_of_16_mib_is_dead_lettered_unchanged() {
     for mebibytes in [8_usize, 16] {
         let body: Vec<u8> = (0..=250).cycle().take(mebibytes * 1024 * 1024).collect();
         let id = format!("{mebibytes} MiB");
-        send(&world, &RawMessage::to("task.delete", body.clone()).with(Property::MessageId, &id)).await;
+        send(&world, &RawMessage::to("task.delete", body.clone()).with(Property::MessageId, &id))
+            .await;
         let neighbour = world.delete(&format!("after-{mebibytes}")).await;
-        let letter = world.dead_letter(&id).await;
-        assert!(letter.body == body, "byte for byte");
-        assert_eq!(letter.header("x-failure-reason").as_deref(), Some("malformed"));
+        let dead_letter = world.dead_letter(&id).await;
+        assert!(dead_letter.body == body, "byte for byte");
+        assert_eq!(dead_letter.header("x-failure-reason").as_deref(), Some("malformed"));
         assert_eq!(world.end(&neighbour).await["outcome"], "deleted");
     }
     world.assert_drained().await;
@@ -232,12 +262,13 @@ async fn long_strings_and_control_characters_are_carried_and_break_no_line_of_th
     let message = message.with(Property::MessageId, &id).with(Property::CorrelationId, [b'c'; 255]);
     send(&world, &message.headers(&text("tracestate", [b't'; 1025]))).await;
     let worker = with_settings(&world, &["run", "--log-format=json"]).spawn().unwrap();
-    let letter = world.dead_letter(&id).await;
-    assert_eq!(letter.properties.correlation_id().as_ref().unwrap().as_str().len(), 255);
-    assert_eq!(letter.header("tracestate"), None, "what is longer than a KiB is left behind");
+    let dead_letter = world.dead_letter(&id).await;
+    assert_eq!(dead_letter.properties.correlation_id().as_ref().unwrap().as_str().len(), 255);
+    assert_eq!(dead_letter.header("tracestate"), None, "what is longer than a KiB is left behind");
     assert_eq!(world.end(&id).await["failure"]["reason"], "malformed");
     signal(&worker, "TERM");
-    let output = tokio::task::spawn_blocking(move || worker.wait_with_output().unwrap()).await.unwrap();
+    let output =
+        tokio::task::spawn_blocking(move || worker.wait_with_output().unwrap()).await.unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     for line in said.lines() {
         assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line:?}");

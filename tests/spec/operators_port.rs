@@ -52,7 +52,7 @@ async fn the_metrics_tell_what_has_happened() {
         ("breaker_open", 0.0),
         ("consumer_attached", 1.0),
         ("publisher_up", 1.0),
-        ("waiting_commands{rung=\"200ms\"}", 0.0),
+        ("waiting_commands{delay=\"200ms\"}", 0.0),
     ];
     for (name, value) in expected {
         let name = format!("tallyfy_delete_worker_{name}");
@@ -69,7 +69,10 @@ async fn the_metrics_tell_what_has_happened() {
 #[tokio::test]
 async fn status_tells_each_organisation_by_its_id_and_readiness_names_reasons_only() {
     let world = World::start().await;
-    world.sandbox.fault_for_org(ORG, json!({"status": 429, "headers": {"Retry-After": "600"}})).await;
+    world
+        .sandbox
+        .fault_for_org(ORG, json!({"status": 429, "headers": {"Retry-After": "600"}}))
+        .await;
     world.delete("t1").await;
     let reason = world.is_not_ready_because("(throttled: 1)").await;
     assert!(!reason.contains(ORG), "{reason}");

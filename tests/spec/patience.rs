@@ -12,7 +12,9 @@ use tallyfy_delete_worker::messages::OrgId;
 use tempfile::TempDir;
 
 use crate::command_line::binary;
-use crate::support::crowd::{all_deleted_within, calls_for, commands, commands_for, output, world_at};
+use crate::support::crowd::{
+    all_deleted_within, calls_for, commands, commands_for, output, world_at,
+};
 use crate::support::eventually;
 use crate::support::stand_in::{Call, Reply, StandIn};
 use crate::support::world::{ORG, OTHER_ORG, World};
@@ -67,7 +69,10 @@ async fn a_command_that_fails_when_it_is_too_old_expires_where_others_are_served
         (!world.tester.dead_letters().is_empty()).then_some(())
     })
     .await;
-    assert_eq!(world.dead_letter(&bad).await.header("x-failure-reason").as_deref(), Some("expired"));
+    assert_eq!(
+        world.dead_letter(&bad).await.header("x-failure-reason").as_deref(),
+        Some("expired")
+    );
     world.assert_drained().await;
 }
 
@@ -129,7 +134,8 @@ async fn every_organisation_is_suspended_in_spite_of(stray: &str, content: &str)
 
 #[tokio::test]
 async fn a_stray_file_with_a_sentence_is_no_organisation() {
-    every_organisation_is_suspended_in_spite_of("README", "One file for each organisation.\n").await;
+    every_organisation_is_suspended_in_spite_of("README", "One file for each organisation.\n")
+        .await;
 }
 
 #[tokio::test]
@@ -142,18 +148,25 @@ async fn a_request_timeout_of_more_than_five_minutes_is_refused() {
     for (timeout, is_refused) in [("5m", false), ("301s", true), ("1h", true)] {
         let mut command = binary(&["check"]);
         command.env("TALLYFY_ORG_ID", ORG).env("TALLYFY_ACCESS_TOKEN", "token");
-        command.env("TALLYFY_BASE_URL", "http://127.0.0.1:9/api").env("AMQP_URL", "amqp://127.0.0.1:9/");
+        command
+            .env("TALLYFY_BASE_URL", "http://127.0.0.1:9/api")
+            .env("AMQP_URL", "amqp://127.0.0.1:9/");
         command.env("REQUEST_TIMEOUT", timeout);
         let output = output(command).await;
         let complaint = String::from_utf8(output.stderr).unwrap();
         let names_it = complaint.lines().any(|line| line.starts_with("REQUEST_TIMEOUT: "));
-        assert_eq!((output.status.code() == Some(64), names_it), (is_refused, is_refused), "{timeout}");
+        assert_eq!(
+            (output.status.code() == Some(64), names_it),
+            (is_refused, is_refused),
+            "{timeout}"
+        );
     }
 }
 
 /// A worker that has met an API whose clock shows yesterday.
 async fn a_day_ahead_of(api: &StandIn) -> World {
-    let mut world = world_at(api, |settings| settings.core.schedule.max_age = Duration::from_hours(1)).await;
+    let mut world =
+        world_at(api, |settings| settings.core.schedule.max_age = Duration::from_hours(1)).await;
     world.start_worker().await;
     let first = commands(&world, ORG, "first", 1).await;
     all_deleted_within(A_MINUTE, &world, &first).await;
@@ -186,7 +199,8 @@ async fn a_worker_whose_clock_is_a_day_off_lets_nothing_expire_by_its_age() {
     let mut headers = FieldTable::default();
     let first_seen = AMQPValue::LongString(an_hour_and_more_ago.to_string().into());
     headers.insert("x-first-seen".into(), first_seen);
-    let properties = BasicProperties::default().with_message_id("late".into()).with_headers(headers);
+    let properties =
+        BasicProperties::default().with_message_id("late".into()).with_headers(headers);
     let body = json!({"org_id": ORG, "task_id": "late"}).to_string();
     world.tester.publish(body.as_bytes(), properties).await;
     all_deleted_within(A_MINUTE, &world, &["late".to_owned()]).await;

@@ -1,7 +1,9 @@
 //! Publishing that cannot lie.
 
 use futures_util::{StreamExt, stream};
-use lapin::options::{ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::{
+    ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
 use tallyfy_delete_worker::messages::Publication;
@@ -43,25 +45,38 @@ async fn no_confirm_is_ever_taken_for_another_publishs() {
         channel.queue_declare(queue.into(), QueueDeclareOptions::default(), table).await.unwrap();
         let options = QueueBindOptions::default();
         channel
-            .queue_bind(queue.into(), "amq.direct".into(), queue.into(), options, FieldTable::default())
+            .queue_bind(
+                queue.into(),
+                "amq.direct".into(),
+                queue.into(),
+                options,
+                FieldTable::default(),
+            )
             .await
             .unwrap();
     }
     let publisher = Publisher::new(connection);
-    let results: Vec<(&str, Result<(), PublishError>)> = stream::iter((0..PUBLISHES).map(|number| {
-        let key = ["full", "nowhere", "roomy"][number % 3];
-        let publisher = publisher.clone();
-        async move { (key, tokio::spawn(async move { publisher.publish(&to(key)).await }).await.unwrap()) }
-    }))
-    .buffer_unordered(128)
-    .collect()
-    .await;
-    let confirmed = |key: &str| results.iter().filter(|(k, result)| *k == key && result.is_ok()).count();
+    let results: Vec<(&str, Result<(), PublishError>)> =
+        stream::iter((0..PUBLISHES).map(|number| {
+            let key = ["full", "nowhere", "roomy"][number % 3];
+            let publisher = publisher.clone();
+            async move {
+                (key, tokio::spawn(async move { publisher.publish(&to(key)).await }).await.unwrap())
+            }
+        }))
+        .buffer_unordered(128)
+        .collect()
+        .await;
+    let confirmed =
+        |key: &str| results.iter().filter(|(k, result)| *k == key && result.is_ok()).count();
     assert_eq!(confirmed("nowhere"), 0, "returned, and counted as confirmed");
     assert_eq!(confirmed("roomy"), PUBLISHES / 3, "stored, and not counted as confirmed");
     let options = QueueDeclareOptions { passive: true, ..Default::default() };
-    let stored =
-        channel.queue_declare("full".into(), options, FieldTable::default()).await.unwrap().message_count();
+    let stored = channel
+        .queue_declare("full".into(), options, FieldTable::default())
+        .await
+        .unwrap()
+        .message_count();
     assert_eq!(confirmed("full"), stored as usize, "counted as confirmed, against stored");
     assert!(confirmed("full") < PUBLISHES / 3, "the broker rejected some");
     broker().delete_vhost(&vhost).await;
@@ -92,7 +107,9 @@ async fn a_message_is_not_acknowledged_before_its_outcome_is_confirmed() {
     world.is_not_ready_because("cannot publish to task.dlx: RabbitMQ returned it: NO_ROUTE").await;
     assert_eq!(world.tester.events().len(), 0);
     world.stop_worker().await;
-    let kept = eventually("it is still in the queue", async || world.tester.take("task.delete").await).await;
+    let kept =
+        eventually("it is still in the queue", async || world.tester.take("task.delete").await)
+            .await;
     assert_eq!(kept.body, b"not a command");
     world.publish(b"not a command", "m1").await;
     world.bind("task.delete.dead", "task.dlx", "task.delete").await;
@@ -176,7 +193,8 @@ async fn an_event_that_no_queue_takes_is_kept_in_the_unrouted_queue() {
     let world = World::start().await;
     world.unbind("spec.events", "task.events", "#").await;
     world.delete("t1").await;
-    let event = eventually("an unrouted event", async || world.tester.take("task.events.unrouted").await);
+    let event =
+        eventually("an unrouted event", async || world.tester.take("task.events.unrouted").await);
     assert_eq!(event.await.json()["data"]["outcome"], "deleted");
     world.assert_drained().await;
 }

@@ -28,7 +28,8 @@ const BODIES: [&str; 8] = [
 fn table(text: &str, head: &str) -> Vec<Vec<String>> {
     let (_, rest) = text.split_once(head).unwrap_or_else(|| panic!("no table begins with {head}"));
     let rows = rest.lines().skip(2).take_while(|line| line.starts_with('|'));
-    rows.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
+    rows.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect())
+        .collect()
 }
 
 fn first_word_in_backticks(cell: &str) -> &str {
@@ -65,9 +66,13 @@ fn fit(item: &str, status: u16, body: &str, is_named: bool) -> Option<u8> {
     if !is_other && !is_this {
         return None;
     }
-    let is_json =
-        [" with RESOURCE_NOT_FOUND", " with ENDPOINT_NOT_FOUND", " with another code", " without a code"]
-            .contains(&body);
+    let is_json = [
+        " with RESOURCE_NOT_FOUND",
+        " with ENDPOINT_NOT_FOUND",
+        " with another code",
+        " without a code",
+    ]
+    .contains(&body);
     match item {
         _ if item.ends_with(body) => Some(2),
         _ if item.ends_with(" with JSON") => is_json.then_some(1),
@@ -77,8 +82,10 @@ fn fit(item: &str, status: u16, body: &str, is_named: bool) -> Option<u8> {
 }
 
 fn answer(status: u16, body: &str) -> Answer {
-    let json =
-        |code: Option<&str>| Body::Json { code: code.map(str::to_owned), message: Some("no".to_owned()) };
+    let json = |code: Option<&str>| Body::Json {
+        code: code.map(str::to_owned),
+        message: Some("no".to_owned()),
+    };
     let body = match body {
         " with RESOURCE_NOT_FOUND" => json(Some("RESOURCE_NOT_FOUND")),
         " with ENDPOINT_NOT_FOUND" => json(Some("ENDPOINT_NOT_FOUND")),
@@ -99,8 +106,9 @@ fn the_table_of_answers_says_of_every_status_with_every_body_what_decide_does() 
         let is_named = items.iter().filter_map(|item| named(&item.answer));
         let is_named = is_named.into_iter().any(|(from, to)| (from..=to).contains(&status));
         for body in BODIES {
-            let fits =
-                items.iter().filter_map(|item| Some((fit(&item.answer, status, body, is_named)?, item)));
+            let fits = items
+                .iter()
+                .filter_map(|item| Some((fit(&item.answer, status, body, is_named)?, item)));
             let best = fits.max_by_key(|(fit, _)| *fit);
             let (_, item) = best.unwrap_or_else(|| panic!("no row for {status}{body}"));
             assert_eq!(
@@ -128,7 +136,10 @@ fn every_row_of_the_table_of_answers_is_of_use() {
             "connection lost after sending" => Answer::ConnectionLost { detail: lost() },
             "unreachable" => Answer::Unreachable { detail: lost() },
             other => {
-                assert!(named(other).is_some() || other.starts_with("any other "), "{other:?} is no answer");
+                assert!(
+                    named(other).is_some() || other.starts_with("any other "),
+                    "{other:?} is no answer"
+                );
                 continue;
             }
         };
@@ -142,7 +153,8 @@ fn every_row_of_the_table_of_answers_is_of_use() {
 fn the_table_of_answers_says_what_uses_up_an_attempt_and_what_is_dead_lettered_at_once() {
     for row in table(BEHAVIOUR, "| answer | verdict | then |") {
         let word = first_word_in_backticks(&row[1]);
-        let verdict = Verdict::ALL.into_iter().find(|verdict| verdict.as_str() == word).expect(word);
+        let verdict =
+            Verdict::ALL.into_iter().find(|verdict| verdict.as_str() == word).expect(word);
         assert_eq!(row[2].contains("uses up no attempt"), !verdict.spends_an_attempt(), "{row:?}");
         let is_dead_at_once = matches!(verdict, Verdict::Forbidden | Verdict::Rejected);
         assert_eq!(row[2].starts_with("dead letter"), is_dead_at_once, "{row:?}");
@@ -155,7 +167,8 @@ fn the_table_of_answers_says_what_uses_up_an_attempt_and_what_is_dead_lettered_a
 #[test]
 fn the_table_of_absences_is_what_believe_does() {
     let rows = table(BEHAVIOUR, "| does the token reach the organisation? |");
-    let reaches = [("yes", Reach::Reached), ("no", Reach::NotReached), ("unknown", Reach::Inconclusive)];
+    let reaches =
+        [("yes", Reach::Reached), ("no", Reach::NotReached), ("unknown", Reach::Inconclusive)];
     assert_eq!(rows.len(), reaches.len());
     for (row, (word, reach)) in rows.iter().zip(reaches) {
         assert!(row[0].starts_with(&format!("{word}:")), "{row:?}");
@@ -170,8 +183,12 @@ fn the_table_of_absences_is_what_believe_does() {
 #[test]
 fn every_reason_of_a_suspension_is_explained() {
     let suspensions = table(BEHAVIOUR, "| reason | when |");
-    let explained: Vec<_> = suspensions.iter().map(|row| first_word_in_backticks(&row[0])).collect();
-    assert_eq!(explained, [&SuspendReason::ALL.map(SuspendReason::as_str)[..], &[NO_TOKEN]].concat());
+    let explained: Vec<_> =
+        suspensions.iter().map(|row| first_word_in_backticks(&row[0])).collect();
+    assert_eq!(
+        explained,
+        [&SuspendReason::ALL.map(SuspendReason::as_str)[..], &[NO_TOKEN]].concat()
+    );
     let (_, waits) = MESSAGES.split_once("| `x-wait-reason` |").unwrap();
     let waits = waits.lines().next().unwrap();
     for reason in explained {

@@ -21,7 +21,10 @@ async fn a_drain_finishes_what_is_in_flight_and_gives_back_what_had_not_begun() 
     for task in &tasks {
         world.delete(task).await;
     }
-    eventually("two calls in flight", async || (world.sandbox.calls().await.len() >= 2).then_some(())).await;
+    eventually("two calls in flight", async || {
+        (world.sandbox.calls().await.len() >= 2).then_some(())
+    })
+    .await;
     world.stop_worker().await;
     let calls = world.sandbox.calls().await;
     let ended = world.ended_after(calls.len()).await;
@@ -49,7 +52,8 @@ async fn a_drain_between_two_tries_puts_the_command_into_a_wait_queue_with_its_a
     world.called("t1", 2).await;
     world.stop_worker().await;
     let spent = world.sandbox.calls_for("t1").await.len();
-    let copy = eventually("the waiting copy", async || world.tester.take("task.delete").await).await;
+    let copy =
+        eventually("the waiting copy", async || world.tester.take("task.delete").await).await;
     assert_eq!(copy.header("x-attempts"), Some(spent.to_string()));
     assert_eq!(copy.properties.message_id().as_ref().unwrap().as_str(), "t1");
     world.start_worker().await;
@@ -79,7 +83,11 @@ async fn a_drain_finishes_what_is_in_flight_though_the_broker_does_not_answer_th
     world.stop_worker().await;
     let end = world.end("t1").await;
     assert_eq!((&end["outcome"], &end["ambiguous"]), (&json!("deleted"), &json!(false)));
-    assert_eq!(world.tester.ready(&["task.delete".to_owned()]).await["task.delete"], 0, "nothing came back");
+    assert_eq!(
+        world.tester.ready(&["task.delete".to_owned()]).await["task.delete"],
+        0,
+        "nothing came back"
+    );
     broker().delete_vhost(&world.vhost).await;
 }
 

@@ -34,7 +34,8 @@ impl Collector {
         let seen = Arc::clone(&spans);
         let receive = async move |body: Bytes| {
             let request = ExportTraceServiceRequest::decode(body).unwrap();
-            let scopes = request.resource_spans.into_iter().flat_map(|resource| resource.scope_spans);
+            let scopes =
+                request.resource_spans.into_iter().flat_map(|resource| resource.scope_spans);
             seen.lock().unwrap().extend(scopes.flat_map(|scope| scope.spans));
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -98,8 +99,10 @@ fn hex(id: &[u8]) -> String {
 #[tokio::test]
 async fn one_trace_goes_from_the_command_through_retries_and_waits_to_the_call_and_the_event() {
     let (world, collector) = (World::without_worker(|_| {}).await, Collector::start().await);
-    let exporting =
-        [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "50")];
+    let exporting = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint.as_str()),
+        ("OTEL_BSP_SCHEDULE_DELAY", "50"),
+    ];
     // Four tries in the process, then a wait.
     world.sandbox.fault("t1", 4, json!({"status": 503})).await;
     let worker = worker(&world, &exporting);
@@ -134,12 +137,12 @@ async fn a_dead_letter_and_a_command_without_a_trace_belong_to_one_too() {
     world.sandbox.fault("t1", 1, json!({"status": 422, "body": {"error": true}})).await;
     let worker = worker(&world, &[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]);
     world.command(ORG, "t1").await;
-    let letter = world.dead_letter("t1").await;
+    let dead_letter = world.dead_letter("t1").await;
     ended(worker).await;
     let spans = collector.spans(2).await;
     let delivery = &spans["process task.delete"][0];
     let expected = format!("00-{}-{}-01", hex(&delivery.trace_id), hex(&delivery.span_id));
-    assert_eq!(letter.header("traceparent"), Some(expected));
+    assert_eq!(dead_letter.header("traceparent"), Some(expected));
     assert!(delivery.parent_span_id.is_empty());
     broker().delete_vhost(&world.vhost).await;
 }

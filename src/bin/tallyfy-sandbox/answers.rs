@@ -53,7 +53,9 @@ pub(crate) async fn scripted(effect: &Effect, mut visit: Visit) -> Result<Respon
     match reply {
         Reply::Canned(canned) => Ok(respond(canned, Body::from(canned.body.clone()))),
         Reply::Endless { canned, bytes } => Ok(respond(canned, endless(*bytes, visit))),
-        Reply::Drip { canned, every } => Ok(respond(canned, drip(canned.body.clone(), *every, visit))),
+        Reply::Drip { canned, every } => {
+            Ok(respond(canned, drip(canned.body.clone(), *every, visit)))
+        }
         Reply::Truncated(canned) => Err(Cut(truncated(canned))),
         Reply::Nothing => Err(Cut(Bytes::new())),
         Reply::Garbage => Err(Cut(Bytes::from_static(GARBAGE))),
@@ -64,7 +66,8 @@ pub(crate) async fn scripted(effect: &Effect, mut visit: Visit) -> Result<Respon
 /// Different for every answer of this process.
 pub(crate) fn fresh_request_id() -> HeaderValue {
     static LAST: AtomicU64 = AtomicU64::new(0);
-    let text = format!("sandbox-{}-{}", std::process::id(), LAST.fetch_add(1, Ordering::Relaxed) + 1);
+    let text =
+        format!("sandbox-{}-{}", std::process::id(), LAST.fetch_add(1, Ordering::Relaxed) + 1);
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("sandbox"))
 }
 

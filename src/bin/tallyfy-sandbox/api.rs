@@ -67,7 +67,10 @@ impl Call {
             org_id: org_id.map(str::to_owned),
             task_id: task_id.map(str::to_owned),
             token: bearer(&head.headers).map(str::to_owned),
-            is_api_client: head.headers.get("x-tallyfy-client").is_some_and(|value| value == "APIClient"),
+            is_api_client: head
+                .headers
+                .get("x-tallyfy-client")
+                .is_some_and(|value| value == "APIClient"),
         }
     }
 
@@ -103,13 +106,18 @@ fn segments(path: &str) -> Vec<&str> {
 }
 
 /// The ids are read off an unknown operation as well, so that faults and the ledger can name them.
-fn route<'a>(method: &Method, segments: &[&'a str]) -> (Operation, Option<&'a str>, Option<&'a str>) {
+fn route<'a>(
+    method: &Method,
+    segments: &[&'a str],
+) -> (Operation, Option<&'a str>, Option<&'a str>) {
     let (org_id, rest) = match segments {
         ["organizations", org_id, rest @ ..] if !org_id.is_empty() => (Some(*org_id), rest),
         other => (None, other),
     };
     let (task_id, tail) = match rest {
-        ["tasks", task_id, tail @ ..] if org_id.is_some() && !task_id.is_empty() => (Some(*task_id), tail),
+        ["tasks", task_id, tail @ ..] if org_id.is_some() && !task_id.is_empty() => {
+            (Some(*task_id), tail)
+        }
         other => (None, other),
     };
     let operation = match (method.as_str(), org_id, task_id, tail) {
@@ -134,7 +142,8 @@ fn me() -> Answer {
 }
 
 fn organizations(state: &State, token: &str) -> Answer {
-    let reached: Vec<_> = state.reached_by(token).map(|id| json!({"id": id, "name": "Sandbox"})).collect();
+    let reached: Vec<_> =
+        state.reached_by(token).map(|id| json!({"id": id, "name": "Sandbox"})).collect();
     ok(json!({"data": reached}))
 }
 
@@ -146,10 +155,14 @@ struct ListQuery {
 }
 
 fn list(state: &mut State, org_id: &str, path: &str) -> Answer {
-    let query = path.parse::<Uri>().ok().and_then(|uri| Query::<ListQuery>::try_from_uri(&uri).ok());
+    let query =
+        path.parse::<Uri>().ok().and_then(|uri| Query::<ListQuery>::try_from_uri(&uri).ok());
     let query = query.map(|Query(query)| query).unwrap_or_default();
-    let wanted =
-        if query.archived.as_deref() == Some("only") { TaskState::Archived } else { TaskState::Present };
+    let wanted = if query.archived.as_deref() == Some("only") {
+        TaskState::Archived
+    } else {
+        TaskState::Present
+    };
     let Some(organisation) = state.organisation(org_id) else { return resource_not_found() };
     let per_page = query.per_page.unwrap_or(DEFAULT_PER_PAGE).clamp(1, MAX_PER_PAGE);
     let page = query.page.unwrap_or(1).max(1);
@@ -166,8 +179,11 @@ fn list(state: &mut State, org_id: &str, path: &str) -> Answer {
 }
 
 fn on_task(state: &mut State, operation: Operation, org_id: &str, task_id: &str) -> Answer {
-    let task = state.organisation(org_id).and_then(|organisation| organisation.tasks.get_mut(task_id));
-    let Some(task) = task.filter(|task| **task != TaskState::Gone) else { return resource_not_found() };
+    let task =
+        state.organisation(org_id).and_then(|organisation| organisation.tasks.get_mut(task_id));
+    let Some(task) = task.filter(|task| **task != TaskState::Gone) else {
+        return resource_not_found();
+    };
     if *task == TaskState::Forbidden {
         return forbidden();
     }
@@ -265,8 +281,12 @@ mod tests {
 
     #[test]
     fn a_path_that_is_not_exactly_one_of_the_apis_is_unknown() {
-        for path in ["/api/organizations/o/tasks/t/delete/", "/organizations//tasks/t/delete", "/apime", "/"]
-        {
+        for path in [
+            "/api/organizations/o/tasks/t/delete/",
+            "/organizations//tasks/t/delete",
+            "/apime",
+            "/",
+        ] {
             assert_eq!(call("DELETE", path, "good").operation, Operation::Unknown, "{path}");
         }
     }
@@ -294,7 +314,8 @@ mod tests {
         let mut state = world();
         let tasks = &mut state.organisation(ORG).unwrap().tasks;
         tasks.extend((0..5).map(|i| (format!("a{i}"), TaskState::Archived)));
-        let path = format!("/organizations/{ORG}/tasks?is_oneoff=true&archived=only&page=2&per_page=3");
+        let path =
+            format!("/organizations/{ORG}/tasks?is_oneoff=true&archived=only&page=2&per_page=3");
         let body = perform(&mut state, &call("GET", &path, "good")).body.unwrap();
         assert_eq!(body["data"].as_array().unwrap().len(), 2);
         assert_eq!(body["meta"]["pagination"]["total_pages"], 2);

@@ -47,7 +47,9 @@ pub(crate) fn router(sandbox: Arc<Sandbox>) -> Router {
         .route("/_sandbox/faults/{id}", delete(remove_fault))
         .route("/_sandbox/ledger", get(show_ledger).delete(clear_ledger))
         .route("/_sandbox/summary", get(show_summary))
-        .fallback(async || Refusal(StatusCode::NOT_FOUND, "no such control endpoint: see GET /".to_owned()))
+        .fallback(async || {
+            Refusal(StatusCode::NOT_FOUND, "no such control endpoint: see GET /".to_owned())
+        })
         // Tests tell of hundreds of thousands of tasks at once.
         .layer(DefaultBodyLimit::disable())
         .with_state(sandbox)
@@ -117,12 +119,16 @@ async fn put_tasks(State(sandbox): Shared, body: Bytes) -> Result<Json<Value>, R
     let new: NewTasks = understand(&body)?;
     let count = new.task_ids.len();
     let mut state = sandbox.state();
-    let organisation = state.organisation(&new.org_id).ok_or_else(|| no_organisation(&new.org_id))?;
+    let organisation =
+        state.organisation(&new.org_id).ok_or_else(|| no_organisation(&new.org_id))?;
     organisation.tasks.extend(new.task_ids.into_iter().map(|task_id| (task_id, new.state)));
     Ok(Json(json!({"tasks": count})))
 }
 
-async fn show_task(State(sandbox): Shared, Path((org_id, task_id)): Path<(String, String)>) -> Json<Value> {
+async fn show_task(
+    State(sandbox): Shared,
+    Path((org_id, task_id)): Path<(String, String)>,
+) -> Json<Value> {
     let state = sandbox.state().task(&org_id, &task_id);
     Json(state.map_or_else(|| json!({"state": "unknown"}), |state| json!({"state": state})))
 }
@@ -149,7 +155,10 @@ async fn remove_fault(State(sandbox): Shared, Path(id): Path<u64>) -> Result<Jso
 }
 
 /// By hand, not through `Json<Value>`: the ledger may be large, and is written straight to bytes.
-async fn show_ledger(State(sandbox): Shared, Query(query): Query<Since>) -> Result<Response, Refusal> {
+async fn show_ledger(
+    State(sandbox): Shared,
+    Query(query): Query<Since>,
+) -> Result<Response, Refusal> {
     #[derive(serde::Serialize)]
     struct Page<'a> {
         requests: Vec<&'a Entry>,
@@ -160,7 +169,8 @@ async fn show_ledger(State(sandbox): Shared, Query(query): Query<Since>) -> Resu
         let ledger = sandbox.ledger();
         (ledger.entries_after(query.since), ledger.in_flight())
     };
-    let page = Page { requests: entries.iter().map(AsRef::as_ref).collect(), in_flight, max_in_flight };
+    let page =
+        Page { requests: entries.iter().map(AsRef::as_ref).collect(), in_flight, max_in_flight };
     let bytes = serde_json::to_vec(&page)
         .map_err(|error| Refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     Ok(([(header::CONTENT_TYPE, "application/json")], bytes).into_response())
@@ -192,5 +202,8 @@ fn bad_request(why: &str) -> Refusal {
 }
 
 fn no_organisation(org_id: &str) -> Refusal {
-    Refusal(StatusCode::NOT_FOUND, format!("there is no organisation {org_id}: POST /_sandbox/orgs first"))
+    Refusal(
+        StatusCode::NOT_FOUND,
+        format!("there is no organisation {org_id}: POST /_sandbox/orgs first"),
+    )
 }

@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING};
+use hyper::header::{
+    CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
+};
 use hyper::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
 
-const NOT_FOUND_BODY: &[u8] = br#"{"error":true,"message":"Resource not found","code":"RESOURCE_NOT_FOUND"}"#;
+const NOT_FOUND_BODY: &[u8] =
+    br#"{"error":true,"message":"Resource not found","code":"RESOURCE_NOT_FOUND"}"#;
 
 /// A validated effect.
 #[derive(Debug)]
@@ -81,7 +84,9 @@ impl TryFrom<EffectSpec> for Effect {
 
     fn try_from(spec: EffectSpec) -> Result<Self, String> {
         if spec.lose_answer.is_some() && spec.after_effect {
-            return Err("lose_answer says itself when it strikes: leave after_effect out".to_owned());
+            return Err(
+                "lose_answer says itself when it strikes: leave after_effect out".to_owned()
+            );
         }
         let after = if spec.after_effect { Moment::AfterEffect } else { Moment::BeforeEffect };
         let effect = Self {
@@ -90,7 +95,9 @@ impl TryFrom<EffectSpec> for Effect {
             reply: spec.reply()?,
         };
         if effect.reply.is_none() && effect.latency.is_zero() {
-            return Err("the effect does nothing: give a status, latency_ms or another effect".to_owned());
+            return Err(
+                "the effect does nothing: give a status, latency_ms or another effect".to_owned()
+            );
         }
         Ok(effect)
     }
@@ -108,7 +115,10 @@ impl EffectSpec {
         } else if let Some(bytes) = self.endless_body_bytes {
             Reply::Endless { canned: self.canned_with_body(b"")?, bytes }
         } else if let Some(every) = self.drip_ms {
-            Reply::Drip { canned: self.canned_with_body(b" ")?, every: Duration::from_millis(every) }
+            Reply::Drip {
+                canned: self.canned_with_body(b" ")?,
+                every: Duration::from_millis(every),
+            }
         } else if self.truncate_body {
             Reply::Truncated(self.canned_with_body(NOT_FOUND_BODY)?)
         } else if self.describes_an_answer() {
@@ -121,7 +131,8 @@ impl EffectSpec {
 
     fn refuse_contradictions(&self) -> Result<(), String> {
         let wordless = [self.lose_answer.is_some(), self.hang, self.garbage];
-        let streaming = [self.endless_body_bytes.is_some(), self.drip_ms.is_some(), self.truncate_body];
+        let streaming =
+            [self.endless_body_bytes.is_some(), self.drip_ms.is_some(), self.truncate_body];
         if wordless.iter().chain(&streaming).filter(|chosen| **chosen).count() > 1 {
             return Err("choose one of lose_answer, hang, garbage, endless_body_bytes, drip_ms, \
                         truncate_body"
@@ -188,9 +199,12 @@ impl EffectSpec {
     fn header_map(&self) -> Result<HeaderMap, String> {
         let mut map = HeaderMap::new();
         for (name, value) in self.headers.iter().flatten() {
-            let name = name.parse::<HeaderName>().map_err(|_| format!("not a header name: {name:?}"))?;
+            let name =
+                name.parse::<HeaderName>().map_err(|_| format!("not a header name: {name:?}"))?;
             if name == CONTENT_LENGTH || name == TRANSFER_ENCODING {
-                return Err(format!("{name} is the sandbox's own: see truncate_body and endless_body_bytes"));
+                return Err(format!(
+                    "{name} is the sandbox's own: see truncate_body and endless_body_bytes"
+                ));
             }
             map.insert(name, header_value(value)?);
         }
@@ -227,7 +241,11 @@ fn body_bytes(body: &Value) -> Bytes {
 }
 
 fn default_content_type(body: &Value) -> HeaderValue {
-    HeaderValue::from_static(if body.is_string() { "text/plain; charset=utf-8" } else { "application/json" })
+    HeaderValue::from_static(if body.is_string() {
+        "text/plain; charset=utf-8"
+    } else {
+        "application/json"
+    })
 }
 
 #[cfg(test)]
@@ -266,7 +284,9 @@ mod tests {
             (json!({"status": 500, "body": "oops"}), "text/plain; charset=utf-8"),
             (json!({"status": 403, "body": "<p>", "content_type": "text/html"}), "text/html"),
         ] {
-            let Some(Reply::Canned(canned)) = effect(json).unwrap().reply else { panic!("not canned") };
+            let Some(Reply::Canned(canned)) = effect(json).unwrap().reply else {
+                panic!("not canned")
+            };
             assert_eq!(canned.headers[CONTENT_TYPE], content_type);
         }
     }

@@ -94,7 +94,9 @@ impl Faults {
         let mut plan = Plan::default();
         for fault in &mut self.scripted {
             let is_pure_latency = fault.effect.reply.is_none();
-            if (plan.striking.is_none() || is_pure_latency) && fault.strikes(call, now, &mut self.chance) {
+            if (plan.striking.is_none() || is_pure_latency)
+                && fault.strikes(call, now, &mut self.chance)
+            {
                 plan.include(fault);
             }
         }
@@ -161,11 +163,15 @@ impl Fault {
 
 impl Matcher {
     fn matches(&self, call: &Call) -> bool {
-        let is =
-            |wanted: &Option<String>, found: Option<&str>| wanted.is_none() || wanted.as_deref() == found;
+        let is = |wanted: &Option<String>, found: Option<&str>| {
+            wanted.is_none() || wanted.as_deref() == found
+        };
         is(&self.org_id, call.org_id.as_deref())
             && is(&self.task_id, call.task_id.as_deref())
-            && self.method.as_ref().is_none_or(|method| method.eq_ignore_ascii_case(call.method.as_str()))
+            && self
+                .method
+                .as_ref()
+                .is_none_or(|method| method.eq_ignore_ascii_case(call.method.as_str()))
             && self.path_contains.as_ref().is_none_or(|part| call.path.contains(part))
     }
 }
@@ -227,7 +233,8 @@ mod tests {
             "effect": {"status": 503},
         })]);
         assert!(faults.strike(&call("t"), now).striking.is_some());
-        let archive = hyper::Request::delete("/api/organizations/o/tasks/t").body(()).unwrap().into_parts().0;
+        let archive =
+            hyper::Request::delete("/api/organizations/o/tasks/t").body(()).unwrap().into_parts().0;
         assert!(faults.strike(&Call::read(&archive), now).striking.is_none());
     }
 

@@ -204,7 +204,9 @@ impl Entry {
 
 fn kept_headers(headers: &HeaderMap, is_authorised: bool) -> BTreeMap<&'static str, String> {
     let text = |name: &'static str| {
-        headers.get(name).map(|value| (name, String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        headers
+            .get(name)
+            .map(|value| (name, String::from_utf8_lossy(value.as_bytes()).into_owned()))
     };
     let mut kept: BTreeMap<_, _> = KEPT_HEADERS.into_iter().filter_map(text).collect();
     if headers.contains_key("authorization") {

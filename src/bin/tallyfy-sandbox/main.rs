@@ -96,7 +96,9 @@ fn announce(listener: &TcpListener) -> io::Result<()> {
 
 fn furnish(settings: &Settings) -> Sandbox {
     let mut state = State::new(settings.token.clone());
-    for org_id in settings.orgs.iter().map(|org_id| org_id.trim()).filter(|org_id| !org_id.is_empty()) {
+    for org_id in
+        settings.orgs.iter().map(|org_id| org_id.trim()).filter(|org_id| !org_id.is_empty())
+    {
         state.put_organisation(org_id, None);
         if let Some(organisation) = state.organisation(org_id) {
             organisation.tasks =

@@ -47,8 +47,9 @@ async fn converse(stream: TcpStream, sandbox: Arc<Sandbox>, control: TowerToHype
     }
     let service = service_fn(|request| answer(&sandbox, &control, request));
     // No limit on the wait for a head: an idle connection stays open as long as the client likes.
-    let mut connection =
-        http1::Builder::new().header_read_timeout(None).serve_connection(TokioIo::new(stream), service);
+    let mut connection = http1::Builder::new()
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(stream), service);
     let Err(error) = Pin::new(&mut connection).await else { return };
     if let Some(cut) = error.source().and_then(|source| source.downcast_ref::<Cut>()) {
         hang_up(connection.into_parts().io.into_inner(), cut).await;

@@ -44,7 +44,8 @@ impl State {
 
     /// Adds the organisation, or replaces it by an empty one.
     pub(crate) fn put_organisation(&mut self, org_id: &str, own_tokens: Option<HashSet<String>>) {
-        self.organisations.insert(org_id.to_owned(), Organisation { own_tokens, ..Organisation::default() });
+        self.organisations
+            .insert(org_id.to_owned(), Organisation { own_tokens, ..Organisation::default() });
     }
 
     pub(crate) fn organisation(&mut self, org_id: &str) -> Option<&mut Organisation> {
@@ -71,11 +72,15 @@ impl State {
 
     /// Whether the token is good for anything at all.
     pub(crate) fn knows(&self, token: &str) -> bool {
-        self.global_tokens.contains(token) || self.organisations.values().any(|org| self.takes(org, token))
+        self.global_tokens.contains(token)
+            || self.organisations.values().any(|org| self.takes(org, token))
     }
 
     pub(crate) fn reached_by<'a>(&'a self, token: &'a str) -> impl Iterator<Item = &'a str> {
-        self.organisations.iter().filter(|(_, org)| self.takes(org, token)).map(|(id, _)| id.as_str())
+        self.organisations
+            .iter()
+            .filter(|(_, org)| self.takes(org, token))
+            .map(|(id, _)| id.as_str())
     }
 
     pub(crate) fn tasks_by_state(&self) -> BTreeMap<TaskState, usize> {

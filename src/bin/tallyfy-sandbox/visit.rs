@@ -17,12 +17,15 @@ use crate::ledger::Standing;
 use crate::sandbox::Sandbox;
 
 /// `Err` cuts the connection.
-pub(crate) async fn visit(sandbox: &Arc<Sandbox>, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
+pub(crate) async fn visit(
+    sandbox: &Arc<Sandbox>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Cut> {
     let (head, body) = request.into_parts();
     let call = Call::read(&head);
     let mut visit = Visit::arrive(sandbox, &call, &head.headers);
     visit.read(body).await;
-    let plan = visit.meet_fate(&call);
+    let plan = visit.apply_disposition(&call);
 
     pause(plan.latency_before).await;
     let ending = match plan.striking {
@@ -58,7 +61,8 @@ impl Visit {
         let standing = {
             let state = sandbox.state();
             let known = call.org_id.as_ref().zip(call.task_id.as_ref());
-            let is_task_known = known.and_then(|(org_id, task_id)| state.task(org_id, task_id)).is_some();
+            let is_task_known =
+                known.and_then(|(org_id, task_id)| state.task(org_id, task_id)).is_some();
             Standing { is_authorised: call.is_authorised(&state), is_task_known }
         };
         let seq = sandbox.ledger().arrive(call, headers, standing);
@@ -78,7 +82,7 @@ impl Visit {
         self.sandbox.ledger().note_body(self.seq, bytes);
     }
 
-    fn meet_fate(&self, call: &Call) -> Plan {
+    fn apply_disposition(&self, call: &Call) -> Plan {
         let plan = self.sandbox.faults().strike(call, Instant::now());
         if let Some(fault) = plan.fault {
             self.sandbox.ledger().note_fault(self.seq, fault);

@@ -123,7 +123,11 @@ mod tests {
             assert_eq!(breaker.admit(BEST, now + PROBE_INTERVAL * probe), Ok(true));
             assert_eq!(breaker.admit(BEST, now + PROBE_INTERVAL * probe), Err(PROBE_INTERVAL));
         }
-        assert_eq!(breaker.admit(BEST, now + PROBE_INTERVAL * 5), Err(PROBE_INTERVAL), "four are in flight");
+        assert_eq!(
+            breaker.admit(BEST, now + PROBE_INTERVAL * 5),
+            Err(PROBE_INTERVAL),
+            "four are in flight"
+        );
         breaker.release_probe();
         assert_eq!(breaker.admit(BEST, now + PROBE_INTERVAL * 5), Ok(true));
     }
@@ -139,8 +143,14 @@ mod tests {
         let waits = [rank(false, false), rank(false, true), rank(true, false), rank(true, true)]
             .map(|rank| open(now).admit(rank, due).err().unwrap_or_default());
         assert_eq!(waits[0], Duration::ZERO, "another organisation, and never tried");
-        assert!(waits.is_sorted_by(|a, b| a < b), "each later than the more promising one: {waits:?}");
-        assert!(waits[3] < PROBE_INTERVAL, "and still the next probe where there is nothing better");
+        assert!(
+            waits.is_sorted_by(|a, b| a < b),
+            "each later than the more promising one: {waits:?}"
+        );
+        assert!(
+            waits[3] < PROBE_INTERVAL,
+            "and still the next probe where there is nothing better"
+        );
     }
 
     #[test]

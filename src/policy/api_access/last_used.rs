@@ -42,7 +42,9 @@ mod tests {
         used.note(&org("a"), later);
         used.note(&org("a"), later);
         let almost = later + ABOUT / 3;
-        assert!(used.is_another_about(&org("a"), almost) && used.is_another_about(&org("b"), almost));
+        assert!(
+            used.is_another_about(&org("a"), almost) && used.is_another_about(&org("b"), almost)
+        );
         assert!(!used.is_another_about(&org("a"), now + ABOUT));
         assert!(used.is_another_about(&org("b"), now + ABOUT));
     }

@@ -67,8 +67,10 @@ impl Organisation {
                 State::Suspended(_) => "suspended",
             },
             reason: suspension.map(|suspension| suspension.reason),
-            suspended_for: suspension.map(|suspension| now.saturating_duration_since(suspension.since)),
-            next_probe_in: suspension.map(|suspension| suspension.next_probe.saturating_duration_since(now)),
+            suspended_for: suspension
+                .map(|suspension| now.saturating_duration_since(suspension.since)),
+            next_probe_in: suspension
+                .map(|suspension| suspension.next_probe.saturating_duration_since(now)),
             waiting: suspension.map_or(0, |suspension| suspension.waited),
             in_flight: self.in_flight,
         }
@@ -109,7 +111,9 @@ impl Organisation {
             State::SlowStart { .. } => Ok(PermitKind::SlowStart),
             State::Unrestricted => Ok(PermitKind::Unrestricted),
             State::Suspended(suspension) => {
-                if suspension.is_due(was_tried, now) || (at_any_time && suspension.may_be_probed_early(now)) {
+                if suspension.is_due(was_tried, now)
+                    || (at_any_time && suspension.may_be_probed_early(now))
+                {
                     return Ok(PermitKind::HalfOpen);
                 }
                 Err((suspension.reason, suspension.next_probe.saturating_duration_since(now)))
@@ -149,8 +153,9 @@ impl Organisation {
     /// A proxy without a route answers 404 to everything. The API of a stand-in may do so too, with every right. Ten wrong ends,
     /// each marked as unverified, are what the doubt may cost; then the organisation waits until something is proven.
     pub(super) fn believes_absence(&self) -> bool {
-        let is_misdirected =
-            self.suspension().is_some_and(|suspension| suspension.reason == SuspendReason::Misdirected);
+        let is_misdirected = self
+            .suspension()
+            .is_some_and(|suspension| suspension.reason == SuspendReason::Misdirected);
         !is_misdirected && self.unverified < UNVERIFIED_ABSENCES
     }
 
@@ -177,7 +182,9 @@ impl Organisation {
     ) -> Option<CircuitChange> {
         self.streak.add(feedback.command);
         match self.suspension().map(|suspension| suspension.reason.is_outage()) {
-            _ if self.streak.is_full() => self.suspend_for_failure(kind, reason, feedback.retry_after, now),
+            _ if self.streak.is_full() => {
+                self.suspend_for_failure(kind, reason, feedback.retry_after, now)
+            }
             Some(true) => self.suspend_for_failure(kind, reason, feedback.retry_after, now),
             // It is throttled or unauthorized no longer; whether it fails is for the streak to say.
             Some(false) => self.speed_up(kind, now),
@@ -185,7 +192,12 @@ impl Organisation {
         }
     }
 
-    fn served(&mut self, kind: PermitKind, verdict: Verdict, now: Instant) -> Option<CircuitChange> {
+    fn served(
+        &mut self,
+        kind: PermitKind,
+        verdict: Verdict,
+        now: Instant,
+    ) -> Option<CircuitChange> {
         if verdict == Verdict::UnverifiedAbsence {
             if !self.believes_absence() {
                 return self.suspend_for_failure(kind, SuspendReason::Misdirected, None, now);

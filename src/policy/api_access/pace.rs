@@ -26,7 +26,8 @@ impl Pace {
     }
 
     pub(super) fn is_slow(&self, is_waiting: bool, now: Instant) -> bool {
-        let stands_still = is_waiting && now.saturating_duration_since(self.last_progress) >= SLOW_CALL;
+        let stands_still =
+            is_waiting && now.saturating_duration_since(self.last_progress) >= SLOW_CALL;
         self.last_call >= SLOW_CALL || stands_still
     }
 }

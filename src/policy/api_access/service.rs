@@ -20,7 +20,8 @@ pub enum SuspendReason {
 
 impl SuspendReason {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Throttled, Self::Unauthorized, Self::Failing, Self::Misdirected];
+    pub const ALL: [Self; 4] =
+        [Self::Throttled, Self::Unauthorized, Self::Failing, Self::Misdirected];
 
     /// The word that metrics, logs, readiness and status use.
     pub fn as_str(self) -> &'static str {

@@ -57,7 +57,10 @@ mod tests {
     fn a_few_commands_that_always_fail_are_no_outage() {
         assert!(!streak(&[1, 2, 3, 4].repeat(100)).is_full(), "four commands, however often");
         assert!(!streak(&[1, 2, 3, 4, 5, 6, 7, 8, 9]).is_full(), "nine answers");
-        assert!(streak(&[1, 2, 3, 4, 5, 5, 5, 5, 5, 5]).is_full(), "ten answers from five commands");
+        assert!(
+            streak(&[1, 2, 3, 4, 5, 5, 5, 5, 5, 5]).is_full(),
+            "ten answers from five commands"
+        );
         assert!(streak(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]).is_full());
         assert!(streak(&[[1; 9].as_slice(), &[2, 3, 4, 5]].concat()).is_full());
     }

@@ -38,15 +38,21 @@ impl CircuitChange {
             Self::Suspended(Suspension { reason, next_probe, .. }) => {
                 Change::Suspended { reason, retry_in: next_probe.saturating_duration_since(now) }
             }
-            Self::Resumed(Suspension { reason, since, waited, .. }) => {
-                Change::Resumed { reason, suspended_for: now.saturating_duration_since(since), waited }
-            }
+            Self::Resumed(Suspension { reason, since, waited, .. }) => Change::Resumed {
+                reason,
+                suspended_for: now.saturating_duration_since(since),
+                waited,
+            },
         }
     }
 }
 
 impl Suspension {
-    pub(super) fn begin(reason: SuspendReason, retry_after: Option<Duration>, now: Instant) -> Self {
+    pub(super) fn begin(
+        reason: SuspendReason,
+        retry_after: Option<Duration>,
+        now: Instant,
+    ) -> Self {
         let floor = now + retry_after.unwrap_or_default();
         let next_probe = floor.max(now + FIRST_PAUSE);
         Self { reason, since: now, next_probe, floor, waited: 0, pause: FIRST_PAUSE, probes: 0 }
@@ -76,7 +82,8 @@ impl Suspension {
     /// The ones that have failed may be what suspended the organisation. So they are taken only when no other has come for a
     /// while.
     pub(super) fn is_due(&self, was_tried: bool, now: Instant) -> bool {
-        let patience = if was_tried && self.reason.is_outage() { FOR_ANOTHER } else { Duration::ZERO };
+        let patience =
+            if was_tried && self.reason.is_outage() { FOR_ANOTHER } else { Duration::ZERO };
         self.next_probe + patience <= now && self.probes == 0
     }
 
@@ -115,7 +122,8 @@ mod tests {
         for _ in 0..8 {
             pauses.push((suspension.next_probe - now).as_secs());
             now = suspension.next_probe;
-            suspension = suspension.goes_on(PermitKind::HalfOpen, SuspendReason::Throttled, ZERO, now);
+            suspension =
+                suspension.goes_on(PermitKind::HalfOpen, SuspendReason::Throttled, ZERO, now);
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
         let long = Some(Duration::from_mins(5));
@@ -160,14 +168,22 @@ mod tests {
     #[test]
     fn a_good_answer_ends_a_suspension_unless_it_would_undercut_what_the_api_asked_for() {
         let now = Instant::now();
-        let ends =
-            |reason, retry_after, kind| Suspension::begin(reason, retry_after, now).ends_with(kind, now);
+        let ends = |reason, retry_after, kind| {
+            Suspension::begin(reason, retry_after, now).ends_with(kind, now)
+        };
         let (failing, throttled) = (SuspendReason::Failing, SuspendReason::Throttled);
-        assert!(ends(failing, None, PermitKind::HalfOpen) && ends(failing, None, PermitKind::Unrestricted));
         assert!(
-            ends(throttled, None, PermitKind::HalfOpen) && !ends(throttled, None, PermitKind::Unrestricted)
+            ends(failing, None, PermitKind::HalfOpen)
+                && ends(failing, None, PermitKind::Unrestricted)
+        );
+        assert!(
+            ends(throttled, None, PermitKind::HalfOpen)
+                && !ends(throttled, None, PermitKind::Unrestricted)
         );
         let long = Some(Duration::from_mins(5));
-        assert!(!ends(failing, long, PermitKind::HalfOpen) && !ends(throttled, long, PermitKind::HalfOpen));
+        assert!(
+            !ends(failing, long, PermitKind::HalfOpen)
+                && !ends(throttled, long, PermitKind::HalfOpen)
+        );
     }
 }

@@ -86,12 +86,14 @@ fn one_tenants_trouble_stays_that_tenants() {
         assert_eq!(world.suspended("a"), None, "{verdict:?}");
         let recorded = world.call("a", verdict);
         assert_eq!(world.suspended("a"), Some(reason), "{verdict:?}");
-        let suspended =
-            |change: &Change| matches!(change, Change::Suspended { reason: why, .. } if *why == reason);
+        let suspended = |change: &Change| matches!(change, Change::Suspended { reason: why, .. } if *why == reason);
         assert!(recorded.changes.iter().any(suspended), "{recorded:?}");
         assert_eq!(world.retry_in("a"), SECOND, "{verdict:?}");
         assert_eq!(world.access.intake(world.now), Intake::Bulk, "{verdict:?}");
-        assert_eq!(world.call("b", Verdict::Deleted), Recorded { is_outage: false, changes: vec![] });
+        assert_eq!(
+            world.call("b", Verdict::Deleted),
+            Recorded { is_outage: false, changes: vec![] }
+        );
     }
 }
 
@@ -135,7 +137,8 @@ fn a_suspended_organisation_is_probed_alone_and_resumes_by_slow_start() {
         world.now += pause;
         let probe = world.admit("a").unwrap();
         assert!(matches!(world.admit("a"), Err(Denied::Suspended { .. })), "one probe at a time");
-        let feedback = Feedback { command: CommandKey(1), verdict: Verdict::Transient, retry_after: None };
+        let feedback =
+            Feedback { command: CommandKey(1), verdict: Verdict::Transient, retry_after: None };
         assert!(world.access.record(&org("a"), probe, feedback, world.now).is_outage);
         let _ = world.call("b", Verdict::Deleted);
     }
@@ -190,9 +193,13 @@ fn an_absence_is_believed_ten_times_in_a_row_without_proof_and_not_once_more() {
     }
     let mut believed = 0;
     let mut tell = |world: &mut World, permit| {
-        let feedback =
-            Feedback { command: CommandKey(1), verdict: Verdict::UnverifiedAbsence, retry_after: None };
-        believed += usize::from(!world.access.record(&org("a"), permit, feedback, world.now).is_outage);
+        let feedback = Feedback {
+            command: CommandKey(1),
+            verdict: Verdict::UnverifiedAbsence,
+            retry_after: None,
+        };
+        believed +=
+            usize::from(!world.access.record(&org("a"), permit, feedback, world.now).is_outage);
     };
     for permit in in_flight.into_iter().skip(2) {
         tell(&mut world, permit);
@@ -247,7 +254,8 @@ fn a_good_answer_of_a_call_from_before_ends_an_outage_for_the_breaker_and_its_or
     let slow_and_good = world.admit("a").unwrap();
     world.calls("a", Verdict::Transient, 10);
     assert!(world.is_breaker_open() && world.suspended("a").is_some());
-    let feedback = Feedback { command: CommandKey(99), verdict: Verdict::Deleted, retry_after: None };
+    let feedback =
+        Feedback { command: CommandKey(99), verdict: Verdict::Deleted, retry_after: None };
     let recorded = world.access.record(&org("a"), slow_and_good, feedback, world.now);
     assert_eq!(recorded.changes.len(), 2, "{recorded:?}");
     assert!(!world.is_breaker_open() && world.suspended("a").is_none());
@@ -327,7 +335,8 @@ fn a_slow_organisation_does_not_keep_the_last_places_from_the_others() {
     assert!(world.access.is_slow(&org("a"), world.now));
     assert_eq!(world.admit("b"), Err(Denied::Busy));
     for permit in &permits[..4] {
-        let feedback = Feedback { command: CommandKey(1), verdict: Verdict::Deleted, retry_after: None };
+        let feedback =
+            Feedback { command: CommandKey(1), verdict: Verdict::Deleted, retry_after: None };
         let _ = world.access.record(&org("a"), *permit, feedback, world.now);
     }
     assert!(world.admit("a").is_ok() && world.admit("a").is_ok());

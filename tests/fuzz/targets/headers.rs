@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use libfuzzer_sys::fuzz_target;
-use tallyfy_delete_worker::messages::{Incoming, Progress, Publication, names};
+use tallyfy_delete_worker::messages::{Incoming, RetryState, Publication, names};
 use tallyfy_delete_worker::policy::admission::{admit, age, first_seen};
 use tallyfy_delete_worker::rabbitmq::envelope::{read, returns, write};
 
@@ -75,7 +75,7 @@ fuzz_target!(|input: Input| {
         Publication::waiting_copy(&incoming, "task.delete.wait.5s".to_owned(), &incoming.progress, seen);
     let once = received(&write(&copy));
     assert_eq!(once.properties, incoming.properties);
-    let Progress { attempts, ambiguous, first_seen: _, not_before, last_status } = once.progress;
+    let RetryState { attempts, ambiguous, first_seen: _, not_before, last_status } = once.progress;
     assert_eq!((attempts, ambiguous), (incoming.progress.attempts, incoming.progress.ambiguous));
     assert_eq!((not_before, last_status), (incoming.progress.not_before, incoming.progress.last_status));
     let seen_again = once.progress.first_seen.expect("a copy knows when it was first seen");

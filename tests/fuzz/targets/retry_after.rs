@@ -24,7 +24,7 @@ enum Value<'a> {
     Raw(&'a str),
     Seconds { seconds: u64, zeros: u8, blanks: u8 },
     SecondsOfADay(u32),
-    Moment { from_now: i32, form: Form },
+    Moment { from_now: i32, form: OutputFormat },
 }
 
 #[derive(Arbitrary, Debug)]
@@ -35,7 +35,7 @@ enum Date<'a> {
 
 /// The three forms of RFC 9110, 5.6.7.
 #[derive(Arbitrary, Debug)]
-enum Form {
+enum OutputFormat {
     Imf,
     Rfc850,
     Asctime,
@@ -45,7 +45,7 @@ fuzz_target!(|input: Input| {
     let Some(now) = now(&input) else { return };
     let date = input.date.as_ref().map(|date| match date {
         Date::Raw(text) => (*text).to_owned(),
-        Date::Moment { from_now } => written(moment(now, *from_now), &Form::Imf),
+        Date::Moment { from_now } => written(moment(now, *from_now), &OutputFormat::Imf),
     });
     let wait = |value: &str| {
         let wait = floor(Some(value), date.as_deref(), now);
@@ -89,11 +89,11 @@ fn moment(now: Timestamp, from_now: i32) -> Timestamp {
     Timestamp::from_second(moment).expect("a moment before 2070")
 }
 
-fn written(moment: Timestamp, form: &Form) -> String {
+fn written(moment: Timestamp, form: &OutputFormat) -> String {
     let form = match form {
-        Form::Imf => return httpdate::fmt_http_date(moment.try_into().expect("a moment after 1970")),
-        Form::Rfc850 => "%A, %d-%b-%y %H:%M:%S GMT",
-        Form::Asctime => "%a %b %e %H:%M:%S %Y",
+        OutputFormat::Imf => return httpdate::fmt_http_date(moment.try_into().expect("a moment after 1970")),
+        OutputFormat::Rfc850 => "%A, %d-%b-%y %H:%M:%S GMT",
+        OutputFormat::Asctime => "%a %b %e %H:%M:%S %Y",
     };
     moment.strftime(form).to_string()
 }

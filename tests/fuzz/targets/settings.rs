@@ -101,14 +101,14 @@ fn service_is_sound(settings: &ServiceSettings, flags: &BTreeMap<&str, &str>) {
     assert!(!broker.uri.vhost.is_empty() && broker.uri.vhost.len() <= 255, "{:?}", broker.uri.vhost);
     assert!(!says_the_secret(&address(&broker.uri)), "the address that is logged has the secret");
     let queues = &broker.topology.wait_queues;
-    assert_eq!(queues.len(), settings.core.schedule.ladder.rungs().len());
+    assert_eq!(queues.len(), settings.core.schedule.delays.all().len());
     assert!(queues.is_sorted_by(|a, b| a.1 < b.1), "{queues:?}");
     assert!(
         queues.iter().all(|(name, ttl)| name.len() <= 255 && (1..=86_400_000).contains(ttl)),
         "{queues:?}"
     );
     let names: std::collections::BTreeSet<_> = queues.iter().map(|(name, _)| name).collect();
-    assert_eq!(names.len(), queues.len(), "two rungs share a queue");
+    assert_eq!(names.len(), queues.len(), "two delays share a queue");
 }
 
 fn core_is_sound(core: &CoreSettings, flags: &BTreeMap<&str, &str>) {

@@ -39,7 +39,9 @@ impl RunningBinary {
         command
             .env("TALLYFY_BASE_URL", api.base_url().as_str())
             .env("TALLYFY_ORG_ID", [ORG, OTHER_ORG, THIRD_ORG].join(","));
-        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the worker starts"))
+        Self(
+            command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the worker starts"),
+        )
     }
 }
 
@@ -53,7 +55,8 @@ impl Drop for RunningBinary {
 /// What a command says and how it exits; it has as long as anything has.
 pub(crate) async fn output(mut command: Command) -> Output {
     let mut running = RunningBinary(command.spawn().expect("the command starts"));
-    let status = eventually("the end of the command", || ready(running.0.try_wait().unwrap())).await;
+    let status =
+        eventually("the end of the command", || ready(running.0.try_wait().unwrap())).await;
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     running.0.stdout.take().unwrap().read_to_end(&mut stdout).unwrap();
     running.0.stderr.take().unwrap().read_to_end(&mut stderr).unwrap();
@@ -70,7 +73,12 @@ pub(crate) async fn commands(world: &World, org: &str, prefix: &str, number: usi
 }
 
 /// The same, one after another for this long.
-pub(crate) async fn commands_for(time: Duration, world: &World, org: &str, prefix: &str) -> Vec<String> {
+pub(crate) async fn commands_for(
+    time: Duration,
+    world: &World,
+    org: &str,
+    prefix: &str,
+) -> Vec<String> {
     let (begin, mut ids) = (Instant::now(), Vec::new());
     while begin.elapsed() < time {
         ids.push(world.command(org, &format!("{prefix}-{}", ids.len())).await);
@@ -97,7 +105,13 @@ pub(crate) async fn all_deleted_within(time: Duration, world: &World, ids: &[Str
             return;
         }
         let waited = begin.elapsed();
-        assert!(waited < time, "{} of {} ({}…) deleted after {waited:?}", ended.len(), ids.len(), ids[0]);
+        assert!(
+            waited < time,
+            "{} of {} ({}…) deleted after {waited:?}",
+            ended.len(),
+            ids.len(),
+            ids[0]
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -105,5 +119,6 @@ pub(crate) async fn all_deleted_within(time: Duration, world: &World, ids: &[Str
 /// Waits until calls have come for this long, or until something has gone wrong already.
 pub(crate) async fn calls_for(time: Duration, api: &StandIn, has_gone_wrong: impl Fn() -> bool) {
     let what = format!("calls for {time:?}");
-    eventually(&what, async || (has_gone_wrong() || span(&api.calls()) >= time).then_some(())).await;
+    eventually(&what, async || (has_gone_wrong() || span(&api.calls()) >= time).then_some(()))
+        .await;
 }

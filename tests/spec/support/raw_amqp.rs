@@ -65,9 +65,11 @@ impl RawMessage {
     fn header_frame(&self) -> Vec<u8> {
         let mut properties = self.properties.clone();
         properties.sort_by_key(|(property, _)| std::cmp::Reverse(*property));
-        let flags = properties.iter().fold(0_u16, |flags, (property, _)| flags | 1 << *property as u8);
+        let flags =
+            properties.iter().fold(0_u16, |flags, (property, _)| flags | 1 << *property as u8);
         let mut head =
-            [&[0, 60, 0, 0][..], &(self.body.len() as u64).to_be_bytes(), &flags.to_be_bytes()].concat();
+            [&[0, 60, 0, 0][..], &(self.body.len() as u64).to_be_bytes(), &flags.to_be_bytes()]
+                .concat();
         head.extend(properties.into_iter().flat_map(|(_, value)| value));
         head
     }
@@ -92,7 +94,12 @@ pub(crate) fn array(name: &str, texts: &[&str]) -> Vec<u8> {
 
 /// An array of tables, each given as its entries.
 pub(crate) fn tables(tables: &[Vec<u8>]) -> Vec<u8> {
-    long(&tables.iter().flat_map(|entries| [&[b'F'][..], &long(entries)].concat()).collect::<Vec<_>>())
+    long(
+        &tables
+            .iter()
+            .flat_map(|entries| [&[b'F'][..], &long(entries)].concat())
+            .collect::<Vec<_>>(),
+    )
 }
 
 /// Tables in tables, each in an entry without a name: six bytes a level.
@@ -134,7 +141,8 @@ impl Wire {
         let login = format!("\0{}\0{}", url.username(), url.password().unwrap_or("guest"));
         wire.0.write_all(b"AMQP\x00\x00\x09\x01").await.unwrap();
         wire.answer().await.unwrap();
-        let start_ok = [&[0; 4][..], &short(b"PLAIN"), &long(login.as_bytes()), &short(b"en_US")].concat();
+        let start_ok =
+            [&[0; 4][..], &short(b"PLAIN"), &long(login.as_bytes()), &short(b"en_US")].concat();
         wire.call(0, 10, 11, &start_ok).await;
         let tune = wire.answer().await.unwrap();
         wire.call(0, 10, 31, &[&tune[4..10], &[0, 0]].concat()).await;
@@ -148,7 +156,8 @@ impl Wire {
     }
 
     async fn publish(&mut self, message: &RawMessage) -> Result<(), Refused> {
-        let address = [vec![0, 0], short(&message.exchange), short(&message.routing_key), vec![0]].concat();
+        let address =
+            [vec![0, 0], short(&message.exchange), short(&message.routing_key), vec![0]].concat();
         self.call(1, 60, 40, &address).await;
         self.send(HEADER, 1, &message.header_frame()).await;
         for piece in message.body.chunks(FRAME_MAX - 8) {
@@ -167,7 +176,8 @@ impl Wire {
     /// A connection that the broker has closed takes no more; its word is there to be read.
     async fn send(&mut self, kind: u8, channel: u16, payload: &[u8]) {
         let frame =
-            [&[kind][..], &channel.to_be_bytes(), &length(payload.len()), payload, &[FRAME_END]].concat();
+            [&[kind][..], &channel.to_be_bytes(), &length(payload.len()), payload, &[FRAME_END]]
+                .concat();
         let _ = self.0.write_all(&frame).await;
     }
 

@@ -45,7 +45,8 @@ impl Sandbox {
 
     /// The next `times` calls for this task have this effect.
     pub(crate) async fn fault(&self, task: &str, times: u32, effect: Value) {
-        self.post("faults", json!({"match": {"task_id": task}, "times": times, "effect": effect})).await;
+        self.post("faults", json!({"match": {"task_id": task}, "times": times, "effect": effect}))
+            .await;
     }
 
     /// Every call has this effect, until [`Sandbox::heal`].
@@ -64,7 +65,8 @@ impl Sandbox {
     }
 
     pub(crate) async fn set_tokens(&self, tokens: &[&str]) {
-        let request = http().put(format!("{}/_sandbox/tokens", self.url)).json(&json!({"tokens": tokens}));
+        let request =
+            http().put(format!("{}/_sandbox/tokens", self.url)).json(&json!({"tokens": tokens}));
         request.send().await.unwrap().error_for_status().unwrap();
     }
 
@@ -89,12 +91,20 @@ impl Sandbox {
     }
 
     async fn post(&self, what: &str, body: Value) {
-        let answer = http().post(format!("{}/_sandbox/{what}", self.url)).json(&body).send().await.unwrap();
+        let answer =
+            http().post(format!("{}/_sandbox/{what}", self.url)).json(&body).send().await.unwrap();
         assert!(answer.status().is_success(), "{body}: {}", answer.text().await.unwrap());
     }
 
     async fn get(&self, what: &str) -> Value {
-        http().get(format!("{}/_sandbox/{what}", self.url)).send().await.unwrap().json().await.unwrap()
+        http()
+            .get(format!("{}/_sandbox/{what}", self.url))
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap()
     }
 }
 

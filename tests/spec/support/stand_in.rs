@@ -25,7 +25,8 @@ pub(crate) struct Call {
 
 impl Call {
     fn read(request: &Request, before: &[Self]) -> Self {
-        let mut path = request.uri().path().split('/').skip_while(|part| *part != "organizations").skip(1);
+        let mut path =
+            request.uri().path().split('/').skip_while(|part| *part != "organizations").skip(1);
         let org = path.next().unwrap_or_default().to_owned();
         let task = path.nth(1).unwrap_or_default().to_owned();
         let earlier = before.iter().filter(|call| (&call.org, &call.task) == (&org, &task)).count();
@@ -53,7 +54,8 @@ impl Reply {
     }
 
     pub(crate) fn json(status: u16, body: &Value) -> Self {
-        Self { body: body.to_string(), ..Self::status(status) }.header("content-type", "application/json")
+        Self { body: body.to_string(), ..Self::status(status) }
+            .header("content-type", "application/json")
     }
 
     pub(crate) fn html(status: u16) -> Self {
@@ -67,7 +69,8 @@ impl Reply {
 
     /// What the API says of something that it does not have.
     pub(crate) fn no_such_resource() -> Self {
-        let body = json!({"error": true, "message": "Resource not found", "code": "RESOURCE_NOT_FOUND"});
+        let body =
+            json!({"error": true, "message": "Resource not found", "code": "RESOURCE_NOT_FOUND"});
         Self::json(404, &body)
     }
 
@@ -81,10 +84,13 @@ impl Reply {
     }
 
     fn response(self) -> Response {
-        let head = self.headers.into_iter().fold(Response::builder().status(self.status), |head, header| {
-            let (name, value) = header;
-            head.header(name, value)
-        });
+        let head = self.headers.into_iter().fold(
+            Response::builder().status(self.status),
+            |head, header| {
+                let (name, value) = header;
+                head.header(name, value)
+            },
+        );
         head.body(Body::from(self.body)).expect("a reply that HTTP can carry")
     }
 }

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
-    QueueDeclareOptions,
+    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
+    QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
@@ -69,7 +69,13 @@ impl Tester {
         channel.queue_declare("spec.events".into(), options, FieldTable::default()).await.unwrap();
         let (queue, exchange) = ("spec.events".into(), "task.events".into());
         channel
-            .queue_bind(queue, exchange, "#".into(), QueueBindOptions::default(), FieldTable::default())
+            .queue_bind(
+                queue,
+                exchange,
+                "#".into(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            )
             .await
             .unwrap();
         let (events, _) = read_along(&connection, "spec.events").await;
@@ -91,7 +97,8 @@ impl Tester {
     ) {
         let options = BasicPublishOptions { mandatory: true, ..Default::default() };
         let properties = properties.with_delivery_mode(2);
-        let publish = self.channel.basic_publish(exchange.into(), key.into(), options, body, properties);
+        let publish =
+            self.channel.basic_publish(exchange.into(), key.into(), options, body, properties);
         assert_eq!(publish.await.unwrap().await.unwrap(), Confirmation::Ack(None));
     }
 
@@ -112,9 +119,11 @@ impl Tester {
     pub(crate) async fn ready(&self, queues: &[String]) -> BTreeMap<String, u32> {
         let mut ready = BTreeMap::new();
         for queue in queues {
-            let options = QueueDeclareOptions { durable: true, passive: true, ..Default::default() };
+            let options =
+                QueueDeclareOptions { durable: true, passive: true, ..Default::default() };
             let name = queue.as_str().into();
-            let declared = self.channel.queue_declare(name, options, FieldTable::default()).await.unwrap();
+            let declared =
+                self.channel.queue_declare(name, options, FieldTable::default()).await.unwrap();
             ready.insert(queue.clone(), declared.message_count());
         }
         ready
@@ -131,8 +140,10 @@ impl Tester {
 async fn read_along(connection: &Connection, queue: &str) -> (Seen, Channel) {
     let channel = connection.create_channel().await.unwrap();
     let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
-    let mut consumer =
-        channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await.unwrap();
+    let mut consumer = channel
+        .basic_consume(queue.into(), "".into(), options, FieldTable::default())
+        .await
+        .unwrap();
     let seen = Seen::default();
     let (writer, held) = (Arc::clone(&seen), channel.clone());
     tokio::spawn(async move {

@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use tallyfy_delete_worker::credentials::CredentialsSource;
 use tallyfy_delete_worker::messages::OrgId;
-use tallyfy_delete_worker::policy::retry_schedule::{Ladder, RetrySchedule};
+use tallyfy_delete_worker::policy::retry_schedule::{RetryDelays, RetrySchedule};
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::rabbitmq::topology::{self, Provision, Topology};
 use tallyfy_delete_worker::rabbitmq::{BrokerSettings, connection};
@@ -62,7 +62,10 @@ impl World {
     }
 
     /// The same at another broker.
-    pub(crate) async fn at(broker: &'static Broker, change: impl FnOnce(&mut ServiceSettings)) -> Self {
+    pub(crate) async fn at(
+        broker: &'static Broker,
+        change: impl FnOnce(&mut ServiceSettings),
+    ) -> Self {
         // `RUST_LOG=debug cargo test --test spec NAME -- --nocapture` shows what the worker thinks.
         if let Ok(filter) = std::env::var("RUST_LOG") {
             telemetry::start(LogFormat::Pretty, telemetry::filter(&filter).unwrap());
@@ -192,7 +195,11 @@ impl World {
         })
         .await;
         self.stop_worker().await;
-        assert_eq!(self.tester.ready(&queues).await.values().sum::<u32>(), 0, "something came back");
+        assert_eq!(
+            self.tester.ready(&queues).await.values().sum::<u32>(),
+            0,
+            "something came back"
+        );
         assert_eq!(self.sandbox.unexpected().await, Vec::<Value>::new());
         self.broker.delete_vhost(&self.vhost).await;
     }
@@ -205,8 +212,8 @@ impl World {
 
 /// Short waits; everything else as by default, or small enough to be seen at work.
 fn settings(amqp_url: &str, base_url: &str) -> ServiceSettings {
-    let ladder = Ladder::new([200, 500, 1000].map(Duration::from_millis).to_vec()).unwrap();
-    let wait_queues = ladder.rungs().iter().map(|rung| (rung.queue(), rung.ttl_ms())).collect();
+    let delays = RetryDelays::new([200, 500, 1000].map(Duration::from_millis).to_vec()).unwrap();
+    let wait_queues = delays.all().iter().map(|delay| (delay.queue(), delay.ttl_ms())).collect();
     let orgs = [ORG, OTHER_ORG].map(|org| OrgId::try_from(org.to_owned()).unwrap()).to_vec();
     ServiceSettings {
         core: CoreSettings {
@@ -217,7 +224,7 @@ fn settings(amqp_url: &str, base_url: &str) -> ServiceSettings {
                 ca_file: None,
             },
             credentials: CredentialsSource::Fixed { orgs, token: SecretString::from(TOKEN) },
-            schedule: RetrySchedule { max_attempts: 20, max_age: Duration::from_hours(24), ladder },
+            schedule: RetrySchedule { max_attempts: 20, max_age: Duration::from_hours(24), delays },
             concurrency: 8,
             otlp: None,
         },
@@ -246,7 +253,8 @@ impl World {
 
     /// Waits until some calls were answered with this class.
     pub(crate) async fn has_answers(&self, class: &str) {
-        let name = format!("tallyfy_delete_worker_api_call_duration_seconds_count{{class=\"{class}\"}}");
+        let name =
+            format!("tallyfy_delete_worker_api_call_duration_seconds_count{{class=\"{class}\"}}");
         eventually(&name, async || self.metric(&name).await.filter(|count| *count > 0.0)).await;
     }
 }
@@ -268,7 +276,8 @@ impl World {
     }
 
     pub(crate) async fn declare_topology(&self) {
-        let topology = Topology { provision: Provision::Declare, ..self.settings.broker.topology.clone() };
+        let topology =
+            Topology { provision: Provision::Declare, ..self.settings.broker.topology.clone() };
         let uri = connection::parse_amqp_url(&self.broker.amqp_url(&self.vhost)).unwrap();
         let connection = connection::connect(&uri, &TlsFiles::default(), "spec").await.unwrap();
         topology::ensure(&connection, &topology).await.unwrap();
@@ -276,20 +285,29 @@ impl World {
 
     pub(crate) async fn unbind(&self, queue: &str, exchange: &str, key: &str) {
         let (queue, exchange, key) = (queue.into(), exchange.into(), key.into());
-        self.tester.channel.queue_unbind(queue, exchange, key, FieldTable::default()).await.unwrap();
+        self.tester
+            .channel
+            .queue_unbind(queue, exchange, key, FieldTable::default())
+            .await
+            .unwrap();
     }
 
     pub(crate) async fn bind(&self, queue: &str, exchange: &str, key: &str) {
         let (queue, exchange, key, options) =
             (queue.into(), exchange.into(), key.into(), QueueBindOptions::default());
-        self.tester.channel.queue_bind(queue, exchange, key, options, FieldTable::default()).await.unwrap();
+        self.tester
+            .channel
+            .queue_bind(queue, exchange, key, options, FieldTable::default())
+            .await
+            .unwrap();
     }
 
     /// Waits for the end of this many commands, and returns all ends so far.
     pub(crate) async fn ended_after(&self, ends: usize) -> Vec<Value> {
         eventually(&format!("{ends} ends"), async || {
             let events = self.tester.events();
-            (events.len() >= ends).then(|| events.iter().map(|event| event.json()["data"].clone()).collect())
+            (events.len() >= ends)
+                .then(|| events.iter().map(|event| event.json()["data"].clone()).collect())
         })
         .await
     }

@@ -8,7 +8,8 @@ use testcontainers::{
 use url::Url;
 
 use super::{
-    Broker, Certificates, QUICK_STATISTICS, Reins, STARTUP, guardian::guard, private_node::free_ports,
+    Broker, Certificates, QUICK_STATISTICS, Reins, STARTUP, guardian::guard,
+    private_node::free_ports,
 };
 
 const AMQP: ContainerPort = ContainerPort::Tcp(5672);
@@ -25,7 +26,8 @@ pub(super) async fn start(endpoint: &str, image: &str) -> Result<Broker, String>
     // Ports of our choice stay the same when the container is started again.
     let [amqp, amqps, management] = free_ports().map_err(|error| error.to_string())?;
     let certificates = Certificates::new();
-    let config = format!("{QUICK_STATISTICS}{}", Certificates::settings("5671", "/etc/rabbitmq/tls"));
+    let config =
+        format!("{QUICK_STATISTICS}{}", Certificates::settings("5671", "/etc/rabbitmq/tls"));
     let image_with_ports = GenericImage::new(repository, tag)
         .with_exposed_port(AMQP)
         .with_exposed_port(AMQPS)
@@ -43,13 +45,17 @@ pub(super) async fn start(endpoint: &str, image: &str) -> Result<Broker, String>
         });
     let started = with_files.start().await;
     let container = started.map_err(|error| format!("RabbitMQ in Docker ({image}): {error}"))?;
-    let host =
-        container.get_host().await.map_err(|error| format!("RabbitMQ in Docker ({image}): {error}"))?;
+    let host = container
+        .get_host()
+        .await
+        .map_err(|error| format!("RabbitMQ in Docker ({image}): {error}"))?;
     // Its removal is the guardian's: a static is never dropped.
     std::mem::forget(container);
     // `localhost` may be ::1 first, where nothing listens.
-    let host = Some(host.to_string()).filter(|host| host != "localhost").unwrap_or("127.0.0.1".into());
-    let amqp = Url::parse(&format!("amqp://guest:guest@{host}:{amqp}")).map_err(|error| error.to_string())?;
+    let host =
+        Some(host.to_string()).filter(|host| host != "localhost").unwrap_or("127.0.0.1".into());
+    let amqp = Url::parse(&format!("amqp://guest:guest@{host}:{amqp}"))
+        .map_err(|error| error.to_string())?;
     Ok(Broker {
         description: format!("in Docker ({image})"),
         amqp,

@@ -44,7 +44,10 @@ impl Broker {
             Reins::Node { dir, server } => {
                 // Not our child: whoever kills it need not wait for it.
                 let script = r#""$1/with" "$2" </dev/null >>"$1/output" 2>&1 &"#;
-                run(Command::new("sh").args(["-c", script, "node"]).args([dir, server]).process_group(0));
+                run(Command::new("sh")
+                    .args(["-c", script, "node"])
+                    .args([dir, server])
+                    .process_group(0));
             }
         }
         self.until_it_takes_connections();
@@ -88,7 +91,8 @@ impl Broker {
     fn until_it_takes_connections(&self) {
         let (host, port) = self.host_port();
         until("RabbitMQ takes connections", || {
-            let address = (host.as_str(), port).to_socket_addrs().ok().and_then(|mut all| all.next());
+            let address =
+                (host.as_str(), port).to_socket_addrs().ok().and_then(|mut all| all.next());
             address.is_some_and(|address| greets(&address).is_ok())
         });
     }
@@ -108,7 +112,11 @@ fn pid(dir: &Path) -> String {
 }
 
 fn is_alive(pid: &str) -> bool {
-    Command::new("kill").args(["-0", pid]).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    Command::new("kill")
+        .args(["-0", pid])
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
 }
 
 fn run(command: &mut Command) {

@@ -115,7 +115,8 @@ fn named_by_the_environment() -> Result<Broker, String> {
     let named = std::env::var("TEST_AMQP_URL").unwrap_or_default();
     let amqp = Url::parse(&named).map_err(|error| format!("TEST_AMQP_URL: {error}"))?;
     let host = amqp.host_str().ok_or("TEST_AMQP_URL: it names no host")?;
-    let management = std::env::var("TEST_MANAGEMENT_URL").unwrap_or_else(|_| format!("http://{host}:15672"));
+    let management =
+        std::env::var("TEST_MANAGEMENT_URL").unwrap_or_else(|_| format!("http://{host}:15672"));
     Ok(Broker {
         description: "named by TEST_AMQP_URL".into(),
         amqp,
@@ -191,7 +192,10 @@ impl Broker {
 
     /// The topology of a vhost.
     pub(crate) async fn definitions_of(&self, vhost: &str) -> Value {
-        json_of(self.must(Method::GET, &format!("definitions/{}", encoded(vhost)), Value::Null).await).await
+        json_of(
+            self.must(Method::GET, &format!("definitions/{}", encoded(vhost)), Value::Null).await,
+        )
+        .await
     }
 
     /// Sets what a user may do on a vhost, as three regular expressions over names.
@@ -217,7 +221,8 @@ impl Broker {
         let path = format!("vhosts/{}/connections", encoded(vhost));
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
-            let listed: Vec<Value> = json_of(self.must(Method::GET, &path, Value::Null).await).await;
+            let listed: Vec<Value> =
+                json_of(self.must(Method::GET, &path, Value::Null).await).await;
             let names: Vec<_> = listed.iter().filter_map(|one| one["name"].as_str()).collect();
             for name in &names {
                 let path = format!("connections/{}", encoded(name));
@@ -245,7 +250,11 @@ impl Broker {
         let message = json!({"routing_key": queue, "payload": body, "payload_encoding": "string",
             "properties": {"message_id": message_id, "delivery_mode": 2, "headers": "HEADERS"}});
         let request = http()
-            .post(format!("{}/api/exchanges/{}/amq.default/publish", self.management, encoded(vhost)))
+            .post(format!(
+                "{}/api/exchanges/{}/amq.default/publish",
+                self.management,
+                encoded(vhost)
+            ))
             .basic_auth(self.user(), Some(self.amqp.password().unwrap_or("guest")))
             .header("content-type", "application/json")
             .body(message.to_string().replace("\"HEADERS\"", headers));
@@ -271,7 +280,9 @@ impl Broker {
             };
             if Instant::now() > deadline {
                 let root = &self.management;
-                return Err(format!("RabbitMQ's management API at {root} does not answer: {refused}"));
+                return Err(format!(
+                    "RabbitMQ's management API at {root} does not answer: {refused}"
+                ));
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }

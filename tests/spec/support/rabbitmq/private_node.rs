@@ -58,16 +58,20 @@ pub(super) async fn start(server: &str) -> Result<Broker, String> {
     fs::write(dir.join("rabbitmq.conf"), config).map_err(failed)?;
     fs::write(dir.join("enabled_plugins"), "[rabbitmq_management].\n").map_err(failed)?;
     let names = [("{dir}", dir.display().to_string()), ("{epmd}", epmd.to_string())];
-    let names =
-        names.into_iter().chain([("{amqp}", amqp.to_string()), ("{distribution}", distribution.to_string())]);
-    let with =
-        names.fold(WITH_ITS_ENVIRONMENT.to_owned(), |script, (name, value)| script.replace(name, &value));
+    let names = names
+        .into_iter()
+        .chain([("{amqp}", amqp.to_string()), ("{distribution}", distribution.to_string())]);
+    let with = names.fold(WITH_ITS_ENVIRONMENT.to_owned(), |script, (name, value)| {
+        script.replace(name, &value)
+    });
     fs::write(dir.join("with"), with).map_err(failed)?;
     fs::set_permissions(dir.join("with"), fs::Permissions::from_mode(0o700)).map_err(failed)?;
     guard(BEGIN, END, &[&dir.to_string_lossy(), server, &epmd.to_string()])?;
-    started(&dir.join("output")).await.map_err(|tail| format!("a private node of {server}: {tail}"))?;
-    let amqp =
-        Url::parse(&format!("amqp://guest:guest@127.0.0.1:{amqp}")).map_err(|error| error.to_string())?;
+    started(&dir.join("output"))
+        .await
+        .map_err(|tail| format!("a private node of {server}: {tail}"))?;
+    let amqp = Url::parse(&format!("amqp://guest:guest@127.0.0.1:{amqp}"))
+        .map_err(|error| error.to_string())?;
     Ok(Broker {
         description: "as a private node on this machine".into(),
         amqp,
@@ -86,7 +90,8 @@ async fn started(output: &Path) -> Result<(), String> {
             return Ok(());
         }
         if said.ends_with("ended\n") || Instant::now() > deadline {
-            let lines: Vec<_> = said.lines().rev().filter(|line| !line.trim().is_empty()).take(6).collect();
+            let lines: Vec<_> =
+                said.lines().rev().filter(|line| !line.trim().is_empty()).take(6).collect();
             return Err(format!(
                 "it did not start: {}",
                 lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
@@ -102,8 +107,8 @@ pub(super) fn free_ports<const N: usize>() -> std::io::Result<[u16; N]> {
     let mut held = Vec::new();
     let mut ports = [0; N];
     for port in &mut ports {
-        let mut tries =
-            (0..100).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, fastrand::u16(20_000..32_000))));
+        let mut tries = (0..100)
+            .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, fastrand::u16(20_000..32_000))));
         let listener = tries.find_map(Result::ok).ok_or(std::io::ErrorKind::AddrInUse)?;
         *port = listener.local_addr()?.port();
         held.push(listener);

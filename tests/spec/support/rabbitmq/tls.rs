@@ -43,8 +43,8 @@ impl Certificates {
 }
 
 fn params(name: &str) -> CertificateParams {
-    let mut params =
-        CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("two names");
+    let mut params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()])
+        .expect("two names");
     params.distinguished_name.push(rcgen::DnType::CommonName, name);
     params
 }

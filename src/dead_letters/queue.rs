@@ -1,4 +1,4 @@
-//! The operator's desk: goes once through the letters that are there, and puts back what is not removed.
+//! The operator's queue: goes once through the dead letters that are there, and puts back what is not removed.
 
 use std::time::{Duration, Instant};
 
@@ -11,42 +11,42 @@ use tracing::warn;
 
 use super::DeadLettersError;
 use crate::messages::{Publication, names};
-use crate::rabbitmq::letters::{HeldLetter, next_letter};
+use crate::rabbitmq::dead_letters::{DeadLetterDelivery, next_dead_letter};
 use crate::rabbitmq::probe::{May, Questions};
 use crate::rabbitmq::tls::TlsFiles;
 use crate::rabbitmq::{BrokerError, Publisher, connection, topology};
 
-/// A letter that went back this often is copied to the end of the queue instead (see [`Desk::go_through`]).
-const MANY_RETURNS: u32 = 8;
-/// RabbitMQ's consumer time-out is 30 minutes: then it takes back what is in hand and closes the channel.
+/// A dead letter that went back this often is copied to the end of the queue instead (see [`DeadLetterQueue::go_through`]).
+const REDELIVERY_THRESHOLD: u32 = 8;
+/// RabbitMQ's consumer time-out is 30 minutes: then it requeues what is unacknowledged and closes the channel.
 const LONGEST_PASS: Duration = Duration::from_mins(20);
 
-/// Others may take letters meanwhile: then they never are all back.
+/// Others may take dead letters meanwhile: then they never are all back.
 const BACK_WITHIN: Duration = Duration::from_secs(2);
 
 const ALL_BACK: BasicNackOptions = BasicNackOptions { multiple: true, requeue: true };
 
 /// Two connections, like the worker's: one to read and remove, one to publish.
-pub(super) struct Desk {
+pub(super) struct DeadLetterQueue {
     reading: Connection,
     publisher: Publisher,
 }
 
-/// What becomes of a letter that was looked at.
-pub(super) enum Fate {
+/// What becomes of a dead letter that was looked at.
+pub(super) enum Disposition {
     /// It stays among the dead letters.
-    Stays(HeldLetter),
+    Stays(DeadLetterDelivery),
     /// It has been removed.
     Removed,
     /// It stays, and no more are wanted.
-    Enough(HeldLetter),
+    Enough(DeadLetterDelivery),
 }
 
-/// How many letters there were at the last look.
+/// How many dead letters there were at the last look.
 #[derive(Default)]
 struct There {
     /// To go back when the pass ends.
-    in_hand: u32,
+    unacknowledged: u32,
     /// In the queue, behind them.
     behind: u32,
 }
@@ -58,13 +58,13 @@ pub(super) enum Pass {
     Through,
     /// It took too long: another one must go on.
     TimeIsUp,
-    /// Told to stop.
+    /// LastLogged to stop.
     Stopped,
 }
 
-impl Desk {
+impl DeadLetterQueue {
     /// # Errors
-    /// [`DeadLettersError::MayNotCopy`] before any letter is touched, else [`DeadLettersError::Broker`].
+    /// [`DeadLettersError::MayNotCopy`] before any dead letter is touched, else [`DeadLettersError::Broker`].
     pub(super) async fn open(uri: &AMQPUri, tls: &TlsFiles) -> Result<Self, DeadLettersError> {
         let reading = connection::connect(uri, tls, "dead letters").await?;
         if Questions(&reading).may_write("").await == May::No {
@@ -74,34 +74,40 @@ impl Desk {
         Ok(Self { reading, publisher })
     }
 
-    pub(super) async fn publish(&self, publication: &Publication<'_>) -> Result<(), DeadLettersError> {
+    pub(super) async fn publish(
+        &self,
+        publication: &Publication<'_>,
+    ) -> Result<(), DeadLettersError> {
         let to = match publication.exchange {
             "" => publication.routing_key.clone(),
             exchange => exchange.to_owned(),
         };
-        self.publisher.publish(publication).await.map_err(|source| DeadLettersError::Publish { to, source })
+        self.publisher
+            .publish(publication)
+            .await
+            .map_err(|source| DeadLettersError::Publish { to, source })
     }
 
-    /// Shows each letter that is there now to `look`, once.
+    /// Shows each dead letter that is there now to `look`, once.
     ///
     /// # Looking loses nothing, however often
     ///
     /// What is not removed goes back to the queue when the channel closes, also when this process is killed. RabbitMQ 4 counts
     /// that: by default it drops a message that went back more than 20 times, and this queue has nowhere to pass it on to. So
-    /// a letter that went back [`MANY_RETURNS`] times is published again, at the queue's end, and only when the broker has
-    /// confirmed the copy is the old one removed. A kill in between leaves both: twice the same letter, and none lost. Whoever
-    /// may not publish that copy does not get to look: see [`Desk::open`].
+    /// a dead letter that went back [`REDELIVERY_THRESHOLD`] times is published again, at the queue's end, and only when the broker has
+    /// confirmed the copy is the old one removed. A kill in between leaves both: twice the same dead letter, and none lost. Whoever
+    /// may not publish that copy does not get to look: see [`DeadLetterQueue::open`].
     pub(super) async fn go_through(
         &self,
         stop: &CancellationToken,
-        mut look: impl AsyncFnMut(HeldLetter) -> Result<Fate, DeadLettersError>,
+        mut look: impl AsyncFnMut(DeadLetterDelivery) -> Result<Disposition, DeadLettersError>,
     ) -> Result<Pass, DeadLettersError> {
         let channel = self.channel().await?;
         let mut there = There::default();
         let result = self.pass(&channel, stop, &mut look, &mut there).await;
         let _ = connection::in_time(channel.basic_nack(0, ALL_BACK)).await;
         let _ = connection::in_time(channel.close(200, "OK".into())).await;
-        if there.in_hand > 0 {
+        if there.unacknowledged > 0 {
             self.until_back(&there).await;
         }
         result
@@ -109,7 +115,7 @@ impl Desk {
 
     /// # The next pass sees what this one held
     ///
-    /// RabbitMQ promises no moment at which letters are back: neither with a nack, of which its channel hands on some 32 and
+    /// RabbitMQ promises no moment at which dead letters are back: neither with a nack, of which its channel hands on some 32 and
     /// keeps the others until the queue has answered, nor with `channel.close-ok`, which it sends before the channel has ended.
     async fn until_back(&self, there: &There) {
         let began = Instant::now();
@@ -117,7 +123,7 @@ impl Desk {
         loop {
             // A depth of 0 may be the answer of a queue that was slow.
             let is_over = match topology::depth(&channel, names::DEAD_LETTER_QUEUE).await {
-                Ok(ready) => ready >= there.in_hand + there.behind,
+                Ok(ready) => ready >= there.unacknowledged + there.behind,
                 Err(_) => true,
             };
             if is_over || began.elapsed() > BACK_WITHIN {
@@ -132,7 +138,7 @@ impl Desk {
         &self,
         channel: &Channel,
         stop: &CancellationToken,
-        look: &mut impl AsyncFnMut(HeldLetter) -> Result<Fate, DeadLettersError>,
+        look: &mut impl AsyncFnMut(DeadLetterDelivery) -> Result<Disposition, DeadLettersError>,
         there: &mut There,
     ) -> Result<Pass, DeadLettersError> {
         let (began, mut left) = (Instant::now(), None);
@@ -143,14 +149,14 @@ impl Desk {
             if began.elapsed() > LONGEST_PASS {
                 return Ok(Pass::TimeIsUp);
             }
-            let Some((held, behind)) = next_letter(channel).await? else { break };
+            let Some((held, behind)) = next_dead_letter(channel).await? else { break };
             // What comes behind these is not looked at: it may be a copy of our own, or may die again and again.
             left = Some(left.map_or(behind, |left: u32| left - 1));
             there.behind = behind;
             match look(held).await? {
-                Fate::Removed => {}
-                Fate::Stays(held) => self.put_back(held, there).await?,
-                Fate::Enough(held) => {
+                Disposition::Removed => {}
+                Disposition::Stays(held) => self.put_back(held, there).await?,
+                Disposition::Enough(held) => {
                     self.put_back(held, there).await?;
                     break;
                 }
@@ -159,15 +165,19 @@ impl Desk {
         Ok(Pass::Through)
     }
 
-    async fn put_back(&self, held: HeldLetter, there: &mut There) -> Result<(), DeadLettersError> {
-        if held.returns < MANY_RETURNS {
-            there.in_hand += 1;
+    async fn put_back(
+        &self,
+        held: DeadLetterDelivery,
+        there: &mut There,
+    ) -> Result<(), DeadLettersError> {
+        if held.returns < REDELIVERY_THRESHOLD {
+            there.unacknowledged += 1;
             return Ok(());
         }
-        let copied = self.publisher.publish(&held.letter.again()).await;
+        let copied = self.publisher.publish(&held.dead_letter.again()).await;
         copied.map_err(|source| DeadLettersError::Copy { returns: held.returns, source })?;
         if !held.remove().await {
-            warn!("a letter was copied and its removal is not known: it may be there twice");
+            warn!("a dead letter was copied and its removal is not known: it may be there twice");
         }
         Ok(())
     }

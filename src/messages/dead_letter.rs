@@ -6,19 +6,19 @@ use serde_json::Value;
 
 use super::command::MAX_BODY_BYTES;
 use super::publication::{HeaderValue, Publication};
-use super::{Progress, Properties, names, time};
+use super::{Properties, RetryState, names, time};
 
 const LONGEST_HISTORY: usize = 1024;
 
 /// A dead letter.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Letter {
+pub struct DeadLetter {
     /// The command's body, byte for byte.
     pub body: Vec<u8>,
     /// What came with the command.
     pub properties: Properties,
     /// How far it had come.
-    pub progress: Progress,
+    pub retry_state: RetryState,
     /// One of the contract's reasons, or `poison`.
     pub reason: String,
     /// The reason, for a person.
@@ -84,7 +84,7 @@ pub struct Exported {
     pub body_base64: Option<String>,
 }
 
-impl Letter {
+impl DeadLetter {
     /// The organisation that the body names, valid or not.
     pub fn org_id(&self) -> Option<String> {
         self.member("org_id")
@@ -103,7 +103,7 @@ impl Letter {
         body.get(name)?.as_str().map(str::to_owned)
     }
 
-    /// The command once more, for the work queue: attempts and age begin anew; that an answer was lost, who published it and
+    /// The command once more, for the work queue: attempts and age start again; that an answer was lost, who published it and
     /// what has become of it go with it.
     ///
     /// It goes through the default exchange, like what comes back from a wait: other subscribers of `task.commands` see
@@ -111,30 +111,41 @@ impl Letter {
     pub fn replay(&self, by: &str, now: Timestamp) -> Publication<'_> {
         let history = self.history_with(&format!("replayed {now:.0} by {by}"));
         let headers = [
-            (names::X_AMBIGUOUS, Some(HeaderValue::Flag(true)).filter(|_| self.progress.ambiguous)),
+            (
+                names::X_AMBIGUOUS,
+                Some(HeaderValue::Flag(true)).filter(|_| self.retry_state.ambiguous),
+            ),
             (names::X_PUBLISHED_BY, self.properties.published_by.clone().map(HeaderValue::Text)),
             (names::X_HISTORY, Some(HeaderValue::Text(history))),
         ];
-        self.copy("", names::WORK_QUEUE, headers.into_iter().filter_map(|(n, v)| Some((n, v?))).collect())
+        self.copy(
+            "",
+            names::WORK_QUEUE,
+            headers.into_iter().filter_map(|(n, v)| Some((n, v?))).collect(),
+        )
     }
 
-    /// The letter once more, for the dead letters: straight to their queue, so that a confirm says it is there and not elsewhere.
+    /// The dead letter once more, for the dead letters: straight to their queue, so that a confirm says it is there and not elsewhere.
     pub fn again(&self) -> Publication<'_> {
         let time = |time: Option<Timestamp>| time.map(|time| HeaderValue::Text(time::text(time)));
         let text = |text: &str| Some(HeaderValue::Text(text.to_owned()));
-        let progress = &self.progress;
+        let retry_state = &self.retry_state;
         let headers = [
-            (names::X_ATTEMPTS, Some(HeaderValue::Number(progress.attempts.into()))),
-            (names::X_FIRST_SEEN, time(progress.first_seen)),
-            (names::X_LAST_STATUS, progress.last_status.map(|status| HeaderValue::Number(status.into()))),
-            (names::X_AMBIGUOUS, Some(HeaderValue::Flag(progress.ambiguous))),
+            (names::X_ATTEMPTS, Some(HeaderValue::Number(retry_state.attempts.into()))),
+            (names::X_FIRST_SEEN, time(retry_state.first_seen)),
+            (
+                names::X_LAST_STATUS,
+                retry_state.last_status.map(|status| HeaderValue::Number(status.into())),
+            ),
+            (names::X_AMBIGUOUS, Some(HeaderValue::Flag(retry_state.ambiguous))),
             (names::X_PUBLISHED_BY, self.properties.published_by.as_deref().and_then(text)),
-            (names::X_HISTORY, progress.history.as_deref().and_then(text)),
+            (names::X_HISTORY, retry_state.history.as_deref().and_then(text)),
             (names::X_FAILURE_REASON, text(&self.reason)),
             (names::X_FAILURE_DETAIL, text(&self.detail)),
             (names::X_FAILED_AT, time(self.failed_at)),
         ];
-        let headers = headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        let headers =
+            headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
         self.copy("", names::DEAD_LETTER_QUEUE, headers)
     }
 
@@ -145,9 +156,10 @@ impl Letter {
         mut headers: Vec<(&'static str, HeaderValue)>,
     ) -> Publication<'_> {
         let properties = &self.properties;
-        for (name, text) in
-            [(names::TRACEPARENT, &properties.traceparent), (names::TRACESTATE, &properties.tracestate)]
-        {
+        for (name, text) in [
+            (names::TRACEPARENT, &properties.traceparent),
+            (names::TRACESTATE, &properties.tracestate),
+        ] {
             headers.extend(text.clone().map(|text| (name, HeaderValue::Text(text))));
         }
         Publication {
@@ -165,7 +177,11 @@ impl Letter {
     fn history_with(&self, now: &str) -> String {
         let died = self.failed_at.map_or_else(String::new, |time| format!(" {time:.0}"));
         let detail: String = self.detail.chars().take(200).collect();
-        let before = self.progress.history.as_ref().map_or_else(String::new, |before| format!("{before}; "));
+        let before = self
+            .retry_state
+            .history
+            .as_ref()
+            .map_or_else(String::new, |before| format!("{before}; "));
         let mut history = format!("{before}died{died} of {}: {detail}; {now}", self.reason);
         let from = history.ceil_char_boundary(history.len().saturating_sub(LONGEST_HISTORY));
         history.split_off(from)

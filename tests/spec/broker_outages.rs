@@ -104,10 +104,10 @@ async fn a_dead_letter_that_the_broker_finds_too_large_goes_there_as_it_came() {
     world.publish(&body, "m1").await;
     take(5_000);
     world.start_worker().await;
-    let letter = world.dead_letter("m1").await;
-    assert!(letter.body == body, "byte for byte");
-    assert_eq!(letter.header("x-failure-reason"), None);
-    assert_eq!(letter.header("x-first-death-reason").as_deref(), Some("rejected"));
+    let dead_letter = world.dead_letter("m1").await;
+    assert!(dead_letter.body == body, "byte for byte");
+    assert_eq!(dead_letter.header("x-failure-reason"), None);
+    assert_eq!(dead_letter.header("x-first-death-reason").as_deref(), Some("rejected"));
     assert_eq!(world.end("m1").await["failure"]["reason"], "malformed");
     take(16 * 1024 * 1024);
     world.is_ready().await;

@@ -8,19 +8,19 @@ use lapin::{Acker, BasicProperties, Channel};
 use super::connection::{BrokerError, in_time};
 use super::envelope;
 use super::message_header::X_UNREADABLE;
-use crate::messages::{Letter, names};
+use crate::messages::{DeadLetter, names};
 
-/// A dead letter in our hands. It goes back to its queue when its channel closes, unless it was removed.
+/// A dead letter that is unacknowledged. It goes back to its queue when its channel closes, unless it was removed.
 #[derive(Debug)]
-pub struct HeldLetter {
+pub struct DeadLetterDelivery {
     /// What it says.
-    pub letter: Letter,
+    pub dead_letter: DeadLetter,
     /// How often it went back to its queue before, as a quorum queue counts it.
     pub returns: u32,
     acker: Acker,
 }
 
-impl HeldLetter {
+impl DeadLetterDelivery {
     /// Has the broker forget it; `false` where it is not known whether the broker has.
     #[must_use]
     pub async fn remove(self) -> bool {
@@ -28,21 +28,28 @@ impl HeldLetter {
     }
 }
 
-/// Fetches the next letter, if there is one, and says how many are left behind it.
+/// Fetches the next dead letter, if there is one, and says how many are left behind it.
 ///
 /// # Errors
 /// [`BrokerError::DeadLetters`].
-pub async fn next_letter(channel: &Channel) -> Result<Option<(HeldLetter, u32)>, BrokerError> {
-    let got = in_time(channel.basic_get(names::DEAD_LETTER_QUEUE.into(), BasicGetOptions::default())).await;
-    let Some(message) = got.map_err(|source| BrokerError::DeadLetters { source })? else { return Ok(None) };
+pub async fn next_dead_letter(
+    channel: &Channel,
+) -> Result<Option<(DeadLetterDelivery, u32)>, BrokerError> {
+    let got =
+        in_time(channel.basic_get(names::DEAD_LETTER_QUEUE.into(), BasicGetOptions::default()))
+            .await;
+    let Some(message) = got.map_err(|source| BrokerError::DeadLetters { source })? else {
+        return Ok(None);
+    };
     let (left, delivery) = (message.message_count, message.delivery);
-    let returns = if delivery.redelivered { envelope::delivery_count(&delivery.properties) } else { 0 };
-    let letter = read(&delivery.properties, delivery.data);
-    Ok(Some((HeldLetter { letter, returns, acker: delivery.acker }, left)))
+    let returns =
+        if delivery.redelivered { envelope::delivery_count(&delivery.properties) } else { 0 };
+    let dead_letter = read(&delivery.properties, delivery.data);
+    Ok(Some((DeadLetterDelivery { dead_letter, returns, acker: delivery.acker }, left)))
 }
 
-fn read(message: &BasicProperties, body: Vec<u8>) -> Letter {
-    let (properties, progress) = envelope::read(message);
+fn read(message: &BasicProperties, body: Vec<u8>) -> DeadLetter {
+    let (properties, retry_state) = envelope::read(message);
     let text = |name: &str| envelope::text(message, name);
     let fault = text(X_UNREADABLE);
     let time = text(names::X_FAILED_AT).and_then(|time| time.parse().ok());
@@ -51,11 +58,12 @@ fn read(message: &BasicProperties, body: Vec<u8>) -> Letter {
         None => (names::POISON.to_owned(), moved_by_the_broker(message)),
     };
     let failed_at = time.or_else(|| moved_at(message));
-    Letter { body, properties, progress, reason, detail, failed_at, fault }
+    DeadLetter { body, properties, retry_state, reason, detail, failed_at, fault }
 }
 
 fn moved_by_the_broker(message: &BasicProperties) -> String {
-    let why = envelope::text(message, "x-first-death-reason").unwrap_or_else(|| "unknown".to_owned());
+    let why =
+        envelope::text(message, "x-first-death-reason").unwrap_or_else(|| "unknown".to_owned());
     format!("RabbitMQ itself moved it here, for: {why}")
 }
 
@@ -72,7 +80,7 @@ fn moved_at(message: &BasicProperties) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::messages::{Progress, Properties};
+    use crate::messages::{Properties, RetryState};
     use lapin::types::{FieldArray, FieldTable};
 
     #[test]
@@ -86,26 +94,26 @@ mod tests {
             tracestate: text("a=b"),
             published_by: text("billing"),
         };
-        let progress = Progress {
+        let retry_state = RetryState {
             attempts: 7,
             ambiguous: true,
             first_seen: "2026-11-23T10:00:00Z".parse().ok(),
             last_status: Some(503),
             wait_reason: None,
             history: text("died of expired; replayed by ann"),
-            ..Progress::default()
+            ..RetryState::default()
         };
-        let letter = Letter {
+        let dead_letter = DeadLetter {
             body: b"\xff\x00".to_vec(),
             properties,
-            progress,
+            retry_state,
             reason: "attempts_exhausted".to_owned(),
             detail: "HTTP 503".to_owned(),
             failed_at: "2026-11-23T10:05:00.123Z".parse().ok(),
             fault: None,
         };
-        let copy = letter.again();
-        assert_eq!(read(&envelope::write(&copy), copy.body.to_vec()), letter);
+        let copy = dead_letter.again();
+        assert_eq!(read(&envelope::write(&copy), copy.body.to_vec()), dead_letter);
     }
 
     #[test]
@@ -114,12 +122,13 @@ mod tests {
         death.insert("time".into(), AMQPValue::Timestamp(1_800_000_000));
         let deaths = FieldArray::from(vec![AMQPValue::FieldTable(death)]);
         headers.insert("x-death".into(), AMQPValue::FieldArray(deaths));
-        headers.insert("x-first-death-reason".into(), AMQPValue::LongString("delivery_limit".into()));
-        let letter = read(&BasicProperties::default().with_headers(headers), Vec::new());
+        headers
+            .insert("x-first-death-reason".into(), AMQPValue::LongString("delivery_limit".into()));
+        let dead_letter = read(&BasicProperties::default().with_headers(headers), Vec::new());
         assert_eq!(
-            (letter.reason.as_str(), letter.failed_at),
+            (dead_letter.reason.as_str(), dead_letter.failed_at),
             ("poison", Timestamp::from_second(1_800_000_000).ok())
         );
-        assert!(letter.detail.contains("delivery_limit"), "{}", letter.detail);
+        assert!(dead_letter.detail.contains("delivery_limit"), "{}", dead_letter.detail);
     }
 }
