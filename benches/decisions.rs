@@ -55,7 +55,7 @@ fn benches(criterion: &mut Criterion) {
     let command = Command::decode(BODY).unwrap();
     let (outcome, now) = (outcome(&command), "2026-11-23T10:00:00Z".parse().unwrap());
     criterion.bench_function("derive an event's id", |bencher| {
-        bencher.iter(|| black_box(&outcome).event_id())
+        bencher.iter(|| black_box(&outcome).event_id());
     });
     criterion.bench_function("encode an event", |bencher| {
         bencher

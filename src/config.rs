@@ -32,7 +32,7 @@ use read::Reader;
 pub const EXIT_USAGE: u8 = 64;
 /// RabbitMQ's cap for quorum queues.
 const LARGEST_PREFETCH: u16 = 2000;
-/// Commands unacknowledged beyond those that are being called for.
+/// Unacknowledged commands beyond those that are being called for.
 const MOST_SPARE: usize = 256;
 
 /// What the command line asks for, fully checked.

@@ -1,4 +1,4 @@
-//! No core dump of ours: it would write the tokens to a disk, or send them to whoever collects dumps.
+//! No core dump of ours: it would write the tokens to a disk, or send them to a collector of dumps.
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 

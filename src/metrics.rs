@@ -58,7 +58,7 @@ pub struct Metrics {
     pub calls_in_flight: Gauge,
     /// Answers that were lost after the call was sent.
     pub ambiguous_answers: Counter,
-    /// Times that the connections were made again.
+    /// Reconnects to the broker.
     pub reconnects: Counter,
     /// 1 while the breaker is open.
     pub breaker_open: Gauge,
@@ -77,6 +77,7 @@ pub struct Metrics {
 }
 
 impl Default for Metrics {
+    #[expect(clippy::too_many_lines, reason = "a list, one metric after the other")]
     fn default() -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
         let r = &mut registry;
@@ -141,14 +142,14 @@ impl Default for Metrics {
             waiting: add(r, "waiting_commands", "Commands in a wait queue, by rung"),
             queues: add(r, "queue_messages", "Messages ready in a queue"),
             calls_in_flight: add(r, "calls_in_flight", "Calls under way"),
-            deliveries_unsettled: add(r, "deliveries_unsettled", "Deliveries unacknowledged"),
+            deliveries_unsettled: add(r, "deliveries_unsettled", "Unacknowledged deliveries"),
             oldest_delivery_age: add(
                 r,
                 "oldest_delivery_age_seconds",
-                "Time unacknowledged of the oldest delivery",
+                "Age of the oldest unacknowledged delivery",
             ),
             unacknowledged: Mutex::default(),
-            reconnects: add(r, "reconnects", "Connections to the broker made again"),
+            reconnects: add(r, "reconnects", "Reconnects to the broker"),
             breaker_open: add(r, "breaker_open", "1 while the circuit breaker is open"),
             breaker_opened: add(r, "breaker_opened", "Times that the circuit breaker has opened"),
             suspended: by_word(
@@ -227,7 +228,7 @@ impl Metrics {
         self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first call of a command that nobody has had unacknowledged before was answered.
+    /// The first call of a command that was never delivered before was answered.
     pub fn count_first_answer(&self, verdict: Verdict) {
         self.first_answers.get(verdict.as_str()).inc();
     }
@@ -279,7 +280,7 @@ impl Metrics {
     }
 }
 
-/// A delivery unacknowledged.
+/// An unacknowledged delivery.
 pub struct Unacknowledged<'a> {
     metrics: &'a Metrics,
     received: Received,

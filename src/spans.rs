@@ -216,7 +216,7 @@ impl opentelemetry_sdk::trace::SpanExporter for Telling {
         let was_down = self.is_down.swap(result.is_err(), Ordering::SeqCst);
         match &result {
             Err(error) if !was_down => {
-                warn!("spans cannot be exported and are lost until they can: {error}")
+                warn!("spans cannot be exported and are lost until they can: {error}");
             }
             Ok(()) if was_down => info!("spans are exported again"),
             _ => {}

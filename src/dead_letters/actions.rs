@@ -21,7 +21,7 @@ use crate::rabbitmq::tls::TlsFiles;
 
 type Result<T> = std::result::Result<T, DeadLettersError>;
 
-/// Does what is asked for. `stop` ends it after the dead letter unacknowledged.
+/// Does what is asked for. `stop` ends it after the dead letter that it is busy with.
 ///
 /// # Errors
 /// [`DeadLettersError`]: what was not done is as it was.
@@ -112,7 +112,7 @@ impl Session {
         Ok(done)
     }
 
-    /// Shows the dead letters that are meant to `use_it`; all stay.
+    /// Shows the dead letters that are selected to `use_it`; all stay.
     async fn each(
         &self,
         selection: &Selection,
@@ -325,7 +325,7 @@ async fn agrees(consent: Consent, stop: &CancellationToken) -> bool {
     tokio::select! {
         answer = tokio::task::spawn_blocking(ask) => answer.unwrap_or(false),
         () = stop.cancelled() => {
-            // Nothing is unacknowledged; and whoever reads from a terminal cannot be told to stop.
+            // Nothing is unacknowledged, and a read from a terminal cannot be interrupted.
             let _ = writeln!(io::stderr());
             std::process::exit(1)
         }

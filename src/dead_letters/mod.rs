@@ -92,7 +92,7 @@ pub enum DeadLettersError {
     MayNotCopy,
     /// A dead letter that was looked at often could not be copied.
     #[error(
-        "a dead_letter that went back {returns} times cannot be copied: {source}; RabbitMQ 4.0 to 4.2 drops it after 20, so do not \
+        "a dead letter that went back {returns} times cannot be copied: {source}; RabbitMQ 4.0 to 4.2 drops it after 20, so do not \
          look again before that is fixed"
     )]
     Copy {
@@ -123,7 +123,7 @@ pub enum DeadLettersError {
     #[error("standard output: {0}")]
     Output(io::Error),
     /// A line of an import is no dead letter.
-    #[error("line {number} is no exported dead letter: {why}; nothing has been imported")]
+    #[error("line {number} is not an exported dead letter: {why}; nothing has been imported")]
     Line {
         /// From 1.
         number: usize,

@@ -11,16 +11,15 @@ use crate::messages::dead_letter::Exported;
 use crate::messages::{DeadLetter, Properties, RetryState};
 
 const LONGEST_DETAIL: usize = 60;
-/// Whoever reads a dead letter takes no longer text from a header; and all headers of a message share one frame.
+/// A reader of dead letters takes no longer text from a header; and all headers of a message share one frame.
 const LONGEST_HEADER: usize = 1024;
 /// Columns whose texts stand to the right.
 const NUMBERS: [usize; 3] = [2, 3, 4];
 
 /// A table, the widths by what stands in it.
 pub(super) fn groups(out: &mut impl Write, groups: &[Group], now: Timestamp) -> io::Result<()> {
-    let mut rows = vec![
-        ["REASON", "ORGANISATION", "LETTERS", "OLDEST", "NEWEST", "DETAIL"].map(str::to_owned),
-    ];
+    let mut rows =
+        vec![["REASON", "ORGANISATION", "COUNT", "OLDEST", "NEWEST", "DETAIL"].map(str::to_owned)];
     rows.extend(groups.iter().map(|group| {
         [
             group.reason.clone(),

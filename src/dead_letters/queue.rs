@@ -1,4 +1,4 @@
-//! The operator's queue: goes once through the dead letters that are there, and puts back what is not removed.
+//! The queue of dead letters as an operator uses it: goes once through the dead letters that are there, and puts back what is not removed.
 
 use std::time::{Duration, Instant};
 
@@ -58,7 +58,7 @@ pub(super) enum Pass {
     Through,
     /// It took too long: another one must go on.
     TimeIsUp,
-    /// LastLogged to stop.
+    /// Stopped by a signal.
     Stopped,
 }
 

@@ -32,7 +32,7 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Whether a dead letter is meant. One whose time of death is unknown is of no age: an age that is asked for leaves it out.
+    /// Whether a dead letter is selected. One that does not say when it failed has no age: an age that is asked for leaves it out.
     pub fn takes(&self, dead_letter: &DeadLetter, now: Timestamp) -> bool {
         let age = dead_letter.failed_at.map(|time| now.duration_since(time).unsigned_abs());
         let is = |wanted: &Option<String>, has: Option<String>| wanted.is_none() || *wanted == has;

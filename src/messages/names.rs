@@ -14,7 +14,7 @@ pub const DEAD_LETTER_EXCHANGE: &str = "task.dlx";
 pub const WORK_QUEUE: &str = "task.delete";
 /// Where commands lie that cannot succeed.
 pub const DEAD_LETTER_QUEUE: &str = "task.delete.dead";
-/// Prefix of the wait queues; the delay's duration follows.
+/// Prefix of the wait queues; the delay follows.
 pub const WAIT_QUEUE_PREFIX: &str = "task.delete.wait.";
 
 /// CloudEvents `source` of our events, and the name that our connections carry.

@@ -12,7 +12,7 @@ pub struct Publication<'a> {
     pub exchange: &'static str,
     /// Routing key.
     pub routing_key: String,
-    /// Body, byte for byte. A copy borrows it, because all commands unacknowledged may wait for their publish at once.
+    /// Body, byte for byte. A copy borrows it, because all unacknowledged commands may wait for their publish at once.
     pub body: Cow<'a, [u8]>,
     /// Property of that name.
     pub message_id: Option<String>,

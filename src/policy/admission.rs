@@ -16,7 +16,7 @@ pub struct Refusal {
     pub command: Option<Command>,
 }
 
-/// When the command was first seen: what its header says, but never in the future, whoever wrote the header.
+/// When the command was first seen: what its header says, but never in the future, because anyone may have written the header.
 pub fn first_seen(incoming: &Incoming, now: Timestamp) -> Timestamp {
     incoming.retry_state.first_seen.map_or(now, |seen| seen.min(now))
 }

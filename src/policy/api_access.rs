@@ -1,6 +1,6 @@
 //! Whether the API may be called now, for this organisation: the breaker and the organisations' circuits as one decision.
 //!
-//! Pure: whoever carries it out holds it behind one lock, asks [`ApiAccess::admit`] before a call and tells
+//! Pure: `worker::permits` holds it behind one lock, asks [`ApiAccess::admit`] before a call and tells
 //! [`ApiAccess::record`] what came of it, or [`ApiAccess::release`] that no call was made.
 
 mod breaker;

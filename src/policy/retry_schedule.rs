@@ -1,4 +1,4 @@
-//! How long to wait before the next attempt, or that there is none: the limits and the delays of durable waits.
+//! How long to wait before the next attempt, or that there is none: the limits, and the durable retry delays.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ impl RetryDelay {
     }
 }
 
-/// Why a list of waits is no delays.
+/// Why a list of durations cannot be the retry delays.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum RetryDelaysError {
     /// No delay at all.
@@ -64,7 +64,7 @@ pub enum RetryDelaysError {
 pub struct RetryDelays(Vec<RetryDelay>);
 
 impl RetryDelays {
-    /// Makes a delays of rising waits.
+    /// Retry delays, which must rise.
     ///
     /// # Errors
     /// [`RetryDelaysError`] names what is wrong with them.

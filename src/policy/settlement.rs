@@ -113,7 +113,7 @@ mod tests {
     fn waits() -> [Settlement; 2] {
         let delay = RetryDelays::new(vec![Duration::from_secs(5)]).unwrap().all()[0];
         let retry_state = RetryState { attempts: 2, ..RetryState::default() };
-        let wait = Wait { delay: delay, retry_state, is_news: true, command: None };
+        let wait = Wait { delay, retry_state, is_news: true, command: None };
         [Settlement::RetryLater(wait.clone()), Settlement::Postpone(wait)]
     }
 

@@ -264,8 +264,8 @@ pub async fn connect(
 /// # No request to the broker waits indefinitely
 ///
 /// lapin (4.12) may never resolve a request whose connection ends at that moment: `check` was seen to wait without end for the answer to
-/// its own close. So whoever asks the broker for something asks through this, acknowledgements included, or has a bound of its own
-/// (connecting, closing, `publisher`, `probe`). What has no answer within ten seconds is an error to whoever asked.
+/// its own close. So every request to the broker goes through this, acknowledgements included, or has a bound of its own
+/// (connecting, closing, `publisher`, `probe`). What has no answer within ten seconds is an error.
 ///
 /// # Errors
 /// lapin's word, or that the time is over.
@@ -297,7 +297,7 @@ fn watch(connection: &Connection, lost: &CancellationToken) -> watch::Receiver<O
         let gone = async {
             while let Some(event) = events.next().await {
                 match event {
-                    // A channel's error: whoever uses the channel is told, and the connection lives.
+                    // A channel's error: the user of the channel sees it, and the connection lives.
                     Event::Error(error) if error.is_amqp_soft_error() => {}
                     Event::Error(_) => break,
                     Event::ConnectionBlocked(reason) => drop(blocked.send_replace(Some(reason))),

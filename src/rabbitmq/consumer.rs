@@ -15,7 +15,7 @@ use super::envelope;
 use super::message_header::X_UNREADABLE;
 use crate::messages::{Incoming, Properties, names};
 
-/// One message that is unacknowledged. It is not `Clone` and every way out consumes it, so it is settled at most once, and only this
+/// An unacknowledged message. It is not `Clone` and every way out consumes it, so it is settled at most once, and only this
 /// file makes one, so on the channel it came from. (lapin's own `Acker` would start a job of the runtime for each.)
 #[derive(Debug)]
 pub struct Delivery {

@@ -10,7 +10,7 @@ use super::envelope;
 use super::message_header::X_UNREADABLE;
 use crate::messages::{DeadLetter, names};
 
-/// A dead letter that is unacknowledged. It goes back to its queue when its channel closes, unless it was removed.
+/// An unacknowledged dead letter. It goes back to its queue when its channel closes, unless it was removed.
 #[derive(Debug)]
 pub struct DeadLetterDelivery {
     /// What it says.

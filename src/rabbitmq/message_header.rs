@@ -5,7 +5,7 @@ use std::str;
 
 use crate::messages::names;
 
-/// Names what is wrong with a message's properties, for `rabbitmq::consumer`. Whoever forges it has only his own command refused.
+/// Names what is wrong with a message's properties, for `rabbitmq::consumer`. A producer that forges it only has its own command refused.
 pub(super) const X_UNREADABLE: &str = "x-unreadable";
 
 /// Every AMQP peer takes frames of 4,096 bytes, eight of them around the payload, whatever else was agreed.
@@ -33,25 +33,25 @@ const KEPT: [&str; 15] = [
 ];
 const HEADERS: usize = 2;
 /// The properties in the order of their flags, from the highest bit.
-const PROPERTIES: [(&str, OutputFormat); 14] = [
-    ("content_type", OutputFormat::Text),
-    ("content_encoding", OutputFormat::Text),
-    ("headers", OutputFormat::Table),
-    ("delivery_mode", OutputFormat::Bytes(1)),
-    ("priority", OutputFormat::Bytes(1)),
-    ("correlation_id", OutputFormat::Text),
-    ("reply_to", OutputFormat::Text),
-    ("expiration", OutputFormat::Text),
-    ("message_id", OutputFormat::Text),
-    ("timestamp", OutputFormat::Bytes(8)),
-    ("type", OutputFormat::Text),
-    ("user_id", OutputFormat::Text),
-    ("app_id", OutputFormat::Text),
-    ("cluster_id", OutputFormat::Text),
+const PROPERTIES: [(&str, Form); 14] = [
+    ("content_type", Form::Text),
+    ("content_encoding", Form::Text),
+    ("headers", Form::Table),
+    ("delivery_mode", Form::Bytes(1)),
+    ("priority", Form::Bytes(1)),
+    ("correlation_id", Form::Text),
+    ("reply_to", Form::Text),
+    ("expiration", Form::Text),
+    ("message_id", Form::Text),
+    ("timestamp", Form::Bytes(8)),
+    ("type", Form::Text),
+    ("user_id", Form::Text),
+    ("app_id", Form::Text),
+    ("cluster_id", Form::Text),
 ];
 
 #[derive(Clone, Copy)]
-enum OutputFormat {
+enum Form {
     Text,
     Table,
     Bytes(usize),
@@ -93,9 +93,9 @@ fn read_properties(bytes: &[u8]) -> Option<Found<'_>> {
     for (place, (_, form)) in PROPERTIES.iter().enumerate() {
         if flags & (1 << (15 - place)) != 0 {
             found[place] = Some(match form {
-                OutputFormat::Text => rest.short()?,
-                OutputFormat::Table => rest.long()?,
-                OutputFormat::Bytes(count) => rest.take(*count)?,
+                Form::Text => rest.short()?,
+                Form::Table => rest.long()?,
+                Form::Bytes(count) => rest.take(*count)?,
             });
         }
     }
@@ -103,8 +103,7 @@ fn read_properties(bytes: &[u8]) -> Option<Found<'_>> {
 }
 
 fn fault(found: &Found<'_>) -> Option<String> {
-    let texts =
-        PROPERTIES.iter().zip(found).filter(|((_, form), _)| matches!(form, OutputFormat::Text));
+    let texts = PROPERTIES.iter().zip(found).filter(|((_, form), _)| matches!(form, Form::Text));
     let mut bad = texts.filter_map(|((name, _), value)| value.map(|value| (name, value)));
     let (name, value) = bad.find(|(_, value)| str::from_utf8(value).is_err())?;
     Some(format!("its {name} is not UTF-8: {}", value.escape_ascii()))
@@ -117,11 +116,11 @@ fn write_properties(found: &Found<'_>, fault: Option<&str>) -> Vec<u8> {
     let table = kept(found[HEADERS].unwrap_or_default(), fault, LARGEST - 18 - others);
     for (place, (_, form)) in PROPERTIES.iter().enumerate() {
         match (form, found[place]) {
-            (OutputFormat::Table, _) => put_long(&mut values, &table),
-            (OutputFormat::Text, Some(text)) if str::from_utf8(text).is_ok() => {
-                put_short(&mut values, text)
+            (Form::Table, _) => put_long(&mut values, &table),
+            (Form::Text, Some(text)) if str::from_utf8(text).is_ok() => {
+                put_short(&mut values, text);
             }
-            (OutputFormat::Bytes(_), Some(bytes)) => values.extend(bytes),
+            (Form::Bytes(_), Some(bytes)) => values.extend(bytes),
             _ => continue,
         }
         flags |= 1 << (15 - place);
@@ -202,7 +201,7 @@ struct Entry<'a> {
     bytes: &'a [u8],
 }
 
-/// What is left to read. Whoever gets `None` has come to the end, or to something that cannot be read.
+/// What is left to read. `None` means the end, or to something that cannot be read.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {

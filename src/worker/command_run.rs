@@ -124,7 +124,7 @@ impl<'a> CommandRun<'a> {
     /// # A list that somebody waits for comes to an end
     ///
     /// The worker lets a command wait out any outage. `delete` has nobody to wait for it: there a failure uses up an attempt even while
-    /// its organisation is suspended, and what has none left is told as failed.
+    /// its organisation is suspended, and what has none left is reported as failed.
     fn is_outage(&self, answered: &Answered) -> bool {
         let counts_all_the_same = self.engine.is_attended && answered.verdict == Verdict::Transient;
         answered.is_outage && !counts_all_the_same

@@ -283,7 +283,7 @@ impl Engine {
         match (&reason, self.health.is_ready(Component::Organisations)) {
             (Some(reason), true) => warn!("{reason}; commands are taken in as probes only"),
             (None, false) => {
-                info!("not every organisation that has commands is suspended any more")
+                info!("not every organisation that has commands is suspended any more");
             }
             _ => {}
         }

@@ -201,7 +201,7 @@ impl Permits {
         self.lock().access.intake(Instant::now())
     }
 
-    /// LastLogged whenever the intake may have changed.
+    /// Notified whenever the intake may have changed.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
@@ -239,7 +239,7 @@ impl Permits {
                         shared.access.release(&org, permit, now);
                     }
                 }
-                // They ask again, and are told why.
+                // They ask again, and learn why.
                 Err(_) => shared.lines.dissolve(&org),
             }
         }

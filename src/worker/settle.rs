@@ -84,7 +84,7 @@ impl Settler {
         self.metrics.last_settled.set(Timestamp::now().as_duration().as_secs_f64());
     }
 
-    /// # A dead letter that the broker finds too large does not stay that is unacknowledged indefinitely
+    /// # A dead letter that the broker finds too large does not stay unacknowledged indefinitely
     ///
     /// The limit may be lowered while a command lies in its queue (`RabbitMQ` 4 takes an eighth of what 3 took). The copy with our
     /// headers is then refused, each time, but the broker's own dead-lettering moves the original, at least once, as it is.
@@ -133,7 +133,7 @@ impl Settler {
     }
 }
 
-/// A publication that does not get through. The first one is told, and the end of the last one.
+/// A publication that does not get through. The first one is logged, and the end of the last one.
 struct PublishOutage<'a>(&'a Settler);
 
 impl<'a> PublishOutage<'a> {

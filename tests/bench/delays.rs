@@ -69,7 +69,7 @@ async fn half_load(field: &Field, passed: &Mutex<Passed>, calls: &Mutex<Calls>) 
     json!({"a_second": A_SECOND, "delivery_to_call_ms": quantiles(to_call.collect()), "answer_to_ack_ms": quantiles(to_ack.collect())})
 }
 
-/// The queue is one line for all: a command waits for those before it, whoever gave them.
+/// The queue is one line for all: a command waits for all those before it.
 async fn behind_a_backlog(field: &Field, calls: &Mutex<Calls>) -> Value {
     for number in 0..BACKLOG {
         field.publish("many", number, OutputFormat::Contract { bytes: 0 }).await;

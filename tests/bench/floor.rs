@@ -102,7 +102,7 @@ pub(crate) async fn http(base_url: &str, commands: usize, concurrency: usize) {
     stream::iter(0..commands)
         .for_each_concurrent(concurrency, |number| call(&client, base_url, number))
         .await;
-    // Until whoever measures has looked.
+    // Until the benchmark has looked.
     sleep(AT_REST).await;
 }
 

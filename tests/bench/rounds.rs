@@ -13,7 +13,7 @@ use crate::rabbitmq::broker;
 const PATIENCE: Duration = Duration::from_mins(5);
 /// A peer in an interpreted language gets fewer commands, or nobody would wait for it.
 const FEWER: usize = 10;
-/// Whoever has used nothing for so long has started.
+/// A process that has used no CPU for so long has started.
 const AT_REST: Duration = Duration::from_millis(500);
 
 pub(crate) struct Plan {

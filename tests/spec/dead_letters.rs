@@ -101,7 +101,7 @@ async fn list_counts_by_reason_and_organisation() {
     world.end("m1").await;
     let groups = lines(&world, &["list", "--json"]).await;
     let of = |group: &Value| {
-        (group["reason"].clone(), group["org_id"].clone(), group["dead letters"].clone())
+        (group["reason"].clone(), group["org_id"].clone(), group["letters"].clone())
     };
     let expected =
         [(json!("forbidden"), json!(ORG), json!(2)), (json!("malformed"), Value::Null, json!(1))];
@@ -144,7 +144,7 @@ async fn replay_moves_those_that_are_meant_and_the_worker_deletes_them() {
     }
     has_dead_letters(&world, 1).await;
     let data = audits(&world, 2).await;
-    let audit = |phase: &str, letters: u32| json!({"phase": phase, "by": "ann", "selection": {"reason": "forbidden"}, "dead letters": letters, "interrupted": false});
+    let audit = |phase: &str, letters: u32| json!({"phase": phase, "by": "ann", "selection": {"reason": "forbidden"}, "letters": letters, "interrupted": false});
     assert_eq!(data, [audit("begun", 0), audit("ended", 2)]);
     world.assert_drained().await;
 }
@@ -215,10 +215,10 @@ async fn one_look_after_the_other_sees_every_letter_and_so_does_the_replay_behin
         world.tester.publish_to("task.dlx", "task.delete", b"{}", properties).await;
     }
     for _ in 0..8 {
-        assert_eq!(lines(&world, &["list", "--json"]).await[0]["dead letters"], LETTERS);
+        assert_eq!(lines(&world, &["list", "--json"]).await[0]["letters"], LETTERS);
     }
     done(&world, &["replay", "--yes"]).await;
-    assert_eq!(audits(&world, 2).await[1]["dead letters"], LETTERS);
+    assert_eq!(audits(&world, 2).await[1]["letters"], LETTERS);
     assert_eq!(letters(&world).await, 0);
     broker().delete_vhost(&world.vhost).await;
 }
@@ -278,7 +278,7 @@ async fn nothing_in_bulk_is_done_where_nobody_agreed() {
 }
 
 #[tokio::test]
-async fn whoever_could_not_keep_a_letter_does_not_get_to_look_at_it() {
+async fn a_user_who_could_not_keep_a_dead_letter_does_not_get_to_look_at_it() {
     let world = with_forbidden(&["t1"]).await;
     let url = user(&world, "^$").await;
     for _ in 0..2 {
@@ -330,7 +330,7 @@ async fn limit_and_rate_are_kept_and_a_signal_ends_it_after_the_letter_in_hand()
     crate::command_line::signal(&replay, "INT");
     let data = audits(&world, 4).await[3].clone();
     assert_eq!(
-        (&data["interrupted"], data["dead letters"].as_u64() < Some(3)),
+        (&data["interrupted"], data["letters"].as_u64() < Some(3)),
         (&json!(true), true),
         "{data}"
     );
@@ -385,7 +385,7 @@ async fn what_the_broker_itself_moved_there_is_called_poison() {
 
 /// `dead export | less`, say: a pipe holds 64 KiB, and RabbitMQ ends a connection that was silent for some heartbeats.
 #[tokio::test]
-async fn whoever_reads_slowly_does_not_silence_the_connection() {
+async fn a_slow_reader_does_not_silence_the_connection() {
     const MORE_THAN_THE_BROKERS_PATIENCE: Duration = Duration::from_secs(6);
     let world = World::start().await;
     world.tester.leave_dead_letters_alone().await;

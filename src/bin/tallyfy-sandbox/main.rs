@@ -31,7 +31,7 @@ use crate::state::{State, TaskState};
 
 const DEFAULT_ORG: &str = "5a4db0c0ffee5a4db0c0ffee5a4db0c0";
 
-/// A stand-in for the Tallyfy API that does what it is told under `/_sandbox` (GET / names the endpoints).
+/// A stand-in for the Tallyfy API that does what it is scripted to do under `/_sandbox` (GET / names the endpoints).
 #[derive(Debug, Parser)]
 #[command(name = "tallyfy-sandbox", version)]
 struct Settings {

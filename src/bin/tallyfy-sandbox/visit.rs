@@ -104,7 +104,7 @@ impl Visit {
         response
     }
 
-    /// Before the answer's first byte is out, so that whoever has the answer finds it in the ledger.
+    /// Before the answer's first byte is out, so that a client that has the answer finds it in the ledger.
     pub(crate) fn note_status(&mut self, status: u16) {
         self.is_answered = true;
         self.sandbox.ledger().note_status(self.seq, status);

@@ -42,7 +42,7 @@ impl Broker {
             Reins::NotOurs => unreachable!("`own_broker` gives no such broker"),
             Reins::Container { .. } => self.docker("start", &[]),
             Reins::Node { dir, server } => {
-                // Not our child: whoever kills it need not wait for it.
+                // Not our child: nobody need wait for it.
                 let script = r#""$1/with" "$2" </dev/null >>"$1/output" 2>&1 &"#;
                 run(Command::new("sh")
                     .args(["-c", script, "node"])
