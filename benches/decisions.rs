@@ -9,7 +9,8 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use tallyfy_delete_worker::messages::{Command, EndKind, Incoming, Outcome, Properties};
+use tallyfy_delete_worker::kind::Kind;
+use tallyfy_delete_worker::messages::{Command, End, EndKind, Incoming, Outcome, Properties};
 use tallyfy_delete_worker::policy::answer::{Answer, Body, Response};
 use tallyfy_delete_worker::policy::settlement::Settlement;
 use tallyfy_delete_worker::policy::verdict::decide;
@@ -24,9 +25,8 @@ fn answer(status: u16, body: Body) -> Answer {
 fn outcome(command: &Command) -> Outcome {
     Outcome {
         command_id: "7b0e6c1e-53a5-4c0c-9a66-1f6a3f4f3c11".to_owned(),
-        org_id: Some(command.org_id.to_string()),
-        task_id: Some(command.task_id.to_string()),
-        outcome: EndKind::Deleted,
+        target: Some(command.target.clone()),
+        outcome: End { kind: Kind::TaskDelete, how: EndKind::Done },
         attempts: 1,
         ambiguous: false,
         verified: true,
@@ -42,7 +42,7 @@ fn outcome(command: &Command) -> Outcome {
 
 fn benches(criterion: &mut Criterion) {
     criterion.bench_function("decode a command", |bencher| {
-        bencher.iter(|| Command::decode(black_box(BODY)).unwrap());
+        bencher.iter(|| Command::decode(Kind::TaskDelete, black_box(BODY)).unwrap());
     });
     let not_found = Body::recognise(
         Some("application/json"),
@@ -50,9 +50,10 @@ fn benches(criterion: &mut Criterion) {
     );
     let answers = [answer(204, Body::Empty), answer(404, not_found), answer(503, Body::Html)];
     criterion.bench_function("decide on three answers", |bencher| {
-        bencher.iter(|| black_box(&answers).each_ref().map(decide));
+        bencher
+            .iter(|| black_box(&answers).each_ref().map(|answer| decide(Kind::TaskDelete, answer)));
     });
-    let command = Command::decode(BODY).unwrap();
+    let command = Command::decode(Kind::TaskDelete, BODY).unwrap();
     let (outcome, now) = (outcome(&command), "2026-11-23T10:00:00Z".parse().unwrap());
     criterion.bench_function("derive an event's id", |bencher| {
         bencher.iter(|| black_box(&outcome).event_id());

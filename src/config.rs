@@ -16,7 +16,8 @@ use lapin::uri::AMQPUri;
 use tracing_subscriber::EnvFilter;
 
 use crate::dead_letters::{DeadJob, OutputFormat};
-use crate::messages::{OrgId, TaskId};
+use crate::kind::Kind;
+use crate::messages::{OrgId, Target};
 use crate::policy::retry_schedule::{RetryDelays, RetrySchedule};
 use crate::rabbitmq::BrokerSettings;
 use crate::rabbitmq::tls::{TlsFiles, certificates};
@@ -44,11 +45,11 @@ pub enum Job {
     /// Declare the topology.
     Setup(Box<BrokerSettings>),
     /// Delete a list of tasks.
-    Delete(Box<CoreSettings>, OrgId, Vec<TaskId>),
+    Delete(Box<CoreSettings>, Vec<Target>),
     /// Print this.
     Print(Vec<u8>),
     /// Deal with dead letters.
-    Dead(AMQPUri, TlsFiles, DeadJob),
+    Dead(Kind, AMQPUri, TlsFiles, DeadJob),
 }
 
 /// How to log.
@@ -90,7 +91,10 @@ fn interpret(
 ) -> Result<(Job, Logging), Vec<String>> {
     let mut reader = Reader::default();
     let (job, log) = match cli.command {
-        Sub::Schema { subject, log } => (Some(Job::Print(print::schema(subject))), log),
+        Sub::Schema { subject, kind, log } => {
+            let kind = reader.kind("--kind", &kind);
+            (kind.map(|kind| Job::Print(print::schema(subject, kind))), log)
+        }
         Sub::Man { log } => (print::man(&Cli::command()).map(Job::Print), log),
         Sub::Completions { shell, log } => {
             (Some(Job::Print(print::completions(shell, Cli::command()))), log)
@@ -102,20 +106,18 @@ fn interpret(
         }
         Sub::Setup(args) => {
             let delays = reader.delays("WAIT_LADDER", &args.delays.wait_ladder);
-            let broker = broker(
-                &mut reader,
-                &args.broker,
-                delays.as_ref(),
-                Provision::Declare,
-                LARGEST_PREFETCH,
-            );
+            let kinds = reader.kinds("KINDS", &args.kinds.kinds);
+            let topology = topology(Provision::Declare, kinds, delays.as_ref());
+            let broker = broker(&mut reader, &args.broker, topology, LARGEST_PREFETCH);
             (broker.map(|b| Job::Setup(Box::new(b))), args.log)
         }
         Sub::Delete(args) => (delete(&mut reader, &args, input), args.log),
         Sub::Dead(args) => {
             let broker = reader.broker_address(&args.broker);
+            let kind = reader.kind("--kind", &args.kind);
             let job = dead::job(&mut reader, args.action);
-            (broker.zip(job).map(|((uri, tls), job)| Job::Dead(uri, tls, job)), args.log)
+            let job = broker.zip(kind.zip(job));
+            (job.map(|((uri, tls), (kind, job))| Job::Dead(kind, uri, tls, job)), args.log)
         }
     };
     let logging = logging(&mut reader, &log);
@@ -130,10 +132,11 @@ fn service(reader: &mut Reader, args: &RunArgs) -> Option<ServiceSettings> {
     let provision =
         provision.map(|declare| if declare { Provision::Declare } else { Provision::Check });
     let core = core(reader, &args.core, &args.delays, None);
+    let kinds = reader.kinds("KINDS", &args.kinds.kinds);
     let delays = core.as_ref().map(|core| &core.schedule.delays);
+    let topology = topology(provision.unwrap_or(Provision::Check), kinds, delays);
     let prefetch = core.as_ref().map_or(LARGEST_PREFETCH, |core| prefetch(core.concurrency));
-    let broker =
-        broker(reader, &args.broker, delays, provision.unwrap_or(Provision::Check), prefetch);
+    let broker = broker(reader, &args.broker, topology, prefetch);
     let http_addr = reader.socket_address("HTTP_ADDR", &args.http_addr);
     let shutdown_grace =
         reader.duration("SHUTDOWN_GRACE", &args.shutdown_grace, Duration::ZERO..=HOUR);
@@ -181,17 +184,23 @@ fn core(
     })
 }
 
+fn topology(
+    provision: Provision,
+    kinds: Option<Vec<Kind>>,
+    delays: Option<&RetryDelays>,
+) -> Option<Topology> {
+    let delays = delays?.all().iter().map(|delay| (delay.name(), delay.ttl_ms())).collect();
+    Some(Topology { provision, kinds: kinds?, delays })
+}
+
 fn broker(
     reader: &mut Reader,
     args: &BrokerArgs,
-    delays: Option<&RetryDelays>,
-    provision: Provision,
+    topology: Option<Topology>,
     prefetch: u16,
 ) -> Option<BrokerSettings> {
-    let address = reader.broker_address(args);
-    let wait_queues = delays?.all().iter().map(|delay| (delay.queue(), delay.ttl_ms())).collect();
-    let (uri, tls) = address?;
-    Some(BrokerSettings { uri, tls, topology: Topology { provision, wait_queues }, prefetch })
+    let (uri, tls) = reader.broker_address(args)?;
+    Some(BrokerSettings { uri, tls, topology: topology?, prefetch })
 }
 
 /// More than the calls, so that the next commands are at hand while outcomes are being confirmed; not many more, because each
@@ -208,8 +217,11 @@ fn delete(
 ) -> Option<Job> {
     let org = reader.org("--org", &args.org);
     let core = core(reader, &args.core, &args.delays, org.as_ref());
-    let tasks = reader.tasks(&args.tasks, input);
-    Some(Job::Delete(Box::new(core?), org?, tasks?))
+    let kind = reader.kind("--kind", &args.kind);
+    let ids = reader.ids(kind.unwrap_or_default(), &args.ids, input);
+    let (kind, org) = (kind?, org?);
+    let target = |id| Target { kind, org: org.clone(), id };
+    Some(Job::Delete(Box::new(core?), ids?.into_iter().map(target).collect()))
 }
 
 fn logging(reader: &mut Reader, args: &LogArgs) -> Option<Logging> {
@@ -229,11 +241,11 @@ mod tests {
         read_from(BASE.iter().chain(args).copied(), std::iter::empty()).err().unwrap_or_default()
     }
 
-    fn delete(args: &[&str], input: &[&str]) -> Result<Vec<TaskId>, Vec<String>> {
+    fn delete(args: &[&str], input: &[&str]) -> Result<Vec<Target>, Vec<String>> {
         let base = ["tallyfy-delete-worker", "delete", "--org=acme", "--tallyfy-access-token=tok"];
         let input = input.iter().map(ToString::to_string);
         read_from(base.iter().chain(args).copied(), input).map(|(job, _)| match job {
-            Job::Delete(_, _, tasks) => tasks,
+            Job::Delete(_, targets) => targets,
             _ => panic!("not a delete"),
         })
     }
@@ -249,6 +261,9 @@ mod tests {
             ("AMQP_URL", "--amqp-url=amqp://[::1]/"),
             ("TALLYFY_BASE_URL", "--tallyfy-base-url=http://go.tallyfy.com/api"),
             ("TALLYFY_ORG_ID", "--tallyfy-org-id=a/b"),
+            ("KINDS", "--kinds=task.delete,process"),
+            ("KINDS", "--kinds=tag.delete,tag.delete"),
+            ("KINDS", "--kinds="),
             ("CONCURRENCY", "--concurrency=0"),
             ("REQUEST_TIMEOUT", "--request-timeout=15"),
             ("REQUEST_TIMEOUT", "--request-timeout=301s"),
@@ -292,6 +307,20 @@ mod tests {
         for url in ["ftp://h/", "https://u:p@h/", "https://h/?q=1", "https://h/#f", "h"] {
             assert_eq!(problems(&[&format!("--tallyfy-base-url={url}")]).len(), 1, "{url}");
         }
+    }
+
+    #[test]
+    fn a_list_is_of_the_kind_that_is_named() {
+        let kinds = |args: &[&str]| {
+            delete(args, &[]).unwrap().iter().map(|target| target.kind).collect::<Vec<_>>()
+        };
+        assert_eq!(kinds(&["t1"]), [Kind::TaskDelete]);
+        assert_eq!(kinds(&["--kind=file.delete", "f1"]), [Kind::FileDelete]);
+        let error = delete(&["--kind=file.remove", "f1"], &[]).unwrap_err();
+        assert!(
+            error.len() == 1 && error[0].starts_with("--kind") && error[0].contains("file.delete"),
+            "{error:?}"
+        );
     }
 
     #[test]

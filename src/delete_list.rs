@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use crate::messages::{EndKind, Incoming, OrgId, Outcome, RetryState, TaskId};
+use crate::kind::Kind;
+use crate::messages::{EndKind, Incoming, Outcome, RetryState, Target};
 use crate::metrics::NO_TOKEN;
 use crate::policy::api_access::SuspendReason;
 use crate::policy::settlement::Settlement;
@@ -42,13 +43,13 @@ impl Tally {
 /// [`StartError`] where a token cannot be had or the engine cannot be built.
 pub async fn delete_list(
     core: CoreSettings,
-    org: &OrgId,
-    tasks: Vec<TaskId>,
+    targets: Vec<Target>,
     out: impl Write + Send,
     shutdown: CancellationToken,
 ) -> Result<Tally, StartError> {
+    let kinds: Vec<Kind> = targets.first().map(|target| target.kind).into_iter().collect();
     let credentials = credentials(&core.credentials)?;
-    let engine = engine(&core, &credentials, true)?;
+    let engine = engine(&core, &kinds, &credentials, true)?;
     let draining = engine.draining.clone();
     let interrupted = tokio::spawn(async move {
         shutdown.cancelled().await;
@@ -56,12 +57,12 @@ pub async fn delete_list(
     });
     let engine = Arc::new(engine);
     let reloading = tokio::spawn(reload_credentials(Arc::clone(&engine)));
-    let bar = progress_bar(tasks.len());
+    let bar = progress_bar(targets.len());
     let (tally, out) = (Mutex::new(Tally::default()), Mutex::new(out));
     let (engine, bar, tally_ref, out) = (&engine, &bar, &tally, &out);
-    stream::iter(tasks)
-        .for_each_concurrent(core.concurrency, |task| async move {
-            let end = delete_one(engine, org, &task, bar).await;
+    stream::iter(targets)
+        .for_each_concurrent(core.concurrency, |target| async move {
+            let end = delete_one(engine, &target, bar).await;
             let mut tally = tally_ref.lock().unwrap_or_else(PoisonError::into_inner);
             let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
             count(&mut tally, end.as_ref());
@@ -78,13 +79,8 @@ pub async fn delete_list(
 }
 
 /// Handles one command until it ends; `None` where it was given up before that.
-async fn delete_one(
-    engine: &Engine,
-    org: &OrgId,
-    task: &TaskId,
-    bar: &ProgressBar,
-) -> Option<Outcome> {
-    let mut incoming = command(org, task);
+async fn delete_one(engine: &Engine, target: &Target, bar: &ProgressBar) -> Option<Outcome> {
+    let mut incoming = command(target);
     let (stop, began) = (engine.stop(CancellationToken::new()), Instant::now());
     loop {
         let wait = match handle(&incoming, engine, &stop).await {
@@ -98,14 +94,14 @@ async fn delete_one(
             (wait.delay, wait.retry_state.wait_reason.as_deref().unwrap_or_default());
         if is_hopeless(engine, reason) || began.elapsed() > engine.schedule.max_age {
             bar.suspend(
-                || error!(task_id = %task, reason, http_status = wait.retry_state.last_status, "not deleted"),
+                || error!(kind = %target.kind, id = %target.id, reason, http_status = wait.retry_state.last_status, "not deleted"),
             );
             return None;
         }
         if wait.is_news {
             let (status, delay) = (wait.retry_state.last_status, delay.name());
             bar.suspend(
-                || warn!(task_id = %task, reason, delay, http_status = status, "the task waits"),
+                || warn!(kind = %target.kind, id = %target.id, reason, delay, http_status = status, "the command waits"),
             );
         }
         let first_seen = incoming.retry_state.first_seen.or_else(|| Some(Timestamp::now()));
@@ -127,14 +123,15 @@ fn is_hopeless(engine: &Engine, reason: &str) -> bool {
     reason == NO_TOKEN || HOPELESS.map(SuspendReason::as_str).contains(&reason)
 }
 
-fn command(org: &OrgId, task: &TaskId) -> Incoming {
-    let body = serde_json::json!({"org_id": org, "task_id": task}).to_string().into_bytes();
-    Incoming { body, ..Incoming::default() }
+fn command(target: &Target) -> Incoming {
+    // A target is written with its own members: a command is no more.
+    let body = serde_json::to_vec(target).unwrap_or_default();
+    Incoming { kind: target.kind, body, ..Incoming::default() }
 }
 
 fn count(tally: &mut Tally, end: Option<&Outcome>) {
-    match end.map(|outcome| outcome.outcome) {
-        Some(EndKind::Deleted | EndKind::AlreadyAbsent) => tally.gone += 1,
+    match end.map(|outcome| outcome.outcome.how) {
+        Some(EndKind::Done | EndKind::AlreadyAbsent) => tally.gone += 1,
         Some(EndKind::DeadLettered) => tally.failed += 1,
         None => tally.left += 1,
     }
@@ -147,11 +144,9 @@ fn write_line(out: &mut impl Write, bar: &ProgressBar, end: Option<&Outcome>) {
 }
 
 /// On a terminal only: indicatif hides it elsewhere.
-fn progress_bar(tasks: usize) -> ProgressBar {
-    let bar = ProgressBar::new(tasks as u64);
-    if let Ok(style) =
-        ProgressStyle::with_template("{bar:40} {pos}/{len} tasks, {per_sec}, {eta} left")
-    {
+fn progress_bar(targets: usize) -> ProgressBar {
+    let bar = ProgressBar::new(targets as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len}, {per_sec}, {eta} left") {
         bar.set_style(style);
     }
     bar.enable_steady_tick(Duration::from_millis(200));

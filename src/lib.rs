@@ -35,6 +35,7 @@
 //! one call. *Suspended*: not called for a while but for probes; said of an organisation, which then *resumes*. *Circuit*: the state of one organisation.
 //! *Breaker*: what stops all calls but probes while no organisation is served.
 
+pub mod kind;
 pub mod messages;
 pub mod policy;
 

@@ -9,7 +9,8 @@ use tallyfy_delete_worker::check::check;
 use tallyfy_delete_worker::config::{self, EXIT_USAGE, Job};
 use tallyfy_delete_worker::dead_letters::{self, DeadJob, Done};
 use tallyfy_delete_worker::delete_list::delete_list;
-use tallyfy_delete_worker::messages::{OrgId, TaskId};
+use tallyfy_delete_worker::kind::Kind;
+use tallyfy_delete_worker::messages::Target;
 use tallyfy_delete_worker::rabbitmq::connection;
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::service::{CoreSettings, Service, ServiceSettings, setup};
@@ -59,8 +60,8 @@ async fn carry_out(job: Job) -> anyhow::Result<ExitCode> {
         Job::Setup(settings) => {
             setup(&settings).await.map(|()| ExitCode::SUCCESS).map_err(Into::into)
         }
-        Job::Delete(core, org, tasks) => delete(*core, &org, tasks).await,
-        Job::Dead(uri, tls, job) => dead(&uri, &tls, job).await,
+        Job::Delete(core, targets) => delete(*core, targets).await,
+        Job::Dead(kind, uri, tls, job) => dead(kind, &uri, &tls, job).await,
     }
 }
 
@@ -82,14 +83,14 @@ async fn run(settings: ServiceSettings) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn dead(uri: &AMQPUri, tls: &TlsFiles, job: DeadJob) -> anyhow::Result<ExitCode> {
+async fn dead(kind: Kind, uri: &AMQPUri, tls: &TlsFiles, job: DeadJob) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signal().context("cannot listen for signals")?;
-    Ok(code(dead_letters::run(job, uri, tls, stop).await? == Done::Completed))
+    Ok(code(dead_letters::run(kind, job, uri, tls, stop).await? == Done::Completed))
 }
 
-async fn delete(core: CoreSettings, org: &OrgId, tasks: Vec<TaskId>) -> anyhow::Result<ExitCode> {
+async fn delete(core: CoreSettings, targets: Vec<Target>) -> anyhow::Result<ExitCode> {
     let shutdown = shutdown::on_signal().context("cannot listen for signals")?;
-    let tally = delete_list(core, org, tasks, io::stdout(), shutdown).await?;
+    let tally = delete_list(core, targets, io::stdout(), shutdown).await?;
     info!(gone = tally.gone, failed = tally.failed, left = tally.left, "the list is done");
     Ok(code(tally.is_complete()))
 }

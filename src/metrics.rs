@@ -14,15 +14,19 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
+use crate::kind::Kind;
 use crate::messages::FailureReason;
-use crate::messages::names::WAIT_QUEUE_PREFIX;
 use crate::policy::api_access::SuspendReason;
 use crate::policy::verdict::Verdict;
 
 /// One label and its value: `[("verdict", "deleted")]`. On a command's way both are words of the program.
 type Label = [(&'static str, &'static str); 1];
-/// By queue or delay, whose names are settings.
+/// The kind of command, and another label.
+type KindLabel = [(&'static str, &'static str); 2];
+/// By queue, whose names are settings.
 type QueueGauges = Family<[(&'static str, String); 1], Gauge>;
+/// By kind and delay.
+type DelayGauges = Family<[(&'static str, String); 2], Gauge>;
 /// The reason of an organisation that is allowed and has no token at the moment.
 pub const NO_TOKEN: &str = "no_token";
 /// When a delivery came, and a number that tells it from others of the same moment.
@@ -30,8 +34,7 @@ type Received = (Instant, u64);
 
 const PREFIX: &str = "tallyfy_delete_worker";
 /// Beside the reasons of dead letters.
-const SETTLEMENTS: [&str; 5] =
-    ["deleted", "already_absent", "retry_later", "postponed", "returned"];
+const SETTLEMENTS: [&str; 4] = ["already_absent", "retry_later", "postponed", "returned"];
 const PUBLISHES: [&str; 6] =
     ["confirmed", "rejected", "returned", "timeout", "too_large", "broken"];
 const ACKNOWLEDGEMENTS: [&str; 2] = ["acknowledged", "lost"];
@@ -42,14 +45,14 @@ const CALL_BUCKETS: [f64; 12] =
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    commands: ByWord<Counter>,
-    answers: ByWord<Counter>,
+    commands: Family<KindLabel, Counter>,
+    answers: Family<KindLabel, Counter>,
     calls: Family<Label, Histogram>,
     publishes: ByWord<Counter>,
     acknowledgements: ByWord<Counter>,
-    waiting: QueueGauges,
+    waiting: DelayGauges,
     queues: QueueGauges,
-    first_answers: ByWord<Counter>,
+    first_answers: Family<KindLabel, Counter>,
     suspended: ByWord<Gauge>,
     deliveries_unsettled: Gauge,
     oldest_delivery_age: Gauge<f64, AtomicU64>,
@@ -77,8 +80,15 @@ pub struct Metrics {
 }
 
 impl Default for Metrics {
-    #[expect(clippy::too_many_lines, reason = "a list, one metric after the other")]
     fn default() -> Self {
+        Self::new(&[Kind::default()])
+    }
+}
+
+impl Metrics {
+    /// Metrics that show a zero for each of these kinds, so that a rate sees the first event.
+    #[expect(clippy::too_many_lines, reason = "a list, one metric after the other")]
+    pub fn new(kinds: &[Kind]) -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
         let r = &mut registry;
         r.register(
@@ -87,8 +97,11 @@ impl Default for Metrics {
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
         let verdicts = Verdict::ALL.map(Verdict::as_str);
-        let settlements =
-            SETTLEMENTS.into_iter().chain(FailureReason::ALL.map(FailureReason::as_str));
+        let verdicts_of = |_| verdicts.to_vec();
+        let settlements_of = |kind: Kind| {
+            let ends = [kind.spec().outcome].into_iter().chain(SETTLEMENTS);
+            ends.chain(FailureReason::ALL.map(FailureReason::as_str)).collect()
+        };
         let reasons = SuspendReason::ALL.map(SuspendReason::as_str).into_iter().chain([NO_TOKEN]);
         let calls =
             Family::<Label, Histogram>::new_with_constructor(|| Histogram::new(CALL_BUCKETS));
@@ -99,26 +112,26 @@ impl Default for Metrics {
         );
         Self {
             calls,
-            commands: by_word(
+            commands: by_kind(
                 r,
                 "commands",
                 "Deliveries settled, by verdict",
-                "verdict",
-                settlements,
+                kinds,
+                settlements_of,
             ),
-            answers: by_word(
+            answers: by_kind(
                 r,
                 "api_answers",
                 "Answers of the API, by what they mean",
-                "verdict",
-                verdicts,
+                kinds,
+                verdicts_of,
             ),
-            first_answers: by_word(
+            first_answers: by_kind(
                 r,
                 "first_answers",
                 "Answers to the first call of a new command, by meaning",
-                "verdict",
-                verdicts,
+                kinds,
+                verdicts_of,
             ),
             ambiguous_answers: add(
                 r,
@@ -210,10 +223,30 @@ fn by_word<M: Metric + TypedMetric + Clone + Default>(
     ByWord { label, known: known.collect(), family }
 }
 
+fn by_kind(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    kinds: &[Kind],
+    words_of: impl Fn(Kind) -> Vec<&'static str>,
+) -> Family<KindLabel, Counter> {
+    let family: Family<KindLabel, Counter> = add(registry, name, help);
+    for kind in kinds.iter().copied() {
+        for word in words_of(kind) {
+            drop(family.get_or_create(&labels(kind, word)));
+        }
+    }
+    family
+}
+
+fn labels(kind: Kind, verdict: &'static str) -> KindLabel {
+    [("kind", kind.as_str()), ("verdict", verdict)]
+}
+
 impl Metrics {
     /// A delivery has been settled.
-    pub fn count_command(&self, verdict: &'static str) {
-        self.commands.get(verdict).inc();
+    pub fn count_command(&self, kind: Kind, verdict: &'static str) {
+        self.commands.get_or_create(&labels(kind, verdict)).inc();
     }
 
     /// A delivery has come into our hands. Its guard ends with it.
@@ -229,8 +262,8 @@ impl Metrics {
     }
 
     /// The first call of a command that was never delivered before was answered.
-    pub fn count_first_answer(&self, verdict: Verdict) {
-        self.first_answers.get(verdict.as_str()).inc();
+    pub fn count_first_answer(&self, kind: Kind, verdict: Verdict) {
+        self.first_answers.get_or_create(&labels(kind, verdict.as_str())).inc();
     }
 
     /// So many organisations are suspended for this reason.
@@ -239,8 +272,8 @@ impl Metrics {
     }
 
     /// The API has answered one call.
-    pub fn count_call(&self, verdict: Verdict, class: &'static str, took: Duration) {
-        self.answers.get(verdict.as_str()).inc();
+    pub fn count_call(&self, kind: Kind, verdict: Verdict, class: &'static str, took: Duration) {
+        self.answers.get_or_create(&labels(kind, verdict.as_str())).inc();
         self.calls.get_or_create(&[("class", class)]).observe(took.as_secs_f64());
     }
 
@@ -254,10 +287,11 @@ impl Metrics {
         self.acknowledgements.get(result).inc();
     }
 
-    /// What lies ready in a queue; in a wait queue, by its delay.
+    /// What lies ready in a queue; in a delay queue, by its kind and delay too.
     pub fn set_queue(&self, queue: &str, messages: u32) {
-        if let Some(delay) = queue.strip_prefix(WAIT_QUEUE_PREFIX) {
-            self.waiting.get_or_create(&[("rung", delay.to_owned())]).set(messages.into());
+        if let Some((kind, delay)) = queue.split_once(".wait.") {
+            let labels = [("kind", kind.to_owned()), ("rung", delay.to_owned())];
+            self.waiting.get_or_create(&labels).set(messages.into());
         }
         self.queues.get_or_create(&[("queue", queue.to_owned())]).set(messages.into());
     }

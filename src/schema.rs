@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::kind::Kind;
 use crate::messages::{Command, audit, event};
 
 /// Which schema.
@@ -15,16 +16,16 @@ pub enum Subject {
     Audit,
 }
 
-/// The schema of one, or of all under their names.
-pub fn schema(subject: Option<Subject>) -> Value {
+/// The schema of one, or of all under their names; of the command, for this kind.
+pub fn schema(subject: Option<Subject>, kind: Kind) -> Value {
     match subject {
-        Some(Subject::Command) => schemars::schema_for!(Command).to_value(),
+        Some(Subject::Command) => Command::schema(kind).to_value(),
         Some(Subject::Event) => event::schema().to_value(),
         Some(Subject::Audit) => audit::schema().to_value(),
         None => json!({
-            "command": schema(Some(Subject::Command)),
-            "event": schema(Some(Subject::Event)),
-            "audit": schema(Some(Subject::Audit)),
+            "command": schema(Some(Subject::Command), kind),
+            "event": schema(Some(Subject::Event), kind),
+            "audit": schema(Some(Subject::Audit), kind),
         }),
     }
 }
@@ -40,7 +41,10 @@ mod tests {
     const BEYOND_A_SCHEMA: [&str; 1] = ["duplicate"];
 
     fn validator(subject: Subject) -> Validator {
-        jsonschema::options().should_validate_formats(true).build(&schema(Some(subject))).unwrap()
+        jsonschema::options()
+            .should_validate_formats(true)
+            .build(&schema(Some(subject), Kind::TaskDelete))
+            .unwrap()
     }
 
     #[test]
@@ -59,7 +63,8 @@ mod tests {
         for body in include_str!("../tests/fixtures/refused_commands.jsonl").lines() {
             let Ok(value) = serde_json::from_str::<Value>(body) else { continue };
             // Read into a value, a member that was given twice is there once.
-            let is_given_twice = Command::decode(value.to_string().as_bytes()).is_ok();
+            let is_given_twice =
+                Command::decode(Kind::TaskDelete, value.to_string().as_bytes()).is_ok();
             assert!(is_given_twice || !command.is_valid(&value), "{body} ({BEYOND_A_SCHEMA:?})");
         }
     }
@@ -85,8 +90,8 @@ mod tests {
         let event = validator(Subject::Event);
         let (id, now) =
             ("e4d5c9eb-a07a-5e2b-abda-0cd9ef3924ab", "2026-11-24T10:00:00Z".parse().unwrap());
-        for end in [EndKind::Deleted, EndKind::AlreadyAbsent, EndKind::DeadLettered] {
-            let bare = Outcome { org_id: None, task_id: None, ..samples::outcome(end) };
+        for end in [EndKind::Done, EndKind::AlreadyAbsent, EndKind::DeadLettered] {
+            let bare = Outcome { target: None, ..samples::outcome(end) };
             for outcome in [samples::outcome(end), bare] {
                 let body: Value = serde_json::from_slice(&outcome.event_body(id, now)).unwrap();
                 assert!(event.is_valid(&body), "{body}: {:?}", event.validate(&body));

@@ -14,6 +14,7 @@ use tracing::info;
 use crate::credentials::{Credentials, CredentialsError, CredentialsSource};
 use crate::health::{Component, Health};
 use crate::http::{self, Bound, Pages};
+use crate::kind::Kind;
 use crate::metrics::Metrics;
 use crate::policy::retry_schedule::RetrySchedule;
 use crate::rabbitmq::{BrokerError, BrokerSettings, connection, topology};
@@ -105,6 +106,7 @@ pub fn credentials(source: &CredentialsSource) -> Result<Arc<Credentials>, Start
 /// [`StartError`] where the HTTP client cannot be built.
 pub fn engine(
     core: &CoreSettings,
+    kinds: &[Kind],
     credentials: &Arc<Credentials>,
     is_attended: bool,
 ) -> Result<Engine, StartError> {
@@ -117,7 +119,7 @@ pub fn engine(
         // After the HTTP client, which sets the process's TLS provider.
         spans: core.otlp.as_ref().map_or_else(|| Ok(Spans::default()), Spans::to)?,
     };
-    Ok(Engine::new(settings, Arc::new(Metrics::default()), Arc::new(Health::default())))
+    Ok(Engine::new(settings, Arc::new(Metrics::new(kinds)), Arc::new(Health::default())))
 }
 
 impl Service {
@@ -128,7 +130,8 @@ impl Service {
     pub async fn start(settings: ServiceSettings) -> Result<Self, StartError> {
         let credentials = credentials(&settings.core.credentials)?;
         credentials.warn_of_missing();
-        let engine = Arc::new(engine(&settings.core, &credentials, false)?);
+        let engine =
+            Arc::new(engine(&settings.core, &settings.broker.topology.kinds, &credentials, false)?);
         let address = settings.http_addr;
         let port =
             http::bind(address).await.map_err(|source| StartError::Port { address, source })?;

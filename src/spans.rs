@@ -1,6 +1,7 @@
 //! Spans of OpenTelemetry: one for each delivery, one for each call. Exported by OTLP (HTTP, protobuf) where an endpoint is
 //! set; else nothing is made and nothing is kept. Names and attributes follow the semantic conventions of messaging and HTTP.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span, SpanData};
 use tracing::{info, warn};
 use url::Url;
 
-use crate::messages::{Properties, TraceContext, names};
+use crate::kind::Kind;
+use crate::messages::{Properties, Target, TraceContext, names};
 use crate::policy::answer::Answer;
 use crate::policy::settlement::Settlement;
 use crate::policy::verdict::Verdict;
@@ -64,30 +66,30 @@ impl Spans {
 
     /// Begins the span of a delivery. From then on its properties carry that span, so that everything that is published about
     /// the command, and its next delivery, belong to the same trace.
-    pub fn delivery(&self, properties: &mut Properties) -> DeliverySpan {
+    pub fn delivery(&self, kind: Kind, properties: &mut Properties) -> DeliverySpan {
         let Self(Some(on)) = self else { return DeliverySpan(None) };
         let mut attributes = vec![
             KeyValue::new("messaging.system", "rabbitmq"),
             KeyValue::new("messaging.operation.type", "process"),
             KeyValue::new("messaging.operation.name", "process"),
-            KeyValue::new("messaging.destination.name", names::WORK_QUEUE),
+            KeyValue::new("messaging.destination.name", kind.queue()),
         ];
         let mut add = |name: &'static str, text: &Option<String>| {
             attributes.extend(text.clone().map(|text| KeyValue::new(name, text)));
         };
         add("messaging.message.id", &properties.message_id);
         add("messaging.message.conversation_id", &properties.correlation_id);
-        let span = on.start("process task.delete", SpanKind::Consumer, attributes, properties);
+        let span = on.start(format!("process {kind}"), SpanKind::Consumer, attributes, properties);
         properties.traceparent = Some(traceparent(span.span_context()));
         DeliverySpan(Some(span))
     }
 
     /// Begins the span of one call.
-    pub fn call(&self, properties: &Properties, base_url: &Url) -> CallSpan {
+    pub fn call(&self, kind: Kind, properties: &Properties, base_url: &Url) -> CallSpan {
         let Self(Some(on)) = self else { return CallSpan(None) };
         let mut attributes = vec![
             KeyValue::new("http.request.method", "DELETE"),
-            KeyValue::new("url.template", "/organizations/{org_id}/tasks/{task_id}/delete"),
+            KeyValue::new("url.template", url_template(kind)),
         ];
         attributes.extend(
             base_url.host_str().map(|host| KeyValue::new("server.address", host.to_owned())),
@@ -108,10 +110,16 @@ impl Spans {
     }
 }
 
+/// The call's path with the names of the ids in their places.
+fn url_template(kind: Kind) -> String {
+    let id = format!("{{{}}}", kind.spec().id_member);
+    format!("/organizations/{{org_id}}/{}", kind.path(&id).collect::<Vec<_>>().join("/"))
+}
+
 impl Exporting {
     fn start(
         &self,
-        name: &'static str,
+        name: impl Into<Cow<'static, str>>,
         kind: SpanKind,
         attributes: Vec<KeyValue>,
         properties: &Properties,
@@ -151,11 +159,11 @@ impl DeliverySpan {
         span.set_attribute(KeyValue::new("tallyfy.settlement", settlement.as_str()));
         match settlement {
             Settlement::Finish(outcome) | Settlement::DeadLetter(outcome, _) => {
-                let mut add = |name: &'static str, text: &Option<String>| {
-                    span.set_attributes(text.clone().map(|text| KeyValue::new(name, text)));
-                };
-                add("tallyfy.org_id", &outcome.org_id);
-                add("tallyfy.task_id", &outcome.task_id);
+                if let Some(Target { kind, org, id }) = &outcome.target {
+                    span.set_attribute(KeyValue::new("tallyfy.org_id", org.to_string()));
+                    let name = format!("tallyfy.{}", kind.spec().id_member);
+                    span.set_attribute(KeyValue::new(name, id.to_string()));
+                }
                 span.set_attribute(KeyValue::new("tallyfy.attempts", i64::from(outcome.attempts)));
                 if let Some(failure) = &outcome.failure {
                     span.set_attribute(KeyValue::new("error.type", failure.reason.as_str()));

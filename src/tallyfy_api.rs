@@ -13,7 +13,7 @@ use reqwest::{Certificate, Client, Proxy, RequestBuilder, redirect, retry};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use crate::messages::{OrgId, TaskId, TraceContext, names};
+use crate::messages::{OrgId, Target, TraceContext, names};
 use crate::policy::answer::{Answer, Body, Response};
 
 const LONGEST_BODY: usize = 64 * 1024;
@@ -82,15 +82,14 @@ impl TallyfyApi {
         &self.base_url
     }
 
-    /// Deletes one task for good, or learns why not. One call, no more.
+    /// Makes the one destructive call for this target. One call, no more.
     pub async fn delete(
         &self,
-        org: &OrgId,
-        task: &TaskId,
+        target: &Target,
         token: &SecretString,
         trace: Option<TraceContext<'_>>,
     ) -> Answer {
-        let call = self.client.delete(delete_url(&self.base_url, org, task));
+        let call = self.client.delete(delete_url(&self.base_url, target));
         send(call.headers(trace_headers(trace)), token).await
     }
 
@@ -143,17 +142,12 @@ fn trace_headers(trace: Option<TraceContext<'_>>) -> HeaderMap {
     headers
 }
 
-/// The one path that is ever called. Both ids are made of characters that mean nothing in a URL.
-fn delete_url(base: &Url, org: &OrgId, task: &TaskId) -> Url {
+/// The only paths that are ever called with DELETE: one for each kind. Both ids are made of characters that mean nothing in a URL.
+fn delete_url(base: &Url, Target { kind, org, id }: &Target) -> Url {
     let mut url = base.clone();
     if let Ok(mut path) = url.path_segments_mut() {
-        path.pop_if_empty().extend([
-            "organizations",
-            org.as_str(),
-            "tasks",
-            task.as_str(),
-            "delete",
-        ]);
+        let call = kind.path(id.as_str());
+        path.pop_if_empty().extend(["organizations", org.as_str()].into_iter().chain(call));
     }
     url
 }
@@ -226,19 +220,27 @@ fn cause(error: reqwest::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kind::Kind;
+    use crate::messages::ObjectId;
 
     #[test]
-    fn only_the_one_path_is_ever_called_with_or_without_a_path_in_the_base_url() {
-        let org = OrgId::try_from("o1".to_owned()).unwrap();
-        let task = TaskId::try_from("t1".to_owned()).unwrap();
-        let url = |base: &str| delete_url(&Url::parse(base).unwrap(), &org, &task).to_string();
+    fn only_the_kinds_one_path_is_ever_called_with_or_without_a_path_in_the_base_url() {
+        let url = |kind, base: &str| {
+            let org = OrgId::try_from("o1".to_owned()).unwrap();
+            let id = ObjectId::try_from("x1".to_owned()).unwrap();
+            let url = delete_url(&Url::parse(base).unwrap(), &Target { kind, org, id }).to_string();
+            url.strip_prefix("https://").unwrap().to_owned()
+        };
         for base in ["https://go.tallyfy.com/api", "https://go.tallyfy.com/api/"] {
-            assert_eq!(url(base), "https://go.tallyfy.com/api/organizations/o1/tasks/t1/delete");
+            let path = |kind| url(kind, base).replace("go.tallyfy.com/api/organizations/o1/", "");
+            let paths = Kind::ALL.map(path);
+            assert_eq!(
+                paths,
+                ["tasks/x1/delete", "tasks/x1", "runs/x1/delete", "tags/x1", "file/x1"]
+            );
         }
-        assert_eq!(
-            url("https://api.tallyfy.com"),
-            "https://api.tallyfy.com/organizations/o1/tasks/t1/delete"
-        );
+        let without = url(Kind::TaskDelete, "https://api.tallyfy.com");
+        assert_eq!(without, "api.tallyfy.com/organizations/o1/tasks/x1/delete");
     }
 
     #[test]

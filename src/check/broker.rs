@@ -1,13 +1,16 @@
 //! The broker's side: login, topology, permissions, confirms.
 
+use std::borrow::Cow;
+
 use lapin::Connection;
 use lapin::protocol::AMQPSoftError;
 use lapin::uri::AMQPScheme;
 use uuid::Uuid;
 
 use super::{Fact, judge};
+use crate::kind::Kind;
 use crate::messages::{Publication, names};
-use crate::rabbitmq::probe::{Questions, refused, version};
+use crate::rabbitmq::probe::{May, Questions, refused, version};
 use crate::rabbitmq::topology::{self, Provision, Topology};
 use crate::rabbitmq::{BrokerError, BrokerSettings, PublishError, Publisher, connection};
 
@@ -16,7 +19,6 @@ const NO_ANSWER: &str =
     "That does not tell what is wrong with it: try again, and look at the broker's log";
 const RUN_SETUP: &str =
     "Run `setup` as a user who may configure; with the same WAIT_LADDER as here";
-const GRANT: &str = "rabbitmqctl set_permissions -p VHOST USER '^$' '^task\\.(events|retry|dlx)$' '^task\\.delete$'";
 
 pub(super) async fn facts(settings: &BrokerSettings) -> Vec<Fact> {
     let address = connection::address(&settings.uri);
@@ -36,8 +38,9 @@ pub(super) async fn facts(settings: &BrokerSettings) -> Vec<Fact> {
     ];
     facts.extend(topology(&connection, &settings.topology).await);
     facts.extend(permissions(&connection, settings).await);
+    facts.extend(settings.topology.kinds.iter().map(|kind| judge::kind(*kind)));
     let publisher = Publisher::new(connection);
-    facts.push(confirms(&publisher).await);
+    facts.push(confirms(&publisher, &settings.topology.kinds).await);
     connection::close(publisher.connection()).await;
     facts
 }
@@ -111,20 +114,25 @@ fn if_refused(error: &BrokerError, kind: &AMQPSoftError, cure: &'static str) -> 
 
 async fn permissions(connection: &Connection, settings: &BrokerSettings) -> Vec<Fact> {
     let (ask, nobody) = (Questions(connection), nobody());
-    let read = judge::needed(
-        &format!("read {}", names::WORK_QUEUE),
-        ask.may_read(names::WORK_QUEUE).await,
-        GRANT,
-    );
-    let mut facts = vec![read];
+    let kinds = &settings.topology.kinds;
+    let grant = grant(kinds);
+    let mut facts = Vec::new();
+    for queue in kinds.iter().map(|kind| kind.queue()) {
+        let may = ask.may_read(queue).await;
+        facts.push(judge::needed(&format!("read {queue}"), may, grant.clone()));
+    }
     for exchange in [names::EVENTS_EXCHANGE, names::RETRY_EXCHANGE, names::DEAD_LETTER_EXCHANGE] {
         facts.push(judge::needed(
             &format!("write {exchange}"),
             ask.may_write(exchange).await,
-            GRANT,
+            grant.clone(),
         ));
     }
-    let ours = ask.may_configure(&format!("{}.{nobody}", names::WORK_QUEUE)).await;
+    let mut ours = May::Yes;
+    for kind in kinds {
+        let may = ask.may_configure(&format!("{kind}.{nobody}")).await;
+        ours = if may == May::Yes { ours } else { may };
+    }
     let mut beyond = vec![("configure anything", ask.may_configure(&nobody).await)];
     if settings.topology.provision == Provision::Check {
         beyond.push(("configure the topology", ours));
@@ -137,7 +145,7 @@ async fn permissions(connection: &Connection, settings: &BrokerSettings) -> Vec<
         ("write the default exchange, so any queue", ask.may_write("").await),
         ("write task.commands", ask.may_write(names::COMMANDS_EXCHANGE).await),
         ("read any queue", ask.may_read(&nobody).await),
-        ("read task.delete.dead", ask.may_read(names::DEAD_LETTER_QUEUE).await),
+        ("read dead letters", ask.may_read(&Kind::TaskDelete.dead_letter_queue()).await),
         ("read task.events.unrouted", ask.may_read(names::UNROUTED_EVENTS).await),
     ]);
     facts.push(judge::too_much(&beyond));
@@ -145,7 +153,7 @@ async fn permissions(connection: &Connection, settings: &BrokerSettings) -> Vec<
 }
 
 /// A publish that no queue takes must come back, and be known to have come back.
-async fn confirms(publisher: &Publisher) -> Fact {
+async fn confirms(publisher: &Publisher, kinds: &[Kind]) -> Fact {
     const NAME: &str = "confirms and returns";
     let nowhere = Publication {
         exchange: names::RETRY_EXCHANGE,
@@ -163,18 +171,29 @@ async fn confirms(publisher: &Publisher) -> Fact {
             "a queue takes what none should",
             "Remove the foreign binding from task.retry",
         ),
-        Err(error) => Fact::failed(NAME, error.to_string(), cure_of_publishing(&error)),
+        Err(error) => Fact::failed(NAME, error.to_string(), cure_of_publishing(&error, kinds)),
     }
 }
 
-fn cure_of_publishing(error: &PublishError) -> &'static str {
+fn cure_of_publishing(error: &PublishError, kinds: &[Kind]) -> Cow<'static, str> {
     match error {
-        PublishError::Broken(source) if refused(source, &AMQPSoftError::NOTFOUND) => RUN_SETUP,
-        PublishError::Broken(_) => GRANT,
+        PublishError::Broken(source) if refused(source, &AMQPSoftError::NOTFOUND) => RUN_SETUP.into(),
+        PublishError::Broken(_) => grant(kinds),
         _ => {
-            "Does the broker take messages at all? `rabbitmqctl status` shows alarms for memory and disk"
+            "Does the broker take messages at all? `rabbitmqctl status` shows alarms for memory and disk".into()
         }
     }
+}
+
+/// What gives the worker's user all that it needs, and no more.
+fn grant(kinds: &[Kind]) -> Cow<'static, str> {
+    let queues = kinds.iter().map(|kind| kind.queue().replace('.', r"\.")).collect::<Vec<_>>();
+    let read = match queues.as_slice() {
+        [queue] => format!("^{queue}$"),
+        queues => format!("^({})$", queues.join("|")),
+    };
+    format!(r"rabbitmqctl set_permissions -p VHOST USER '^$' '^task\.(events|retry|dlx)$' '{read}'")
+        .into()
 }
 
 /// A name that nothing has: it hangs on the moment.

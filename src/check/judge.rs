@@ -1,9 +1,12 @@
 //! What answers and permissions mean for a worker. Pure.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 
 use super::Fact;
 use crate::credentials::Missing;
+use crate::kind::Kind;
 use crate::messages::OrgId;
 use crate::policy::absence::{Reach, reach};
 use crate::policy::answer::{Answer, Body, Response};
@@ -90,8 +93,19 @@ pub(super) fn clock(answer: &Answer, now: Timestamp) -> Fact {
     }
 }
 
+/// What a kind needs that nothing but a deletion could prove.
+pub(super) fn kind(kind: Kind) -> Fact {
+    let needs = match kind {
+        Kind::TaskDelete | Kind::TaskArchive => "one-off tasks only",
+        Kind::ProcessDelete => "the token of an administrator, and archived processes only",
+        Kind::TagDelete => "a token that may edit tags",
+        Kind::FileDelete => "a token that may delete files; the organisation's logo is refused",
+    };
+    Fact::skipped(&format!("kind {kind}"), format!("needs {needs}: only a call would prove it"))
+}
+
 /// A permission that the worker needs.
-pub(super) fn needed(name: &str, may: May, cure: &'static str) -> Fact {
+pub(super) fn needed(name: &str, may: May, cure: impl Into<Cow<'static, str>>) -> Fact {
     let name = format!("permission to {name}");
     match may {
         May::Yes => Fact::ok(&name, "granted"),
@@ -180,7 +194,7 @@ mod tests {
         let fact = no_token(&Missing { org, why: "/tokens/o is not there".to_owned() });
         assert_eq!((fact.state, fact.fact.as_str()), (State::Failed, "organisation o"));
         assert!(
-            fact.detail.contains("/tokens/o") && fact.cure.unwrap().contains("wait"),
+            fact.detail.contains("/tokens/o") && fact.cure.as_ref().unwrap().contains("wait"),
             "{fact:?}"
         );
     }

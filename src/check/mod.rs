@@ -6,6 +6,7 @@ mod api;
 mod broker;
 mod judge;
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use serde::Serialize;
@@ -26,7 +27,7 @@ pub struct Fact {
     pub detail: String,
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cure: Option<&'static str>,
+    pub cure: Option<Cow<'static, str>>,
 }
 
 /// How a fact is.
@@ -52,12 +53,20 @@ impl Fact {
         Self { state: State::Skipped, ..Self::ok(fact, detail) }
     }
 
-    pub(crate) fn warning(fact: &str, detail: impl Into<String>, cure: &'static str) -> Self {
-        Self { state: State::Warning, cure: Some(cure), ..Self::ok(fact, detail) }
+    pub(crate) fn warning(
+        fact: &str,
+        detail: impl Into<String>,
+        cure: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { state: State::Warning, cure: Some(cure.into()), ..Self::ok(fact, detail) }
     }
 
-    pub(crate) fn failed(fact: &str, detail: impl Into<String>, cure: &'static str) -> Self {
-        Self { state: State::Failed, cure: Some(cure), ..Self::ok(fact, detail) }
+    pub(crate) fn failed(
+        fact: &str,
+        detail: impl Into<String>,
+        cure: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { state: State::Failed, cure: Some(cure.into()), ..Self::ok(fact, detail) }
     }
 }
 
@@ -101,5 +110,5 @@ fn print(fact: &Fact, form: OutputFormat) -> io::Result<()> {
         State::Skipped => "skipped",
     };
     write!(out, "{state}  {}: {}", fact.fact, fact.detail)?;
-    writeln!(out, "{}", fact.cure.map_or_else(String::new, |cure| format!(". {cure}")))
+    writeln!(out, "{}", fact.cure.as_ref().map_or_else(String::new, |cure| format!(". {cure}")))
 }

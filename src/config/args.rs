@@ -52,6 +52,9 @@ pub(super) enum Sub {
     Schema {
         /// Which; without it, all under their names.
         subject: Option<SubjectArg>,
+        /// Kind of the command.
+        #[arg(long, default_value = "task.delete", value_name = "KIND")]
+        kind: String,
         #[command(flatten)]
         log: LogArgs,
     },
@@ -88,6 +91,8 @@ pub(super) struct RunArgs {
     pub(super) core: CoreArgs,
     #[command(flatten)]
     pub(super) delays: RetryDelayArgs,
+    #[command(flatten)]
+    pub(super) kinds: KindsArgs,
     /// Declare the topology at start, or (false) only check that it is there.
     #[arg(
         long,
@@ -137,6 +142,8 @@ pub(super) struct SetupArgs {
     #[command(flatten)]
     pub(super) broker: BrokerArgs,
     #[command(flatten)]
+    pub(super) kinds: KindsArgs,
+    #[command(flatten)]
     pub(super) delays: RetryDelayArgs,
     #[command(flatten)]
     pub(super) log: LogArgs,
@@ -144,12 +151,15 @@ pub(super) struct SetupArgs {
 
 #[derive(Args)]
 pub(super) struct DeleteArgs {
-    /// Organisation that the tasks belong to.
+    /// What to do: task.delete, task.archive, process.delete, tag.delete or file.delete.
+    #[arg(long, default_value = "task.delete", value_name = "KIND")]
+    pub(super) kind: String,
+    /// Organisation that they belong to.
     #[arg(long)]
     pub(super) org: String,
-    /// Ids of the tasks, or - to read them from standard input, one a line.
-    #[arg(required = true, value_name = "TASK")]
-    pub(super) tasks: Vec<String>,
+    /// Ids of the tasks, processes, tags or files, or - to read them from standard input, one a line.
+    #[arg(required = true, value_name = "ID")]
+    pub(super) ids: Vec<String>,
     #[command(flatten)]
     pub(super) core: CoreArgs,
     #[command(flatten)]
@@ -199,6 +209,20 @@ pub(super) struct BrokerArgs {
         help_heading = "RabbitMQ"
     )]
     pub(super) client_key_file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(super) struct KindsArgs {
+    /// Kinds of deletion that this worker serves, separated by commas: task.delete, task.archive, process.delete, tag.delete,
+    /// file.delete. Each has its own queues.
+    #[arg(
+        long,
+        env = "KINDS",
+        default_value = "task.delete",
+        value_name = "KINDS",
+        help_heading = "RabbitMQ"
+    )]
+    pub(super) kinds: String,
 }
 
 #[derive(Args)]

@@ -15,6 +15,9 @@ use crate::messages::names::POISON;
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct DeadArgs {
+    /// Kind of the commands whose dead letters are meant.
+    #[arg(global = true, long, default_value = "task.delete", value_name = "KIND")]
+    pub(super) kind: String,
     #[command(subcommand)]
     pub(super) action: Action,
     #[command(flatten)]
@@ -31,9 +34,10 @@ Examples:
   dead discard --reason malformed --to discarded.jsonl --why 'producer fixed, see 4711'
   dead export --to dead.jsonl
   dead import dead.jsonl
+  dead list --kind process.delete
 
 Nothing is removed by looking. What is replayed or discarded is removed when it is safe elsewhere; a kill in between leaves it
-in both places. The broker's user needs to read task.delete.dead and to write amq.default and task.events.";
+in both places. The broker's user needs to read <kind>.dead (task.delete.dead) and to write amq.default and task.events.";
 
 #[derive(Subcommand)]
 pub(super) enum Action {
@@ -101,15 +105,15 @@ pub(super) struct SelectionArgs {
     #[arg(
         long,
         help_heading = "Which dead letters",
-        help = "Died of this: malformed, org_not_allowed, expired, forbidden, rejected, attempts_exhausted or poison"
+        help = "Died of this: malformed, org_not_allowed, expired, forbidden, rejected, attempts_exhausted, not_found, not_found_or_not_archived or poison"
     )]
     reason: Option<String>,
     /// Of this organisation.
     #[arg(long, help_heading = "Which dead letters")]
     org: Option<String>,
-    /// Of this task.
-    #[arg(long, help_heading = "Which dead letters")]
-    task: Option<String>,
+    /// About the task, process, tag or file with this id.
+    #[arg(long, visible_alias = "task", help_heading = "Which dead letters")]
+    id: Option<String>,
     /// The command with this id.
     #[arg(long, value_name = "ID", help_heading = "Which dead letters")]
     command_id: Option<String>,
@@ -188,11 +192,11 @@ impl Reader {
         };
         let (older_than, newer_than) =
             (age("--older-than", &args.older_than), age("--newer-than", &args.newer_than));
-        let SelectionArgs { reason, org, task, command_id, .. } = args;
+        let SelectionArgs { reason, org, id, command_id, .. } = args;
         Some(Selection {
             reason: reason.clone(),
             org: org.clone(),
-            task: task.clone(),
+            id: id.clone(),
             command_id: command_id.clone(),
             older_than: older_than.flatten(),
             newer_than: newer_than.flatten(),

@@ -4,17 +4,18 @@ use clap::Command;
 use clap_complete::Shell;
 
 use super::args::SubjectArg;
+use crate::kind::Kind;
 use crate::messages::names::SOURCE;
 use crate::schema::{Subject, schema as schema_of};
 
 /// On several lines, for people and for diffs.
-pub(super) fn schema(subject: Option<SubjectArg>) -> Vec<u8> {
+pub(super) fn schema(subject: Option<SubjectArg>, kind: Kind) -> Vec<u8> {
     let subject = subject.map(|subject| match subject {
         SubjectArg::Command => Subject::Command,
         SubjectArg::Event => Subject::Event,
         SubjectArg::Audit => Subject::Audit,
     });
-    format!("{:#}\n", schema_of(subject)).into_bytes()
+    format!("{:#}\n", schema_of(subject, kind)).into_bytes()
 }
 
 /// One page with all commands, one after the other, and those of `dead` behind it.

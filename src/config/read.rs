@@ -15,7 +15,8 @@ use url::{Host, Url};
 use super::args::BrokerArgs;
 use super::core_args::CoreArgs;
 use crate::credentials::{self, CredentialsSource};
-use crate::messages::{OrgId, TaskId};
+use crate::kind::Kind;
+use crate::messages::{ObjectId, OrgId};
 use crate::policy::retry_schedule::RetryDelays;
 use crate::rabbitmq::connection::parse_amqp_url;
 use crate::rabbitmq::tls::{ClientFiles, TlsFiles};
@@ -86,6 +87,25 @@ impl Reader {
         };
         RetryDelays::new(waits)
             .map_or_else(|error| self.problem(name, format!("{error}, not {text:?}")), Some)
+    }
+
+    pub(super) fn kind(&mut self, name: &str, text: &str) -> Option<Kind> {
+        Kind::named(text.trim()).or_else(|| {
+            let known = Kind::ALL.map(Kind::as_str).join(", ");
+            self.problem(name, format!("takes one of {known}, not {text:?}"))
+        })
+    }
+
+    /// At least one, each once.
+    pub(super) fn kinds(&mut self, name: &str, text: &str) -> Option<Vec<Kind>> {
+        let kinds: Vec<_> = text.split(',').map(|kind| self.kind(name, kind)).collect();
+        let kinds: Vec<_> = kinds.into_iter().collect::<Option<_>>()?;
+        let is_twice = (1..kinds.len()).any(|at| kinds[..at].contains(&kinds[at]));
+        if is_twice {
+            self.problem(name, format!("names a kind twice: {text:?}"))
+        } else {
+            Some(kinds)
+        }
     }
 
     pub(super) fn socket_address(&mut self, name: &str, text: &str) -> Option<SocketAddr> {
@@ -280,11 +300,12 @@ impl Reader {
 
     /// The ids from the arguments, or from `input` for a single `-`. One wrong id, or a line that cannot be read, refuses the
     /// whole list: nothing is deleted on half a mistake.
-    pub(super) fn tasks(
+    pub(super) fn ids(
         &mut self,
+        kind: Kind,
         args: &[String],
         input: impl Iterator<Item = io::Result<String>>,
-    ) -> Option<Vec<TaskId>> {
+    ) -> Option<Vec<ObjectId>> {
         if args != ["-"] {
             if let Some(at) = args.iter().position(|arg| arg == "-") {
                 return self.problem(
@@ -292,34 +313,37 @@ impl Reader {
                     "\"-\" is for standard input, and stands alone",
                 );
             }
-            return self.valid_tasks("TASK", args);
+            return self.valid_ids(kind, "ID", args);
         }
         let numbered = (1..).zip(input).map(|(number, line)| line.map_err(|error| (number, error)));
         match numbered.collect::<Result<Vec<_>, _>>() {
-            Ok(lines) => self.valid_tasks("line", &lines),
+            Ok(lines) => self.valid_ids(kind, "line", &lines),
             Err((number, error)) => {
                 self.problem(&format!("line {number}"), format!("cannot be read: {error}"))
             }
         }
     }
 
-    fn valid_tasks(&mut self, what: &str, texts: &[String]) -> Option<Vec<TaskId>> {
-        let mut tasks = Vec::new();
+    fn valid_ids(&mut self, kind: Kind, what: &str, texts: &[String]) -> Option<Vec<ObjectId>> {
+        let mut ids = Vec::new();
         let before = self.problems.len();
         for (number, text) in
             (1..).zip(texts.iter().map(|text| text.trim())).filter(|(_, text)| !text.is_empty())
         {
-            match TaskId::try_from(text.to_owned()) {
-                Ok(task) => tasks.push(task),
+            match ObjectId::try_from(text.to_owned()) {
+                Ok(id) => ids.push(id),
                 Err(_) => {
                     let _ = self.problem::<()>(
                         &format!("{what} {number}"),
-                        format!("takes a task's id, {ID_FORM}, not {text:?}"),
+                        format!(
+                            "takes the id of a {}, {ID_FORM}, not {text:?}",
+                            kind.spec().object
+                        ),
                     );
                 }
             }
         }
-        (self.problems.len() == before).then_some(tasks)
+        (self.problems.len() == before).then_some(ids)
     }
 }
 

@@ -14,6 +14,7 @@ use super::pace::{Pace, progress_bar};
 use super::queue::{DeadLetterQueue, Disposition, Pass};
 use super::selection::{Groups, Selection};
 use super::{Bulk, Consent, DeadJob, DeadLettersError, Done, Limit, OutputFormat, print};
+use crate::kind::Kind;
 use crate::messages::audit::{Audit, Phase};
 use crate::messages::{DeadLetter, names, time};
 use crate::rabbitmq::dead_letters::DeadLetterDelivery;
@@ -26,6 +27,7 @@ type Result<T> = std::result::Result<T, DeadLettersError>;
 /// # Errors
 /// [`DeadLettersError`]: what was not done is as it was.
 pub async fn run(
+    kind: Kind,
     job: DeadJob,
     uri: &AMQPUri,
     tls: &TlsFiles,
@@ -35,8 +37,11 @@ pub async fn run(
         DeadJob::Import(file, ..) => read_lines(file.as_deref())?,
         _ => Vec::new(),
     };
-    let session =
-        Session { queue: DeadLetterQueue::open(uri, tls).await?, stop, began: Timestamp::now() };
+    let session = Session {
+        queue: DeadLetterQueue::open(kind, uri, tls).await?,
+        stop,
+        began: Timestamp::now(),
+    };
     let done = match job {
         DeadJob::List(selection, form) => session.list(&selection, form).await,
         DeadJob::Show(selection, form, limit) => session.show(&selection, form, limit).await,
@@ -242,8 +247,10 @@ impl Session {
     async fn import(&self, lines: &[String], bulk: &Bulk) -> Result<Done> {
         let mut letters = Vec::new();
         for (number, line) in (1..).zip(lines).filter(|(_, line)| !line.trim().is_empty()) {
-            letters
-                .push(print::imported(line).map_err(|why| DeadLettersError::Line { number, why })?);
+            letters.push(
+                print::imported(self.queue.kind(), line)
+                    .map_err(|why| DeadLettersError::Line { number, why })?,
+            );
         }
         letters.truncate(bulk.limit.unwrap_or(usize::MAX));
         let _ = writeln!(io::stderr(), "import {} dead letters", letters.len());

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 
 use super::selection::Group;
+use crate::kind::Kind;
 use crate::messages::dead_letter::Exported;
 use crate::messages::{DeadLetter, Properties, RetryState};
 
@@ -64,7 +65,7 @@ pub(super) fn dead_letter(
         ("first seen", time(retry_state.first_seen)),
         ("command id", properties.message_id.clone()),
         ("organisation", dead_letter.org_id()),
-        ("task", dead_letter.task_id()),
+        (dead_letter.kind.spec().object, dead_letter.object_id()),
         ("attempts", Some(retry_state.attempts.to_string())),
         ("last status", retry_state.last_status.map(|status| status.to_string())),
         ("ambiguous", Some("an answer was lost".to_owned()).filter(|_| retry_state.ambiguous)),
@@ -108,6 +109,7 @@ pub(super) fn exported(dead_letter: &DeadLetter) -> Exported {
         Err(_) => (None, Some(STANDARD.encode(&dead_letter.body))),
     };
     Exported {
+        kind: dead_letter.kind.as_str().to_owned(),
         reason: dead_letter.reason.clone(),
         detail: dead_letter.detail.clone(),
         failed_at: dead_letter.failed_at,
@@ -132,8 +134,11 @@ pub(super) fn exported(dead_letter: &DeadLetter) -> Exported {
 ///
 /// # Errors
 /// What is wrong with it.
-pub(super) fn imported(line: &str) -> Result<DeadLetter, String> {
+pub(super) fn imported(kind: Kind, line: &str) -> Result<DeadLetter, String> {
     let line: Exported = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    if line.kind != kind.as_str() {
+        return Err(format!("it is of kind {}: use --kind {}", line.kind, line.kind));
+    }
     let body = match (line.body, line.body_base64) {
         (Some(text), None) => text.into_bytes(),
         (None, Some(coded)) => {
@@ -169,7 +174,16 @@ pub(super) fn imported(line: &str) -> Result<DeadLetter, String> {
         ..RetryState::default()
     };
     let (reason, detail, failed_at) = (line.reason, line.detail, line.failed_at);
-    Ok(DeadLetter { body, properties, retry_state, reason, detail, failed_at, fault: line.fault })
+    Ok(DeadLetter {
+        kind,
+        body,
+        properties,
+        retry_state,
+        reason,
+        detail,
+        failed_at,
+        fault: line.fault,
+    })
 }
 
 #[cfg(test)]
@@ -184,7 +198,7 @@ mod tests {
         for (bytes, fits) in [(1024, true), (1025, false)] {
             let dead_letter = DeadLetter { detail: "x".repeat(bytes), ..DeadLetter::default() };
             let line = serde_json::to_string(&exported(&dead_letter)).unwrap();
-            assert_eq!(imported(&line).is_ok(), fits, "{bytes} bytes");
+            assert_eq!(imported(Kind::TaskDelete, &line).is_ok(), fits, "{bytes} bytes");
         }
     }
 
@@ -200,10 +214,18 @@ mod tests {
             };
             let retry_state = RetryState { attempts, history: Some(history), ..RetryState::default() };
             let failed_at = "2026-11-24T10:00:00.5Z".parse().ok();
-            let dead_letter = DeadLetter { body, properties, retry_state, reason, detail, failed_at, fault: None };
+            let dead_letter = DeadLetter { kind: Kind::FileDelete, body, properties, retry_state, reason, detail, failed_at, fault: None };
             let line = serde_json::to_string(&exported(&dead_letter)).unwrap();
-            prop_assert_eq!(imported(&line), Ok(dead_letter));
+            prop_assert_eq!(imported(Kind::FileDelete, &line), Ok(dead_letter));
         }
+    }
+
+    #[test]
+    fn a_line_of_another_kind_is_refused() {
+        let dead_letter = DeadLetter { kind: Kind::TagDelete, ..DeadLetter::default() };
+        let line = serde_json::to_string(&exported(&dead_letter)).unwrap();
+        assert!(imported(Kind::TaskDelete, &line).unwrap_err().contains("--kind tag.delete"));
+        assert!(imported(Kind::TagDelete, &line).is_ok());
     }
 
     #[test]
@@ -221,14 +243,21 @@ mod tests {
 
     #[test]
     fn a_line_without_a_body_or_with_a_property_that_is_too_long_is_refused() {
-        assert!(imported(r#"{"reason":"expired"}"#).unwrap_err().contains("body"));
-        assert!(imported(r#"{"reason":"expired","body":"a","body_base64":"YQ=="}"#).is_err());
         assert!(
-            imported(r#"{"reason":"expired","body_base64":"?"}"#).unwrap_err().contains("base64")
+            imported(Kind::TaskDelete, r#"{"reason":"expired"}"#).unwrap_err().contains("body")
+        );
+        assert!(
+            imported(Kind::TaskDelete, r#"{"reason":"expired","body":"a","body_base64":"YQ=="}"#)
+                .is_err()
+        );
+        assert!(
+            imported(Kind::TaskDelete, r#"{"reason":"expired","body_base64":"?"}"#)
+                .unwrap_err()
+                .contains("base64")
         );
         let long =
             format!(r#"{{"reason":"expired","body":"a","message_id":"{}"}}"#, "x".repeat(256));
-        assert!(imported(&long).unwrap_err().contains("255"));
+        assert!(imported(Kind::TaskDelete, &long).unwrap_err().contains("255"));
     }
 
     #[test]

@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::DeadLettersError;
-use crate::messages::{Publication, names};
+use crate::kind::Kind;
+use crate::messages::Publication;
 use crate::rabbitmq::dead_letters::{DeadLetterDelivery, next_dead_letter};
 use crate::rabbitmq::probe::{May, Questions};
 use crate::rabbitmq::tls::TlsFiles;
@@ -28,6 +29,7 @@ const ALL_BACK: BasicNackOptions = BasicNackOptions { multiple: true, requeue: t
 
 /// Two connections, like the worker's: one to read and remove, one to publish.
 pub(super) struct DeadLetterQueue {
+    kind: Kind,
     reading: Connection,
     publisher: Publisher,
 }
@@ -65,13 +67,21 @@ pub(super) enum Pass {
 impl DeadLetterQueue {
     /// # Errors
     /// [`DeadLettersError::MayNotCopy`] before any dead letter is touched, else [`DeadLettersError::Broker`].
-    pub(super) async fn open(uri: &AMQPUri, tls: &TlsFiles) -> Result<Self, DeadLettersError> {
+    pub(super) async fn open(
+        kind: Kind,
+        uri: &AMQPUri,
+        tls: &TlsFiles,
+    ) -> Result<Self, DeadLettersError> {
         let reading = connection::connect(uri, tls, "dead letters").await?;
         if Questions(&reading).may_write("").await == May::No {
             return Err(DeadLettersError::MayNotCopy);
         }
         let publisher = Publisher::new(connection::connect(uri, tls, "dead letters").await?);
-        Ok(Self { reading, publisher })
+        Ok(Self { kind, reading, publisher })
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
     }
 
     pub(super) async fn publish(
@@ -122,7 +132,7 @@ impl DeadLetterQueue {
         let Ok(channel) = self.channel().await else { return };
         loop {
             // A depth of 0 may be the answer of a queue that was slow.
-            let is_over = match topology::depth(&channel, names::DEAD_LETTER_QUEUE).await {
+            let is_over = match topology::depth(&channel, &self.kind.dead_letter_queue()).await {
                 Ok(ready) => ready >= there.unacknowledged + there.behind,
                 Err(_) => true,
             };
@@ -149,7 +159,7 @@ impl DeadLetterQueue {
             if began.elapsed() > LONGEST_PASS {
                 return Ok(Pass::TimeIsUp);
             }
-            let Some((held, behind)) = next_dead_letter(channel).await? else { break };
+            let Some((held, behind)) = next_dead_letter(channel, self.kind).await? else { break };
             // What comes behind these is not looked at: it may be a copy of our own, or may die again and again.
             left = Some(left.map_or(behind, |left: u32| left - 1));
             there.behind = behind;
@@ -183,9 +193,9 @@ impl DeadLetterQueue {
     }
 
     async fn channel(&self) -> Result<Channel, BrokerError> {
-        connection::in_time(self.reading.create_channel())
-            .await
-            .map_err(|source| BrokerError::DeadLetters { source })
+        connection::in_time(self.reading.create_channel()).await.map_err(|source| {
+            BrokerError::DeadLetters { queue: self.kind.dead_letter_queue(), source }
+        })
     }
 
     pub(super) async fn close(self) {

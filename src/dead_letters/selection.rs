@@ -17,9 +17,9 @@ pub struct Selection {
     /// Of this organisation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub org: Option<String>,
-    /// Of this task.
+    /// About the object with this id.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub task: Option<String>,
+    pub id: Option<String>,
     /// The command with this id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command_id: Option<String>,
@@ -39,7 +39,7 @@ impl Selection {
         is(&self.reason, Some(dead_letter.reason.clone()))
             && is(&self.command_id, dead_letter.properties.message_id.clone())
             && (self.org.is_none() || is(&self.org, dead_letter.org_id()))
-            && (self.task.is_none() || is(&self.task, dead_letter.task_id()))
+            && (self.id.is_none() || is(&self.id, dead_letter.object_id()))
             && self.older_than.is_none_or(|least| age.is_some_and(|age| age > least))
             && self.newer_than.is_none_or(|most| age.is_some_and(|age| age <= most))
     }
@@ -134,7 +134,7 @@ mod tests {
             &Selection { reason: text("forbidden"), org: text("p"), ..nothing.clone() },
             &dead_letter
         ));
-        assert!(!takes(&Selection { task: text("u"), ..nothing.clone() }, &dead_letter));
+        assert!(!takes(&Selection { id: text("u"), ..nothing.clone() }, &dead_letter));
         assert!(!takes(&Selection { command_id: text("m"), ..nothing }, &dead_letter));
     }
 

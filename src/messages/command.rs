@@ -6,32 +6,44 @@ use std::str::Utf8Error;
 
 use jiff::Timestamp;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, json};
 use thiserror::Error;
 use uuid::Uuid;
+
+use crate::kind::{Kind, KindSpec};
 
 /// Largest body that can be a command, in bytes.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 const MAX_ID_CHARS: usize = 64;
+const ID_FORM: &str = "1 to 64 of A-Z a-z 0-9 _ -";
+const ID_PATTERN: &str = "^[A-Za-z0-9_-]{1,64}$";
 /// Namespace of the ids that we derive (`UUIDv5`). Changing it would change the id of every redelivered command.
 pub const ID_NAMESPACE: Uuid = Uuid::from_u128(0x5c0d_5e6b_8b0e_4f0c_9d5a_7a11_1f1d_e1e7);
 
-/// A request to delete one task for good. JSON, at most 64 KiB; unknown members are ignored.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+/// What a command is about: one object of one organisation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// What is to be done with it.
+    pub kind: Kind,
+    /// Organisation that owns it.
+    pub org: OrgId,
+    /// The object: a task, a process, a tag or a file.
+    pub id: ObjectId,
+}
+
+/// A request to delete one object, or to archive one task. JSON, at most 64 KiB; unknown members are ignored.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
-    /// Organisation that owns the task.
-    pub org_id: OrgId,
-    /// The task.
-    pub task_id: TaskId,
+    /// What it is about.
+    pub target: Target,
     /// Service that asks.
-    #[serde(default)]
     pub requested_by: Option<String>,
     /// Why it asks.
-    #[serde(default)]
     pub reason: Option<String>,
-    /// No call after this moment (RFC 3339).
-    #[serde(default)]
-    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    /// No call after this moment.
     pub not_after: Option<Timestamp>,
 }
 
@@ -53,37 +65,171 @@ pub enum Malformed {
 }
 
 impl Command {
-    /// Reads a command from a message body.
+    /// Reads a command of this kind from a message body.
     ///
     /// # Errors
     /// [`Malformed`] says what is wrong with the body.
-    pub fn decode(body: &[u8]) -> Result<Self, Malformed> {
+    pub fn decode(kind: Kind, body: &[u8]) -> Result<Self, Malformed> {
         if body.len() > MAX_BODY_BYTES {
             return Err(Malformed::TooLarge(body.len()));
         }
         match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
             // First of all UTF-8: serde_json would not look at what stands in a member that nobody reads.
-            Some(b'{') => Ok(serde_json::from_str(str::from_utf8(body)?)?),
+            Some(b'{') => {
+                let mut json = serde_json::Deserializer::from_str(str::from_utf8(body)?);
+                let command = CommandOf(kind).deserialize(&mut json)?;
+                json.end()?;
+                Ok(command)
+            }
             _ => Err(Malformed::NotAnObject),
         }
     }
 
     /// The id of a command without a `message_id`: the same for every redelivery of it.
     pub fn derived_id(&self) -> String {
-        Uuid::new_v5(&ID_NAMESPACE, format!("{}/{}", self.org_id, self.task_id).as_bytes())
-            .to_string()
+        let Target { kind, org, id } = &self.target;
+        let name = match kind {
+            // As it was when this was the only kind.
+            Kind::TaskDelete => format!("{org}/{id}"),
+            kind => format!("{kind}/{org}/{id}"),
+        };
+        Uuid::new_v5(&ID_NAMESPACE, name.as_bytes()).to_string()
+    }
+
+    /// The JSON Schema of a command of this kind.
+    pub fn schema(kind: Kind) -> Schema {
+        let KindSpec { id_member, object, .. } = kind.spec();
+        let text = |description| json!({"description": description, "type": ["string", "null"]});
+        let id = |description: String| json!({"description": description, "pattern": ID_PATTERN, "type": "string"});
+        let mut properties = json!({
+            "not_after": text("No call after this moment (RFC 3339)."),
+            "org_id": id(format!("Organisation that owns the {object}: {ID_FORM}.")),
+            "reason": text("Why it asks."),
+            "requested_by": text("Service that asks."),
+        });
+        properties["not_after"]["format"] = "date-time".into();
+        properties[id_member] = id(format!("The {object}: {ID_FORM}."));
+        json_schema!({
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "title": format!("{kind} command"),
+            "description": "JSON, at most 64 KiB; unknown members are ignored.",
+            "type": "object",
+            "properties": properties,
+            "required": ["org_id", id_member],
+        })
+    }
+}
+
+/// Reads a command of this kind. By hand, because the name of the id's member is the kind's, and another kind's is a mistake.
+struct CommandOf(Kind);
+
+#[derive(Deserialize)]
+struct Member<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'de> DeserializeSeed<'de> for CommandOf {
+    type Value = Command;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Command, D::Error> {
+        json.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for CommandOf {
+    type Value = Command;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a {} command", self.0)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Command, A::Error> {
+        let id_member = self.0.spec().id_member;
+        let (mut org, mut id) = (None, None);
+        let (mut requested_by, mut reason, mut not_after) = (None, None, None);
+        while let Some(Member(member)) = map.next_key::<Member<'_>>()? {
+            match &*member {
+                "org_id" => once(&mut org, "org_id", &mut map)?,
+                "requested_by" => once(&mut requested_by, "requested_by", &mut map)?,
+                "reason" => once(&mut reason, "reason", &mut map)?,
+                "not_after" => once(&mut not_after, "not_after", &mut map)?,
+                member if member == id_member => once(&mut id, id_member, &mut map)?,
+                member if is_an_id(member) => {
+                    let what = format_args!("{member}, but a {} takes {id_member}", self.0);
+                    return Err(A::Error::custom(what));
+                }
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        let missing = A::Error::missing_field;
+        let (org, id) =
+            (org.ok_or_else(|| missing("org_id"))?, id.ok_or_else(|| missing(id_member))?);
+        Ok(Command {
+            target: Target { kind: self.0, org, id },
+            requested_by: requested_by.flatten(),
+            reason: reason.flatten(),
+            not_after: not_after.flatten(),
+        })
+    }
+}
+
+/// A member given twice has two meanings: it is refused.
+fn once<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
+    slot: &mut Option<T>,
+    member: &'static str,
+    map: &mut A,
+) -> Result<(), A::Error> {
+    match slot {
+        Some(_) => Err(A::Error::duplicate_field(member)),
+        None => Ok(*slot = Some(map.next_value()?)),
+    }
+}
+
+fn is_an_id(member: &str) -> bool {
+    Kind::ALL.iter().any(|kind| kind.spec().id_member == member)
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.org, self.id)
+    }
+}
+
+/// As members of an event.
+impl Serialize for Target {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(2))?;
+        map.serialize_entry("org_id", &self.org)?;
+        map.serialize_entry(self.kind.spec().id_member, &self.id)?;
+        map.end()
+    }
+}
+
+impl JsonSchema for Target {
+    fn schema_name() -> Cow<'static, str> {
+        "Target".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let id = |description: String| json!({"description": description, "type": "string"});
+        let mut properties = Map::new();
+        properties
+            .insert("org_id".into(), id("Organisation, if the command could be read.".into()));
+        for spec in Kind::ALL.map(Kind::spec) {
+            let description = format!("The {}, if the command could be read.", spec.object);
+            properties.insert(spec.id_member.into(), id(description));
+        }
+        json_schema!({"type": "object", "properties": properties})
     }
 }
 
 /// An id is not 1 to 64 of `A-Z a-z 0-9 _ -`.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("an id is 1 to {MAX_ID_CHARS} of A-Z a-z 0-9 _ -")]
+#[error("an id is {ID_FORM}")]
 pub struct InvalidId;
 
 /// # An id cannot change which call is made
 ///
 /// The archive call's path is the delete call's path without its last segment, so an id with `/`, `?`, `#` or `..`
-/// would choose another destructive call. An [`OrgId`] or [`TaskId`] can only be made from characters that mean
+/// would choose another destructive call. An [`OrgId`] or [`ObjectId`] can only be made from characters that mean
 /// nothing in a URL; nothing else is ever put into one.
 fn is_valid_id(id: &str) -> bool {
     (1..=MAX_ID_CHARS).contains(&id.len())
@@ -111,16 +257,6 @@ macro_rules! id {
             }
         }
 
-        impl JsonSchema for $name {
-            fn schema_name() -> Cow<'static, str> {
-                stringify!($name).into()
-            }
-
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$", "description": $what})
-            }
-        }
-
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(&self.0)
@@ -129,7 +265,7 @@ macro_rules! id {
     };
 }
 id!(OrgId, "Id of an organisation: 1 to 64 of `A-Z a-z 0-9 _ -`.");
-id!(TaskId, "Id of a task: 1 to 64 of `A-Z a-z 0-9 _ -`.");
+id!(ObjectId, "Id of a task, a process, a tag or a file: 1 to 64 of `A-Z a-z 0-9 _ -`.");
 
 #[cfg(test)]
 mod tests {
@@ -137,7 +273,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn decode(body: &str) -> Result<Command, String> {
-        Command::decode(body.as_bytes()).map_err(|malformed| malformed.to_string())
+        Command::decode(Kind::TaskDelete, body.as_bytes())
+            .map_err(|malformed| malformed.to_string())
     }
 
     #[test]
@@ -157,7 +294,7 @@ mod tests {
     #[test]
     fn a_body_that_is_not_utf_8_is_refused_even_where_nobody_reads_it() {
         let body = b"{\"org_id\":\"o\",\"task_id\":\"t\",\"extra\":\"\xff\"}";
-        assert!(Command::decode(body).unwrap_err().to_string().contains("UTF-8"));
+        assert!(Command::decode(Kind::TaskDelete, body).unwrap_err().to_string().contains("UTF-8"));
     }
 
     #[test]
@@ -188,10 +325,47 @@ mod tests {
         assert_ne!(plain.derived_id(), other.derived_id());
     }
 
+    #[test]
+    fn a_body_with_another_kinds_id_is_malformed() {
+        for kind in Kind::ALL {
+            for other in Kind::ALL {
+                let (own, foreign) = (kind.spec().id_member, other.spec().id_member);
+                let body = |members: String| {
+                    Command::decode(kind, format!(r#"{{"org_id":"o",{members}}}"#).as_bytes())
+                };
+                assert_eq!(
+                    body(format!(r#""{foreign}":"x""#)).is_ok(),
+                    own == foreign,
+                    "{kind} {other}"
+                );
+                if own != foreign {
+                    let error =
+                        body(format!(r#""{own}":"x","{foreign}":"y""#)).unwrap_err().to_string();
+                    assert!(error.contains(own) && error.contains(foreign), "{error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_derived_id_is_of_its_kind() {
+        let id = |kind: Kind| {
+            let body = format!(r#"{{"org_id":"o","{}":"t"}}"#, kind.spec().id_member);
+            Command::decode(kind, body.as_bytes()).unwrap().derived_id()
+        };
+        let ids: std::collections::HashSet<_> = Kind::ALL.into_iter().map(id).collect();
+        assert_eq!(ids.len(), Kind::ALL.len());
+        assert_eq!(
+            id(Kind::TaskDelete),
+            Uuid::new_v5(&ID_NAMESPACE, b"o/t").to_string(),
+            "as it always was"
+        );
+    }
+
     proptest! {
         #[test]
         fn an_id_cannot_change_which_call_is_made(text in ".*") {
-            if let Ok(id) = TaskId::try_from(text.clone()) {
+            if let Ok(id) = ObjectId::try_from(text.clone()) {
                 let mut url = url::Url::parse("https://host/api/organizations/o/tasks").unwrap();
                 url.path_segments_mut().unwrap().extend([id.as_str(), "delete"]);
                 prop_assert_eq!(url.path(), format!("/api/organizations/o/tasks/{text}/delete"));
@@ -208,7 +382,7 @@ mod tests {
             for _ in 0..members.len() {
                 members.rotate_left(1);
                 let command = decode(&format!("{{{}}}", members.join(","))).unwrap();
-                prop_assert_eq!((command.org_id.as_str(), command.task_id.as_str()), (org.as_str(), task.as_str()));
+                prop_assert_eq!((command.target.org.as_str(), command.target.id.as_str()), (org.as_str(), task.as_str()));
                 prop_assert_eq!(&command.reason, &reason);
             }
         }
@@ -222,7 +396,7 @@ mod tests {
 
         #[test]
         fn decoding_never_panics(body in proptest::collection::vec(any::<u8>(), 0..512)) {
-            let _ = Command::decode(&body);
+            let _ = Command::decode(Kind::TaskDelete, &body);
         }
     }
 }

@@ -7,12 +7,15 @@ use serde_json::Value;
 use super::command::MAX_BODY_BYTES;
 use super::publication::{HeaderValue, Publication};
 use super::{Properties, RetryState, names, time};
+use crate::kind::Kind;
 
 const LONGEST_HISTORY: usize = 1024;
 
 /// A dead letter.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DeadLetter {
+    /// Its kind: that of the queue that it came from.
+    pub kind: Kind,
     /// The command's body, byte for byte.
     pub body: Vec<u8>,
     /// What came with the command.
@@ -32,6 +35,9 @@ pub struct DeadLetter {
 /// One line of an export: everything that a replay or an import needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Exported {
+    /// Its kind; an export of an older version has none, and knew but one.
+    #[serde(default = "only_kind")]
+    pub kind: String,
     /// Why it died.
     pub reason: String,
     /// The same, for a person.
@@ -84,15 +90,19 @@ pub struct Exported {
     pub body_base64: Option<String>,
 }
 
+fn only_kind() -> String {
+    Kind::TaskDelete.as_str().to_owned()
+}
+
 impl DeadLetter {
     /// The organisation that the body names, valid or not.
     pub fn org_id(&self) -> Option<String> {
         self.member("org_id")
     }
 
-    /// The task that the body names, valid or not.
-    pub fn task_id(&self) -> Option<String> {
-        self.member("task_id")
+    /// The object that the body names, valid or not.
+    pub fn object_id(&self) -> Option<String> {
+        self.member(self.kind.spec().id_member)
     }
 
     fn member(&self, name: &str) -> Option<String> {
@@ -120,7 +130,7 @@ impl DeadLetter {
         ];
         self.copy(
             "",
-            names::WORK_QUEUE,
+            self.kind.queue(),
             headers.into_iter().filter_map(|(n, v)| Some((n, v?))).collect(),
         )
     }
@@ -146,7 +156,7 @@ impl DeadLetter {
         ];
         let headers =
             headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-        self.copy("", names::DEAD_LETTER_QUEUE, headers)
+        self.copy("", &self.kind.dead_letter_queue(), headers)
     }
 
     fn copy(

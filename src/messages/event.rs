@@ -1,26 +1,38 @@
 //! The outcome event: `CloudEvents` 1.0 in structured JSON mode, one logical end of one command.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use schemars::generate::SchemaSettings;
-use schemars::{JsonSchema, Schema};
-use serde::Serialize;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
-use super::command::{Command, ID_NAMESPACE};
-use super::{names, time};
+use super::command::{Command, ID_NAMESPACE, Target};
+use super::{Incoming, names, time};
+use crate::kind::Kind;
 
 /// Bytes that most events need no more than.
 const USUAL_BODY: usize = 768;
 
 /// How a command ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// The command's kind.
+    pub kind: Kind,
+    /// What became of it.
+    pub how: EndKind,
+}
+
+/// What became of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndKind {
-    /// The API deleted the task on our call.
-    Deleted,
-    /// The task was not there (any more).
+    /// The API did what was asked for, on our call.
+    Done,
+    /// The object was not there (any more).
     AlreadyAbsent,
-    /// The command lies in the dead letters.
+    /// The command is among the dead letters.
     DeadLettered,
 }
 
@@ -40,17 +52,23 @@ pub enum FailureReason {
     Rejected,
     /// `MAX_ATTEMPTS` answered attempts have failed.
     AttemptsExhausted,
+    /// There is no such object, which is no success for this kind.
+    NotFound,
+    /// There is no such process, or it is not archived.
+    NotFoundOrNotArchived,
 }
 
 impl FailureReason {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Malformed,
         Self::OrgNotAllowed,
         Self::Expired,
         Self::Forbidden,
         Self::Rejected,
         Self::AttemptsExhausted,
+        Self::NotFound,
+        Self::NotFoundOrNotArchived,
     ];
 
     /// The word that headers, events, metrics and logs use.
@@ -62,27 +80,61 @@ impl FailureReason {
             Self::Forbidden => "forbidden",
             Self::Rejected => "rejected",
             Self::AttemptsExhausted => "attempts_exhausted",
+            Self::NotFound => "not_found",
+            Self::NotFoundOrNotArchived => "not_found_or_not_archived",
         }
     }
 }
 
-impl EndKind {
+impl End {
     /// The word that events, metrics and logs use.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Deleted => "deleted",
-            Self::AlreadyAbsent => "already_absent",
-            Self::DeadLettered => "dead_lettered",
+        match self.how {
+            EndKind::Done => self.kind.spec().outcome,
+            EndKind::AlreadyAbsent => "already_absent",
+            EndKind::DeadLettered => "dead_lettered",
         }
     }
 
     /// Type of the event, which is its routing key too.
     pub fn event_type(self) -> &'static str {
-        match self {
-            Self::Deleted | Self::AlreadyAbsent => names::DELETED_EVENT,
-            Self::DeadLettered => names::DELETE_FAILED_EVENT,
+        match self.how {
+            EndKind::Done | EndKind::AlreadyAbsent => self.kind.spec().done_event,
+            EndKind::DeadLettered => self.kind.spec().failed_event,
         }
     }
+
+    /// Every end that there can be.
+    fn all() -> impl Iterator<Item = Self> {
+        let how = [EndKind::Done, EndKind::AlreadyAbsent, EndKind::DeadLettered];
+        Kind::ALL.into_iter().flat_map(move |kind| how.map(|how| Self { kind, how }))
+    }
+}
+
+/// As its word.
+impl Serialize for End {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl JsonSchema for End {
+    fn schema_name() -> Cow<'static, str> {
+        "End".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let words: BTreeSet<_> = End::all().map(End::as_str).collect();
+        json_schema!({"type": "string", "description": "How a command ended.", "enum": words})
+    }
+}
+
+fn event_types() -> Vec<&'static str> {
+    Kind::ALL
+        .map(Kind::spec)
+        .into_iter()
+        .flat_map(|spec| [spec.done_event, spec.failed_event])
+        .collect()
 }
 
 /// The `data` of an outcome event, and the line that the `delete` command prints.
@@ -90,14 +142,11 @@ impl EndKind {
 pub struct Outcome {
     /// Id of the command: its `message_id`, or derived.
     pub command_id: String,
-    /// Organisation, where the command could be read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub org_id: Option<String>,
-    /// Task, where the command could be read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub task_id: Option<String>,
+    /// Organisation and object, if the command could be read.
+    #[serde(flatten)]
+    pub target: Option<Target>,
     /// How it ended.
-    pub outcome: EndKind,
+    pub outcome: End,
     /// Attempts spent, the last one included.
     pub attempts: u32,
     /// An earlier attempt's answer was lost, so `already_absent` probably means "by us".
@@ -146,9 +195,9 @@ struct CloudEvent<'a> {
     #[schemars(extend("const" = names::SOURCE))]
     source: &'static str,
     #[serde(rename = "type")]
-    #[schemars(extend("enum" = [names::DELETED_EVENT, names::DELETE_FAILED_EVENT]))]
+    #[schemars(extend("enum" = event_types()))]
     kind: &'static str,
-    /// `{org_id}/{task_id}`, where the command could be read.
+    /// `{org_id}/{task_id}`, or the id of another object; absent if the command could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     subject: Option<String>,
     #[schemars(extend("format" = "date-time"))]
@@ -178,13 +227,12 @@ impl Outcome {
 
     /// The whole event as JSON.
     pub fn event_body(&self, id: &str, time: Timestamp) -> Vec<u8> {
-        let subject = self.org_id.as_ref().zip(self.task_id.as_ref());
         let event = CloudEvent {
             specversion: "1.0",
             id,
             source: names::SOURCE,
             kind: self.outcome.event_type(),
-            subject: subject.map(|(org, task)| [org, "/", task].concat()),
+            subject: self.target.as_ref().map(ToString::to_string),
             time: time::text(time),
             datacontenttype: "application/json",
             data: self,
@@ -195,26 +243,41 @@ impl Outcome {
         body
     }
 
-    /// The id of a command that has no `message_id`: from organisation and task, or from the body where it has neither.
-    pub fn command_id(message_id: Option<&str>, command: Option<&Command>, body: &[u8]) -> String {
-        match (message_id, command) {
-            (Some(id), _) => id.to_owned(),
+    /// The id of a command: its `message_id`; else from what it is about; else, if it could not be read, from its kind and body.
+    pub fn command_id(incoming: &Incoming, command: Option<&Command>) -> String {
+        match (&incoming.properties.message_id, command) {
+            (Some(id), _) => id.clone(),
             (None, Some(command)) => command.derived_id(),
-            (None, None) => Uuid::new_v5(&ID_NAMESPACE, body).to_string(),
+            (None, None) => {
+                let kind = match incoming.kind {
+                    // As it was when this was the only kind.
+                    Kind::TaskDelete => "",
+                    kind => kind.as_str(),
+                };
+                let name = [kind.as_bytes(), &incoming.body].concat();
+                Uuid::new_v5(&ID_NAMESPACE, &name).to_string()
+            }
         }
     }
 }
 
 #[cfg(test)]
 pub(crate) mod samples {
-    use super::{EndKind, Outcome};
+    use super::{End, EndKind, Outcome};
+    use crate::kind::Kind;
+    use crate::messages::{ObjectId, OrgId, Target};
 
-    pub(crate) fn outcome(outcome: EndKind) -> Outcome {
+    pub(crate) fn outcome(how: EndKind) -> Outcome {
+        let kind = Kind::TaskDelete;
+        let id = |id: &str| id.to_owned();
         Outcome {
             command_id: "c1".into(),
-            org_id: Some("o".into()),
-            task_id: Some("t".into()),
-            outcome,
+            target: Some(Target {
+                kind,
+                org: OrgId::try_from(id("o")).unwrap(),
+                id: ObjectId::try_from(id("t")).unwrap(),
+            }),
+            outcome: End { kind, how },
             attempts: 1,
             ambiguous: false,
             verified: true,
@@ -233,14 +296,11 @@ pub(crate) mod samples {
 mod tests {
     use super::samples::outcome;
     use super::*;
-    use FailureReason::{
-        AttemptsExhausted, Expired, Forbidden, Malformed, OrgNotAllowed, Rejected,
-    };
     use proptest::prelude::*;
 
     #[test]
     fn the_same_end_has_the_same_event_id_however_often_it_is_published() {
-        let deleted = outcome(EndKind::Deleted);
+        let deleted = outcome(EndKind::Done);
         assert_eq!(deleted.event_id(), Outcome { attempts: 7, ..deleted.clone() }.event_id());
         assert_eq!(deleted.event_id(), outcome(EndKind::AlreadyAbsent).event_id());
         assert_ne!(deleted.event_id(), outcome(EndKind::DeadLettered).event_id());
@@ -248,8 +308,7 @@ mod tests {
 
     #[test]
     fn an_event_reads_as_the_contract_shows_it() {
-        let body =
-            outcome(EndKind::Deleted).event_body("e1", "2026-11-23T10:00:00Z".parse().unwrap());
+        let body = outcome(EndKind::Done).event_body("e1", "2026-11-23T10:00:00Z".parse().unwrap());
         let expected = serde_json::json!({
             "specversion": "1.0", "id": "e1", "source": "tallyfy-delete-worker", "type": "task.deleted",
             "subject": "o/t", "time": "2026-11-23T10:00:00.000Z", "datacontenttype": "application/json",
@@ -260,12 +319,14 @@ mod tests {
     }
     #[test]
     fn a_word_is_the_same_in_a_header_an_event_and_a_metric() {
-        let kinds = [EndKind::Deleted, EndKind::AlreadyAbsent, EndKind::DeadLettered];
-        assert_eq!(kinds.map(EndKind::as_str), ["deleted", "already_absent", "dead_lettered"]);
-        for kind in kinds {
-            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+        let words: BTreeSet<_> = End::all().map(End::as_str).collect();
+        let expected =
+            ["already_absent", "archived", "dead_lettered", "deleted", "deleted_or_absent"];
+        assert_eq!(words.into_iter().collect::<Vec<_>>(), expected);
+        for end in End::all() {
+            assert_eq!(serde_json::to_value(end).unwrap(), end.as_str());
         }
-        for reason in [Malformed, OrgNotAllowed, Expired, Forbidden, Rejected, AttemptsExhausted] {
+        for reason in FailureReason::ALL {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
         }
     }
@@ -273,11 +334,37 @@ mod tests {
     #[test]
     fn a_command_without_an_id_gets_one_from_what_it_says() {
         let body = br#"{"org_id":"o","task_id":"t"}"#;
-        let command = Command::decode(body).unwrap();
-        assert_eq!(Outcome::command_id(Some("m1"), Some(&command), body), "m1");
-        assert_eq!(Outcome::command_id(None, Some(&command), body), command.derived_id());
-        assert_eq!(Outcome::command_id(None, None, b"x"), Outcome::command_id(None, None, b"x"));
-        assert_ne!(Outcome::command_id(None, None, b"x"), Outcome::command_id(None, None, b"y"));
+        let command = Command::decode(Kind::TaskDelete, body).unwrap();
+        let incoming =
+            |kind, body: &[u8]| Incoming { kind, body: body.into(), ..Incoming::default() };
+        let id = |kind, body: &[u8], command: Option<&Command>| {
+            Outcome::command_id(&incoming(kind, body), command)
+        };
+        let mut named = incoming(Kind::TaskDelete, body);
+        named.properties.message_id = Some("m1".into());
+        assert_eq!(Outcome::command_id(&named, Some(&command)), "m1");
+        assert_eq!(id(Kind::TaskDelete, body, Some(&command)), command.derived_id());
+        let unreadable = |kind, body: &[u8]| id(kind, body, None);
+        assert_eq!(unreadable(Kind::TaskDelete, b"x"), unreadable(Kind::TaskDelete, b"x"));
+        assert_ne!(unreadable(Kind::TaskDelete, b"x"), unreadable(Kind::TaskDelete, b"y"));
+        assert_ne!(unreadable(Kind::TaskDelete, b"x"), unreadable(Kind::TagDelete, b"x"));
+    }
+
+    #[test]
+    fn an_event_of_another_kind_names_its_own_object() {
+        let kind = Kind::ProcessDelete;
+        let deleted = outcome(EndKind::Done);
+        let target = deleted.target.clone().map(|target| Target { kind, ..target });
+        let of_a_process =
+            Outcome { target, outcome: End { kind, how: EndKind::Done }, ..deleted.clone() };
+        let body = of_a_process.event_body("e1", "2026-11-23T10:00:00Z".parse().unwrap());
+        let event: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((&event["type"], &event["subject"]), (&"process.deleted".into(), &"o/t".into()));
+        assert_eq!(
+            (&event["data"]["process_id"], &event["data"]["task_id"]),
+            (&"t".into(), &serde_json::Value::Null)
+        );
+        assert_ne!(of_a_process.event_id(), deleted.event_id());
     }
 
     proptest! {
@@ -285,7 +372,7 @@ mod tests {
         fn two_events_share_an_id_only_where_command_and_type_are_the_same(
             ids in proptest::array::uniform2("[a-c/.]{0,3}"), ends in proptest::array::uniform2(0_usize..3),
         ) {
-            let kinds = [EndKind::Deleted, EndKind::AlreadyAbsent, EndKind::DeadLettered];
+            let kinds = [EndKind::Done, EndKind::AlreadyAbsent, EndKind::DeadLettered];
             let [one, other] = [0, 1].map(|i| Outcome { command_id: ids[i].clone(), ..outcome(kinds[ends[i]]) });
             let same = ids[0] == ids[1] && one.outcome.event_type() == other.outcome.event_type();
             prop_assert_eq!(one.event_id() == other.event_id(), same);

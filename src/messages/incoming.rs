@@ -4,9 +4,13 @@ use std::ops::Range;
 
 use jiff::Timestamp;
 
+use crate::kind::Kind;
+
 /// One delivery of a command, before anyone has looked into it.
 #[derive(Debug, Clone, Default)]
 pub struct Incoming {
+    /// Its kind: that of the queue that it came from.
+    pub kind: Kind,
     /// The body, byte for byte.
     pub body: Vec<u8>,
     /// The properties that we carry on.

@@ -12,8 +12,8 @@ pub mod names;
 pub mod publication;
 pub mod time;
 
-pub use command::{Command, Malformed, OrgId, TaskId};
+pub use command::{Command, Malformed, ObjectId, OrgId, Target};
 pub use dead_letter::DeadLetter;
-pub use event::{EndKind, FailureReason, Outcome};
+pub use event::{End, EndKind, FailureReason, Outcome};
 pub use incoming::{Incoming, Properties, RetryState, TraceContext};
 pub use publication::{HeaderValue, Publication};

@@ -1,4 +1,4 @@
-//! Names that other services, operators and dashboards rely on. Changing one is a change of the contract.
+//! Names that other services, operators and dashboards rely on, but for those of a kind (`kind`). Changing one is a change of the contract.
 
 /// Exchange that producers publish commands to.
 pub const COMMANDS_EXCHANGE: &str = "task.commands";
@@ -10,19 +10,9 @@ pub const UNROUTED_EVENTS: &str = "task.events.unrouted";
 pub const RETRY_EXCHANGE: &str = "task.retry";
 /// Exchange that dead letters are published to.
 pub const DEAD_LETTER_EXCHANGE: &str = "task.dlx";
-/// The work queue, and the routing key of commands and of dead letters.
-pub const WORK_QUEUE: &str = "task.delete";
-/// Where commands lie that cannot succeed.
-pub const DEAD_LETTER_QUEUE: &str = "task.delete.dead";
-/// Prefix of the wait queues; the delay follows.
-pub const WAIT_QUEUE_PREFIX: &str = "task.delete.wait.";
 
 /// CloudEvents `source` of our events, and the name that our connections carry.
 pub const SOURCE: &str = "tallyfy-delete-worker";
-/// CloudEvents `type` and routing key of the event for a task that is gone.
-pub const DELETED_EVENT: &str = "task.deleted";
-/// CloudEvents `type` and routing key of the event for a dead-lettered command.
-pub const DELETE_FAILED_EVENT: &str = "task.delete_failed";
 /// CloudEvents `type` and routing key of what operators did with dead letters.
 pub const REPLAYED_EVENT: &str = "task.dead_letters.replayed";
 /// See [`REPLAYED_EVENT`].

@@ -66,7 +66,7 @@ impl<'a> Publication<'a> {
         headers.push((names::X_FAILURE_REASON, HeaderValue::Text(reason.to_owned())));
         headers.push((names::X_FAILURE_DETAIL, HeaderValue::Text(detail.to_owned())));
         push_time(&mut headers, names::X_FAILED_AT, Some(failed_at));
-        Self::copy(incoming, names::DEAD_LETTER_EXCHANGE, names::WORK_QUEUE.to_owned(), headers)
+        Self::copy(incoming, names::DEAD_LETTER_EXCHANGE, incoming.kind.queue().to_owned(), headers)
     }
 
     /// Whether it is a dead letter.

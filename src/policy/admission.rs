@@ -39,14 +39,14 @@ pub fn admit(
     if let Some(fault) = &incoming.fault {
         return refuse(FailureReason::Malformed, fault.clone(), None);
     }
-    let command = match Command::decode(&incoming.body) {
+    let command = match Command::decode(incoming.kind, &incoming.body) {
         Ok(command) => command,
         Err(malformed) => return refuse(FailureReason::Malformed, malformed.to_string(), None),
     };
-    if !is_allowed(&command.org_id) {
+    if !is_allowed(&command.target.org) {
         let detail = format!(
             "organisation {} is not among those that this worker may touch",
-            command.org_id
+            command.target.org
         );
         return refuse(FailureReason::OrgNotAllowed, detail, Some(command));
     }

@@ -121,7 +121,11 @@ impl Answer {
 
     /// Whether the call may have had its effect although nobody told us.
     pub fn leaves_doubt(&self) -> bool {
-        matches!(self, Self::TimedOut | Self::ConnectionLost { .. })
+        match self {
+            Self::TimedOut | Self::ConnectionLost { .. } => true,
+            Self::Status(Response { status, body, .. }) => status / 100 == 2 && *body == Body::Lost,
+            Self::Unreachable { .. } => false,
+        }
     }
 
     /// The class of the answer, for metrics: `2xx` and so on, or what went wrong.

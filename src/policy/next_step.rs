@@ -4,11 +4,16 @@ use std::time::Duration;
 
 use super::retry_schedule::{LONGEST_SLEEP_IN_PROCESS, RetryDelay, RetrySchedule};
 use super::verdict::Verdict;
+use crate::kind::{Kind, NotFound};
 use crate::messages::{EndKind, FailureReason};
 
 /// What is known when an answer has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
+    /// The command's kind.
+    pub kind: Kind,
+    /// An earlier call may have had its effect: its answer was lost, or nobody knows whether there was one.
+    pub may_be_done: bool,
     /// Attempts used up, this one included if it counts.
     pub spent: u32,
     /// Since the first delivery.
@@ -51,6 +56,22 @@ pub fn uses_up_an_attempt(verdict: Verdict, is_outage: bool) -> bool {
     is_end || (verdict.spends_an_attempt() && !is_outage)
 }
 
+/// Why an absence is no success; `None` if it is one.
+///
+/// # A "not found" is a success only where nothing else can be meant
+///
+/// Deleting a task is idempotent, and one that is gone is gone. For the other kinds the API says "not found" of a wrong id, too, or
+/// of what cannot be deleted yet. There it is a failure, unless an earlier call of ours may have had its effect: then it is
+/// most likely the trace of that call, and the event says so (`ambiguous`).
+fn why_absence_is_a_failure(kind: Kind, may_be_done: bool) -> Option<FailureReason> {
+    match kind.spec().not_found {
+        _ if may_be_done => None,
+        NotFound::Absent | NotFound::NotTheApi => None,
+        NotFound::Missing => Some(FailureReason::NotFound),
+        NotFound::MissingOrNotArchived => Some(FailureReason::NotFoundOrNotArchived),
+    }
+}
+
 /// Says what follows a verdict.
 ///
 /// # A command is dead-lettered only for its own fault
@@ -65,11 +86,15 @@ pub fn uses_up_an_attempt(verdict: Verdict, is_outage: bool) -> bool {
 /// suspends the organisation before it ends old commands.
 pub fn next_step(verdict: Verdict, facts: &Facts, schedule: &RetrySchedule) -> NextStep {
     let finish = |end, is_verified| NextStep::Finish { end, is_verified };
+    let failure = why_absence_is_a_failure(facts.kind, facts.may_be_done);
     match verdict {
-        Verdict::Deleted => finish(EndKind::Deleted, true),
-        Verdict::AlreadyAbsent => finish(EndKind::AlreadyAbsent, true),
+        Verdict::Deleted => finish(EndKind::Done, true),
+        Verdict::AlreadyAbsent if failure.is_none() => finish(EndKind::AlreadyAbsent, true),
         _ if facts.is_outage => postpone(facts, schedule),
-        Verdict::UnverifiedAbsence => finish(EndKind::AlreadyAbsent, false),
+        Verdict::AlreadyAbsent | Verdict::UnverifiedAbsence => match failure {
+            Some(reason) => NextStep::DeadLetter(reason),
+            None => finish(EndKind::AlreadyAbsent, false),
+        },
         Verdict::Forbidden => NextStep::DeadLetter(FailureReason::Forbidden),
         Verdict::Rejected => NextStep::DeadLetter(FailureReason::Rejected),
         Verdict::Throttled | Verdict::Unauthorized | Verdict::NotReached | Verdict::Misdirected => {
@@ -108,10 +133,13 @@ fn postpone(facts: &Facts, schedule: &RetrySchedule) -> NextStep {
 mod tests {
     use super::super::retry_schedule::RetryDelays;
     use super::*;
+    use crate::messages::End;
     use NextStep::{DeadLetter, Finish, TryAgain};
     use proptest::prelude::*;
 
     const FACTS: Facts = Facts {
+        kind: Kind::TaskDelete,
+        may_be_done: false,
         spent: 1,
         age: Duration::ZERO,
         retry_after: None,
@@ -132,7 +160,10 @@ mod tests {
 
     fn step(verdict: Verdict, facts: Facts) -> String {
         match next_step(verdict, &facts, &schedule()) {
-            Finish { end, is_verified } => format!("{} {is_verified}", end.as_str()),
+            Finish { end, is_verified } => {
+                let end = End { kind: facts.kind, how: end };
+                format!("{} {is_verified}", end.as_str())
+            }
             TryAgain(delay) => format!("try again in {} ms", delay.as_millis()),
             NextStep::RetryLater(delay) => format!("retry in {}", delay.name()),
             NextStep::Postpone(delay) => format!("postpone {}", delay.name()),
@@ -174,6 +205,33 @@ mod tests {
             assert_eq!(uses_up_an_attempt(verdict, false), verdict.spends_an_attempt());
             assert_eq!(uses_up_an_attempt(verdict, true), is_success);
         }
+    }
+
+    #[test]
+    fn a_not_found_is_a_success_only_where_nothing_else_can_be_meant() {
+        let absent =
+            |kind, may_be_done| step(Verdict::AlreadyAbsent, Facts { kind, may_be_done, ..FACTS });
+        let words = Kind::ALL.map(|kind| absent(kind, false));
+        let [deleted, archived, process, tag, file] = words.each_ref().map(String::as_str);
+        assert_eq!([deleted, tag], ["already_absent true"; 2], "of a tag the API never says so");
+        assert_eq!([archived, file], ["not_found"; 2]);
+        assert_eq!(process, "not_found_or_not_archived");
+        for kind in Kind::ALL {
+            assert_eq!(
+                absent(kind, true),
+                "already_absent true",
+                "{kind}: it is most likely our own doing"
+            );
+            let unverified = Facts { kind, may_be_done: true, ..FACTS };
+            assert_eq!(step(Verdict::UnverifiedAbsence, unverified), "already_absent false");
+            let outage = Facts { kind, is_outage: true, ..FACTS };
+            assert!(
+                !step(Verdict::AlreadyAbsent, outage).starts_with("not_found"),
+                "{kind}: not while it is suspended"
+            );
+        }
+        let unverified = Facts { kind: Kind::FileDelete, ..FACTS };
+        assert_eq!(step(Verdict::UnverifiedAbsence, unverified), "not_found");
     }
 
     #[test]
@@ -231,7 +289,7 @@ mod tests {
             let [is_outage, is_draining, is_clock_wrong, has_delay] = flags;
             let next_delay = FACTS.next_delay.filter(|_| has_delay);
             let (age, retry_after) = (seconds(age), Some(seconds(floor)));
-            let facts = Facts { spent, age, retry_after, is_outage, is_draining, is_clock_wrong, next_delay };
+            let facts = Facts { spent, age, retry_after, is_outage, is_draining, is_clock_wrong, next_delay, ..FACTS };
             match next_step(Verdict::ALL[which], &facts, &schedule()) {
                 TryAgain(delay) => prop_assert!(delay >= seconds(floor) && !is_draining && !is_outage),
                 NextStep::RetryLater(delay) | NextStep::Postpone(delay) => prop_assert!(delay.wait() >= seconds(floor)),

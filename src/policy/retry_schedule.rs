@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::messages::names;
-
 /// Tries of one delivery, before the command goes to a wait queue.
 pub const TRIES_PER_DELIVERY: u32 = 4;
 /// The longest that a delivery sleeps in process for one `Retry-After`.
@@ -34,11 +32,6 @@ impl RetryDelay {
             .find(|(unit, _)| millis.is_multiple_of(*unit));
         let (unit, suffix) = unit.unwrap_or((1, "ms"));
         format!("{}{suffix}", millis / unit)
-    }
-
-    /// The wait queue's name.
-    pub fn queue(self) -> String {
-        format!("{}{}", names::WAIT_QUEUE_PREFIX, self.name())
     }
 }
 
@@ -121,9 +114,9 @@ impl RetrySchedule {
     /// The wait of a command that is not to blame: as long as it is old, so that a long outage is met with long waits
     /// and no state is needed to know how often it has waited.
     pub fn postpone(&self, age: Duration, min_delay: Duration) -> RetryDelay {
-        let rungs_no_longer_than_its_age =
+        let no_longer_than_its_age =
             self.delays.0.iter().take_while(|delay| delay.0 <= age).count();
-        self.delays.from(rungs_no_longer_than_its_age.saturating_sub(1), min_delay)
+        self.delays.from(no_longer_than_its_age.saturating_sub(1), min_delay)
     }
 
     /// The shortest wait that is no shorter than `min_delay`.
@@ -218,11 +211,11 @@ mod tests {
     }
 
     #[test]
-    fn a_rungs_queue_has_its_name_and_its_wait() {
+    fn a_delays_queue_has_its_name_and_its_wait() {
         let delays = schedule().delays.all().to_vec();
-        let queues: Vec<_> = delays.iter().map(|delay| (delay.queue(), delay.ttl_ms())).collect();
-        assert_eq!(queues[0], ("task.delete.wait.5s".into(), 5000));
-        assert_eq!(queues[4], ("task.delete.wait.1h".into(), 3_600_000));
+        let queues: Vec<_> = delays.iter().map(|delay| (delay.name(), delay.ttl_ms())).collect();
+        assert_eq!(queues[0], ("5s".into(), 5000));
+        assert_eq!(queues[4], ("1h".into(), 3_600_000));
     }
 
     proptest! {

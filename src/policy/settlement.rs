@@ -55,7 +55,7 @@ impl Settlement {
             Self::RetryLater(wait) | Self::Postpone(wait) => {
                 vec![Publication::waiting_copy(
                     incoming,
-                    wait.delay.queue(),
+                    incoming.kind.delay_queue(&wait.delay.name()),
                     &wait.retry_state,
                     first_seen,
                 )]
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn each_settlement_publishes_its_part_and_a_dead_letter_comes_before_its_event() {
-        for end in [EndKind::Deleted, EndKind::AlreadyAbsent] {
+        for end in [EndKind::Done, EndKind::AlreadyAbsent] {
             assert_eq!(
                 addresses(&Settlement::Finish(samples::outcome(end))),
                 ["task.events task.deleted"]
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn an_event_is_known_by_the_id_of_its_end() {
-        let outcome = samples::outcome(EndKind::Deleted);
+        let outcome = samples::outcome(EndKind::Done);
         let event = &published(&Settlement::Finish(outcome.clone()))[0];
         assert_eq!(event.message_id, Some(outcome.event_id()));
         assert_eq!(event.body, outcome.event_body(&outcome.event_id(), NOW.parse().unwrap()));

@@ -1,25 +1,26 @@
 //! What an answer of the API means. One table, the same as that of `docs/behaviour.md`.
 
 use super::answer::{Answer, Body, Response};
+use crate::kind::{Kind, NotFound, Success};
 
 /// The meaning of one answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// The API deleted the task.
+    /// The API did what was asked for.
     Deleted,
-    /// The task is not there: the API says so in its own words.
+    /// The object is not there: the API says so in its own words. What follows is for its kind to say.
     AlreadyAbsent,
-    /// The task is not there, says something that need not be the API.
+    /// The object is not there, says something that need not be the API.
     UnverifiedAbsence,
-    /// What says that the task is not there says the same of its organisation: the token does not reach it.
+    /// The API says of the organisation, too, that it is not there: the token does not reach it.
     NotReached,
     /// The organisation has called too often.
     Throttled,
     /// The token is not accepted.
     Unauthorized,
-    /// The token may not delete this task.
+    /// The token may not do this.
     Forbidden,
-    /// The answer is not the API's word on this task: a wrong base URL, a proxy, a challenge page.
+    /// The answer is not the API's word on this object: a wrong base URL, a proxy, a challenge page.
     Misdirected,
     /// It may go better another time.
     Transient,
@@ -29,33 +30,51 @@ pub enum Verdict {
     Rejected,
 }
 
-/// Says what an answer means.
+/// Says what an answer to a call of this kind means.
 ///
-/// # Nothing but a 204, or a 404 or 410 about the task, counts as success
+/// # Nothing but the kind's own success, or a 404 or 410 about the object, counts as success
 ///
 /// A page, a redirect, another 2xx or a 404 for the endpoint comes from something that is not the API, or not this
-/// call of it: the task may well be there still. When an absence may be believed is for [`super::absence`] to say.
+/// call of it: the object may well be there still. When an absence may be believed is for [`super::absence`] to say, and for
+/// which kinds it is a success for [`super::next_step`].
 ///
 /// # Only the API's own refusal is a refusal
 ///
 /// The API refuses in JSON. A 4xx without it, and one that is about the way to the API (payment, method, proxy, session), comes from
 /// something between us and the API, and says nothing of the command.
-pub fn decide(answer: &Answer) -> Verdict {
+pub fn decide(kind: Kind, answer: &Answer) -> Verdict {
     match answer {
-        Answer::Status(response) => decide_status(response),
+        Answer::Status(response) => decide_status(kind, response),
         Answer::TimedOut | Answer::ConnectionLost { .. } => Verdict::Transient,
         Answer::Unreachable { .. } => Verdict::Unreachable,
     }
 }
 
-fn decide_status(response: &Response) -> Verdict {
+fn decide_status(kind: Kind, response: &Response) -> Verdict {
     match response.status {
-        204 => Verdict::Deleted,
+        200..=299 => decide_success(kind.spec().success, response),
         401 => Verdict::Unauthorized,
         429 => Verdict::Throttled,
         408 | 421 | 425 | 500..=599 => Verdict::Transient,
         402 | 405 | 407 | 419 => Verdict::Misdirected,
+        404 | 410 if kind.spec().not_found == NotFound::NotTheApi => match response.body {
+            Body::Lost => Verdict::Transient,
+            _ => Verdict::Misdirected,
+        },
         400..=499 => decide_by_body(response.status, &response.body),
+        _ => Verdict::Misdirected,
+    }
+}
+
+fn decide_success(success: Success, Response { status, body, .. }: &Response) -> Verdict {
+    match (success, status, body) {
+        (Success::NoContent | Success::NoContentOrOk, 204, _) => Verdict::Deleted,
+        (Success::NoContent, ..) => Verdict::Misdirected,
+        (Success::NoContentOrOk | Success::EmptyOk, 200, Body::Lost) => Verdict::Transient,
+        (Success::NoContentOrOk | Success::EmptyOk, 200, Body::Empty) => Verdict::Deleted,
+        (Success::NoContentOrOk, 200, Body::Json { .. }) if !body.denies_the_endpoint() => {
+            Verdict::Deleted
+        }
         _ => Verdict::Misdirected,
     }
 }
@@ -126,6 +145,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn decide(answer: &Answer) -> Verdict {
+        super::decide(Kind::TaskDelete, answer)
+    }
+
     #[test]
     fn a_404_counts_as_deleted_unless_it_is_not_about_the_task() {
         assert_eq!(decide(&status(404, json("RESOURCE_NOT_FOUND"))), Verdict::AlreadyAbsent);
@@ -189,6 +212,51 @@ mod tests {
         for body in [Body::Empty, Body::Html, json("PAYMENT_REQUIRED")] {
             let verdicts = [402, 405, 407, 419].map(|code| decide(&status(code, body.clone())));
             assert_eq!(verdicts, [Verdict::Misdirected; 4], "{body:?}");
+        }
+    }
+
+    #[test]
+    fn each_kind_has_its_own_success() {
+        let successes = |kind| {
+            let bodies = [Body::Empty, json("x"), Body::Html, Body::Other];
+            let answers = [200, 202, 204]
+                .into_iter()
+                .flat_map(|code| bodies.clone().map(|body| (code, body)));
+            let is_success = |(code, body): &(u16, Body)| {
+                super::decide(kind, &status(*code, body.clone())) == Verdict::Deleted
+            };
+            answers
+                .filter(is_success)
+                .map(|(code, body)| format!("{code} {body:?}"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(successes(Kind::TaskDelete).len(), 4, "a 204, whatever stands in its body");
+        assert_eq!(successes(Kind::TagDelete), successes(Kind::TaskDelete));
+        assert_eq!(successes(Kind::ProcessDelete), ["200 Empty"]);
+        assert_eq!(successes(Kind::FileDelete), ["200 Empty"]);
+        assert_eq!(successes(Kind::TaskArchive).len(), 6, "a 204, or a 200 that is empty or JSON");
+        assert!(successes(Kind::TaskArchive).iter().all(|answer| !answer.starts_with("200 Html")));
+    }
+
+    #[test]
+    fn a_success_whose_body_broke_off_is_tried_again_where_its_body_matters() {
+        let lost = |kind| super::decide(kind, &status(200, Body::Lost));
+        assert_eq!(
+            [Kind::ProcessDelete, Kind::FileDelete, Kind::TaskArchive].map(lost),
+            [Verdict::Transient; 3]
+        );
+        assert_eq!([Kind::TaskDelete, Kind::TagDelete].map(lost), [Verdict::Misdirected; 2]);
+        assert!(status(200, Body::Lost).leaves_doubt());
+    }
+
+    #[test]
+    fn the_api_never_says_that_a_tag_is_not_there() {
+        for body in [Body::Empty, Body::Html, json("RESOURCE_NOT_FOUND"), json("x")] {
+            assert_eq!(super::decide(Kind::TagDelete, &status(404, body)), Verdict::Misdirected);
+        }
+        let missing = |kind| super::decide(kind, &status(404, json("RESOURCE_NOT_FOUND")));
+        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::TagDelete) {
+            assert_eq!(missing(kind), Verdict::AlreadyAbsent, "{kind}");
         }
     }
 

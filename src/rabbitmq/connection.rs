@@ -76,14 +76,18 @@ pub enum BrokerError {
         source: lapin::Error,
     },
     /// The dead letters cannot be read.
-    #[error("cannot read {queue}: {source}", queue = names::DEAD_LETTER_QUEUE)]
+    #[error("cannot read {queue}: {source}")]
     DeadLetters {
+        /// Their queue.
+        queue: String,
         /// lapin's word.
         source: lapin::Error,
     },
     /// Consuming could not begin.
-    #[error("cannot consume from {queue}: {source}", queue = names::WORK_QUEUE)]
+    #[error("cannot consume from {queue}: {source}")]
     Consume {
+        /// The queue.
+        queue: &'static str,
         /// lapin's word.
         source: lapin::Error,
     },
@@ -225,7 +229,7 @@ impl Session {
     /// [`BrokerError::Consume`].
     pub async fn consuming_channel(&self) -> Result<Arc<Channel>, BrokerError> {
         let channel = in_time(self.consuming.create_channel()).await;
-        channel.map(Arc::new).map_err(|source| BrokerError::Consume { source })
+        channel.map(Arc::new).map_err(|source| BrokerError::Consume { queue: "any queue", source })
     }
 
     /// The publisher.

@@ -1,19 +1,23 @@
 //! Deliveries: from the broker library's types to plain data, and the one way to settle each.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use futures_util::StreamExt;
+use futures_util::stream::SelectAll;
+use futures_util::{Stream, StreamExt};
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
     BasicRejectOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 
 use super::connection::{BrokerError, in_time};
 use super::envelope;
 use super::message_header::X_UNREADABLE;
-use crate::messages::{Incoming, Properties, names};
+use crate::kind::Kind;
+use crate::messages::{Incoming, Properties};
 
 /// An unacknowledged message. It is not `Clone` and every way out consumes it, so it is settled at most once, and only this
 /// file makes one, so on the channel it came from. (lapin's own `Acker` would start a job of the runtime for each.)
@@ -61,11 +65,11 @@ impl Delivery {
         in_time(self.channel.basic_nack(self.tag, options)).await.is_ok()
     }
 
-    fn new(delivery: lapin::message::Delivery, channel: &Arc<Channel>) -> Self {
+    fn new(kind: Kind, delivery: lapin::message::Delivery, channel: &Arc<Channel>) -> Self {
         let (properties, retry_state) = envelope::read(&delivery.properties);
         let fault = envelope::text(&delivery.properties, X_UNREADABLE);
         let (body, redelivered) = (delivery.data, delivery.redelivered);
-        let incoming = Incoming { body, properties, retry_state, fault, redelivered };
+        let incoming = Incoming { kind, body, properties, retry_state, fault, redelivered };
         // On a first delivery the header can only be the producer's.
         let redeliveries =
             if delivery.redelivered { envelope::delivery_count(&delivery.properties) } else { 0 };
@@ -73,20 +77,37 @@ impl Delivery {
     }
 }
 
-/// What the broker delivers to one consumer.
+/// What the broker delivers to the consumers of some kinds, one for each.
 pub struct Deliveries {
-    consumer: Consumer,
+    consumers: SelectAll<OfKind>,
+    tags: Vec<ShortString>,
     channel: Arc<Channel>,
 }
 
+/// A consumer, and the kind of what it delivers.
+struct OfKind {
+    kind: Kind,
+    consumer: Consumer,
+}
+
+impl Stream for OfKind {
+    type Item = (Kind, lapin::Result<lapin::message::Delivery>);
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let kind = self.kind;
+        let next = self.consumer.poll_next_unpin(context);
+        next.map(|delivery| delivery.map(|delivery| (kind, delivery)))
+    }
+}
+
 impl Deliveries {
-    /// The next one; `None` when the consumer has ended.
+    /// The next one; `None` when all consumers have ended.
     ///
     /// # Errors
     /// The channel is gone.
     pub async fn next(&mut self) -> Option<lapin::Result<Delivery>> {
-        let delivery = self.consumer.next().await?;
-        Some(delivery.map(|delivery| Delivery::new(delivery, &self.channel)))
+        let (kind, delivery) = self.consumers.next().await?;
+        Some(delivery.map(|delivery| Delivery::new(kind, delivery, &self.channel)))
     }
 
     /// Asks the broker to deliver no more. What it has sent before still comes.
@@ -94,28 +115,33 @@ impl Deliveries {
     /// # Errors
     /// The channel is gone, or no answer has come in time.
     pub async fn cancel(&self) -> lapin::Result<()> {
-        in_time(self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default())).await
+        for tag in &self.tags {
+            in_time(self.channel.basic_cancel(tag.clone(), BasicCancelOptions::default())).await?;
+        }
+        Ok(())
     }
 }
 
-fn failed(source: lapin::Error) -> BrokerError {
-    BrokerError::Consume { source }
-}
-
-/// Starts consuming; at most `prefetch` deliveries are unsettled at a time.
+/// Starts consuming; at most `prefetch` deliveries of each kind are unsettled at a time.
 ///
 /// # Errors
 /// [`BrokerError::Consume`].
-pub async fn consume(channel: &Arc<Channel>, prefetch: u16) -> Result<Deliveries, BrokerError> {
-    // Before consuming: lapin's own buffer has no bound but this one.
-    in_time(channel.basic_qos(prefetch, BasicQosOptions { global: false }))
-        .await
-        .map_err(failed)?;
-    let options = BasicConsumeOptions::default();
-    let consumer =
-        channel.basic_consume(names::WORK_QUEUE.into(), "".into(), options, FieldTable::default());
-    Ok(Deliveries {
-        consumer: in_time(consumer).await.map_err(failed)?,
-        channel: Arc::clone(channel),
-    })
+pub async fn consume(
+    channel: &Arc<Channel>,
+    kinds: &[Kind],
+    prefetch: u16,
+) -> Result<Deliveries, BrokerError> {
+    let (mut consumers, mut tags) = (SelectAll::new(), Vec::new());
+    for kind in kinds.iter().copied() {
+        let failed = |source| BrokerError::Consume { queue: kind.queue(), source };
+        // Before consuming: lapin's own buffer has no bound but this one.
+        let qos = channel.basic_qos(prefetch, BasicQosOptions { global: false });
+        in_time(qos).await.map_err(failed)?;
+        let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+        let consumer = channel.basic_consume(kind.queue().into(), "".into(), options, arguments);
+        let consumer = in_time(consumer).await.map_err(failed)?;
+        tags.push(consumer.tag());
+        consumers.push(OfKind { kind, consumer });
+    }
+    Ok(Deliveries { consumers, tags, channel: Arc::clone(channel) })
 }

@@ -8,6 +8,7 @@ use lapin::{Acker, BasicProperties, Channel};
 use super::connection::{BrokerError, in_time};
 use super::envelope;
 use super::message_header::X_UNREADABLE;
+use crate::kind::Kind;
 use crate::messages::{DeadLetter, names};
 
 /// An unacknowledged dead letter. It goes back to its queue when its channel closes, unless it was removed.
@@ -34,21 +35,21 @@ impl DeadLetterDelivery {
 /// [`BrokerError::DeadLetters`].
 pub async fn next_dead_letter(
     channel: &Channel,
+    kind: Kind,
 ) -> Result<Option<(DeadLetterDelivery, u32)>, BrokerError> {
-    let got =
-        in_time(channel.basic_get(names::DEAD_LETTER_QUEUE.into(), BasicGetOptions::default()))
-            .await;
-    let Some(message) = got.map_err(|source| BrokerError::DeadLetters { source })? else {
+    let queue = kind.dead_letter_queue();
+    let got = in_time(channel.basic_get(queue.as_str().into(), BasicGetOptions::default())).await;
+    let Some(message) = got.map_err(|source| BrokerError::DeadLetters { queue, source })? else {
         return Ok(None);
     };
     let (left, delivery) = (message.message_count, message.delivery);
     let returns =
         if delivery.redelivered { envelope::delivery_count(&delivery.properties) } else { 0 };
-    let dead_letter = read(&delivery.properties, delivery.data);
+    let dead_letter = read(kind, &delivery.properties, delivery.data);
     Ok(Some((DeadLetterDelivery { dead_letter, returns, acker: delivery.acker }, left)))
 }
 
-fn read(message: &BasicProperties, body: Vec<u8>) -> DeadLetter {
+fn read(kind: Kind, message: &BasicProperties, body: Vec<u8>) -> DeadLetter {
     let (properties, retry_state) = envelope::read(message);
     let text = |name: &str| envelope::text(message, name);
     let fault = text(X_UNREADABLE);
@@ -58,7 +59,7 @@ fn read(message: &BasicProperties, body: Vec<u8>) -> DeadLetter {
         None => (names::POISON.to_owned(), moved_by_the_broker(message)),
     };
     let failed_at = time.or_else(|| moved_at(message));
-    DeadLetter { body, properties, retry_state, reason, detail, failed_at, fault }
+    DeadLetter { kind, body, properties, retry_state, reason, detail, failed_at, fault }
 }
 
 fn moved_by_the_broker(message: &BasicProperties) -> String {
@@ -104,6 +105,7 @@ mod tests {
             ..RetryState::default()
         };
         let dead_letter = DeadLetter {
+            kind: Kind::TagDelete,
             body: b"\xff\x00".to_vec(),
             properties,
             retry_state,
@@ -113,7 +115,7 @@ mod tests {
             fault: None,
         };
         let copy = dead_letter.again();
-        assert_eq!(read(&envelope::write(&copy), copy.body.to_vec()), dead_letter);
+        assert_eq!(read(Kind::TagDelete, &envelope::write(&copy), copy.body.to_vec()), dead_letter);
     }
 
     #[test]
@@ -124,7 +126,8 @@ mod tests {
         headers.insert("x-death".into(), AMQPValue::FieldArray(deaths));
         headers
             .insert("x-first-death-reason".into(), AMQPValue::LongString("delivery_limit".into()));
-        let dead_letter = read(&BasicProperties::default().with_headers(headers), Vec::new());
+        let dead_letter =
+            read(Kind::TaskDelete, &BasicProperties::default().with_headers(headers), Vec::new());
         assert_eq!(
             (dead_letter.reason.as_str(), dead_letter.failed_at),
             ("poison", Timestamp::from_second(1_800_000_000).ok())

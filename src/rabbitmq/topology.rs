@@ -5,6 +5,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ExchangeKind};
 
 use super::connection::{BrokerError, in_time};
+use crate::kind::Kind;
 use crate::messages::names;
 
 const DELIVERY_LIMIT: i32 = 20;
@@ -15,8 +16,10 @@ const UNROUTED_EVENTS_LIMIT: i32 = 100_000;
 pub struct Topology {
     /// Whether to declare it, or only to look.
     pub provision: Provision,
-    /// Name and TTL in milliseconds of each wait queue.
-    pub wait_queues: Vec<(String, u32)>,
+    /// The kinds that have queues.
+    pub kinds: Vec<Kind>,
+    /// Name and TTL in milliseconds of each retry delay: each kind has a delay queue of it.
+    pub delays: Vec<(String, u32)>,
 }
 
 /// What to do about the topology at start.
@@ -106,11 +109,6 @@ fn queues(topology: &Topology) -> Vec<QueueSpec> {
             ("x-overflow", text("reject-publish")),
         ]
     };
-    let dead = QueueSpec {
-        name: names::DEAD_LETTER_QUEUE.into(),
-        arguments: table([quorum()]),
-        bindings: vec![(names::DEAD_LETTER_EXCHANGE, names::WORK_QUEUE.into())],
-    };
     let unrouted = QueueSpec {
         name: names::UNROUTED_EVENTS.into(),
         arguments: table([
@@ -120,23 +118,30 @@ fn queues(topology: &Topology) -> Vec<QueueSpec> {
         ]),
         bindings: vec![(names::UNROUTED_EVENTS, String::new())],
     };
-    let limited = to(names::DEAD_LETTER_EXCHANGE, names::WORK_QUEUE).into_iter();
-    let work = QueueSpec {
-        name: names::WORK_QUEUE.into(),
-        arguments: table(limited.chain([("x-delivery-limit", number(DELIVERY_LIMIT))])),
-        bindings: vec![(names::COMMANDS_EXCHANGE, names::WORK_QUEUE.into())],
+    let of_a_kind = |kind: &Kind| {
+        let key = kind.queue();
+        let dead = QueueSpec {
+            name: kind.dead_letter_queue(),
+            arguments: table([quorum()]),
+            bindings: vec![(names::DEAD_LETTER_EXCHANGE, key.into())],
+        };
+        let limited = to(names::DEAD_LETTER_EXCHANGE, key).into_iter();
+        let work = QueueSpec {
+            name: key.into(),
+            arguments: table(limited.chain([("x-delivery-limit", number(DELIVERY_LIMIT))])),
+            bindings: vec![(names::COMMANDS_EXCHANGE, key.into())],
+        };
+        let delays = topology.delays.iter().map(|(delay, ttl_ms)| {
+            let name = kind.delay_queue(delay);
+            // The default exchange, so that no other subscriber of task.commands sees a retry.
+            let ttl = [("x-message-ttl", AMQPValue::LongUInt(*ttl_ms))];
+            let arguments = table(to("", key).into_iter().chain(ttl));
+            QueueSpec { bindings: vec![(names::RETRY_EXCHANGE, name.clone())], name, arguments }
+        });
+        [dead, work].into_iter().chain(delays).collect::<Vec<_>>()
     };
-    let waits = topology.wait_queues.iter().map(|(name, ttl_ms)| QueueSpec {
-        name: name.clone(),
-        // The default exchange, so that no other subscriber of task.commands sees a retry.
-        arguments: table(
-            to("", names::WORK_QUEUE)
-                .into_iter()
-                .chain([("x-message-ttl", AMQPValue::LongUInt(*ttl_ms))]),
-        ),
-        bindings: vec![(names::RETRY_EXCHANGE, name.clone())],
-    });
-    [dead, unrouted, work].into_iter().chain(waits).collect()
+    let kinds = topology.kinds.iter().flat_map(of_a_kind);
+    [unrouted].into_iter().chain(kinds).collect()
 }
 
 async fn declare_exchange(

@@ -10,7 +10,7 @@ use secrecy::SecretString;
 use super::engine::Engine;
 use super::permits::PermitGuard;
 use crate::failpoint::{self, Failpoint};
-use crate::messages::{Command, Properties};
+use crate::messages::{Command, Properties, Target};
 use crate::policy::absence::believe;
 use crate::policy::answer::Answer;
 use crate::policy::api_access::{CommandKey, Feedback};
@@ -39,18 +39,18 @@ impl Call<'_> {
         let engine = self.engine;
         let started = Instant::now();
         failpoint::hit(Failpoint::BeforeCall).await;
-        let mut span = engine.spans.call(properties, engine.api.base_url());
+        let mut span = engine.spans.call(command.target.kind, properties, engine.api.base_url());
         let trace = span.context(properties);
         let answer = {
             let _in_flight = InFlight::new(engine);
-            engine.api.delete(&command.org_id, &command.task_id, &self.token, trace).await
+            engine.api.delete(&command.target, &self.token, trace).await
         };
         let now = Timestamp::now();
         failpoint::hit(Failpoint::AfterCall).await;
-        let verdict = self.prove(decide(&answer), command).await;
+        let verdict = self.prove(decide(command.target.kind, &answer), command).await;
         span.answered(&answer, verdict);
         drop(span);
-        engine.metrics.count_call(verdict, answer.class(), started.elapsed());
+        engine.metrics.count_call(command.target.kind, verdict, answer.class(), started.elapsed());
         if answer.leaves_doubt() {
             engine.metrics.ambiguous_answers.inc();
         }
@@ -58,7 +58,7 @@ impl Call<'_> {
         let retry_after = retry_after::of(&answer, now);
         let feedback = Feedback { command: key(command), verdict, retry_after };
         let recorded = self.permit.record(feedback);
-        engine.report_changes(&command.org_id, verdict, &answer, &recorded.changes);
+        engine.report_changes(&command.target.org, verdict, &answer, &recorded.changes);
         Answered { answer, verdict, retry_after, is_outage: recorded.is_outage }
     }
 
@@ -67,14 +67,15 @@ impl Call<'_> {
             return verdict;
         }
         let engine = self.engine;
-        believe(verdict, engine.reach.ask(&engine.api, &command.org_id, &self.token).await)
+        believe(verdict, engine.reach.ask(&engine.api, &command.target.org, &self.token).await)
     }
 }
 
 /// Two commands for the same task are the same to the API.
 fn key(command: &Command) -> CommandKey {
     let mut hasher = DefaultHasher::new();
-    (command.org_id.as_str(), command.task_id.as_str()).hash(&mut hasher);
+    let Target { kind, org, id } = &command.target;
+    (kind, org.as_str(), id.as_str()).hash(&mut hasher);
     CommandKey(hasher.finish())
 }
 

@@ -10,7 +10,7 @@ use super::engine::{Engine, NoCall, millis};
 use super::in_process_delays::InProcessDelays;
 use super::permits::Refused;
 use crate::messages::event::Failure;
-use crate::messages::{Command, EndKind, FailureReason, Incoming, Outcome, RetryState};
+use crate::messages::{Command, End, EndKind, FailureReason, Incoming, Outcome, RetryState};
 use crate::metrics::NO_TOKEN;
 use crate::policy::admission::{Refusal, admit, age, first_seen, passed_not_after};
 use crate::policy::next_step::{Facts, NextStep, next_step, uses_up_an_attempt};
@@ -80,6 +80,8 @@ impl<'a> CommandRun<'a> {
     pub(super) fn after(&mut self, answered: &Answered) -> Step {
         self.record(answered);
         let facts = Facts {
+            kind: self.incoming.kind,
+            may_be_done: self.may_be_done(),
             spent: self.retry_state.attempts,
             age: self.age(),
             retry_after: answered.retry_after,
@@ -105,7 +107,7 @@ impl<'a> CommandRun<'a> {
     fn record(&mut self, answered: &Answered) {
         let Answered { answer, verdict, .. } = answered;
         if self.is_new() {
-            self.engine.metrics.count_first_answer(*verdict);
+            self.engine.metrics.count_first_answer(self.incoming.kind, *verdict);
         }
         self.calls += 1;
         // Saturating: the number came in a header that anybody may have written.
@@ -116,7 +118,7 @@ impl<'a> CommandRun<'a> {
         self.retry_state.request_id = answer.request_id().map(str::to_owned);
         self.retry_state.not_before = None;
         debug!(
-            org_id = %self.command.org_id, task_id = %self.command.task_id, attempt = self.retry_state.attempts,
+            kind = %self.command.target.kind, org_id = %self.command.target.org, id = %self.command.target.id, attempt = self.retry_state.attempts,
             verdict = verdict.as_str(), "{}", answer.describe()
         );
     }
@@ -128,6 +130,12 @@ impl<'a> CommandRun<'a> {
     fn is_outage(&self, answered: &Answered) -> bool {
         let counts_all_the_same = self.engine.is_attended && answered.verdict == Verdict::Transient;
         answered.is_outage && !counts_all_the_same
+    }
+
+    /// An earlier call may have had its effect. After a crash nobody knows whether the worker that had this delivery before has made
+    /// its call.
+    fn may_be_done(&self) -> bool {
+        self.retry_state.ambiguous || self.incoming.redelivered
     }
 
     fn is_new(&self) -> bool {
@@ -188,7 +196,7 @@ impl<'a> CommandRun<'a> {
     ) -> Wait {
         let is_news = self.retry_state.wait_reason.as_deref() != Some(reason);
         if is_news {
-            self.engine.permits.with(|access, _| access.count_waiting(&self.command.org_id));
+            self.engine.permits.with(|access, _| access.count_waiting(&self.command.target.org));
         }
         self.retry_state.wait_reason = Some(reason.to_owned());
         self.retry_state.not_before =
@@ -214,15 +222,16 @@ impl<'a> CommandRun<'a> {
     }
 
     fn identity(&self) -> (String, Command) {
-        let message_id = self.incoming.properties.message_id.as_deref();
-        let id = Outcome::command_id(message_id, Some(&self.command), &self.incoming.body);
+        let id = Outcome::command_id(self.incoming, Some(&self.command));
         (id, self.command.clone())
     }
 
     fn finish(&self, end: EndKind, is_verified: bool) -> Settlement {
-        // After a crash nobody knows whether the worker that had this delivery before has made its call.
-        let unknown_past = end == EndKind::AlreadyAbsent && self.incoming.redelivered;
-        let ambiguous = self.retry_state.ambiguous || unknown_past;
+        let ambiguous = if end == EndKind::AlreadyAbsent {
+            self.may_be_done()
+        } else {
+            self.retry_state.ambiguous
+        };
         Settlement::Finish(Outcome { ambiguous, verified: is_verified, ..self.outcome(end, None) })
     }
 
@@ -280,14 +289,9 @@ fn outcome(
     received: Instant,
 ) -> Outcome {
     Outcome {
-        command_id: Outcome::command_id(
-            incoming.properties.message_id.as_deref(),
-            command,
-            &incoming.body,
-        ),
-        org_id: command.map(|command| command.org_id.to_string()),
-        task_id: command.map(|command| command.task_id.to_string()),
-        outcome: end,
+        command_id: Outcome::command_id(incoming, command),
+        target: command.map(|command| command.target.clone()),
+        outcome: End { kind: incoming.kind, how: end },
         attempts: retry_state.attempts,
         ambiguous: retry_state.ambiguous,
         verified: true,

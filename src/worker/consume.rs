@@ -16,7 +16,6 @@ use super::handlers::{count_down, process_delivery};
 use super::session_log::SessionLog;
 use super::settle::Settler;
 use crate::health::Component;
-use crate::messages::names;
 use crate::policy::api_access::Intake;
 use crate::rabbitmq::{BrokerError, BrokerSettings, Deliveries, Delivery, Session, consumer};
 
@@ -143,7 +142,13 @@ impl Worker {
                 _ if session.blocked().is_some() => self.wait_for_the_broker(session).await,
                 Intake::Paused(until) => self.pause(session, until).await,
                 Intake::Bulk | Intake::Probing => {
-                    match consumer::consume(channel, self.prefetch(intake, is_ramped_up)).await {
+                    match consumer::consume(
+                        channel,
+                        &self.broker.topology.kinds,
+                        self.prefetch(intake, is_ramped_up),
+                    )
+                    .await
+                    {
                         Ok(deliveries) => {
                             longest = LONGEST_AFTER_CONSUMING;
                             self.consume(session, settler, deliveries, (intake, is_ramped_up)).await
@@ -261,7 +266,9 @@ impl Worker {
 
     fn connected(&self) {
         self.engine.metrics.consumer_attached.set(1);
-        let (queue, prefetch) = (names::WORK_QUEUE, self.broker.prefetch);
+        let kinds = &self.broker.topology.kinds;
+        let queue = kinds.iter().map(|kind| kind.queue()).collect::<Vec<_>>().join(",");
+        let prefetch = self.broker.prefetch;
         let had_trouble = self.engine.health.set(Component::Broker, None);
         // What the session before was waiting for when it was lost.
         self.engine.health.set(Component::Blocked, None);

@@ -42,7 +42,7 @@ async fn carry_out(incoming: &Incoming, engine: &Engine, stop: &Stop) -> Settlem
         Ok(run) => run,
         Err(settlement) => return settlement,
     };
-    let org = run.command.org_id.clone();
+    let org = run.command.target.org.clone();
     loop {
         let call = match engine.call(&org, run.was_tried(), stop).await {
             Ok(call) => call,

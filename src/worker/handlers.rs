@@ -19,7 +19,7 @@ pub(super) async fn process_delivery(
 ) {
     let _unacknowledged = engine.metrics.received();
     failpoint::hit(Failpoint::AfterReceive).await;
-    let mut span = engine.spans.delivery(delivery.properties_mut());
+    let mut span = engine.spans.delivery(delivery.incoming().kind, delivery.properties_mut());
     let settlement =
         handle(delivery.incoming(), &engine, &engine.stop(settler.session_lost())).await;
     span.decided(&settlement);

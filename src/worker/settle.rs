@@ -10,7 +10,8 @@ use tracing::{debug, error, info, warn};
 
 use crate::failpoint::{self, Failpoint};
 use crate::health::{Component, Health};
-use crate::messages::{Incoming, Outcome, Publication};
+use crate::kind::Kind;
+use crate::messages::{Incoming, Outcome, Publication, Target};
 use crate::metrics::Metrics;
 use crate::policy::settlement::{Settlement, Wait};
 use crate::rabbitmq::{Delivery, PublishError, Session};
@@ -57,9 +58,10 @@ impl Settler {
     /// broker delivers the command again, and the repeat is harmless: a second DELETE finds a 404, a second event has
     /// the same id.
     pub async fn settle(&self, delivery: Delivery, settlement: &Settlement) {
+        let kind = delivery.incoming().kind;
         if matches!(settlement, Settlement::Requeue) {
             delivery.nack_requeue().await;
-            self.metrics.count_command(settlement.as_str());
+            self.metrics.count_command(kind, settlement.as_str());
             return;
         }
         let mut is_too_large = false;
@@ -74,7 +76,7 @@ impl Settler {
             }
         }
         report(delivery.incoming(), settlement);
-        self.metrics.count_command(label(settlement));
+        self.metrics.count_command(kind, label(settlement));
         failpoint::hit(Failpoint::BeforeAck).await;
         let is_told =
             if is_too_large { delivery.reject().await } else { delivery.acknowledge().await };
@@ -181,17 +183,45 @@ fn report(incoming: &Incoming, settlement: &Settlement) {
     }
 }
 
+/// The ids of a target as fields of a log line: those that it has not stay out.
+#[derive(Default)]
+struct Ids<'a> {
+    org: Option<&'a str>,
+    task: Option<&'a str>,
+    process: Option<&'a str>,
+    tag: Option<&'a str>,
+    file: Option<&'a str>,
+}
+
+impl<'a> Ids<'a> {
+    fn of(target: Option<&'a Target>) -> Self {
+        let Some(Target { kind, org, id }) = target else { return Self::default() };
+        let (org, id) = (Some(org.as_str()), Some(id.as_str()));
+        match kind {
+            Kind::TaskDelete | Kind::TaskArchive => Self { org, task: id, ..Self::default() },
+            Kind::ProcessDelete => Self { org, process: id, ..Self::default() },
+            Kind::TagDelete => Self { org, tag: id, ..Self::default() },
+            Kind::FileDelete => Self { org, file: id, ..Self::default() },
+        }
+    }
+}
+
 /// One line for a wait: of a failed attempt each time, of what is not the command's fault once for each reason.
 fn report_wait(wait: &Wait, is_news: bool, incoming: &Incoming, trace_id: Option<&str>) {
     let (id, command) = wait.command.as_ref().map(|(id, command)| (id.as_str(), command)).unzip();
     let command_id = id.or(incoming.properties.message_id.as_deref());
+    let ids = Ids::of(command.map(|command| &command.target));
     let (delay, retry_state) = (wait.delay.name(), &wait.retry_state);
     macro_rules! line {
         ($level:ident) => {
             $level!(
                 command_id,
-                org_id = command.map(|command| command.org_id.as_str()),
-                task_id = command.map(|command| command.task_id.as_str()),
+                kind = %incoming.kind,
+                org_id = ids.org,
+                task_id = ids.task,
+                process_id = ids.process,
+                tag_id = ids.tag,
+                file_id = ids.file,
                 reason = retry_state.wait_reason,
                 delay,
                 attempts = retry_state.attempts,
@@ -207,10 +237,15 @@ fn report_wait(wait: &Wait, is_news: bool, incoming: &Incoming, trace_id: Option
 
 /// One line for the end of a command, in the words of the event.
 fn report_end(outcome: &Outcome, trace_id: Option<&str>) {
+    let ids = Ids::of(outcome.target.as_ref());
     info!(
         command_id = outcome.command_id,
-        org_id = outcome.org_id,
-        task_id = outcome.task_id,
+        kind = %outcome.outcome.kind,
+        org_id = ids.org,
+        task_id = ids.task,
+        process_id = ids.process,
+        tag_id = ids.tag,
+        file_id = ids.file,
         outcome = outcome.outcome.as_str(),
         attempts = outcome.attempts,
         ambiguous = outcome.ambiguous,
@@ -227,10 +262,15 @@ fn report_end(outcome: &Outcome, trace_id: Option<&str>) {
 fn report_dead_letter(outcome: &Outcome, trace_id: Option<&str>) {
     let (reason, detail) =
         outcome.failure.as_ref().map_or(("", ""), |f| (f.reason.as_str(), f.detail.as_str()));
+    let ids = Ids::of(outcome.target.as_ref());
     error!(
         command_id = outcome.command_id,
-        org_id = outcome.org_id,
-        task_id = outcome.task_id,
+        kind = %outcome.outcome.kind,
+        org_id = ids.org,
+        task_id = ids.task,
+        process_id = ids.process,
+        tag_id = ids.tag,
+        file_id = ids.file,
         outcome = outcome.outcome.as_str(),
         attempts = outcome.attempts,
         reason,

@@ -14,6 +14,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde_json::{Value, json};
+use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::rabbitmq::connection::{connect, parse_amqp_url};
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::rabbitmq::topology::{self, Provision, Topology};
@@ -62,7 +63,11 @@ impl Field {
         let url = broker().amqp_url(&vhost);
         let declaring =
             connect(&parse_amqp_url(&url).unwrap(), &TlsFiles::default(), "bench").await.unwrap();
-        let topology = Topology { provision: Provision::Declare, wait_queues: wait_queues() };
+        let topology = Topology {
+            provision: Provision::Declare,
+            kinds: vec![Kind::TaskDelete],
+            delays: delays(),
+        };
         topology::ensure(&declaring, &topology).await.unwrap();
         let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
@@ -220,7 +225,7 @@ impl Field {
 
     async fn waiting(&self) -> usize {
         let mut all = self.depth(COMMANDS).await;
-        for (queue, _) in wait_queues() {
+        for queue in delays().iter().map(|(delay, _)| Kind::TaskDelete.delay_queue(delay)) {
             all += self.depth(&queue).await;
         }
         all
@@ -244,8 +249,8 @@ impl Field {
     }
 }
 
-fn wait_queues() -> Vec<(String, u32)> {
+fn delays() -> Vec<(String, u32)> {
     [("5s", 5000), ("30s", 30_000), ("2m", 120_000), ("10m", 600_000), ("1h", 3_600_000)]
-        .map(|(name, ms)| (format!("task.delete.wait.{name}"), ms))
+        .map(|(name, ms)| (name.to_owned(), ms))
         .to_vec()
 }

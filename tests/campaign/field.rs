@@ -12,6 +12,7 @@ use fastrand::Rng;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
+use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::rabbitmq::connection::{connect, parse_amqp_url};
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::rabbitmq::topology::{self, Provision, Topology};
@@ -90,11 +91,12 @@ pub(crate) async fn fight(scenario: &Scenario) -> Result<Outcome, String> {
 }
 
 async fn declare(url: &str) -> Result<(), String> {
-    let wait_queues = LADDER_MS.map(|(name, ms)| (format!("task.delete.wait.{name}"), ms)).to_vec();
+    let delays = LADDER_MS.map(|(name, ms)| (name.to_owned(), ms)).to_vec();
     let connection = connect(&parse_amqp_url(url)?, &TlsFiles::default(), "campaign")
         .await
         .map_err(|error| error.to_string())?;
-    let topology = Topology { provision: Provision::Declare, wait_queues };
+    let topology =
+        Topology { provision: Provision::Declare, kinds: vec![Kind::TaskDelete], delays };
     topology::ensure(&connection, &topology).await.map_err(|error| error.to_string())
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use serde_json::json;
+use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::messages;
 
 use crate::ledgers::{Command, Expected};
@@ -102,7 +103,7 @@ fn one(rng: &mut Rng, number: usize, org: &'static str) -> Planned {
         ),
     };
     let body = body.to_string().into_bytes();
-    let readable = messages::Command::decode(&body).ok();
+    let readable = messages::Command::decode(Kind::TaskDelete, &body).ok();
     let derived = readable.filter(|_| rng.u8(..10) == 0).map(|command| command.derived_id());
     let message_id = derived.is_none().then(|| format!("command-{number:06}"));
     let id = derived.or(message_id.clone()).unwrap_or_default();

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tallyfy_delete_worker::kind::Kind;
 
 use futures_util::StreamExt;
 use lapin::message::Delivery;
@@ -164,8 +165,10 @@ fn dead_letter(delivery: &Delivery) -> DeadLetter {
         Some(AMQPValue::LongString(reason)) => reason.to_string(),
         _ => String::new(),
     };
-    let derived =
-        || tallyfy_delete_worker::messages::Command::decode(&delivery.data).map(|c| c.derived_id());
+    let derived = || {
+        tallyfy_delete_worker::messages::Command::decode(Kind::TaskDelete, &delivery.data)
+            .map(|c| c.derived_id())
+    };
     let id = delivery.properties.message_id().as_ref().map(ToString::to_string);
     DeadLetter {
         at_ms: now_ms(),

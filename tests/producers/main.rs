@@ -15,6 +15,7 @@ use std::process::{Command, ExitCode, Output};
 use lapin::options::BasicGetOptions;
 use lapin::{Channel, Connection, ConnectionProperties};
 use rabbitmq::broker;
+use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::messages;
 use tallyfy_delete_worker::rabbitmq::connection::{connect, parse_amqp_url};
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
@@ -30,7 +31,11 @@ async fn main() -> ExitCode {
     let url = broker().amqp_url(&vhost);
     let connection =
         connect(&parse_amqp_url(&url).unwrap(), &TlsFiles::default(), "producers").await.unwrap();
-    let topology = Topology { provision: Provision::Declare, wait_queues: Vec::new() };
+    let topology = Topology {
+        provision: Provision::Declare,
+        kinds: vec![Kind::TaskDelete],
+        delays: Vec::new(),
+    };
     topology::ensure(&connection, &topology).await.unwrap();
     let reader = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
     let channel = reader.create_channel().await.unwrap();
@@ -57,10 +62,11 @@ async fn look_at(language: &str, url: &str, channel: &Channel) -> Result<String,
     }
     let got = channel.basic_get("task.delete".into(), BasicGetOptions { no_ack: true }).await;
     let message = got.map_err(|error| error.to_string())?.ok_or("no command has arrived")?.delivery;
-    let command = messages::Command::decode(&message.data).map_err(|error| error.to_string())?;
+    let command = messages::Command::decode(Kind::TaskDelete, &message.data)
+        .map_err(|error| error.to_string())?;
     let id = message.properties.message_id().as_ref().map(ToString::to_string).unwrap_or_default();
     let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    let is_as_it_should = command.task_id.as_str() == "t1"
+    let is_as_it_should = command.target.id.as_str() == "t1"
         && *message.properties.delivery_mode() == Some(2)
         && message
             .properties

@@ -7,6 +7,7 @@ use std::time::Duration;
 use lapin::BasicProperties;
 use serde_json::{Value, json};
 
+use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::schema::{Subject, schema};
 
 use crate::command_line::with_settings;
@@ -67,7 +68,8 @@ async fn audits(world: &World, number: usize) -> Vec<Value> {
         let events = world.tester.events();
         let audits =
             events.iter().filter(|event| event.routing_key == "task.dead_letters.replayed");
-        let schema = jsonschema::validator_for(&schema(Some(Subject::Audit))).unwrap();
+        let schema =
+            jsonschema::validator_for(&schema(Some(Subject::Audit), Kind::TaskDelete)).unwrap();
         let audits: Vec<_> = audits.map(super::support::tester::Message::json).collect();
         assert!(audits.iter().all(|event| schema.is_valid(event)), "{audits:?}");
         let audits: Vec<_> = audits.iter().map(|event| event["data"].clone()).collect();

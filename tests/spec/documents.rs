@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tallyfy_delete_worker::config::read_from;
+use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::messages::FailureReason;
 use tallyfy_delete_worker::messages::names::X_DELIVERY_COUNT;
 use tallyfy_delete_worker::metrics::Metrics;
@@ -23,7 +24,7 @@ fn exported() -> BTreeSet<String> {
     let metrics = Metrics::default();
     // Families that have no member yet are not shown.
     metrics.set_queue("task.delete.wait.5s", 1);
-    metrics.count_call(Verdict::Deleted, "2xx", Duration::ZERO);
+    metrics.count_call(Kind::TaskDelete, Verdict::Deleted, "2xx", Duration::ZERO);
     let text = metrics.render();
     let kinds = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     kinds
@@ -92,7 +93,7 @@ fn every_header_and_every_member_of_an_event_is_explained() {
         .filter(|word| word.starts_with("x-"));
     let headers =
         names.filter(|name| *name != X_DELIVERY_COUNT).map(|name| format!("| `{name}` |"));
-    let event: Value = schema(Some(Subject::Event));
+    let event: Value = schema(Some(Subject::Event), Kind::TaskDelete);
     let members = event["$defs"]["Outcome"]["properties"].as_object().unwrap().keys();
     let (_, data) = MESSAGES.split_once("| member of `data` |").unwrap();
     let (data, _) = data.split_once("\n\n").unwrap();
@@ -177,7 +178,7 @@ fn the_schemas_of_the_documents_are_those_that_the_program_prints() {
     ] {
         assert_eq!(
             serde_json::from_str::<Value>(text).unwrap(),
-            schema(Some(subject)),
+            schema(Some(subject), Kind::TaskDelete),
             "print them again"
         );
     }

@@ -1,5 +1,6 @@
 //! The tables of `docs/behaviour.md` and `docs/messages.md`, held against the code, so that they cannot rot; and all JSON examples.
 
+use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::messages::Command;
 use tallyfy_delete_worker::metrics::NO_TOKEN;
 use tallyfy_delete_worker::policy::absence::{Reach, believe};
@@ -112,7 +113,7 @@ fn the_table_of_answers_says_of_every_status_with_every_body_what_decide_does() 
             let best = fits.max_by_key(|(fit, _)| *fit);
             let (_, item) = best.unwrap_or_else(|| panic!("no row for {status}{body}"));
             assert_eq!(
-                decide(&answer(status, body)).as_str(),
+                decide(Kind::TaskDelete, &answer(status, body)).as_str(),
                 item.verdict,
                 "{status}{body}: {}",
                 item.answer
@@ -143,7 +144,7 @@ fn every_row_of_the_table_of_answers_is_of_use() {
                 continue;
             }
         };
-        assert_eq!(decide(&answer).as_str(), item.verdict, "{}", item.answer);
+        assert_eq!(decide(Kind::TaskDelete, &answer).as_str(), item.verdict, "{}", item.answer);
     }
     let without_status = ["timeout", "connection lost after sending", "unreachable"];
     assert!(without_status.iter().all(|answer| items.iter().any(|item| item.answer == *answer)));
@@ -206,7 +207,8 @@ fn every_json_example_is_json_and_every_command_in_it_is_one() {
         let json: serde_json::Value =
             serde_json::from_str(block).unwrap_or_else(|error| panic!("{error}: {block}"));
         if json.get("task_id").is_some() && json.get("outcome").is_none() {
-            Command::decode(block.as_bytes()).unwrap_or_else(|error| panic!("{error}: {block}"));
+            Command::decode(Kind::TaskDelete, block.as_bytes())
+                .unwrap_or_else(|error| panic!("{error}: {block}"));
         }
     }
 }

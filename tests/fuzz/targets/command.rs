@@ -10,11 +10,12 @@ use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Value, json};
+use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::messages::Command;
 use tallyfy_delete_worker::messages::command::MAX_BODY_BYTES;
 
 fuzz_target!(|body: &[u8]| {
-    let decoded = Command::decode(body);
+    let decoded = Command::decode(Kind::TaskDelete, body);
     if let Some(expected) = is_a_command(body) {
         assert_eq!(decoded.is_ok(), expected, "{decoded:?}");
     }
@@ -25,22 +26,22 @@ fuzz_target!(|body: &[u8]| {
 });
 
 fn its_ids_mean_nothing_in_a_url(command: &Command) {
-    assert!(is_id(command.org_id.as_str()) && is_id(command.task_id.as_str()), "{command:?}");
+    assert!(is_id(command.target.org.as_str()) && is_id(command.target.id.as_str()), "{command:?}");
 }
 
 fn it_survives_being_written_again(command: &Command) {
-    let ids = json!({"org_id": command.org_id, "task_id": command.task_id});
-    let again = Command::decode(ids.to_string().as_bytes()).expect("the ids alone are a command");
-    assert_eq!((&again.org_id, &again.task_id), (&command.org_id, &command.task_id));
+    let ids = json!({"org_id": command.target.org, "task_id": command.target.id});
+    let again = Command::decode(Kind::TaskDelete, ids.to_string().as_bytes()).expect("the ids alone are a command");
+    assert_eq!(again.target, command.target);
     assert_eq!(again.derived_id(), command.derived_id());
     let all = json!({
-        "org_id": command.org_id, "task_id": command.task_id, "requested_by": command.requested_by,
+        "org_id": command.target.org, "task_id": command.target.id, "requested_by": command.requested_by,
         "reason": command.reason, "not_after": command.not_after.map(|moment| moment.to_string()),
     });
     // Escapes may have made it longer than a body may be.
     let all = all.to_string();
     if all.len() <= MAX_BODY_BYTES {
-        assert_eq!(&Command::decode(all.as_bytes()).expect("its own JSON is a command"), command);
+        assert_eq!(&Command::decode(Kind::TaskDelete, all.as_bytes()).expect("its own JSON is a command"), command);
     }
 }
 

@@ -100,7 +100,7 @@ fn service_is_sound(settings: &ServiceSettings, flags: &BTreeMap<&str, &str>) {
     // lapin panics on a short string of more than 255 bytes.
     assert!(!broker.uri.vhost.is_empty() && broker.uri.vhost.len() <= 255, "{:?}", broker.uri.vhost);
     assert!(!says_the_secret(&address(&broker.uri)), "the address that is logged has the secret");
-    let queues = &broker.topology.wait_queues;
+    let queues = &broker.topology.delays;
     assert_eq!(queues.len(), settings.core.schedule.delays.all().len());
     assert!(queues.is_sorted_by(|a, b| a.1 < b.1), "{queues:?}");
     assert!(

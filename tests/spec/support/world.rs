@@ -8,6 +8,7 @@ use lapin::types::FieldTable;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tallyfy_delete_worker::credentials::CredentialsSource;
+use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::messages::OrgId;
 use tallyfy_delete_worker::policy::retry_schedule::{RetryDelays, RetrySchedule};
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
@@ -205,7 +206,11 @@ impl World {
     }
 
     pub(crate) fn work_and_wait_queues(&self) -> Vec<String> {
-        let waits = self.settings.broker.topology.wait_queues.iter().map(|(name, _)| name.clone());
+        let Topology { kinds, delays, .. } = &self.settings.broker.topology;
+        let of_a_kind = |kind: &Kind| {
+            delays.iter().map(|(delay, _)| kind.delay_queue(delay)).collect::<Vec<_>>()
+        };
+        let waits = kinds.iter().flat_map(of_a_kind);
         waits.chain(["task.delete".to_owned()]).collect()
     }
 }
@@ -213,7 +218,7 @@ impl World {
 /// Short waits; everything else as by default, or small enough to be seen at work.
 fn settings(amqp_url: &str, base_url: &str) -> ServiceSettings {
     let delays = RetryDelays::new([200, 500, 1000].map(Duration::from_millis).to_vec()).unwrap();
-    let wait_queues = delays.all().iter().map(|delay| (delay.queue(), delay.ttl_ms())).collect();
+    let durations = delays.all().iter().map(|delay| (delay.name(), delay.ttl_ms())).collect();
     let orgs = [ORG, OTHER_ORG].map(|org| OrgId::try_from(org.to_owned()).unwrap()).to_vec();
     ServiceSettings {
         core: CoreSettings {
@@ -231,7 +236,11 @@ fn settings(amqp_url: &str, base_url: &str) -> ServiceSettings {
         broker: BrokerSettings {
             tls: TlsFiles::default(),
             uri: connection::parse_amqp_url(amqp_url).unwrap(),
-            topology: Topology { provision: Provision::Declare, wait_queues },
+            topology: Topology {
+                provision: Provision::Declare,
+                kinds: vec![Kind::TaskDelete],
+                delays: durations,
+            },
             prefetch: 16,
         },
         http_addr: "127.0.0.1:0".parse().unwrap(),
