@@ -91,7 +91,6 @@ fn interpret(
     let mut reader = Reader::default();
     let (job, log) = match cli.command {
         Sub::Schema { subject, log } => (Some(Job::Print(print::schema(subject))), log),
-        Sub::Man { log } => (print::man(&Cli::command()).map(Job::Print), log),
         Sub::Completions { shell, log } => {
             (Some(Job::Print(print::completions(shell, Cli::command()))), log)
         }

@@ -55,11 +55,6 @@ pub(super) enum Sub {
         #[command(flatten)]
         log: LogArgs,
     },
-    /// Print the manual page, as roff: `... man | man -l -`.
-    Man {
-        #[command(flatten)]
-        log: LogArgs,
-    },
     /// Print the completions for a shell.
     Completions {
         /// Which shell.
