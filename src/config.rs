@@ -7,9 +7,9 @@ mod core_args;
 mod dead;
 mod print;
 mod read;
+mod values;
 
 use std::io;
-use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use lapin::uri::AMQPUri;
@@ -100,7 +100,7 @@ fn interpret(
             (service(&mut reader, &args.run).map(|s| Job::Check(Box::new(s), form)), args.run.log)
         }
         Sub::Setup(args) => {
-            let delays = reader.delays("WAIT_LADDER", &args.delays.wait_ladder);
+            let delays = reader.take(&args.delays.wait_ladder);
             let broker = broker(
                 &mut reader,
                 &args.broker,
@@ -125,7 +125,7 @@ fn interpret(
 }
 
 fn service(reader: &mut Reader, args: &RunArgs) -> Option<ServiceSettings> {
-    let provision = reader.flag("DECLARE_TOPOLOGY", &args.declare_topology);
+    let provision = reader.take(&args.declare_topology);
     let provision =
         provision.map(|declare| if declare { Provision::Declare } else { Provision::Check });
     let core = core(reader, &args.core, &args.delays, None);
@@ -133,9 +133,8 @@ fn service(reader: &mut Reader, args: &RunArgs) -> Option<ServiceSettings> {
     let prefetch = core.as_ref().map_or(LARGEST_PREFETCH, |core| prefetch(core.concurrency));
     let broker =
         broker(reader, &args.broker, delays, provision.unwrap_or(Provision::Check), prefetch);
-    let http_addr = reader.socket_address("HTTP_ADDR", &args.http_addr);
-    let shutdown_grace =
-        reader.duration("SHUTDOWN_GRACE", &args.shutdown_grace, Duration::ZERO..=HOUR);
+    let http_addr = reader.take(&args.http_addr);
+    let shutdown_grace = reader.take(&args.shutdown_grace);
     Some(ServiceSettings {
         core: core?,
         broker: broker?,
@@ -144,29 +143,21 @@ fn service(reader: &mut Reader, args: &RunArgs) -> Option<ServiceSettings> {
     })
 }
 
-const HOUR: Duration = Duration::from_hours(1);
-/// Several tries of one delivery must stay far below RabbitMQ's consumer timeout of 30 minutes.
-const LONGEST_REQUEST: Duration = Duration::from_mins(5);
-
 fn core(
     reader: &mut Reader,
     args: &CoreArgs,
     delays: &RetryDelayArgs,
     org: Option<&OrgId>,
 ) -> Option<CoreSettings> {
-    let base_url = reader.base_url("TALLYFY_BASE_URL", &args.base_url, &args.allow_http);
+    let base_url = reader.base_url(args);
     let credentials = reader.credentials(args, org);
-    let concurrency = reader.number("CONCURRENCY", &args.concurrency, 1..=1000);
-    let tenth = Duration::from_millis(100);
-    let request_timeout =
-        reader.duration("REQUEST_TIMEOUT", &args.request_timeout, tenth..=LONGEST_REQUEST);
-    let max_attempts = reader.number("MAX_ATTEMPTS", &args.max_attempts, 1..=1_000_000);
-    let max_age =
-        reader.duration("MAX_AGE", &args.max_age, Duration::from_secs(1)..=HOUR * 24 * 366);
-    let delays = reader.delays("WAIT_LADDER", &delays.wait_ladder);
-    let otlp = reader.otlp(args.otel_exporter_otlp_endpoint.as_deref(), &args.otel_service_name);
-    let (proxy, ca_file) =
-        (reader.proxy("TALLYFY_PROXY", args.proxy.as_deref()), args.ca_file.clone());
+    let concurrency = reader.take(&args.concurrency);
+    let request_timeout = reader.take(&args.request_timeout);
+    let max_attempts = reader.take(&args.max_attempts);
+    let max_age = reader.take(&args.max_age);
+    let delays = reader.take(&delays.wait_ladder);
+    let otlp = reader.otlp(args);
+    let (proxy, ca_file) = (reader.take_if(args.proxy.as_ref()).flatten(), args.ca_file.clone());
     if let Some(Err(error)) = ca_file.as_deref().map(certificates) {
         reader.problems.push(format!("TALLYFY_CA_FILE: {error}"));
     }
@@ -205,14 +196,14 @@ fn delete(
     args: &DeleteArgs,
     input: impl Iterator<Item = io::Result<String>>,
 ) -> Option<Job> {
-    let org = reader.org("--org", &args.org);
+    let org = reader.take(&args.org);
     let core = core(reader, &args.core, &args.delays, org.as_ref());
     let tasks = reader.tasks(&args.tasks, input);
     Some(Job::Delete(Box::new(core?), org?, tasks?))
 }
 
 fn logging(reader: &mut Reader, args: &LogArgs) -> Option<Logging> {
-    let format = reader.log_format("LOG_FORMAT", args.log_format.as_deref());
+    let format = reader.log_format(args.log_format.as_ref());
     let filter = reader.log_filter("RUST_LOG", &args.log);
     Some(Logging { format: format?, filter: filter? })
 }
@@ -271,6 +262,22 @@ mod tests {
             problems(&["--concurrency=0", "--max-age=x", "--http-addr=y"]).len() == 3,
             "all at once"
         );
+    }
+
+    #[test]
+    fn a_setting_without_a_variable_is_named_by_its_flag() {
+        let wrong = ["--reason=bad", "--older-than=soon", "--newer-than=-1s", "--limit=0"];
+        let args = ["tallyfy-delete-worker", "dead", "show"].into_iter().chain(wrong);
+        let lines = read_from(args, std::iter::empty()).err().unwrap_or_default();
+        let named: Vec<_> = lines.iter().filter_map(|line| line.split(':').next()).collect();
+        assert_eq!(named, wrong.map(|flag| flag.split('=').next().unwrap()), "{lines:?}");
+    }
+
+    #[test]
+    fn every_wrong_id_of_a_list_is_in_its_line() {
+        let lines = problems_with("--tallyfy-org-id=acme,a/b, c ,,d e");
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].ends_with(r#"not "a/b", "", "d e""#), "{lines:?}");
     }
 
     fn problems_with(flag: &str) -> Vec<String> {
