@@ -1,16 +1,13 @@
-//! The outcome event: `CloudEvents` 1.0 in structured JSON mode, one logical end of one command.
+//! The outcome event: one logical end of one command.
 
 use jiff::Timestamp;
-use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::cloud_event::{self, CloudEvent, Description};
 use super::command::{Command, ID_NAMESPACE};
-use super::{names, time};
-
-/// Bytes that most events need no more than.
-const USUAL_BODY: usize = 768;
+use super::names;
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
@@ -136,34 +133,14 @@ pub struct Failure {
     pub detail: String,
 }
 
-/// How a command ended: a `CloudEvents` 1.0 event in structured JSON.
-#[derive(Serialize, JsonSchema)]
-struct CloudEvent<'a> {
-    #[schemars(extend("const" = "1.0"))]
-    specversion: &'static str,
-    /// The same for every repeat: dedupe by it.
-    id: &'a str,
-    #[schemars(extend("const" = names::SOURCE))]
-    source: &'static str,
-    #[serde(rename = "type")]
-    #[schemars(extend("enum" = [names::DELETED_EVENT, names::DELETE_FAILED_EVENT]))]
-    kind: &'static str,
-    /// `{org_id}/{task_id}`, where the command could be read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    subject: Option<String>,
-    #[schemars(extend("format" = "date-time"))]
-    time: String,
-    #[schemars(extend("const" = "application/json"))]
-    datacontenttype: &'static str,
-    data: &'a Outcome,
-}
-
 /// The JSON Schema of the event.
 pub fn schema() -> Schema {
-    SchemaSettings::default()
-        .for_serialize()
-        .into_generator()
-        .into_root_schema_for::<CloudEvent<'_>>()
+    cloud_event::schema::<Outcome>(&Description {
+        title: "CloudEvent",
+        description: "How a command ended: a `CloudEvents` 1.0 event in structured JSON.",
+        types: &[names::DELETED_EVENT, names::DELETE_FAILED_EVENT],
+        subject: Some("`{org_id}/{task_id}`, where the command could be read."),
+    })
 }
 
 impl Outcome {
@@ -179,20 +156,8 @@ impl Outcome {
     /// The whole event as JSON.
     pub fn event_body(&self, id: &str, time: Timestamp) -> Vec<u8> {
         let subject = self.org_id.as_ref().zip(self.task_id.as_ref());
-        let event = CloudEvent {
-            specversion: "1.0",
-            id,
-            source: names::SOURCE,
-            kind: self.outcome.event_type(),
-            subject: subject.map(|(org, task)| [org, "/", task].concat()),
-            time: time::text(time),
-            datacontenttype: "application/json",
-            data: self,
-        };
-        let mut body = Vec::with_capacity(USUAL_BODY);
-        // Strings, numbers and flags: nothing that JSON could not say.
-        let _ = serde_json::to_writer(&mut body, &event);
-        body
+        let event = CloudEvent::new(self.outcome.event_type(), id, time, self);
+        event.about(subject.map(|(org, task)| [org, "/", task].concat())).body()
     }
 
     /// The id of a command that has no `message_id`: from organisation and task, or from the body where it has neither.
