@@ -197,10 +197,16 @@ pub fn schema() -> Schema {
 impl Outcome {
     /// # The same end has the same event id, however often it is published
     ///
-    /// It is derived from the command's id and the type of the event alone. `deleted` and the `already_absent` of a
+    /// It is derived from the event's type, the target and the command's id alone. `deleted` and the `already_absent` of a
     /// repeat after a crash share the type, so a consumer that knows the id has the end, whichever came first.
+    ///
+    /// # Two commands never share an event id
+    ///
+    /// Two producers may use the same `message_id` (a counter, say), so the target is part of it: neither type nor ids hold a
+    /// slash, and the command's id, which may, stands last.
     pub fn event_id(&self) -> String {
-        let name = [&self.command_id, "/", self.outcome.event_type()].concat();
+        let target = self.target.as_ref().map(ToString::to_string).unwrap_or_default();
+        let name = [self.outcome.event_type(), "/", &target, "/", &self.command_id].concat();
         Uuid::new_v5(&ID_NAMESPACE, name.as_bytes()).to_string()
     }
 
@@ -263,6 +269,7 @@ pub(crate) mod samples {
 mod tests {
     use super::samples::outcome;
     use super::*;
+    use crate::messages::ObjectId;
     use proptest::prelude::*;
 
     #[test]
@@ -336,13 +343,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn two_events_share_an_id_only_where_command_and_type_are_the_same(
+        fn two_commands_never_share_an_event_id(
             ids in proptest::array::uniform2("[a-c/.]{0,3}"), ends in proptest::array::uniform2(0_usize..3),
+            objects in proptest::array::uniform2(proptest::option::of("[ab]{1,2}")),
         ) {
             let kinds = [EndKind::Done, EndKind::AlreadyAbsent, EndKind::DeadLettered];
-            let [one, other] = [0, 1].map(|i| Outcome { command_id: ids[i].clone(), ..outcome(kinds[ends[i]]) });
-            let same = ids[0] == ids[1] && one.outcome.event_type() == other.outcome.event_type();
-            prop_assert_eq!(one.event_id() == other.event_id(), same);
+            let [one, other] = [0, 1].map(|i| {
+                let sample = outcome(kinds[ends[i]]);
+                let id = objects[i].clone().map(|id| ObjectId::try_from(id).unwrap());
+                let target = id.and_then(|id| Some(Target { id, ..sample.target.clone()? }));
+                Outcome { command_id: ids[i].clone(), target, ..sample }
+            });
+            let is_same = ids[0] == ids[1] && objects[0] == objects[1] && one.outcome.event_type() == other.outcome.event_type();
+            prop_assert_eq!(one.event_id() == other.event_id(), is_same);
             prop_assert_eq!(Uuid::parse_str(&one.event_id()).unwrap().get_version_num(), 5);
         }
     }

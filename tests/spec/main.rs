@@ -18,6 +18,7 @@ mod dead_letters;
 mod definitions;
 mod documents;
 mod gates;
+mod hard_edges;
 mod hostile;
 mod operators_port;
 mod patience;

@@ -1,0 +1,109 @@
+//! What an operator or a stranger may do to the running binary, and what must not come of it.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::command_line::{binary, signal, with_settings};
+use crate::support::eventually;
+use crate::support::rabbitmq::broker;
+use crate::support::sandbox::TOKEN;
+use crate::support::world::{ORG, World};
+
+/// A worker that is ended with the test, however it ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+/// With so few descriptors that a port without a bound would use them all up.
+fn with_few_descriptors(command: &Command, descriptors: u32) -> Command {
+    let mut limited = Command::new("/bin/sh");
+    limited.arg("-c").arg(format!("ulimit -n {descriptors}; exec \"$0\" \"$@\""));
+    limited.arg(command.get_program()).args(command.get_args()).env_clear();
+    for (name, value) in command.get_envs() {
+        limited.env(name, value.unwrap_or_default());
+    }
+    limited.stdin(Stdio::null()).stderr(Stdio::null());
+    limited
+}
+
+#[tokio::test]
+async fn half_open_requests_on_the_operators_port_do_not_stop_deletion() {
+    let world = World::without_worker(|_| {}).await;
+    let address = free_address();
+    let mut command = with_settings(&world, &["run"]);
+    command.env("HTTP_ADDR", &address);
+    let worker = Running(with_few_descriptors(&command, 128).spawn().unwrap());
+    world.delete("before").await;
+    world.end("before").await;
+    let half_open: Vec<_> = (0..400)
+        .filter_map(|_| {
+            let mut stream = TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_secs(1)).ok()?;
+            std::io::Write::write_all(&mut stream, b"GET /readyz HTTP/1.1\r\nHost: x\r\n").ok()?;
+            Some(stream)
+        })
+        .collect();
+    assert!(half_open.len() > 200, "{}", half_open.len());
+    // A connection to the API and one of each kind of descriptor more: the pool is empty after a while without calls.
+    world.sandbox.fault("after", 1, json!({"reset": true})).await;
+    world.delete("after").await;
+    assert_eq!(world.end("after").await["outcome"], "deleted");
+    drop(half_open);
+    let page = format!("http://{address}/readyz");
+    eventually("the port answers again", async || {
+        let answer = reqwest::get(&page).await.ok()?;
+        answer.status().is_success().then_some(())
+    })
+    .await;
+    drop(worker);
+    broker().delete_vhost(&world.vhost).await;
+}
+
+#[tokio::test]
+async fn a_hangup_reads_the_credentials_again_and_ends_nothing() {
+    let world = World::without_worker(|_| {}).await;
+    let secret = tempfile::tempdir().unwrap();
+    let token = secret.path().join("token");
+    fs::write(&token, "wrong").unwrap();
+    let mut command = with_settings(&world, &["run"]);
+    command.env_remove("TALLYFY_ACCESS_TOKEN").env("TALLYFY_ACCESS_TOKEN_FILE", &token);
+    let mut worker = Running(command.stderr(Stdio::null()).spawn().unwrap());
+    world.delete("t1").await;
+    world.called("t1", 1).await;
+    fs::write(&token, TOKEN).unwrap();
+    signal(&worker.0, "HUP");
+    assert_eq!(world.end("t1").await["outcome"], "deleted");
+    assert!(worker.0.try_wait().unwrap().is_none(), "it goes on");
+    signal(&worker.0, "TERM");
+    let status = tokio::task::spawn_blocking(move || worker.0.wait().unwrap()).await.unwrap();
+    assert_eq!(status.code(), Some(0));
+    broker().delete_vhost(&world.vhost).await;
+}
+
+#[test]
+fn a_token_that_is_not_there_is_a_wrong_setting_and_exits_64() {
+    let nowhere = tempfile::tempdir().unwrap();
+    let missing = nowhere.path().join("token");
+    for command in [&["run"][..], &["delete", "--org", ORG, "t1"]] {
+        let mut command = binary(command);
+        command.env("TALLYFY_ORG_ID", ORG).env("TALLYFY_ACCESS_TOKEN_FILE", &missing);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(64), "{said}");
+        assert!(said.contains("TALLYFY_ACCESS_TOKEN_FILE"), "{said}");
+        assert!(said.contains(missing.to_str().unwrap()), "{said}");
+    }
+}
