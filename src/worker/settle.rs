@@ -192,7 +192,7 @@ fn report_wait(wait: &Wait, is_news: bool, incoming: &Incoming, trace_id: Option
                 command_id,
                 org_id = command.map(|command| command.org_id.as_str()),
                 task_id = command.map(|command| command.task_id.as_str()),
-                reason = retry_state.wait_reason,
+                reason = retry_state.wait_reason(),
                 delay,
                 attempts = retry_state.attempts,
                 http_status = retry_state.last_status,
