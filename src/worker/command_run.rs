@@ -152,8 +152,7 @@ impl<'a> CommandRun<'a> {
 
     /// No call may be made now.
     pub(super) fn without_call(&mut self, why: NoCall) -> Settlement {
-        let (schedule, at) = (&self.engine.schedule, Moment::now());
-        let age = self.age(at);
+        let at = Moment::now();
         let (reason, retry_in, retry_after) = match why {
             NoCall::Refused(Refused::Stopped) => return self.stopped(at),
             NoCall::Refused(Refused::Denied(_)) if self.engine.is_attended_and_draining() => {
@@ -167,23 +166,15 @@ impl<'a> CommandRun<'a> {
             NoCall::Refused(Refused::Denied(Denied::BreakerOpen { retry_in })) => {
                 ("breaker_open", retry_in, None)
             }
-            // The first time aside lets others be seen; after that each copy costs the broker more than it gains.
-            NoCall::Refused(Refused::Crowded | Refused::Denied(Denied::Busy))
-                if !self.retry_state.has_waited_for(SLOW_ORGANISATION) =>
-            {
-                return self.postpone(
-                    schedule.shortest(Duration::ZERO),
-                    SLOW_ORGANISATION,
-                    None,
-                    at,
-                );
-            }
             NoCall::Refused(Refused::Crowded | Refused::Denied(Denied::Busy)) => {
                 (SLOW_ORGANISATION, Duration::ZERO, None)
             }
             NoCall::NoToken => (NO_TOKEN, Duration::ZERO, None),
         };
-        self.postpone(schedule.postpone(age, retry_in), reason, retry_after, at)
+        // The first time aside lets others be seen; after that each copy costs the broker more than it gains.
+        let is_brief = reason == SLOW_ORGANISATION && !self.retry_state.has_waited_for(reason);
+        let age = if is_brief { Duration::ZERO } else { self.age(at) };
+        self.postpone(self.engine.schedule.postpone(age, retry_in), reason, retry_after, at)
     }
 
     /// # No number of restarts makes a waiting command a dead letter
