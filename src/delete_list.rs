@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::kind::Kind;
-use crate::messages::{EndKind, Incoming, Outcome, RetryState, Target};
+use crate::messages::{EndKind, Incoming, OrgId, Outcome, RetryState, Target};
 use crate::metrics::NO_TOKEN;
 use crate::policy::api_access::SuspendReason;
 use crate::policy::settlement::Settlement;
@@ -83,6 +84,7 @@ async fn delete_one(engine: &Engine, target: &Target, bar: &ProgressBar) -> Opti
     let mut incoming = command(target);
     let (stop, began) = (engine.stop(CancellationToken::new()), Instant::now());
     loop {
+        let token = engine.token(&target.org);
         let wait = match handle(&incoming, engine, &stop).await {
             Settlement::Finish(outcome) | Settlement::DeadLetter(outcome, _) => {
                 return Some(outcome);
@@ -90,8 +92,13 @@ async fn delete_one(engine: &Engine, target: &Target, bar: &ProgressBar) -> Opti
             Settlement::Requeue => return None,
             Settlement::RetryLater(wait) | Settlement::Postpone(wait) => wait,
         };
-        let (delay, reason) =
-            (wait.delay, wait.retry_state.wait_reason.as_deref().unwrap_or_default());
+        let (delay, reason) = (wait.delay, wait.retry_state.wait_reason().unwrap_or_default());
+        if reason == SuspendReason::Unauthorized.as_str()
+            && has_a_new_token(engine, &target.org, token.as_deref())
+        {
+            incoming.retry_state = wait.retry_state;
+            continue;
+        }
         if is_hopeless(engine, reason) || began.elapsed() > engine.schedule.max_age {
             bar.suspend(
                 || error!(kind = %target.kind, id = %target.id, reason, http_status = wait.retry_state.last_status, "not deleted"),
@@ -112,12 +119,25 @@ async fn delete_one(engine: &Engine, target: &Target, bar: &ProgressBar) -> Opti
     }
 }
 
+/// # A new token is tried once
+///
+/// The file may hold one already, which the call that was refused did not have. Another task's refusal may be about to read it.
+fn has_a_new_token(engine: &Engine, org: &OrgId, before: Option<&SecretString>) -> bool {
+    engine.reload_credentials();
+    let exposed =
+        |token: Option<&SecretString>| token.map(|token| token.expose_secret().to_owned());
+    exposed(engine.token(org).as_deref()) != exposed(before)
+}
+
 /// What waiting does not fix while somebody looks on: a wrong base URL, a token that does not reach the organisation, that is not
 /// accepted, or none at all. Once that is certain of the organisation it ends the whole list.
 fn is_hopeless(engine: &Engine, reason: &str) -> bool {
     const HOPELESS: [SuspendReason; 2] = [SuspendReason::Misdirected, SuspendReason::Unauthorized];
     let is_suspended = |reason| engine.permits.with(|access, _| access.suspended_for(reason)) > 0;
-    if HOPELESS.into_iter().any(is_suspended) {
+    let ends_the_list = |end: SuspendReason| {
+        is_suspended(end) && (end == SuspendReason::Misdirected || reason == end.as_str())
+    };
+    if HOPELESS.into_iter().any(ends_the_list) {
         engine.draining.cancel();
     }
     reason == NO_TOKEN || HOPELESS.map(SuspendReason::as_str).contains(&reason)

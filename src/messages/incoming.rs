@@ -107,17 +107,56 @@ pub struct RetryState {
     pub not_before: Option<Timestamp>,
     /// HTTP status of the last answer.
     pub last_status: Option<u16>,
-    /// Why it has waited last.
-    pub wait_reason: Option<String>,
+    /// Why it has waited so far, each reason once, the last one at the end.
+    pub wait_reasons: Option<String>,
     /// What has become of the command before an operator replayed it.
     pub history: Option<String>,
     /// `X-Request-Id` of the last answer, for the log; it does not travel.
     pub request_id: Option<String>,
 }
 
+const BETWEEN_REASONS: &str = " ";
+
+impl RetryState {
+    /// Why it has waited last.
+    pub fn wait_reason(&self) -> Option<&str> {
+        self.wait_reasons.as_deref()?.rsplit(BETWEEN_REASONS).next()
+    }
+
+    /// Whether it has waited for this before.
+    pub fn has_waited_for(&self, reason: &str) -> bool {
+        self.wait_reasons
+            .as_deref()
+            .is_some_and(|known| known.split(BETWEEN_REASONS).any(|known| known == reason))
+    }
+
+    /// Notes why it waits now.
+    pub fn note_wait(&mut self, reason: &str) {
+        let before = self.wait_reasons.take().unwrap_or_default();
+        let others =
+            before.split(BETWEEN_REASONS).filter(|known| !known.is_empty() && *known != reason);
+        self.wait_reasons = Some(others.chain([reason]).collect::<Vec<_>>().join(BETWEEN_REASONS));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_whose_reasons_to_wait_alternate_has_each_once() {
+        let mut retry_state = RetryState::default();
+        assert_eq!(retry_state.wait_reason(), None);
+        let reasons = ["failing", "misdirected", "failing", "misdirected", "breaker_open"];
+        let known = reasons.map(|reason| {
+            let is_known = retry_state.has_waited_for(reason);
+            retry_state.note_wait(reason);
+            is_known
+        });
+        assert_eq!(known, [false, false, true, true, false]);
+        assert_eq!(retry_state.wait_reasons.as_deref(), Some("failing misdirected breaker_open"));
+        assert_eq!(retry_state.wait_reason(), Some("breaker_open"));
+    }
 
     fn trace_id(traceparent: &str) -> Option<String> {
         let properties =

@@ -38,7 +38,7 @@ pub const X_DELIVERY_COUNT: &str = "x-delivery-count";
 pub const X_PUBLISHED_BY: &str = "x-published-by";
 /// Header: HTTP status of the last answer.
 pub const X_LAST_STATUS: &str = "x-last-status";
-/// Header of a waiting copy: why it waits, so that its next wait for the same reason is not news.
+/// Header of a waiting copy: why it has waited, the present reason last, so that its next wait for one of them is not news.
 pub const X_WAIT_REASON: &str = "x-wait-reason";
 /// Header of a dead letter: why, one of the contract's reasons.
 pub const X_FAILURE_REASON: &str = "x-failure-reason";

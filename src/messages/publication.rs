@@ -50,7 +50,7 @@ impl<'a> Publication<'a> {
             names::X_NOT_BEFORE,
             retry_state.not_before.map(|m| m.to_string()).as_ref(),
         );
-        push_text(&mut headers, names::X_WAIT_REASON, retry_state.wait_reason.as_ref());
+        push_text(&mut headers, names::X_WAIT_REASON, retry_state.wait_reasons.as_ref());
         Self::copy(incoming, names::RETRY_EXCHANGE, queue, headers)
     }
 
@@ -168,7 +168,7 @@ mod tests {
             first_seen: None,
             not_before,
             last_status: Some(503),
-            wait_reason: Some("failing".to_owned()),
+            wait_reasons: Some("failing".to_owned()),
             history: Some("died before".to_owned()),
             request_id: None,
         }

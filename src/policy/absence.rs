@@ -1,7 +1,19 @@
 //! When a 404 may be believed. Shared by the worker and `check`.
 
+use std::time::Duration;
+
 use super::answer::{Answer, Body, Response};
 use super::verdict::Verdict;
+
+/// How long it is believed that a token reaches an organisation: its user may have been removed since.
+const REACHED_FOR: Duration = Duration::from_mins(10);
+/// Calls that were in flight together share one answer; the next probe asks again.
+const BRIEFLY: Duration = Duration::from_millis(500);
+/// An API that could not say may say so soon; one that has none of these GETs is asked ever more seldom.
+const FIRST_INCONCLUSIVE_FOR: Duration = Duration::from_secs(1);
+const LAST_INCONCLUSIVE_FOR: Duration = Duration::from_mins(1);
+/// After so many absences in a row it is asked again whether the token reaches the organisation.
+const ABSENCES_IN_A_ROW: u32 = 10;
 
 /// Whether a token reaches an organisation, by the answer to the list of the organisation's tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,33 +22,75 @@ pub enum Reach {
     Reached,
     /// The API says in its own words that there is no such organisation, or not for this token.
     NotReached,
-    /// Something else answered, or nothing: an API that has no such list, a proxy, an outage.
+    /// Something else answered: an API that has no such list, a proxy.
     Inconclusive,
+    /// The question has no answer at the moment, which means this for the organisation.
+    Unanswered(Verdict),
 }
 
 /// Reads the answer to the list of an organisation's tasks.
 pub fn reach(answer: &Answer) -> Reach {
-    let Answer::Status(Response { status, body, .. }) = answer else { return Reach::Inconclusive };
+    let Answer::Status(Response { status, body, .. }) = answer else {
+        return Reach::Unanswered(Verdict::Unreachable);
+    };
     let is_json = matches!(body, Body::Json { .. });
     match status {
         200 if is_json => Reach::Reached,
         404 | 410 if body.names_a_missing_resource() => Reach::NotReached,
         403 if is_json && !body.denies_the_endpoint() => Reach::NotReached,
+        401 => Reach::Unanswered(Verdict::Unauthorized),
+        429 => Reach::Unanswered(Verdict::Throttled),
+        // Not `Transient`: what was not answered is not the command's own call, and uses up no attempt of it.
+        502..=504 => Reach::Unanswered(Verdict::Unreachable),
         _ => Reach::Inconclusive,
     }
 }
 
-/// # An absence is proven, or marked
+/// # An absence is proven, or marked, or it waits
 ///
 /// The API says "not found" of a task that is gone, and of every task of an organisation that it does not show to this token. So its
-/// word proves an absence only where the token reaches the organisation. Without that knowledge the absence still counts, marked as
-/// unverified; where the API denies the organisation itself, it does not count at all.
+/// word proves an absence only where the token reaches the organisation. An API that has no such list gives no proof: the absence still
+/// counts, marked as unverified. Where the API denies the organisation itself, it does not count at all, whoever has said it; and where
+/// the question is not answered, the command waits as if its own call had been answered so.
 pub fn believe(verdict: Verdict, reach: Reach) -> Verdict {
     match (verdict, reach) {
-        (Verdict::AlreadyAbsent, Reach::NotReached) => Verdict::NotReached,
+        (Verdict::AlreadyAbsent | Verdict::UnverifiedAbsence, Reach::NotReached) => {
+            Verdict::NotReached
+        }
+        (Verdict::AlreadyAbsent | Verdict::UnverifiedAbsence, Reach::Unanswered(instead)) => {
+            instead
+        }
         (Verdict::AlreadyAbsent, Reach::Inconclusive) => Verdict::UnverifiedAbsence,
         (verdict, _) => verdict,
     }
+}
+
+/// The answer that takes the place of the command's own where the question was not answered. The command's own call left no doubt.
+pub fn in_its_place(list: &Answer) -> Answer {
+    match list {
+        Answer::Status(_) => list.clone(),
+        without => {
+            let detail = format!("asking for the organisation's tasks: {}", without.describe());
+            Answer::Unreachable { detail }
+        }
+    }
+}
+
+/// How long an answer holds; `before` is the one that it follows, and how long that held.
+pub fn holds_for(reach: Reach, before: Option<(Reach, Duration)>) -> Duration {
+    match (reach, before) {
+        (Reach::Reached, _) => REACHED_FOR,
+        (Reach::NotReached | Reach::Unanswered(_), _) => BRIEFLY,
+        (Reach::Inconclusive, Some((Reach::Inconclusive, held))) => {
+            (held * 2).min(LAST_INCONCLUSIVE_FOR)
+        }
+        (Reach::Inconclusive, _) => FIRST_INCONCLUSIVE_FOR,
+    }
+}
+
+/// Whether so many absences since the last question, and no task that was there, are a reason to ask again.
+pub fn is_worth_asking_again(reach: Reach, absences: u32) -> bool {
+    reach == Reach::Reached && absences >= ABSENCES_IN_A_ROW
 }
 
 #[cfg(test)]
@@ -45,20 +99,70 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_absence_is_proven_or_marked() {
+    fn an_absence_is_proven_or_marked_or_it_waits() {
+        let waits = Reach::Unanswered(Verdict::Throttled);
         let absent = |reach| believe(Verdict::AlreadyAbsent, reach);
         assert_eq!(absent(Reach::Reached), Verdict::AlreadyAbsent);
         assert_eq!(absent(Reach::NotReached), Verdict::NotReached);
         assert_eq!(absent(Reach::Inconclusive), Verdict::UnverifiedAbsence);
-        for verdict in [Verdict::Deleted, Verdict::UnverifiedAbsence, Verdict::Misdirected] {
-            for reach in [Reach::Reached, Reach::NotReached, Reach::Inconclusive] {
-                assert_eq!(
-                    believe(verdict, reach),
-                    verdict,
-                    "only the API's own word is put to the test"
-                );
+        assert_eq!(absent(waits), Verdict::Throttled);
+        let unverified = |reach| believe(Verdict::UnverifiedAbsence, reach);
+        assert_eq!(unverified(Reach::Reached), Verdict::UnverifiedAbsence);
+        assert_eq!(unverified(Reach::NotReached), Verdict::NotReached);
+        assert_eq!(unverified(Reach::Inconclusive), Verdict::UnverifiedAbsence);
+        assert_eq!(unverified(waits), Verdict::Throttled);
+        for verdict in [Verdict::Deleted, Verdict::Rejected, Verdict::Misdirected] {
+            for reach in [Reach::Reached, Reach::NotReached, Reach::Inconclusive, waits] {
+                assert_eq!(believe(verdict, reach), verdict, "only an absence is put to the test");
             }
         }
+    }
+
+    #[test]
+    fn a_question_that_is_not_answered_says_what_the_organisation_waits_for() {
+        let no_code = || Body::Json { code: None, message: None };
+        for (code, verdict) in [
+            (401, Verdict::Unauthorized),
+            (429, Verdict::Throttled),
+            (502, Verdict::Unreachable),
+            (503, Verdict::Unreachable),
+            (504, Verdict::Unreachable),
+        ] {
+            for body in [no_code(), Body::Html, Body::Empty] {
+                let answer = status(code, body);
+                assert_eq!(reach(&answer), Reach::Unanswered(verdict), "{answer:?}");
+                assert_eq!(in_its_place(&answer), answer);
+                assert!(!verdict.spends_an_attempt());
+            }
+        }
+        let lost = Answer::ConnectionLost { detail: "reset".into() };
+        for answer in [Answer::TimedOut, lost, Answer::Unreachable { detail: "refused".into() }] {
+            assert_eq!(reach(&answer), Reach::Unanswered(Verdict::Unreachable));
+            let instead = in_its_place(&answer);
+            assert!(
+                !instead.leaves_doubt() && instead.describe().contains(&answer.describe()),
+                "{instead:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_known_is_asked_again_in_time_and_never_for_each_command() {
+        let unanswered = Reach::Unanswered(Verdict::Unauthorized);
+        let millis = |reach, before| holds_for(reach, before).as_millis();
+        assert_eq!(millis(Reach::Reached, None), 600_000);
+        assert_eq!([millis(Reach::NotReached, None), millis(unanswered, None)], [500, 500]);
+        let mut before = Some((Reach::Reached, REACHED_FOR));
+        let mut held = Vec::new();
+        for _ in 0..8 {
+            held.push(millis(Reach::Inconclusive, before));
+            before = Some((Reach::Inconclusive, holds_for(Reach::Inconclusive, before)));
+        }
+        assert_eq!(held, [1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000]);
+        assert!(
+            !is_worth_asking_again(Reach::Reached, 9) && is_worth_asking_again(Reach::Reached, 10)
+        );
+        assert!(!is_worth_asking_again(Reach::Inconclusive, 99), "that has a time of its own");
     }
 
     #[test]
@@ -79,12 +183,10 @@ mod tests {
             (404, json("ENDPOINT_NOT_FOUND")),
             (403, json("ENDPOINT_NOT_FOUND")),
             (403, Body::Html),
-            (401, no_code()),
-            (429, no_code()),
             (500, Body::Empty),
+            (501, Body::Html),
         ] {
             assert_eq!(is(code, body.clone()), Reach::Inconclusive, "{code} {body:?}");
         }
-        assert_eq!(reach(&Answer::TimedOut), Reach::Inconclusive);
     }
 }

@@ -4,6 +4,8 @@
 //! [`ApiAccess::record`] what came of it, or [`ApiAccess::release`] that no call was made.
 
 mod breaker;
+pub mod held;
+mod intake;
 mod last_used;
 mod organisation;
 mod pace;
@@ -24,7 +26,7 @@ pub use self::service::{Change, Feedback, Recorded, SuspendReason};
 use self::service::{Service, service};
 pub use self::standing::Standing;
 pub use self::streak::CommandKey;
-use self::suspension::CircuitChange;
+use self::suspension::{CircuitChange, Suspension};
 use crate::messages::OrgId;
 use crate::policy::verdict::Verdict;
 
@@ -48,9 +50,13 @@ pub struct ApiAccess {
     breaker: Breaker,
     organisations: HashMap<OrgId, Organisation>,
     in_flight: usize,
-    callable: usize,
+    /// Those that have a token now.
+    callable: HashSet<OrgId>,
     /// Those that commands have come for.
     known: HashSet<OrgId>,
+    /// How many of them are callable.
+    called: usize,
+    /// How many of those are suspended.
     suspended: usize,
     last_used: LastUsed,
 }
@@ -64,25 +70,30 @@ impl ApiAccess {
             breaker: Breaker::default(),
             organisations: HashMap::new(),
             in_flight: 0,
-            callable: 0,
+            callable: HashSet::new(),
             known: HashSet::new(),
+            called: 0,
             suspended: 0,
             last_used: LastUsed::default(),
         }
     }
 
-    /// Only these organisations may be called from now on: the others' circuits are forgotten.
-    pub fn set_organisations<'a>(&mut self, callable: impl Iterator<Item = &'a OrgId>) {
-        let (mut organisations, mut known) = (HashMap::new(), HashSet::new());
-        self.callable = 0;
-        for org in callable {
-            self.callable += 1;
-            organisations.extend(self.organisations.remove_entry(org));
-            known.extend(self.known.take(org));
-        }
-        // What is in flight comes back to a circuit that is new.
-        (self.organisations, self.known) = (organisations, known);
-        self.count_suspended();
+    /// Only organisations that are allowed are known from now on, and of them only those that are callable (they have a token) are called.
+    ///
+    /// # A token that is away for a moment forgets nothing
+    ///
+    /// An organisation that is allowed keeps its circuit without a token: the end of its `Retry-After`, what is in flight, the absences
+    /// without proof.
+    pub fn set_organisations<'a>(
+        &mut self,
+        is_allowed: impl Fn(&OrgId) -> bool,
+        callable: impl Iterator<Item = &'a OrgId>,
+    ) {
+        // What is in flight of those that are not allowed any more comes back to a circuit that is new.
+        self.organisations.retain(|org, _| is_allowed(org));
+        self.known.retain(is_allowed);
+        self.callable = callable.cloned().collect();
+        self.count();
     }
 
     /// Forgets what nobody has used for long.
@@ -93,7 +104,7 @@ impl ApiAccess {
             organisation.in_flight > 0
                 || now.saturating_duration_since(organisation.last_used) < idle
         });
-        self.count_suspended();
+        self.count();
     }
 
     /// Asks for one call. `was_tried`: the command was called for before.
@@ -107,9 +118,7 @@ impl ApiAccess {
         let limit = self.limit(org, now);
         let organisation = self.organisation(org, now);
         organisation.last_used = now;
-        let kind = organisation
-            .permit_kind(every_probe_is_welcome, was_tried, now)
-            .map_err(|(reason, retry_in)| Denied::Suspended { reason, retry_in })?;
+        let kind = organisation.permit_kind(every_probe_is_welcome, was_tried, now)?;
         if is_full || organisation.in_flight >= limit {
             return Err(Denied::Busy);
         }
@@ -191,11 +200,12 @@ impl ApiAccess {
             self.breaker.forget_failures();
         }
         if change.is_some() {
-            self.count_suspended();
+            self.count();
         }
     }
 
-    /// What suspended an organisation is gone (it has a new token, say): its next call is a probe.
+    /// What suspended an organisation may be gone (it has a new token, say): its next call is a probe, but not before the end of a
+    /// `Retry-After`, which the API has asked of the organisation and not of the token.
     pub fn probe_now(&mut self, org: &OrgId, now: Instant) {
         if let Some(organisation) = self.organisations.get_mut(org) {
             organisation.probe_now(now);
@@ -206,30 +216,6 @@ impl ApiAccess {
     pub fn count_waiting(&mut self, org: &OrgId) {
         if let Some(organisation) = self.organisations.get_mut(org) {
             organisation.count_waiting();
-        }
-    }
-
-    /// How commands may be taken in now.
-    pub fn intake(&self, now: Instant) -> Intake {
-        if !self.are_all_suspended() {
-            return if self.breaker.is_open() { Intake::Probing } else { Intake::Bulk };
-        }
-        if self.callable == 0 {
-            return Intake::Paused(now + Duration::from_secs(1));
-        }
-        if self.known.len() < self.callable {
-            return Intake::Probing;
-        }
-        let suspensions = self.organisations.values().filter_map(Organisation::suspension);
-        let breaker = self.breaker.next_probe();
-        let due = suspensions.map(|suspension| match breaker {
-            Some(probe) if suspension.reason.is_outage() => probe.max(suspension.floor),
-            _ => suspension.next_probe,
-        });
-        match due.min() {
-            // Not worth to stop for less: an open breaker makes two probes a second.
-            Some(due) if due > now + breaker::PROBE_INTERVAL => Intake::Paused(due),
-            _ => Intake::Probing,
         }
     }
 
@@ -252,33 +238,29 @@ impl ApiAccess {
 
     /// Whether what waits for a place of this organisation keeps others from being seen: its answers take long.
     pub fn is_slow(&self, org: &OrgId, now: Instant) -> bool {
-        self.callable > 1
+        self.callable.len() > 1
             && self.organisations.get(org).is_some_and(|organisation| organisation.is_slow(now))
     }
 
-    /// How many organisations are suspended for this.
+    /// Whether no failure is a command's fault now: its organisation is suspended, or the breaker is open.
+    pub fn is_outage(&self, org: &OrgId) -> bool {
+        self.breaker.is_open()
+            || self.organisations.get(org).is_some_and(Organisation::is_suspended)
+    }
+
+    /// How many organisations with a token are suspended for this.
     pub fn suspended_for(&self, reason: SuspendReason) -> usize {
-        let suspensions = self.organisations.values().filter_map(Organisation::suspension);
-        suspensions.filter(|suspension| suspension.reason == reason).count()
+        self.suspensions().filter(|suspension| suspension.reason == reason).count()
     }
 
     /// How many organisations may be called, suspended ones included.
     pub fn callable(&self) -> usize {
-        self.callable
+        self.callable.len()
     }
 
-    /// Whether every organisation that commands have come for is suspended. One that has a token and never had a command says
-    /// nothing: it may be a stray file.
-    pub fn are_all_suspended(&self) -> bool {
-        self.callable == 0 || (!self.known.is_empty() && self.suspended >= self.known.len())
-    }
-
-    /// What `/status` shows of each organisation, in the order of their ids.
+    /// What `/status` shows of each organisation with a token, in the order of their ids.
     pub fn standings(&self, now: Instant) -> BTreeMap<&OrgId, Standing> {
-        self.organisations
-            .iter()
-            .map(|(org, organisation)| (org, organisation.standing(now)))
-            .collect()
+        self.with_token().map(|(org, organisation)| (org, organisation.standing(now))).collect()
     }
 
     /// Since when the breaker is open.
@@ -304,7 +286,8 @@ impl ApiAccess {
     fn organisation(&mut self, org: &OrgId, now: Instant) -> &mut Organisation {
         if !self.organisations.contains_key(org) {
             self.organisations.insert(org.clone(), Organisation::new(now));
-            self.known.insert(org.clone());
+            let is_first = self.known.insert(org.clone());
+            self.called += usize::from(is_first && self.callable.contains(org));
         }
         self.organisations.get_mut(org).expect("it has just been put there")
     }
@@ -317,9 +300,17 @@ impl ApiAccess {
         self.organisation(org, now).end_call(permit.kind, took, now);
     }
 
-    fn count_suspended(&mut self) {
-        self.suspended =
-            self.organisations.values().filter(|organisation| organisation.is_suspended()).count();
+    fn with_token(&self) -> impl Iterator<Item = (&OrgId, &Organisation)> {
+        self.organisations.iter().filter(|(org, _)| self.callable.contains(*org))
+    }
+
+    fn suspensions(&self) -> impl Iterator<Item = &Suspension> {
+        self.with_token().filter_map(|(_, organisation)| organisation.suspension())
+    }
+
+    fn count(&mut self) {
+        self.called = self.known.intersection(&self.callable).count();
+        self.suspended = self.suspensions().count();
     }
 }
 

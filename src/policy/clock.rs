@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::answer::Answer;
+use super::answer::{Answer, Body, Response};
 
 /// More than this and commands would expire of an age that they do not have.
 pub const WRONG: Duration = Duration::from_mins(5);
@@ -16,25 +16,96 @@ pub fn skew(answer: &Answer, now: Timestamp) -> Option<Duration> {
     Some(now.duration_since(Timestamp::try_from(theirs).ok()?).unsigned_abs())
 }
 
+/// Answers in a row that it takes: one may have been written by anything on the way, or be an old one.
+const IN_A_ROW: u32 = 3;
+
+/// What the API's own answers have said of our clock.
+#[derive(Debug, Default)]
+pub struct ClockCheck {
+    wrong_in_a_row: u32,
+}
+
+impl ClockCheck {
+    /// Whether our clock differs too much from the API's.
+    pub fn is_wrong(&self) -> bool {
+        self.wrong_in_a_row >= IN_A_ROW
+    }
+
+    /// Takes an answer in; returns how far our clock is off, if what [`ClockCheck::is_wrong`] says has changed.
+    ///
+    /// # The API's clock is read from the API's own answers only
+    ///
+    /// A proxy, a cache or a page on the way has a clock of its own.
+    pub fn record(&mut self, answer: &Answer, now: Timestamp) -> Option<Duration> {
+        let skew = skew(answer, now).filter(|_| is_the_apis_own(answer))?;
+        let was_wrong = self.is_wrong();
+        self.wrong_in_a_row = if skew > WRONG { self.wrong_in_a_row.saturating_add(1) } else { 0 };
+        (self.is_wrong() != was_wrong).then_some(skew)
+    }
+}
+
+fn is_the_apis_own(answer: &Answer) -> bool {
+    matches!(
+        answer,
+        Answer::Status(Response { status: 204, .. } | Response { body: Body::Json { .. }, .. })
+    )
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::answer::{Body, Response};
     use super::*;
+
+    const NOW: &str = "2026-11-23T10:00:00Z";
+    const RIGHT: &str = "Mon, 23 Nov 2026 09:55:00 GMT";
+    const OFF: &str = "Mon, 23 Nov 2026 09:54:59 GMT";
+
+    fn dated(status: u16, body: Body, date: Option<&str>) -> Answer {
+        let date = date.map(str::to_owned);
+        Answer::Status(Response { status, body, retry_after: None, date, request_id: None })
+    }
+
+    /// Whether the clock is held to be wrong after each of these answers.
+    fn wrong_after(answers: &[(u16, Body, &str)]) -> Vec<bool> {
+        let (mut check, now) = (ClockCheck::default(), NOW.parse().unwrap());
+        let mut after = |(status, body, date): &(u16, Body, &str)| {
+            let before = check.is_wrong();
+            let told = check.record(&dated(*status, body.clone(), Some(date)), now);
+            assert_eq!(told.is_some(), check.is_wrong() != before);
+            check.is_wrong()
+        };
+        answers.iter().map(&mut after).collect()
+    }
+
+    #[test]
+    fn the_clock_is_wrong_after_three_of_the_apis_own_answers_in_a_row_and_right_after_one() {
+        let json = || Body::Json { code: None, message: None };
+        let answers = [(204, Body::Empty, OFF), (404, json(), OFF), (204, Body::Empty, RIGHT)];
+        assert_eq!(wrong_after(&answers), [false; 3]);
+        let answers = [
+            (204, Body::Empty, OFF),
+            (404, json(), OFF),
+            (500, json(), OFF),
+            (204, Body::Empty, OFF),
+            (204, Body::Empty, RIGHT),
+            (204, Body::Empty, OFF),
+        ];
+        assert_eq!(wrong_after(&answers), [false, false, true, true, false, false]);
+    }
+
+    #[test]
+    fn the_apis_clock_is_read_from_the_apis_own_answers_only() {
+        for (status, body) in
+            [(502, Body::Html), (404, Body::Other), (503, Body::Empty), (200, Body::Html)]
+        {
+            let answers: Vec<_> = (0..5).map(|_| (status, body.clone(), OFF)).collect();
+            assert_eq!(wrong_after(&answers), [false; 5], "{status} {body:?}");
+        }
+    }
 
     #[test]
     fn the_skew_is_told_by_the_answers_date_in_either_direction() {
-        let now = "2026-11-23T10:00:00Z".parse().unwrap();
-        let at = |date: Option<&str>| {
-            let date = date.map(str::to_owned);
-            let answer = Response {
-                status: 204,
-                body: Body::Empty,
-                retry_after: None,
-                date,
-                request_id: None,
-            };
-            skew(&Answer::Status(answer), now).map(|skew| skew.as_secs())
-        };
+        let now = NOW.parse().unwrap();
+        let at = |date| skew(&dated(204, Body::Empty, date), now).map(|skew| skew.as_secs());
         assert_eq!(at(Some("Mon, 23 Nov 2026 09:50:00 GMT")), Some(600));
         assert_eq!(at(Some("Mon, 23 Nov 2026 10:00:07 GMT")), Some(7));
         assert_eq!(at(Some("yesterday")), None);

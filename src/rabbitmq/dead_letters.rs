@@ -100,7 +100,7 @@ mod tests {
             ambiguous: true,
             first_seen: "2026-11-23T10:00:00Z".parse().ok(),
             last_status: Some(503),
-            wait_reason: None,
+            wait_reasons: None,
             history: text("died of expired; replayed by ann"),
             ..RetryState::default()
         };

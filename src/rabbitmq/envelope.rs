@@ -35,7 +35,7 @@ pub fn read(properties: &BasicProperties) -> (Properties, RetryState) {
         last_status: header(names::X_LAST_STATUS)
             .and_then(as_number)
             .and_then(|n| u16::try_from(n).ok()),
-        wait_reason: text(names::X_WAIT_REASON),
+        wait_reasons: text(names::X_WAIT_REASON),
         history: text(names::X_HISTORY),
         request_id: None,
     };
@@ -148,9 +148,9 @@ mod tests {
             let [message_id, correlation_id, content_type, traceparent, tracestate, published_by] = texts;
             let properties =
                 Properties { message_id, correlation_id, content_type, traceparent, tracestate, published_by };
-            let [history, wait_reason] = notes;
+            let [history, wait_reasons] = notes;
             let retry_state = RetryState {
-                attempts, ambiguous, first_seen: None, not_before, last_status, wait_reason, history, request_id: None,
+                attempts, ambiguous, first_seen: None, not_before, last_status, wait_reasons, history, request_id: None,
             };
             let incoming = Incoming { properties, ..Incoming::default() };
             let copy = Publication::waiting_copy(&incoming, "q".into(), &retry_state, first_seen);

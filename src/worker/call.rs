@@ -11,7 +11,7 @@ use super::engine::Engine;
 use super::permits::PermitGuard;
 use crate::failpoint::{self, Failpoint};
 use crate::messages::{Command, Properties, Target};
-use crate::policy::absence::believe;
+use crate::policy::absence::{Reach, believe, in_its_place};
 use crate::policy::answer::Answer;
 use crate::policy::api_access::{CommandKey, Feedback};
 use crate::policy::retry_after;
@@ -24,6 +24,19 @@ pub(super) struct Call<'a> {
     pub(super) token: Arc<SecretString>,
 }
 
+/// One reading of the clock.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    pub(super) instant: Instant,
+    pub(super) time: Timestamp,
+}
+
+impl Moment {
+    pub(super) fn now() -> Self {
+        Self { instant: Instant::now(), time: Timestamp::now() }
+    }
+}
+
 /// What came of a call.
 pub(super) struct Answered {
     pub(super) answer: Answer,
@@ -31,6 +44,8 @@ pub(super) struct Answered {
     pub(super) retry_after: Option<Duration>,
     /// See [`crate::policy::api_access::Recorded`].
     pub(super) is_outage: bool,
+    /// When it came.
+    pub(super) at: Moment,
 }
 
 impl Call<'_> {
@@ -45,29 +60,41 @@ impl Call<'_> {
             let _in_flight = InFlight::new(engine);
             engine.api.delete(&command.target, &self.token, trace).await
         };
-        let now = Timestamp::now();
+        let took = started.elapsed();
         failpoint::hit(Failpoint::AfterCall).await;
-        let verdict = self.prove(decide(command.target.kind, &answer), command).await;
-        span.answered(&answer, verdict);
-        drop(span);
-        engine.metrics.count_call(command.target.kind, verdict, answer.class(), started.elapsed());
+        let class = answer.class();
         if answer.leaves_doubt() {
             engine.metrics.ambiguous_answers.inc();
         }
-        engine.compare_clocks(&answer, now);
-        let retry_after = retry_after::of(&answer, now);
+        let (verdict, answer) = self.prove(answer, command).await;
+        let at = Moment::now();
+        span.answered(&answer, verdict);
+        drop(span);
+        engine.metrics.count_call(command.target.kind, verdict, class, took);
+        engine.compare_clocks(&answer, at.time);
+        let retry_after = retry_after::of(&answer, at.time);
         let feedback = Feedback { command: key(command), verdict, retry_after };
-        let recorded = self.permit.record(feedback);
+        let recorded = self.permit.record(feedback, at.instant);
         engine.report_changes(&command.target.org, verdict, &answer, &recorded.changes);
-        Answered { answer, verdict, retry_after, is_outage: recorded.is_outage }
+        Answered { answer, verdict, retry_after, is_outage: recorded.is_outage, at }
     }
 
-    async fn prove(&self, verdict: Verdict, command: &Command) -> Verdict {
-        if verdict != Verdict::AlreadyAbsent {
-            return verdict;
+    /// Puts an absence to the test. Where nobody can say whether to believe it, what was answered to that takes its place.
+    async fn prove(&self, answer: Answer, command: &Command) -> (Verdict, Answer) {
+        let (verdict, engine) = (decide(command.target.kind, &answer), self.engine);
+        match verdict {
+            Verdict::AlreadyAbsent | Verdict::UnverifiedAbsence => {
+                let (reach, list) =
+                    engine.reach.ask(&engine.api, &command.target.org, &self.token).await;
+                let is_unanswered = matches!(reach, Reach::Unanswered(_));
+                (believe(verdict, reach), if is_unanswered { in_its_place(&list) } else { answer })
+            }
+            Verdict::Deleted => {
+                engine.reach.is_served(&command.target.org);
+                (verdict, answer)
+            }
+            _ => (verdict, answer),
         }
-        let engine = self.engine;
-        believe(verdict, engine.reach.ask(&engine.api, &command.target.org, &self.token).await)
     }
 }
 

@@ -5,20 +5,22 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tracing::debug;
 
-use super::call::Answered;
-use super::engine::{Engine, NoCall, millis};
+use super::call::{Answered, Moment};
+use super::engine::{Engine, NoCall};
 use super::in_process_delays::InProcessDelays;
+use super::outcome::{cut, identity, outcome, refused};
 use super::permits::Refused;
 use crate::messages::event::Failure;
-use crate::messages::{Command, End, EndKind, FailureReason, Incoming, Outcome, RetryState};
+use crate::messages::{Command, EndKind, FailureReason, Incoming, Outcome, RetryState};
 use crate::metrics::NO_TOKEN;
-use crate::policy::admission::{Refusal, admit, age, first_seen, passed_not_after};
+use crate::policy::admission::{admit, age, first_seen, passed_not_after};
+use crate::policy::api_access::Denied;
 use crate::policy::next_step::{Facts, NextStep, next_step, uses_up_an_attempt};
 use crate::policy::retry_schedule::RetryDelay;
 use crate::policy::settlement::{Settlement, Wait, wait_reason};
 use crate::policy::verdict::Verdict;
 
-const LONGEST_DETAIL: usize = 1024;
+const SLOW_ORGANISATION: &str = "slow_organisation";
 /// After this a delivery has no further try: several slow ones would come near RabbitMQ's consumer timeout of 30 minutes.
 const LONGEST_IN_PROCESS: Duration = Duration::from_mins(1);
 
@@ -42,7 +44,7 @@ pub(super) struct CommandRun<'a> {
 impl<'a> CommandRun<'a> {
     /// Reads the command; a settlement where no call may be made for it, or not yet.
     pub(super) fn open(incoming: &'a Incoming, engine: &'a Engine) -> Result<Self, Settlement> {
-        let (now, received) = (Timestamp::now(), Instant::now());
+        let Moment { time: now, instant: received } = Moment::now();
         let admitted = admit(incoming, |org| engine.allows(org), now);
         let command = admitted.map_err(|refusal| refused(incoming, &refusal, received))?;
         let retry_state = incoming.retry_state.clone();
@@ -79,25 +81,26 @@ impl<'a> CommandRun<'a> {
     /// What follows an answer.
     pub(super) fn after(&mut self, answered: &Answered) -> Step {
         self.record(answered);
+        let at = answered.at;
         let facts = Facts {
             kind: self.incoming.kind,
             may_be_done: self.may_be_done(),
             spent: self.retry_state.attempts,
-            age: self.age(),
+            age: self.age(at),
             retry_after: answered.retry_after,
             is_outage: self.is_outage(answered),
             is_draining: self.engine.draining.is_cancelled(),
             is_clock_wrong: self.engine.is_clock_wrong(),
-            next_delay: self.delays.next().filter(|_| self.received.elapsed() < LONGEST_IN_PROCESS),
+            next_delay: self.delays.next().filter(|_| self.held_for(at) < LONGEST_IN_PROCESS),
         };
         let reason = wait_reason(answered.verdict);
         Step::Settle(match next_step(answered.verdict, &facts, &self.engine.schedule) {
             NextStep::TryAgain(delay) => return Step::TryAgain(delay),
             NextStep::Finish { end, is_verified } => self.finish(end, is_verified),
             NextStep::RetryLater(delay) => {
-                Settlement::RetryLater(self.wait(delay, "attempt_failed", facts.retry_after))
+                Settlement::RetryLater(self.wait(delay, "attempt_failed", facts.retry_after, at))
             }
-            NextStep::Postpone(delay) => self.postpone(delay, reason, facts.retry_after),
+            NextStep::Postpone(delay) => self.postpone(delay, reason, facts.retry_after, at),
             NextStep::DeadLetter(reason) => {
                 self.dead_letter(reason, &self.detail(reason, answered))
             }
@@ -148,7 +151,7 @@ impl<'a> CommandRun<'a> {
         let last = answered.answer.describe();
         match reason {
             FailureReason::Expired => {
-                let since = first_seen(self.incoming, Timestamp::now());
+                let since = first_seen(self.incoming, answered.at.time);
                 format!("older than MAX_AGE since {since}; last answer: {last}")
             }
             _ => last,
@@ -157,26 +160,50 @@ impl<'a> CommandRun<'a> {
 
     /// No call may be made now.
     pub(super) fn without_call(&mut self, why: NoCall) -> Settlement {
-        let schedule = &self.engine.schedule;
-        let (reason, min_delay) = match why {
-            NoCall::Refused(Refused::Stopped) if self.calls == 0 => return Settlement::Requeue,
-            NoCall::Refused(Refused::Stopped) => return self.retry_later(),
-            NoCall::Refused(Refused::Crowded) => {
-                return self.postpone(schedule.shortest(Duration::ZERO), "slow_organisation", None);
+        let at = Moment::now();
+        let (reason, retry_in, retry_after) = match why {
+            NoCall::Refused(Refused::Stopped) => return self.stopped(at),
+            NoCall::Refused(Refused::Denied(_)) if self.engine.is_attended_and_draining() => {
+                return self.stopped(at);
             }
-            NoCall::Refused(Refused::Suspended(reason, retry_in)) => {
-                (reason.as_str(), Some(retry_in))
+            NoCall::Refused(Refused::Denied(Denied::Suspended {
+                reason,
+                retry_in,
+                retry_after,
+            })) => (reason.as_str(), retry_in, retry_after),
+            NoCall::Refused(Refused::Denied(Denied::BreakerOpen { retry_in })) => {
+                ("breaker_open", retry_in, None)
             }
-            NoCall::Refused(Refused::BreakerOpen(retry_in)) => ("breaker_open", Some(retry_in)),
-            NoCall::NoToken => (NO_TOKEN, None),
+            NoCall::Refused(Refused::Crowded | Refused::Denied(Denied::Busy)) => {
+                (SLOW_ORGANISATION, Duration::ZERO, None)
+            }
+            NoCall::NoToken => (NO_TOKEN, Duration::ZERO, None),
         };
-        self.postpone(schedule.postpone(self.age(), min_delay.unwrap_or_default()), reason, None)
+        // The first time aside lets others be seen; after that each copy costs the broker more than it gains.
+        let is_brief = reason == SLOW_ORGANISATION && !self.retry_state.has_waited_for(reason);
+        let age = if is_brief { Duration::ZERO } else { self.age(at) };
+        self.postpone(self.engine.schedule.postpone(age, retry_in), reason, retry_after, at)
+    }
+
+    /// # No number of restarts makes a waiting command a dead letter
+    ///
+    /// The broker counts how often a message is put back, and moves it to the dead letters in the end. So a command that has not
+    /// begun goes back to the work queue once; one that has come back before goes to the first delay queue as a copy, which counts
+    /// from the start.
+    fn stopped(&mut self, at: Moment) -> Settlement {
+        if self.calls > 0 {
+            return self.retry_later();
+        }
+        if !self.incoming.redelivered {
+            return Settlement::Requeue;
+        }
+        self.postpone(self.engine.schedule.shortest(Duration::ZERO), "draining", None, at)
     }
 
     /// A drain or a lost session has cut the tries of this delivery short.
     pub(super) fn retry_later(&mut self) -> Settlement {
         let delay = self.engine.schedule.retry(self.retry_state.attempts, Duration::ZERO);
-        Settlement::RetryLater(self.wait(delay, "attempt_failed", None))
+        Settlement::RetryLater(self.wait(delay, "attempt_failed", None, Moment::now()))
     }
 
     fn postpone(
@@ -184,23 +211,24 @@ impl<'a> CommandRun<'a> {
         delay: RetryDelay,
         reason: &'static str,
         retry_after: Option<Duration>,
+        at: Moment,
     ) -> Settlement {
-        Settlement::Postpone(self.wait(delay, reason, retry_after))
+        Settlement::Postpone(self.wait(delay, reason, retry_after, at))
     }
 
     fn wait(
         &mut self,
         delay: RetryDelay,
-        reason: &'static str,
+        reason: &str,
         retry_after: Option<Duration>,
+        at: Moment,
     ) -> Wait {
-        let is_news = self.retry_state.wait_reason.as_deref() != Some(reason);
+        let is_news = !self.retry_state.has_waited_for(reason);
         if is_news {
             self.engine.permits.with(|access, _| access.count_waiting(&self.command.target.org));
         }
-        self.retry_state.wait_reason = Some(reason.to_owned());
-        self.retry_state.not_before =
-            retry_after.and_then(|wait| Timestamp::now().checked_add(wait).ok());
+        self.retry_state.note_wait(reason);
+        self.retry_state.not_before = retry_after.and_then(|wait| at.time.checked_add(wait).ok());
         Wait {
             delay,
             retry_state: self.retry_state.clone(),
@@ -222,8 +250,7 @@ impl<'a> CommandRun<'a> {
     }
 
     fn identity(&self) -> (String, Command) {
-        let id = Outcome::command_id(self.incoming, Some(&self.command));
-        (id, self.command.clone())
+        identity(self.incoming, self.command.clone())
     }
 
     fn finish(&self, end: EndKind, is_verified: bool) -> Settlement {
@@ -247,79 +274,80 @@ impl<'a> CommandRun<'a> {
         outcome(self.incoming, Some(&self.command), &self.retry_state, end, failure, self.received)
     }
 
-    fn age(&self) -> Duration {
-        age(self.incoming, Timestamp::now()).max(self.received.elapsed())
+    fn age(&self, at: Moment) -> Duration {
+        age(self.incoming, at.time).max(self.held_for(at))
     }
-}
 
-fn refused(incoming: &Incoming, refusal: &Refusal, received: Instant) -> Settlement {
-    let failure = Failure { reason: refusal.reason, detail: cut(&refusal.detail) };
-    let retry_state = incoming.retry_state.clone();
-    let end = EndKind::DeadLettered;
-    let outcome =
-        outcome(incoming, refusal.command.as_ref(), &retry_state, end, Some(failure), received);
-    Settlement::DeadLetter(outcome, retry_state)
-}
-
-/// A call may have been made, so an attempt is used up and the past is in doubt.
-pub(super) fn after_a_panic(incoming: &Incoming, engine: &Engine) -> Settlement {
-    let now = Timestamp::now();
-    let attempts = incoming.retry_state.attempts.saturating_add(1);
-    let first_seen = Some(first_seen(incoming, now));
-    let retry_state =
-        RetryState { attempts, ambiguous: true, first_seen, ..incoming.retry_state.clone() };
-    if attempts >= engine.schedule.max_attempts {
-        let reason = FailureReason::AttemptsExhausted;
-        let failure =
-            Failure { reason, detail: "the worker panicked at its last attempt".to_owned() };
-        let end = EndKind::DeadLettered;
-        let outcome = outcome(incoming, None, &retry_state, end, Some(failure), Instant::now());
-        return Settlement::DeadLetter(outcome, retry_state);
+    fn held_for(&self, at: Moment) -> Duration {
+        at.instant.saturating_duration_since(self.received)
     }
-    let delay = engine.schedule.postpone(age(incoming, now), Duration::ZERO);
-    Settlement::RetryLater(Wait { delay, retry_state, is_news: true, command: None })
-}
-
-fn outcome(
-    incoming: &Incoming,
-    command: Option<&Command>,
-    retry_state: &RetryState,
-    end: EndKind,
-    failure: Option<Failure>,
-    received: Instant,
-) -> Outcome {
-    Outcome {
-        command_id: Outcome::command_id(incoming, command),
-        target: command.map(|command| command.target.clone()),
-        outcome: End { kind: incoming.kind, how: end },
-        attempts: retry_state.attempts,
-        ambiguous: retry_state.ambiguous,
-        verified: true,
-        http_status: retry_state.last_status,
-        requested_by: command.and_then(|command| command.requested_by.clone()),
-        reason: command.and_then(|command| command.reason.clone()),
-        published_by: incoming.properties.published_by.clone(),
-        duration_ms: millis(received.elapsed()),
-        failure,
-        request_id: retry_state.request_id.clone(),
-    }
-}
-
-/// At most [`LONGEST_DETAIL`] bytes, on one line: a header table over 128 KiB would close the connection.
-fn cut(detail: &str) -> String {
-    let mut line: String = detail.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    line.truncate(line.floor_char_boundary(LONGEST_DETAIL));
-    line
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::api_access::SuspendReason;
+    use crate::worker::engine::samples::engine;
+
+    fn incoming(age: Duration, redelivered: bool) -> Incoming {
+        let retry_state =
+            RetryState { first_seen: Some(Timestamp::now() - age), ..RetryState::default() };
+        let body = br#"{"org_id":"a","task_id":"t1"}"#.to_vec();
+        Incoming { body, retry_state, redelivered, ..Incoming::default() }
+    }
+
+    fn waits(settlement: Settlement) -> Wait {
+        let Settlement::Postpone(wait) = settlement else { panic!("{settlement:?}") };
+        wait
+    }
+
+    fn denied(reason: SuspendReason, retry_after: Option<Duration>) -> NoCall {
+        let retry_in = Duration::from_secs(1);
+        NoCall::Refused(Refused::Denied(Denied::Suspended { reason, retry_in, retry_after }))
+    }
 
     #[test]
-    fn a_detail_is_one_line_of_at_most_1_kib_cut_between_characters() {
-        assert_eq!(cut("a\r\nb"), "a  b");
-        assert_eq!(cut(&"é".repeat(600)).len(), 1024);
-        assert_eq!(cut(&format!("x{}", "é".repeat(600))).len(), 1023);
+    fn no_number_of_restarts_makes_a_waiting_command_a_dead_letter() {
+        let engine = engine();
+        let stopped = |redelivered| {
+            let incoming = incoming(Duration::ZERO, redelivered);
+            CommandRun::open(&incoming, &engine)
+                .unwrap()
+                .without_call(NoCall::Refused(Refused::Stopped))
+        };
+        assert_eq!(stopped(false), Settlement::Requeue);
+        let wait = waits(stopped(true));
+        assert_eq!(
+            (wait.delay.name().as_str(), wait.retry_state.wait_reason()),
+            ("5s", Some("draining"))
+        );
+    }
+
+    #[test]
+    fn what_steps_aside_for_its_slow_organisation_again_waits_as_long_as_it_is_old() {
+        let (engine, incoming) = (engine(), incoming(Duration::from_mins(10), false));
+        let mut run = CommandRun::open(&incoming, &engine).unwrap();
+        let mut aside = || waits(run.without_call(NoCall::Refused(Refused::Crowded)));
+        let (first, second) = (aside(), aside());
+        assert_eq!((first.delay.name().as_str(), first.is_news), ("5s", true));
+        assert_eq!((second.delay.name().as_str(), second.is_news), ("1m", false));
+    }
+
+    #[test]
+    fn what_waits_for_a_throttled_organisation_carries_the_end_of_the_retry_after() {
+        let (engine, incoming) = (engine(), incoming(Duration::ZERO, false));
+        let mut run = CommandRun::open(&incoming, &engine).unwrap();
+        let pause = Duration::from_secs(30);
+        let not_before = waits(run.without_call(denied(SuspendReason::Throttled, Some(pause))))
+            .retry_state
+            .not_before;
+        let left = not_before.unwrap().duration_since(Timestamp::now()).unsigned_abs();
+        assert!(left <= pause && left > pause / 2, "{left:?}");
+        let wait = waits(run.without_call(denied(SuspendReason::Unauthorized, None)));
+        assert_eq!((wait.retry_state.not_before, wait.is_news), (None, true));
+        assert!(
+            !waits(run.without_call(denied(SuspendReason::Throttled, None))).is_news,
+            "told before"
+        );
     }
 }

@@ -5,8 +5,9 @@ use std::panic::AssertUnwindSafe;
 use futures_util::FutureExt;
 use tracing::error;
 
-use super::command_run::{CommandRun, Step, after_a_panic};
+use super::command_run::{CommandRun, Step};
 use super::engine::Engine;
+use super::outcome::after_a_panic;
 use super::stop::Stop;
 use crate::messages::Incoming;
 use crate::policy::settlement::Settlement;
@@ -58,67 +59,62 @@ async fn carry_out(incoming: &Incoming, engine: &Engine, stop: &Stop) -> Settlem
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::time::Duration;
+    use std::time::Instant;
 
     use super::*;
-    use crate::credentials::{Credentials, CredentialsSource};
-    use crate::health::Health;
-    use crate::messages::RetryState;
-    use crate::metrics::Metrics;
-    use crate::policy::retry_schedule::{RetryDelays, RetrySchedule};
+    use crate::messages::{OrgId, RetryState};
+    use crate::policy::api_access::{CommandKey, Feedback};
     use crate::policy::settlement::Wait;
-    use crate::spans::Spans;
-    use crate::tallyfy_api::{ApiSettings, TallyfyApi};
-    use crate::worker::EngineSettings;
+    use crate::policy::verdict::Verdict;
+    use crate::worker::engine::samples::engine;
 
-    fn engine() -> Engine {
-        let base_url = "http://127.0.0.1:9/api".parse().unwrap();
-        let api = TallyfyApi::new(&ApiSettings {
-            base_url,
-            request_timeout: Duration::from_secs(1),
-            proxy: None,
-            ca_file: None,
-        });
-        let source = CredentialsSource::Fixed { orgs: Vec::new(), token: "t".into() };
-        let delays =
-            RetryDelays::new(vec![Duration::from_secs(5), Duration::from_mins(1)]).unwrap();
-        let settings = EngineSettings {
-            api: api.unwrap(),
-            credentials: Arc::new(Credentials::load(source).unwrap()),
-            schedule: RetrySchedule { max_attempts: 20, max_age: Duration::from_hours(24), delays },
-            concurrency: 1,
-            is_attended: false,
-            spans: Spans::default(),
-        };
-        Engine::new(settings, Arc::new(Metrics::default()), Arc::new(Health::default()))
+    async fn panicking(attempts: u32, engine: &Engine) -> Settlement {
+        let retry_state = RetryState { attempts, ..RetryState::default() };
+        let body = br#"{"org_id":"a","task_id":"t1"}"#.to_vec();
+        let incoming = Incoming { body, retry_state, ..Incoming::default() };
+        survive(async { panic!("on purpose") }, &incoming, engine).await
     }
 
     #[tokio::test]
     async fn a_panic_becomes_a_settlement_that_spends_an_attempt() {
-        let retry_state = RetryState { attempts: 3, ..RetryState::default() };
-        let incoming = Incoming { retry_state, ..Incoming::default() };
-        let settlement = survive(async { panic!("on purpose") }, &incoming, &engine()).await;
-        let Settlement::RetryLater(Wait { delay, retry_state, .. }) = settlement else {
+        let settlement = panicking(3, &engine()).await;
+        let Settlement::RetryLater(Wait { delay, retry_state, command, .. }) = settlement else {
             panic!("{settlement:?}")
         };
         assert_eq!(
             (delay.name().as_str(), retry_state.attempts, retry_state.ambiguous),
             ("5s", 4, true)
         );
+        assert_eq!(command.unwrap().1.target.id.as_str(), "t1");
     }
 
     #[tokio::test]
-    async fn a_command_that_always_makes_the_worker_panic_is_dead_lettered_in_the_end() {
-        let retry_state = RetryState { attempts: 19, ..RetryState::default() };
-        let incoming = Incoming { retry_state, ..Incoming::default() };
-        let settlement = survive(async { panic!("on purpose") }, &incoming, &engine()).await;
+    async fn a_command_that_always_makes_the_worker_panic_is_dead_lettered_by_its_own_name_in_the_end()
+     {
+        let settlement = panicking(19, &engine()).await;
         let Settlement::DeadLetter(outcome, retry_state) = settlement else {
             panic!("{settlement:?}")
         };
+        assert_eq!(outcome.target.map(|target| target.to_string()).as_deref(), Some("a/t1"));
         assert_eq!(
             (outcome.failure.unwrap().reason.as_str(), retry_state.attempts),
             ("attempts_exhausted", 20)
         );
+    }
+
+    #[tokio::test]
+    async fn a_panic_dead_letters_nothing_while_its_organisation_is_suspended() {
+        let (engine, org) = (engine(), OrgId::try_from("a".to_owned()).unwrap());
+        engine.permits.with(|access, now| {
+            let permit = access.admit(&org, false, now).unwrap();
+            let feedback =
+                Feedback { command: CommandKey(1), verdict: Verdict::Throttled, retry_after: None };
+            let _ = access.record(&org, permit, feedback, Instant::now());
+        });
+        let settlement = panicking(19, &engine).await;
+        let Settlement::RetryLater(Wait { retry_state, .. }) = settlement else {
+            panic!("{settlement:?}")
+        };
+        assert_eq!((retry_state.attempts, retry_state.ambiguous), (19, true));
     }
 }

@@ -1,6 +1,5 @@
 //! Carries out what `policy::api_access` decides: lends the permits for calls, and lets commands wait for one.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,30 +8,23 @@ use tokio::sync::{oneshot, watch};
 use super::stop::Stop;
 use super::waiting_lines::WaitingLines;
 use crate::messages::OrgId;
-use crate::policy::api_access::{ApiAccess, Denied, Feedback, Intake, Recorded, SuspendReason};
+use crate::policy::api_access::held::{Held, LONGEST_WAIT, LOOK, ask_again_in, probe_window};
+use crate::policy::api_access::{ApiAccess, Denied, Feedback, Intake, Recorded};
 use crate::policy::api_access::{Permit, PermitKind};
 
 /// How long a command waits for a place while the calls of its own organisation take long.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// No wait in memory comes near `RabbitMQ`'s consumer timeout of 30 minutes, nor the alert for a command that is stuck.
-const LONGEST_WAIT: Duration = Duration::from_mins(5);
-/// How often one who waits looks around.
-const LOOK: Duration = Duration::from_millis(500);
-/// Commands that wait in memory for a probe, where several organisations may be called.
-const WIDE_WINDOW: usize = 512;
-/// The same with one organisation: nothing better can be behind them.
-const NARROW_WINDOW: usize = 16;
-
 /// The permits of one process.
 pub struct Permits {
     shared: Mutex<Shared>,
     changes: watch::Sender<()>,
-    held: AtomicUsize,
+    holds_all: bool,
 }
 
 struct Shared {
     access: ApiAccess,
     lines: WaitingLines<oneshot::Sender<PermitGuard>>,
+    held: Held,
 }
 
 /// Why a command got no permit.
@@ -40,10 +32,8 @@ struct Shared {
 pub enum Refused {
     /// See [`Stop`].
     Stopped,
-    /// Its organisation is suspended.
-    Suspended(SuspendReason, Duration),
-    /// The breaker is open.
-    BreakerOpen(Duration),
+    /// Its organisation is suspended, or the breaker is open.
+    Denied(Denied),
     /// It has waited long enough for its organisation's slow calls: what stands behind it shall be seen.
     Crowded,
 }
@@ -58,12 +48,15 @@ impl Permits {
     /// So many permits; nobody may be called until [`Permits::with`] has set the organisations.
     pub fn new(concurrency: usize, longest_delay: Duration) -> Self {
         let access = ApiAccess::new(concurrency, longest_delay);
-        let shared = Shared { access, lines: WaitingLines::new(concurrency) };
-        Self {
-            shared: Mutex::new(shared),
-            changes: watch::Sender::new(()),
-            held: AtomicUsize::new(0),
-        }
+        let shared =
+            Shared { access, lines: WaitingLines::new(concurrency), held: Held::default() };
+        Self { shared: Mutex::new(shared), changes: watch::Sender::new(()), holds_all: false }
+    }
+
+    /// The same for a list of one organisation: there is no other to be seen behind what waits.
+    #[must_use]
+    pub fn holding_all(self) -> Self {
+        Self { holds_all: true, ..self }
     }
 
     /// Waits for the permission to call. `was_tried`: the command was called for before.
@@ -81,12 +74,17 @@ impl Permits {
         stop: &Stop,
     ) -> Result<PermitGuard, Refused> {
         let began = Instant::now();
+        let mut held = None;
         loop {
             let permitted = match self.ask(org, was_tried) {
                 Asked::Permitted(permit) => Some(permit),
-                Asked::InLine(receiver) => self.wait_in_line(org, receiver, began, stop).await?,
+                Asked::InLine(receiver) => {
+                    held = None;
+                    self.wait_in_line(org, receiver, began, stop).await?
+                }
                 Asked::Refused(refused) => {
-                    self.wait_for_better(refused, began, stop).await?;
+                    held.get_or_insert_with(|| HeldGuard::new(self, org));
+                    self.wait_for_better(org, refused, began, stop).await?;
                     None
                 }
             };
@@ -108,15 +106,12 @@ impl Permits {
         };
         match admitted {
             Ok(permit) => Asked::Permitted(self.guard(org, permit)),
-            Err(Denied::Suspended { reason, retry_in }) => {
-                Asked::Refused(Refused::Suspended(reason, retry_in))
-            }
-            Err(Denied::BreakerOpen { retry_in }) => Asked::Refused(Refused::BreakerOpen(retry_in)),
             Err(Denied::Busy) => {
                 let (sender, receiver) = oneshot::channel();
                 let may_wait = shared.lines.join(org, sender, now);
                 if may_wait { Asked::InLine(receiver) } else { Asked::Refused(Refused::Crowded) }
             }
+            Err(denied) => Asked::Refused(Refused::Denied(denied)),
         }
     }
 
@@ -152,48 +147,42 @@ impl Permits {
 
     /// # Nothing cycles through the queues while nothing can be done
     ///
-    /// While others are served the command of a suspended organisation steps aside at once. While nobody is, it waits here for its
-    /// turn as a probe: a copy would bring nothing. Only where so many wait that others cannot be seen behind them, and others may
-    /// fare better, those that have waited longest make room.
+    /// While others are served the command of a suspended organisation steps aside at once. While nobody is, it is held here for its turn
+    /// as a probe, within the bounds of [`Held`]: a copy would bring nothing. A drain sends it to a delay queue: a command that waits
+    /// here is never put back, because the broker counts that and has a limit.
     async fn wait_for_better(
         &self,
+        org: &OrgId,
         refused: Refused,
         began: Instant,
         stop: &Stop,
     ) -> Result<(), Refused> {
-        let (Refused::Suspended(_, retry_in) | Refused::BreakerOpen(retry_in)) = refused else {
+        let Refused::Denied(Denied::Suspended { retry_in, .. } | Denied::BreakerOpen { retry_in }) =
+            refused
+        else {
             return Err(refused);
         };
         let mut changes = self.changes.subscribe();
-        let _held = Held::new(&self.held);
-        if !self.is_worth_waiting(began) {
+        if !self.is_worth_waiting(org, began) {
             return Err(refused);
         }
         tokio::select! {
-            _ = changes.changed() => {}
-            () = stop.requested() => {}
-            () = tokio::time::sleep(retry_in.clamp(Duration::from_millis(10), LOOK)) => {}
+            _ = changes.changed() => Ok(()),
+            () = stop.requested() => Err(refused),
+            () = tokio::time::sleep(ask_again_in(retry_in)) => Ok(()),
         }
-        Ok(())
     }
 
-    fn is_worth_waiting(&self, began: Instant) -> bool {
+    fn is_worth_waiting(&self, org: &OrgId, began: Instant) -> bool {
         let (shared, now) = (self.lock(), Instant::now());
-        let access = &shared.access;
-        let open_for = access
-            .breaker_open_since()
-            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        // The longer it lasts the less is to be gained by looking further.
-        let patience = PATIENCE + (open_for / 20).min(PATIENCE * 10);
-        let makes_room =
-            access.callable() > 1 && self.held.load(Ordering::SeqCst) >= WIDE_WINDOW * 3 / 4;
-        let longest = if makes_room { patience } else { LONGEST_WAIT };
-        access.intake(now) != Intake::Bulk && now.saturating_duration_since(began) < longest
+        let waited = now.saturating_duration_since(began);
+        let callable = if self.holds_all { 1 } else { shared.access.callable() };
+        shared.access.intake(now) != Intake::Bulk && shared.held.may_stay(org, waited, callable)
     }
 
     /// Commands that may be unacknowledged while the intake is [`Intake::Probing`].
     pub fn probe_window(&self) -> usize {
-        if self.lock().access.callable() > 1 { WIDE_WINDOW } else { NARROW_WINDOW }
+        probe_window(self.lock().access.callable())
     }
 
     /// How commands may be taken in now.
@@ -259,10 +248,10 @@ pub struct PermitGuard {
 
 impl PermitGuard {
     /// The call was answered.
-    pub(super) fn record(mut self, feedback: Feedback) -> Recorded {
+    pub(super) fn record(mut self, feedback: Feedback, now: Instant) -> Recorded {
         let Some(permit) = self.permit.take() else { return Recorded::nothing() };
         let mut shared = self.permits.lock();
-        let recorded = shared.access.record(&self.org, permit, feedback, Instant::now());
+        let recorded = shared.access.record(&self.org, permit, feedback, now);
         self.permits.serve_lines(&mut shared);
         drop(shared);
         if !recorded.changes.is_empty() || permit.kind() == PermitKind::HalfOpen {
@@ -281,17 +270,135 @@ impl Drop for PermitGuard {
     }
 }
 
-struct Held<'a>(&'a AtomicUsize);
+/// Counts a command that is held in memory.
+struct HeldGuard<'a> {
+    permits: &'a Permits,
+    org: &'a OrgId,
+}
 
-impl<'a> Held<'a> {
-    fn new(held: &'a AtomicUsize) -> Self {
-        held.fetch_add(1, Ordering::SeqCst);
-        Self(held)
+impl<'a> HeldGuard<'a> {
+    fn new(permits: &'a Permits, org: &'a OrgId) -> Self {
+        permits.lock().held.add(org);
+        Self { permits, org }
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for HeldGuard<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        self.permits.lock().held.remove(self.org);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::JoinHandle;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::policy::api_access::{CommandKey, SuspendReason};
+    use crate::policy::verdict::Verdict;
+
+    const SETTLED: Duration = Duration::from_millis(100);
+
+    fn org(id: &str) -> OrgId {
+        OrgId::try_from(id.to_owned()).unwrap()
+    }
+
+    fn stop() -> Stop {
+        Stop { draining: CancellationToken::new(), session_lost: CancellationToken::new() }
+    }
+
+    /// For eight calls; these organisations may be called, and the first of them is suspended.
+    async fn suspended(callable: &[&str], permits: Permits) -> Arc<Permits> {
+        let (permits, callable) =
+            (Arc::new(permits), callable.iter().copied().map(org).collect::<Vec<_>>());
+        permits.with(|access, _| access.set_organisations(|_| true, callable.iter()));
+        let permit = permits.acquire(&callable[0], false, &stop()).await.ok().unwrap();
+        let feedback = Feedback {
+            command: CommandKey(1),
+            verdict: Verdict::Unauthorized,
+            retry_after: Some(A_MINUTE),
+        };
+        let _ = permit.record(feedback, Instant::now());
+        permits
+    }
+
+    const A_MINUTE: Duration = Duration::from_mins(1);
+
+    type Waiting = Vec<JoinHandle<Result<(), Refused>>>;
+
+    async fn waiting(
+        number: usize,
+        id: &'static str,
+        permits: &Arc<Permits>,
+        stop: &Stop,
+    ) -> Waiting {
+        let acquire = |_| {
+            let (permits, stop) = (Arc::clone(permits), stop.clone());
+            tokio::spawn(async move { permits.acquire(&org(id), false, &stop).await.map(drop) })
+        };
+        let waiting = (0..number).map(acquire).collect();
+        tokio::time::sleep(SETTLED).await;
+        waiting
+    }
+
+    fn still(waiting: &Waiting) -> usize {
+        waiting.iter().filter(|waiting| !waiting.is_finished()).count()
+    }
+
+    fn is_denied(refused: Result<(), Refused>) -> bool {
+        matches!(
+            refused,
+            Err(Refused::Denied(Denied::Suspended { reason: SuspendReason::Unauthorized, .. }))
+        )
+    }
+
+    #[tokio::test]
+    async fn of_an_organisation_that_may_not_be_called_a_few_are_held_and_the_rest_steps_aside_at_once()
+     {
+        let (permits, stop) = (suspended(&["a", "b"], Permits::new(8, A_MINUTE)).await, stop());
+        let waiting = waiting(40, "a", &permits, &stop).await;
+        assert_eq!(still(&waiting), 16);
+        stop.draining.cancel();
+        for refused in waiting {
+            assert!(is_denied(refused.await.unwrap()), "a drain sends them aside, with the reason");
+        }
+        assert_eq!(permits.lock().held, Held::default());
+    }
+
+    #[tokio::test]
+    async fn a_list_of_one_organisation_is_held_as_a_whole() {
+        let (permits, stop) =
+            (suspended(&["a", "b"], Permits::new(8, A_MINUTE).holding_all()).await, stop());
+        let waiting = waiting(40, "a", &permits, &stop).await;
+        assert_eq!(still(&waiting), 40);
+        stop.draining.cancel();
+    }
+
+    #[tokio::test]
+    async fn while_another_organisation_is_served_nobody_is_held() {
+        let (permits, stop) = (suspended(&["a", "b"], Permits::new(8, A_MINUTE)).await, stop());
+        let permit = permits.acquire(&org("b"), false, &stop).await.ok().unwrap();
+        let feedback =
+            Feedback { command: CommandKey(2), verdict: Verdict::Deleted, retry_after: None };
+        let _ = permit.record(feedback, Instant::now());
+        assert_eq!(still(&waiting(40, "a", &permits, &stop).await), 0);
+    }
+
+    #[tokio::test]
+    async fn one_who_waits_for_a_place_is_handed_the_next_one_or_stopped() {
+        let (permits, stop) = (suspended(&["a", "b"], Permits::new(1, A_MINUTE)).await, stop());
+        let permit = permits.acquire(&org("b"), false, &stop).await.ok().unwrap();
+        let in_line = waiting(3, "b", &permits, &stop).await;
+        assert_eq!(still(&in_line), 3);
+        drop(permit);
+        tokio::time::sleep(SETTLED).await;
+        assert_eq!(still(&in_line), 0, "each gives the place back to the next");
+        let _permit = permits.acquire(&org("b"), false, &stop).await.ok().unwrap();
+        let in_line = waiting(1, "b", &permits, &stop).await;
+        stop.session_lost.cancel();
+        for refused in in_line {
+            assert_eq!(refused.await.unwrap(), Err(Refused::Stopped));
+        }
     }
 }

@@ -1,6 +1,7 @@
-//! Whether a token reaches its organisation: asked once for each, with the GET that `check` makes.
+//! Whether a token reaches its organisation: asked with the GET that `check` makes, and remembered for each organisation and token.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,64 +9,74 @@ use secrecy::{ExposeSecret, SecretString};
 use tracing::debug;
 
 use crate::messages::OrgId;
-use crate::policy::absence::{Reach, reach};
+use crate::policy::absence::{Reach, holds_for, is_worth_asking_again, reach};
+use crate::policy::answer::Answer;
 use crate::tallyfy_api::TallyfyApi;
-
-/// An API that could not say may say so soon; one that has none of these GETs is asked ever more seldom.
-const FIRST_INCONCLUSIVE_FOR: Duration = Duration::from_secs(1);
-const LAST_INCONCLUSIVE_FOR: Duration = Duration::from_mins(1);
-/// Calls that were in flight together share one answer; the next probe asks again.
-const NOT_REACHED_FOR: Duration = Duration::from_millis(500);
 
 /// What is known, for each organisation and its present token.
 #[derive(Default)]
 pub(super) struct ReachCache {
-    organisations: Mutex<HashMap<OrgId, Arc<tokio::sync::Mutex<Option<Known>>>>>,
+    organisations: Mutex<HashMap<OrgId, Arc<Organisation>>>,
+}
+
+#[derive(Default)]
+struct Organisation {
+    known: tokio::sync::Mutex<Option<Known>>,
+    /// In a row, since it was asked last.
+    absences: AtomicU32,
 }
 
 struct Known {
     token: Arc<SecretString>,
     reach: Reach,
+    answer: Answer,
     asked: Instant,
-    keeps: Duration,
+    holds_for: Duration,
 }
 
 impl Known {
-    fn is_fresh(&self, token: &SecretString) -> bool {
-        self.token.expose_secret() == token.expose_secret() && self.asked.elapsed() < self.keeps
+    fn holds(&self, token: &SecretString, absences: u32) -> bool {
+        self.token.expose_secret() == token.expose_secret()
+            && self.asked.elapsed() < self.holds_for
+            && !is_worth_asking_again(self.reach, absences)
     }
 }
 
 impl ReachCache {
-    /// What is known, or else what the API says now. Those who ask together wait for one answer.
+    /// What is known for an absence, or else what the API says now, and its answer. Those who ask together wait for one answer.
     pub(super) async fn ask(
         &self,
         api: &TallyfyApi,
         org: &OrgId,
         token: &Arc<SecretString>,
-    ) -> Reach {
-        let cell = {
+    ) -> (Reach, Answer) {
+        let organisation = {
             let mut organisations =
                 self.organisations.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(organisations.entry(org.clone()).or_default())
         };
-        let mut known = cell.lock().await;
-        if let Some(known) = known.as_ref().filter(|known| known.is_fresh(token)) {
-            return known.reach;
+        let mut known = organisation.known.lock().await;
+        let absences = organisation.absences.fetch_add(1, Ordering::Relaxed);
+        if let Some(known) = known.as_ref().filter(|known| known.holds(token, absences)) {
+            return (known.reach, known.answer.clone());
         }
         let answer = api.list_tasks(org, token).await;
         let reach = reach(&answer);
         debug!(org_id = %org, ?reach, "does the token reach the organisation? {}", answer.describe());
-        let keeps = match (reach, known.as_ref()) {
-            (Reach::Reached, _) => Duration::MAX,
-            (Reach::NotReached, _) => NOT_REACHED_FOR,
-            (Reach::Inconclusive, Some(before)) if before.reach == reach => {
-                (before.keeps * 2).min(LAST_INCONCLUSIVE_FOR)
-            }
-            (Reach::Inconclusive, _) => FIRST_INCONCLUSIVE_FOR,
-        };
-        *known = Some(Known { token: Arc::clone(token), reach, asked: Instant::now(), keeps });
-        reach
+        let holds_for =
+            holds_for(reach, known.as_ref().map(|before| (before.reach, before.holds_for)));
+        organisation.absences.store(1, Ordering::Relaxed);
+        let (token, asked) = (Arc::clone(token), Instant::now());
+        *known = Some(Known { token, reach, answer: answer.clone(), asked, holds_for });
+        (reach, answer)
+    }
+
+    /// A task of the organisation was there: the token reaches it.
+    pub(super) fn is_served(&self, org: &OrgId) {
+        let organisations = self.organisations.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(organisation) = organisations.get(org) {
+            organisation.absences.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Keeps what is known of these organisations only.

@@ -222,7 +222,7 @@ fn report_wait(wait: &Wait, is_news: bool, incoming: &Incoming, trace_id: Option
                 process_id = ids.process,
                 tag_id = ids.tag,
                 file_id = ids.file,
-                reason = retry_state.wait_reason,
+                reason = retry_state.wait_reason(),
                 delay,
                 attempts = retry_state.attempts,
                 http_status = retry_state.last_status,

@@ -1,5 +1,6 @@
 //! What the API really says counts, and what something before it says does not: absence is proven, a refusal is the API's own.
 
+use std::fs;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -7,11 +8,12 @@ use serde_json::{Value, json};
 use crate::command_line::with_settings;
 use crate::support::crowd::{all_deleted_within, calls_for, commands, ends, output, world_at};
 use crate::support::rabbitmq::broker;
-use crate::support::stand_in::{Reply, StandIn};
+use crate::support::stand_in::{Call, Reply, StandIn, span};
 use crate::support::world::{ORG, World};
 
 /// A few probes.
 const A_WHILE: Duration = Duration::from_secs(3);
+const A_SECOND: Duration = Duration::from_secs(1);
 const A_MINUTE: Duration = Duration::from_mins(1);
 
 /// A worker with this many commands at an API that answers everything so.
@@ -78,12 +80,79 @@ async fn absent_tasks(number: usize, list: Reply) -> (StandIn, World, Vec<Value>
 async fn an_absence_is_verified_by_one_call_for_the_organisation_and_none_for_a_command() {
     let (api, world, ends) = absent_tasks(40, Reply::json(200, &json!({"data": []}))).await;
     assert!(ends.iter().all(|end| end.get("verified").is_none()), "{ends:?}");
-    let asked = api.calls().iter().filter(|call| call.is_get()).count();
+    let asked = questions(&api);
     assert!(
-        (1..=3).contains(&asked),
+        (1..=4).contains(&asked),
         "asked {asked} times whether the token reaches the organisation"
     );
     world.assert_drained().await;
+}
+
+/// How often the API was asked whether the token reaches an organisation.
+fn questions(api: &StandIn) -> usize {
+    api.calls().iter().filter(|call| call.is_get()).count()
+}
+
+fn absent_but_the_list(list: Reply) -> impl Fn(&Call) -> Reply {
+    move |call| if call.is_get() { list.clone() } else { Reply::no_such_resource() }
+}
+
+/// Nobody can say at the moment whether the token reaches the organisation: its commands wait until the API can.
+async fn waits_for_an_answer(list: Reply) {
+    let (what, api) = (format!("{list:?}"), StandIn::start(absent_but_the_list(list)).await);
+    let mut world = world_at(&api, |settings| settings.core.api.request_timeout = A_SECOND).await;
+    commands(&world, ORG, "task", 20).await;
+    world.start_worker().await;
+    calls_for(A_WHILE, &api, || !ends(&world).is_empty()).await;
+    assert!(ends(&world).is_empty() && world.tester.dead_letters().is_empty(), "{what}");
+    api.now_answers(absent_but_the_list(Reply::json(200, &json!({"data": []}))));
+    for end in world.ended_after(20).await {
+        assert_eq!(
+            (&end["outcome"], &end["attempts"]),
+            (&json!("already_absent"), &json!(1)),
+            "{what}: {end}"
+        );
+        assert!(end.get("verified").is_none() && end["ambiguous"] == false, "{what}: {end}");
+    }
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn an_absence_waits_while_the_api_cannot_say_whether_the_token_reaches_the_organisation() {
+    tokio::join!(
+        waits_for_an_answer(Reply::json(401, &json!({"message": "Unauthenticated"}))),
+        waits_for_an_answer(Reply::status(429).header("retry-after", "1")),
+        waits_for_an_answer(Reply::html(503)),
+        waits_for_an_answer(Reply::status(200).after(Duration::from_mins(1))),
+    );
+}
+
+#[tokio::test]
+async fn a_text_that_says_not_found_ends_nothing_where_the_token_does_not_reach_the_organisation() {
+    let list = Reply::no_such_resource();
+    let answer = move |is_get| if is_get { list.clone() } else { Reply::text(404, "Not Found") };
+    let api = StandIn::start(move |call| answer(call.is_get())).await;
+    let world = working_at(&api, 40).await;
+    calls_for(A_WHILE, &api, || !ends(&world).is_empty()).await;
+    assert_eq!(ends(&world).len(), 0);
+    world.after_shutdown().await;
+}
+
+#[tokio::test]
+async fn that_the_token_reaches_the_organisation_is_asked_again_after_ten_absences() {
+    let (api, world, _) = absent_tasks(15, Reply::json(200, &json!({"data": []}))).await;
+    api.now_answers(|_| Reply::no_such_resource());
+    commands(&world, ORG, "later", 40).await;
+    let asked = questions(&api);
+    calls_for(api_time(&api) + A_WHILE, &api, || ends(&world).len() > 15 + 10).await;
+    let ended = ends(&world).len();
+    assert!(ended <= 15 + 10 && questions(&api) > asked, "{ended} have ended");
+    world.after_shutdown().await;
+}
+
+/// How long the stand-in has been called so far.
+fn api_time(api: &StandIn) -> Duration {
+    span(&api.calls())
 }
 
 #[tokio::test]
@@ -109,6 +178,29 @@ async fn delete_fails_for_an_organisation_that_the_token_does_not_reach_and_says
         complaint.contains("does not reach") && !said.contains("already_absent"),
         "{said}{complaint}"
     );
+    broker().delete_vhost(&world.vhost).await;
+}
+
+#[tokio::test]
+async fn delete_tries_a_new_token_once_before_it_gives_the_list_up() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), "old").unwrap();
+    let path = file.path().to_owned();
+    let api = StandIn::start(move |call| {
+        if call.task == "t1" && call.earlier == 0 {
+            fs::write(&path, "new").unwrap();
+            return Reply::status(401);
+        }
+        Reply::status(204)
+    })
+    .await;
+    let world = world_at(&api, |_| {}).await;
+    let mut command = with_settings(&world, &["delete", "--org", ORG, "t1"]);
+    command.env_remove("TALLYFY_ACCESS_TOKEN").env("TALLYFY_ACCESS_TOKEN_FILE", file.path());
+    command.env("TALLYFY_BASE_URL", api.base_url().as_str());
+    let output = output(command).await;
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && said.contains(r#""outcome":"deleted""#), "{said}");
     broker().delete_vhost(&world.vhost).await;
 }
 

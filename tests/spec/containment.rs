@@ -44,6 +44,23 @@ async fn two_bad_organisations_in_front_do_not_keep_a_healthy_one_waiting() {
     served_behind_150_commands_of(&[ORG, OTHER_ORG]).await;
 }
 
+/// `BACKLOG=20000 cargo test --test spec a_very_large_backlog` tries it with more.
+fn backlog() -> usize {
+    std::env::var("BACKLOG").ok().and_then(|number| number.parse().ok()).unwrap_or(4000)
+}
+
+#[tokio::test]
+async fn a_very_large_backlog_of_a_bad_organisation_delays_a_healthy_one_by_seconds() {
+    let api = StandIn::start(as_named).await;
+    let world = world_at(&api, |_| {}).await;
+    commands(&world, ORG, "bad", backlog()).await;
+    let good = commands(&world, OTHER_ORG, "good", 1).await;
+    let worker = RunningBinary::start(&world, &api);
+    all_deleted_within(Duration::from_secs(12), &world, &good).await;
+    drop(worker);
+    broker().delete_vhost(&world.vhost).await;
+}
+
 #[tokio::test]
 async fn bad_commands_in_front_of_good_ones_of_their_organisation_step_aside() {
     let api = StandIn::start(as_named).await;

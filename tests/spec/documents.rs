@@ -153,7 +153,7 @@ fn every_readiness_reason_of_the_code_is_explained() {
         include_str!("../../src/worker/consume.rs"),
         include_str!("../../src/worker/pause.rs"),
         include_str!("../../src/worker/settle.rs"),
-        include_str!("../../src/worker/engine.rs"),
+        include_str!("../../src/worker/report.rs"),
     ]
     .concat();
     let (_, rest) = OPERATIONS.split_once("| reason begins with |").unwrap();

@@ -51,7 +51,9 @@ async fn half_open_requests_on_the_operators_port_do_not_stop_deletion() {
     world.end("before").await;
     let half_open: Vec<_> = (0..400)
         .filter_map(|_| {
-            let mut stream = TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_secs(1)).ok()?;
+            let mut stream =
+                TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_secs(1))
+                    .ok()?;
             std::io::Write::write_all(&mut stream, b"GET /readyz HTTP/1.1\r\nHost: x\r\n").ok()?;
             Some(stream)
         })

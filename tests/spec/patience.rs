@@ -120,6 +120,66 @@ async fn without_a_list_an_organisation_keeps_its_place_while_its_token_file_is_
     a_token_file_may_be_away_for_a_moment(None).await;
 }
 
+/// Longer than it takes to see that a token file is gone, and that it is back.
+const RETRY_AFTER: Duration = Duration::from_secs(14);
+
+/// An API that throttles the first organisation for so long.
+async fn throttling(retry_after: Duration) -> StandIn {
+    StandIn::start(move |call| match call.org.as_str() {
+        ORG => Reply::status(429).header("retry-after", retry_after.as_secs().to_string()),
+        _ => Reply::status(204),
+    })
+    .await
+}
+
+/// Fails if the organisation is called again, after what was called so far, before its `Retry-After` is over.
+async fn keeps_its_retry_after(api: &StandIn, retry_after: Duration, calls_so_far: usize) {
+    let again = eventually("calls after the pause", async || {
+        let calls = api.calls_of(ORG);
+        calls.get(calls_so_far).map(|again| again.at - calls[0].at)
+    });
+    let again = again.await;
+    assert!(again >= retry_after, "called again after {again:?}");
+}
+
+#[tokio::test]
+async fn a_token_file_that_is_away_for_a_moment_ends_no_retry_after() {
+    let (api, secret) = (throttling(RETRY_AFTER).await, secret(&[ORG, OTHER_ORG]));
+    let world = with_tokens_of(secret.path(), None, &api).await;
+    commands(&world, ORG, "task", 20).await;
+    eventually("a first call", async || (!api.calls_of(ORG).is_empty()).then_some(())).await;
+    fs::remove_file(secret.path().join(ORG)).unwrap();
+    let no_token = "tallyfy_delete_worker_organisations_held{reason=\"no_token\"}";
+    eventually("a missing token", async || {
+        world.metric(no_token).await.filter(|count| *count > 0.0)
+    })
+    .await;
+    fs::write(secret.path().join(ORG), "token").unwrap();
+    keeps_its_retry_after(&api, RETRY_AFTER, api.calls_of(ORG).len()).await;
+    world.after_shutdown().await;
+}
+
+#[tokio::test]
+async fn a_restart_does_not_forget_the_pause_of_what_waits_for_a_throttled_organisation() {
+    let retry_after = Duration::from_secs(6);
+    let api = throttling(retry_after).await;
+    let mut world = world_at(&api, |_| {}).await;
+    world.start_worker().await;
+    let served = commands(&world, OTHER_ORG, "served", 1).await;
+    all_deleted_within(A_MINUTE, &world, &served).await;
+    commands(&world, ORG, "task", 20).await;
+    let postponed = "tallyfy_delete_worker_commands_total{verdict=\"postponed\"}";
+    eventually("all of them waiting", async || {
+        world.metric(postponed).await.filter(|count| *count >= 20.0)
+    })
+    .await;
+    world.stop_worker().await;
+    let calls_so_far = api.calls_of(ORG).len();
+    world.start_worker().await;
+    keeps_its_retry_after(&api, retry_after, calls_so_far).await;
+    world.after_shutdown().await;
+}
+
 /// Everything that the credentials directory holds beside the one token is no organisation.
 async fn every_organisation_is_suspended_in_spite_of(stray: &str, content: &str) {
     let api = StandIn::start(|_| Reply::status(401)).await;
@@ -168,7 +228,7 @@ async fn a_day_ahead_of(api: &StandIn) -> World {
     let mut world =
         world_at(api, |settings| settings.core.schedule.max_age = Duration::from_hours(1)).await;
     world.start_worker().await;
-    let first = commands(&world, ORG, "first", 1).await;
+    let first = commands(&world, ORG, "first", 3).await;
     all_deleted_within(A_MINUTE, &world, &first).await;
     world
 }

@@ -3,7 +3,7 @@
 use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::messages::Command;
 use tallyfy_delete_worker::metrics::NO_TOKEN;
-use tallyfy_delete_worker::policy::absence::{Reach, believe};
+use tallyfy_delete_worker::policy::absence::{Reach, believe, reach};
 use tallyfy_delete_worker::policy::answer::{Answer, Body, Response};
 use tallyfy_delete_worker::policy::api_access::SuspendReason;
 use tallyfy_delete_worker::policy::verdict::{Verdict, decide};
@@ -168,8 +168,14 @@ fn the_table_of_answers_says_what_uses_up_an_attempt_and_what_is_dead_lettered_a
 #[test]
 fn the_table_of_absences_is_what_believe_does() {
     let rows = table(BEHAVIOUR, "| does the token reach the organisation? |");
-    let reaches =
-        [("yes", Reach::Reached), ("no", Reach::NotReached), ("unknown", Reach::Inconclusive)];
+    let reaches = [
+        ("yes", Reach::Reached),
+        ("no", Reach::NotReached),
+        ("not answered", reach(&answer(401, " without a code"))),
+        ("not answered", reach(&answer(429, " without a code"))),
+        ("not answered", reach(&Answer::TimedOut)),
+        ("unknown", Reach::Inconclusive),
+    ];
     assert_eq!(rows.len(), reaches.len());
     for (row, (word, reach)) in rows.iter().zip(reaches) {
         assert!(row[0].starts_with(&format!("{word}:")), "{row:?}");

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::support::crowd::{commands, world_at};
 use crate::support::eventually;
 use crate::support::proxy::Proxy;
 use crate::support::rabbitmq::broker;
-use crate::support::world::World;
+use crate::support::stand_in::{Reply, StandIn};
+use crate::support::world::{ORG, World};
 
 #[tokio::test]
 async fn a_drain_finishes_what_is_in_flight_and_gives_back_what_had_not_begun() {
@@ -42,6 +44,35 @@ async fn a_drain_finishes_what_is_in_flight_and_gives_back_what_had_not_begun() 
         assert_eq!(world.sandbox.calls_for(task).await.len(), 1, "{task}");
     }
     world.assert_drained().await;
+}
+
+/// RabbitMQ counts how often it is given a message back, and moves it to the dead letters at the 20th time.
+#[tokio::test]
+async fn restarts_do_not_bring_a_command_that_only_waits_nearer_to_the_dead_letters() {
+    let api = StandIn::start(|_| Reply::status(204).after(Duration::from_millis(300))).await;
+    let mut world = world_at(&api, |settings| {
+        settings.core.concurrency = 1;
+        settings.broker.prefetch = 8;
+    })
+    .await;
+    let tasks = commands(&world, ORG, "task", 30).await;
+    for _ in 0..5 {
+        world.start_worker().await;
+        eventually("a call in flight", async || (api.in_flight() > 0).then_some(())).await;
+        // The others are delivered meanwhile.
+        let received = "tallyfy_delete_worker_deliveries_unsettled";
+        eventually("a full prefetch", async || world.metric(received).await.filter(|n| *n >= 6.0))
+            .await;
+        world.stop_worker().await;
+    }
+    let (mut left, mut most) = (tasks.len() - world.tester.events().len(), 0);
+    while left > 0 {
+        let waiting = eventually("what has not ended", || world.tester.take("task.delete")).await;
+        let count = waiting.header("x-delivery-count").and_then(|count| count.parse::<u32>().ok());
+        (left, most) = (left - 1, count.unwrap_or_default().max(most));
+    }
+    assert!(most <= 1, "a command was given back {most} times");
+    broker().delete_vhost(&world.vhost).await;
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::pace::Pace;
-use super::permit::PermitKind;
+use super::permit::{Denied, PermitKind};
 use super::service::{Feedback, Service, SuspendReason, service};
 use super::standing::Standing;
 use super::streak::Streak;
@@ -100,13 +100,13 @@ impl Organisation {
     /// answer, where the organisation has only failed.
     ///
     /// # Errors
-    /// The reason of the suspension, and how long the next probe is away.
+    /// It is suspended, and no probe may be made.
     pub(super) fn permit_kind(
         &self,
         at_any_time: bool,
         was_tried: bool,
         now: Instant,
-    ) -> Result<PermitKind, (SuspendReason, Duration)> {
+    ) -> Result<PermitKind, Denied> {
         match &self.state {
             State::SlowStart { .. } => Ok(PermitKind::SlowStart),
             State::Unrestricted => Ok(PermitKind::Unrestricted),
@@ -116,7 +116,7 @@ impl Organisation {
                 {
                     return Ok(PermitKind::HalfOpen);
                 }
-                Err((suspension.reason, suspension.next_probe.saturating_duration_since(now)))
+                Err(suspension.denied(now))
             }
         }
     }
@@ -266,23 +266,21 @@ impl Organisation {
             None => Suspension::begin(reason, retry_after, now),
         };
         self.state = State::Suspended(suspension);
-        let is_news = before.is_none_or(|before| before.reason != reason);
+        let is_news = before.is_none_or(|before| !before.has_reported(reason));
         is_news.then_some(CircuitChange::Suspended(suspension))
     }
 
-    /// What suspended it may be gone (it has a new token, say, or another organisation is served again): the next call is a probe.
+    /// What suspended it may be gone: the next call is a probe, but not before the end of a `Retry-After`.
     pub(super) fn probe_now(&mut self, now: Instant) {
         if let State::Suspended(suspension) = &mut self.state {
-            (suspension.next_probe, suspension.floor) = (now, now);
+            suspension.next_probe = suspension.floor.max(now);
         }
     }
 
     /// The outage is over for another organisation: it may be for this one.
     pub(super) fn probe_outage_now(&mut self, now: Instant) {
-        if let State::Suspended(suspension) = &mut self.state
-            && suspension.reason.is_outage()
-        {
-            suspension.next_probe = suspension.floor.max(now);
+        if self.suspension().is_some_and(|suspension| suspension.reason.is_outage()) {
+            self.probe_now(now);
         }
     }
 

@@ -42,6 +42,8 @@ pub enum Denied {
         reason: SuspendReason,
         /// Until the next probe.
         retry_in: Duration,
+        /// Until the end of what the API has asked for, where it has not come yet.
+        retry_after: Option<Duration>,
     },
     /// The breaker is open; a probe with this command may be made after this.
     BreakerOpen {

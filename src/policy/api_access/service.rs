@@ -19,7 +19,7 @@ pub enum SuspendReason {
 }
 
 impl SuspendReason {
-    /// All of them.
+    /// All of them, in the order of their declaration.
     pub const ALL: [Self; 4] =
         [Self::Throttled, Self::Unauthorized, Self::Failing, Self::Misdirected];
 
@@ -95,7 +95,7 @@ impl Recorded {
 /// A change that is worth a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// The organisation is suspended, or has been before and for another reason.
+    /// The organisation is suspended, or has been and never for this reason.
     Suspended {
         /// Why.
         reason: SuspendReason,

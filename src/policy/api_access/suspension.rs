@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::permit::PermitKind;
+use super::permit::{Denied, PermitKind};
 use super::service::{Change, SuspendReason};
 
 /// The first pause; doubled each time that a probe fails.
@@ -21,12 +21,14 @@ pub(super) struct Suspension {
     pub(super) floor: Instant,
     pause: Duration,
     probes: u32,
+    /// Which reasons it has had.
+    reported: [bool; SuspendReason::ALL.len()],
 }
 
 /// A change of the circuit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CircuitChange {
-    /// Suspended now; it was not before, or for another reason.
+    /// Suspended now; it was not before, or never for this reason.
     Suspended(Suspension),
     /// No longer suspended.
     Resumed(Suspension),
@@ -55,7 +57,28 @@ impl Suspension {
     ) -> Self {
         let floor = now + retry_after.unwrap_or_default();
         let next_probe = floor.max(now + FIRST_PAUSE);
-        Self { reason, since: now, next_probe, floor, waited: 0, pause: FIRST_PAUSE, probes: 0 }
+        let reported = SuspendReason::ALL.map(|known| known == reason);
+        Self {
+            reason,
+            since: now,
+            next_probe,
+            floor,
+            waited: 0,
+            pause: FIRST_PAUSE,
+            probes: 0,
+            reported,
+        }
+    }
+
+    /// Whether it has had this reason before: an organisation whose answers alternate is not worth a line for each probe.
+    pub(super) fn has_reported(&self, reason: SuspendReason) -> bool {
+        self.reported[reason as usize]
+    }
+
+    pub(super) fn denied(&self, now: Instant) -> Denied {
+        let left = |until: Instant| until.saturating_duration_since(now);
+        let retry_after = Some(left(self.floor)).filter(|left| !left.is_zero());
+        Denied::Suspended { reason: self.reason, retry_in: left(self.next_probe), retry_after }
     }
 
     /// # A `Retry-After` is a floor under the pause that would be made anyway
@@ -74,7 +97,9 @@ impl Suspension {
         let pause = if is_probe { (self.pause * 2).min(LONGEST_PAUSE) } else { self.pause };
         let floor = self.floor.max(now + retry_after.unwrap_or_default());
         let next_probe = self.next_probe.max(floor).max(now + pause);
-        Self { reason, next_probe, floor, pause, ..self }
+        let mut reported = self.reported;
+        reported[reason as usize] = true;
+        Self { reason, next_probe, floor, pause, reported, ..self }
     }
 
     /// # A command that was never tried is the better probe
@@ -141,7 +166,8 @@ mod tests {
         let long = Some(Duration::from_mins(5));
         let first = Suspension::begin(SuspendReason::Throttled, long, now);
         let late = first.goes_on(PermitKind::Unrestricted, SuspendReason::Unauthorized, None, now);
-        assert_eq!(late, Suspension { reason: SuspendReason::Unauthorized, ..first });
+        let reported = [true, true, false, false];
+        assert_eq!(late, Suspension { reason: SuspendReason::Unauthorized, reported, ..first });
     }
 
     #[test]

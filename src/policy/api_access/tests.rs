@@ -21,7 +21,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let mut access = ApiAccess::new(CONCURRENCY, Duration::from_hours(1));
-        access.set_organisations([org("a"), org("b"), org("c")].iter());
+        access.set_organisations(|_| true, [org("a"), org("b"), org("c")].iter());
         Self { access, now: Instant::now(), next_command: 0 }
     }
 
@@ -305,24 +305,91 @@ fn while_the_breaker_is_open_a_throttled_organisation_still_keeps_its_retry_afte
 #[test]
 fn nothing_is_taken_in_while_every_organisation_that_there_is_waits() {
     let mut world = World::new();
-    world.access.set_organisations([org("a"), org("b")].iter());
+    world.access.set_organisations(|_| true, [org("a"), org("b")].iter());
     let _ = world.call_for("a", 1, Verdict::Throttled, Some(10 * SECOND));
     assert_eq!(world.access.intake(world.now), Intake::Probing, "nobody knows of the other one");
     assert!(world.access.are_all_suspended());
     let _ = world.call_for("b", 1, Verdict::Throttled, Some(5 * SECOND));
     assert_eq!(world.access.intake(world.now), Intake::Paused(world.now + 5 * SECOND));
     assert_eq!(world.access.intake(world.now + 5 * SECOND), Intake::Probing);
-    world.access.probe_now(&org("a"), world.now);
-    assert_eq!(world.access.intake(world.now), Intake::Probing, "it has a new token");
-    world.access.set_organisations([org("b")].iter());
-    assert_eq!(world.access.callable(), 1);
+    world.access.set_organisations(|_| true, [org("b")].iter());
     assert_eq!(
-        world.access.suspended_for(SuspendReason::Throttled),
-        1,
-        "what may not be called is forgotten"
+        (world.access.callable(), world.access.suspended_for(SuspendReason::Throttled)),
+        (1, 1)
     );
-    world.access.set_organisations([].iter());
+    assert_eq!(
+        world.access.intake(world.now),
+        Intake::Paused(world.now + 5 * SECOND),
+        "the other has no token"
+    );
+    world.access.set_organisations(|_| true, [].iter());
     assert!(matches!(world.access.intake(world.now), Intake::Paused(_)), "nobody has a token");
+}
+
+#[test]
+fn a_token_that_is_away_for_a_moment_or_is_a_new_one_ends_no_retry_after() {
+    let mut world = World::new();
+    let under_way = world.admit("a").unwrap();
+    let _ = world.call_for("a", 1, Verdict::Throttled, Some(60 * SECOND));
+    world.access.set_organisations(|_| true, [org("b"), org("c")].iter());
+    assert!(
+        world.access.standings(world.now).is_empty()
+            && world.access.suspended_for(SuspendReason::Throttled) == 0
+    );
+    assert!(!world.access.are_all_suspended(), "it is not called");
+    world.access.set_organisations(|_| true, [org("a"), org("b"), org("c")].iter());
+    world.access.probe_now(&org("a"), world.now);
+    assert_eq!(world.retry_in("a"), 60 * SECOND);
+    assert_eq!(world.access.standings(world.now)[&org("a")].in_flight, 1);
+    world.access.release(&org("a"), under_way, world.now);
+    world.access.set_organisations(|id| *id != org("a"), [org("b")].iter());
+    world.access.set_organisations(|_| true, [org("a"), org("b")].iter());
+    assert!(world.admit("a").is_ok(), "what is not allowed any more is forgotten");
+}
+
+#[test]
+fn a_new_token_is_probed_at_once() {
+    let mut world = World::new();
+    world.calls("b", Verdict::Deleted, 1);
+    world.calls("a", Verdict::Unauthorized, 1);
+    assert_eq!(world.retry_in("a"), SECOND);
+    world.access.probe_now(&org("a"), world.now);
+    assert_eq!(world.admit("a").map(Permit::kind), Ok(PermitKind::HalfOpen));
+}
+
+#[test]
+fn what_the_api_has_asked_for_is_told_to_those_who_are_denied() {
+    let mut world = World::new();
+    let _ = world.call_for("a", 1, Verdict::Throttled, Some(60 * SECOND));
+    let reason = SuspendReason::Throttled;
+    let denied =
+        Denied::Suspended { reason, retry_in: 60 * SECOND, retry_after: Some(60 * SECOND) };
+    assert_eq!(world.admit("a"), Err(denied));
+    world.calls("b", Verdict::Unauthorized, 1);
+    let reason = SuspendReason::Unauthorized;
+    assert_eq!(
+        world.admit("b"),
+        Err(Denied::Suspended { reason, retry_in: SECOND, retry_after: None })
+    );
+}
+
+#[test]
+fn an_organisation_whose_failures_alternate_is_told_of_once_for_each_reason() {
+    let mut world = World::new();
+    world.calls("b", Verdict::Deleted, 1);
+    world.calls("a", Verdict::Transient, 10);
+    let mut changes = Vec::new();
+    for probe in 0..6 {
+        let pause = world.retry_in("a");
+        world.now += pause;
+        let verdict = if probe % 2 == 0 { Verdict::Misdirected } else { Verdict::Transient };
+        changes.extend(world.call("a", verdict).changes);
+        let _ = world.call("b", Verdict::Deleted);
+    }
+    assert!(
+        matches!(changes[..], [Change::Suspended { reason: SuspendReason::Misdirected, .. }]),
+        "{changes:?}"
+    );
 }
 
 #[test]
@@ -370,6 +437,62 @@ struct Model {
     unverified: u32,
 }
 
+/// What befalls the whole beside calls and answers.
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    Nothing,
+    /// One has no token any more.
+    TokenGone,
+    /// One is not allowed any more.
+    Disallowed,
+    /// All have tokens.
+    AllBack,
+    /// One has a new token.
+    NewToken,
+    /// Some minutes pass without a command, and what is idle is forgotten.
+    Idle,
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        40 => Just(Event::Nothing),
+        1 => Just(Event::TokenGone),
+        1 => Just(Event::Disallowed),
+        2 => Just(Event::AllBack),
+        1 => Just(Event::NewToken),
+        1 => Just(Event::Idle),
+    ]
+}
+
+impl World {
+    fn is_suspended(&self, org: &OrgId) -> bool {
+        self.access.organisations.get(org).is_some_and(Organisation::is_suspended)
+    }
+
+    /// Returns those whose circuits are forgotten.
+    fn happens(
+        &mut self,
+        event: Event,
+        orgs: &[OrgId; 3],
+        which: usize,
+        minutes: u64,
+    ) -> Vec<usize> {
+        let others = || orgs.iter().filter(|org| **org != orgs[which]);
+        match event {
+            Event::Nothing => return Vec::new(),
+            Event::TokenGone => self.access.set_organisations(|_| true, others()),
+            Event::Disallowed => self.access.set_organisations(|org| *org != orgs[which], others()),
+            Event::AllBack => self.access.set_organisations(|_| true, orgs.iter()),
+            Event::NewToken => self.access.probe_now(&orgs[which], self.now),
+            Event::Idle => {
+                self.now += Duration::from_mins(minutes);
+                self.access.forget_idle(self.now);
+            }
+        }
+        (0..3).filter(|which| !self.access.organisations.contains_key(&orgs[*which])).collect()
+    }
+}
+
 fn any_verdict() -> impl Strategy<Value = Verdict> {
     let weighted = Verdict::ALL.map(|verdict| match verdict {
         Verdict::Transient => (8, Just(verdict)),
@@ -383,19 +506,26 @@ proptest! {
     /// Calls begin and end in any order, for three organisations: the promises hold for each whatever the others do.
     #[test]
     fn the_promises_hold_whatever_happens(
-        steps in proptest::collection::vec((0_usize..3, any::<bool>(), any_verdict(), 0_u64..30, 0_u64..7, 0_usize..8), 0..400)
+        steps in proptest::collection::vec((
+            0_usize..3, (any::<bool>(), any::<bool>()), any_verdict(), 0_u64..30, 0_u64..7, 0_usize..8, any_event(),
+        ), 0..400)
     ) {
         let orgs = [org("a"), org("b"), org("c")];
         let mut world = World::new();
         let mut models: [Model; 3] = Default::default();
         let mut in_flight: Vec<(usize, Permit)> = Vec::new();
         let mut breaker_calls: Vec<Instant> = Vec::new();
-        for (which, begins, verdict, pause, command, pick) in steps {
+        for (which, (begins, was_tried), verdict, pause, command, pick, event) in steps {
             world.now += Duration::from_millis(pause * 100);
+            for forgotten in world.happens(event, &orgs, which, pause) {
+                models[forgotten] = Model::default();
+            }
             let now = world.now;
             if begins {
                 let was_open = world.is_breaker_open();
-                let Ok(permit) = world.access.admit(&orgs[which], false, now) else { continue };
+                // As the engine does, which asks for a token first.
+                if !world.access.callable.contains(&orgs[which]) { continue }
+                let Ok(permit) = world.access.admit(&orgs[which], was_tried, now) else { continue };
                 prop_assert!(models[which].not_before.is_none_or(|moment| moment <= now), "no Retry-After is undercut");
                 if was_open {
                     breaker_calls.push(now);
@@ -407,7 +537,7 @@ proptest! {
             } else if !in_flight.is_empty() {
                 let (which, permit) = in_flight.swap_remove(pick % in_flight.len());
                 let retry_after = (verdict == Verdict::Throttled).then_some(Duration::from_millis(pause * 300));
-                let was_suspended = world.access.standings(now).get(&orgs[which]).is_some_and(|s| s.reason.is_some());
+                let was_suspended = world.is_suspended(&orgs[which]);
                 let was_open = world.is_breaker_open();
                 let others_are_served = (0..3).any(|other| other != which
                     && models[other].failures.is_empty()
@@ -416,7 +546,7 @@ proptest! {
                 let feedback = Feedback { command: CommandKey(command), verdict, retry_after };
                 let recorded = world.access.record(&orgs[which], permit, feedback, now);
                 let model = &mut models[which];
-                let is_suspended = world.access.standings(now).get(&orgs[which]).is_some_and(|s| s.reason.is_some());
+                let is_suspended = world.is_suspended(&orgs[which]);
                 match service(verdict) {
                     Service::Served if verdict == Verdict::UnverifiedAbsence && recorded.is_outage => {}
                     Service::Served => {
@@ -452,6 +582,7 @@ proptest! {
         for (which, permit) in in_flight {
             world.access.release(&orgs[which], permit, world.now);
         }
+        world.access.set_organisations(|_| true, orgs.iter());
         for org in &orgs {
             world.now += Duration::from_mins(2);
             prop_assert!(world.access.admit(org, false, world.now).is_ok(), "each is called again");

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use futures_util::{StreamExt, stream};
 use serde_json::Value;
 use tallyfy_delete_worker::service::ServiceSettings;
 
@@ -16,6 +17,8 @@ use crate::command_line::with_settings;
 
 /// What the binary has beside the organisations of a [`World`].
 pub(crate) const THIRD_ORG: &str = "gamma";
+/// Publishes that wait for their confirms together.
+const AT_ONCE: usize = 16;
 /// Between one command of a stream and the next.
 const PACE: Duration = Duration::from_millis(100);
 
@@ -65,11 +68,8 @@ pub(crate) async fn output(mut command: Command) -> Output {
 
 /// Publishes this many commands; returns their ids, which are their tasks' too.
 pub(crate) async fn commands(world: &World, org: &str, prefix: &str, number: usize) -> Vec<String> {
-    let mut ids = Vec::new();
-    for number in 0..number {
-        ids.push(world.command(org, &format!("{prefix}-{number}")).await);
-    }
-    ids
+    let command = async |number| world.command(org, &format!("{prefix}-{number}")).await;
+    stream::iter(0..number).map(command).buffered(AT_ONCE).collect().await
 }
 
 /// The same, one after another for this long.

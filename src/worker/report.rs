@@ -1,0 +1,166 @@
+//! What the engine tells of its state when an answer has changed it: log lines, metrics and health.
+
+use std::sync::{MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use tracing::{error, info, warn};
+
+use super::engine::{Engine, millis};
+use crate::health::Component;
+use crate::messages::OrgId;
+use crate::metrics::NO_TOKEN;
+use crate::policy::answer::Answer;
+use crate::policy::api_access::{Change, SuspendReason};
+use crate::policy::clock::ClockCheck;
+use crate::policy::verdict::Verdict;
+
+impl Engine {
+    /// Whether an age can be told.
+    pub(super) fn is_clock_wrong(&self) -> bool {
+        self.lock_clock().is_wrong()
+    }
+
+    /// # A worker whose clock is wrong expires nothing by age
+    ///
+    /// The age of a command is told by the clocks of all workers that have had it. Where ours is minutes from the API's, it is more
+    /// likely wrong than the API's, and a command would expire of an age that it does not have.
+    pub(super) fn compare_clocks(&self, answer: &Answer, now: Timestamp) {
+        let (changed, is_wrong) = {
+            let mut clock = self.lock_clock();
+            (clock.record(answer, now), clock.is_wrong())
+        };
+        let Some(skew) = changed else { return };
+        let what =
+            "clock differs from the API's by more than five minutes; nothing expires by MAX_AGE";
+        if is_wrong {
+            warn!(skew_s = skew.as_secs(), "the {what}: set this machine's clock (NTP)");
+        } else {
+            info!("the clock agrees with the API's again");
+        }
+        self.health.set(Component::Clock, is_wrong.then(|| format!("the {what}")));
+    }
+
+    fn lock_clock(&self) -> MutexGuard<'_, ClockCheck> {
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells of what an answer has changed: log, metrics, health.
+    pub(super) fn report_changes(
+        &self,
+        org: &OrgId,
+        verdict: Verdict,
+        answer: &Answer,
+        changes: &[Change],
+    ) {
+        for change in changes {
+            match *change {
+                Change::Suspended { reason, retry_in } => warn!(
+                    org_id = %org,
+                    reason = reason.as_str(),
+                    http_status = answer.status(),
+                    request_id = answer.request_id(),
+                    retry_in_ms = millis(retry_in),
+                    detail = answer.describe(),
+                    hint = hint(reason, verdict),
+                    "organisation suspended; its commands wait"
+                ),
+                Change::Resumed { reason, suspended_for, waited } => info!(
+                    org_id = %org,
+                    reason = reason.as_str(),
+                    suspended_ms = millis(suspended_for),
+                    waited,
+                    "organisation resumed"
+                ),
+                Change::BreakerOpened => self.breaker_opened(verdict, answer),
+                Change::BreakerClosed { open_for } => {
+                    info!(
+                        open_ms = millis(open_for),
+                        "circuit breaker closed, the API answers again"
+                    );
+                    self.metrics.breaker_open.set(0);
+                    self.health.set(Component::Breaker, None);
+                }
+            }
+        }
+        if !changes.is_empty() {
+            self.show_suspensions();
+        }
+        // Once for each suspension, however many calls were in flight with the same token.
+        let is_suspended = |change: &Change| matches!(change, Change::Suspended { .. });
+        if verdict == Verdict::Unauthorized && changes.iter().any(is_suspended) {
+            self.reload_credentials();
+        }
+    }
+
+    fn breaker_opened(&self, verdict: Verdict, answer: &Answer) {
+        let why = format!("{}: {}", verdict.as_str(), answer.describe());
+        error!(
+            http_status = answer.status(),
+            request_id = answer.request_id(),
+            "circuit breaker open: no organisation is served, only probes are made; last answer was {why}"
+        );
+        self.metrics.breaker_open.set(1);
+        self.metrics.breaker_opened.inc();
+        // Without the API's own words, which may name anything.
+        let status = answer
+            .status()
+            .map_or_else(|| answer.class().to_owned(), |status| format!("HTTP {status}"));
+        let reason =
+            format!("circuit breaker open, last answer was {}: {status}", verdict.as_str());
+        self.health.set(Component::Breaker, Some(reason));
+    }
+
+    pub(super) fn show_suspensions(&self) {
+        let (counts, are_all_suspended, is_open) = self.permits.with(|access, _| {
+            (
+                SuspendReason::ALL.map(|reason| (reason, access.suspended_for(reason))),
+                access.are_all_suspended(),
+                access.breaker_open_since().is_some(),
+            )
+        });
+        // Changes are reported outside the lock, so the last report may be an older one's.
+        self.metrics.breaker_open.set(i64::from(is_open));
+        if !is_open {
+            self.health.set(Component::Breaker, None);
+        }
+        let without_token = self.credentials.without_token();
+        let counts = counts.map(|(reason, count)| (reason.as_str(), count));
+        let counts = counts.into_iter().chain([(NO_TOKEN, without_token)]);
+        let mut words = Vec::new();
+        for (reason, count) in counts {
+            self.metrics.set_suspended(reason, count);
+            if count > 0 {
+                words.push(format!("{reason}: {count}"));
+            }
+        }
+        let reason = are_all_suspended.then(|| {
+            format!("every organisation that has commands is suspended ({})", words.join(", "))
+        });
+        match (&reason, self.health.is_ready(Component::Organisations)) {
+            (Some(reason), true) => warn!("{reason}"),
+            (None, false) => {
+                info!("not every organisation that has commands is suspended any more");
+            }
+            _ => {}
+        }
+        self.health.set(Component::Organisations, reason);
+    }
+}
+
+fn hint(reason: SuspendReason, verdict: Verdict) -> &'static str {
+    match (reason, verdict) {
+        (_, Verdict::NotReached) => {
+            "the token does not reach this organisation: look at its id, and at whose token it is"
+        }
+        (_, Verdict::UnverifiedAbsence) => {
+            "ten times in a row something that need not be the API said that a task is absent: look at TALLYFY_BASE_URL and at \
+             what stands before the API"
+        }
+        (SuspendReason::Misdirected, _) => {
+            "what answers is not the API: look at TALLYFY_BASE_URL and at what stands before the API"
+        }
+        (SuspendReason::Unauthorized, _) => "the token is not accepted: put a new one in its place",
+        (SuspendReason::Throttled, _) => "it is called too often, by whomever",
+        (SuspendReason::Failing, _) => "the API fails for it, or cannot be reached",
+    }
+}
