@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::cloud_event::{self, CloudEvent, Description};
+use super::cloud_event::{self, CloudEvent, EventSchema};
 use super::command::ID_NAMESPACE;
 use super::names;
 use super::publication::Publication;
@@ -45,7 +45,7 @@ pub struct Audit {
 
 /// The JSON Schema of the event.
 pub fn schema() -> Schema {
-    cloud_event::schema::<Audit>(&Description {
+    cloud_event::schema::<Audit>(&EventSchema {
         title: "AuditEvent",
         description: "What an operator did with dead letters: a `CloudEvents` 1.0 event in structured JSON.",
         types: &[names::REPLAYED_EVENT, names::DISCARDED_EVENT, names::IMPORTED_EVENT],

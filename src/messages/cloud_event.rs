@@ -57,7 +57,7 @@ impl<'a, Data: Serialize> CloudEvent<'a, Data> {
 }
 
 /// What the schema of one kind of event says beyond the envelope and its data.
-pub(super) struct Description {
+pub(super) struct EventSchema {
     pub(super) title: &'static str,
     pub(super) description: &'static str,
     pub(super) types: &'static [&'static str],
@@ -65,7 +65,7 @@ pub(super) struct Description {
     pub(super) subject: Option<&'static str>,
 }
 
-pub(super) fn schema<Data: JsonSchema>(of: &Description) -> Schema {
+pub(super) fn schema<Data: JsonSchema>(of: &EventSchema) -> Schema {
     let generator = SchemaSettings::default().for_serialize().into_generator();
     let mut schema = generator.into_root_schema_for::<CloudEvent<'_, Data>>();
     schema.insert("title".to_owned(), json!(of.title));

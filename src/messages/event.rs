@@ -5,7 +5,7 @@ use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::cloud_event::{self, CloudEvent, Description};
+use super::cloud_event::{self, CloudEvent, EventSchema};
 use super::command::{Command, ID_NAMESPACE};
 use super::names;
 
@@ -135,7 +135,7 @@ pub struct Failure {
 
 /// The JSON Schema of the event.
 pub fn schema() -> Schema {
-    cloud_event::schema::<Outcome>(&Description {
+    cloud_event::schema::<Outcome>(&EventSchema {
         title: "CloudEvent",
         description: "How a command ended: a `CloudEvents` 1.0 event in structured JSON.",
         types: &[names::DELETED_EVENT, names::DELETE_FAILED_EVENT],
