@@ -42,15 +42,15 @@ const CALL_BUCKETS: [f64; 12] =
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    commands: ByWord<Counter>,
-    answers: ByWord<Counter>,
+    commands: Family<Label, Counter>,
+    answers: Family<Label, Counter>,
     calls: Family<Label, Histogram>,
-    publishes: ByWord<Counter>,
-    acknowledgements: ByWord<Counter>,
+    publishes: Family<Label, Counter>,
+    acknowledgements: Family<Label, Counter>,
     waiting: QueueGauges,
     queues: QueueGauges,
-    first_answers: ByWord<Counter>,
-    suspended: ByWord<Gauge>,
+    first_answers: Family<Label, Counter>,
+    suspended: Family<Label, Gauge>,
     deliveries_unsettled: Gauge,
     oldest_delivery_age: Gauge<f64, AtomicU64>,
     unacknowledged: Mutex<BTreeSet<Received>>,
@@ -98,21 +98,21 @@ impl Default for Metrics {
         );
         Self {
             calls,
-            commands: by_word(
+            commands: labelled(
                 r,
                 "commands",
                 "Deliveries settled, by verdict",
                 "verdict",
                 settlements,
             ),
-            answers: by_word(
+            answers: labelled(
                 r,
                 "api_answers",
                 "Answers of the API, by what they mean",
                 "verdict",
                 verdicts,
             ),
-            first_answers: by_word(
+            first_answers: labelled(
                 r,
                 "first_answers",
                 "Answers to the first call of a new command, by meaning",
@@ -124,14 +124,14 @@ impl Default for Metrics {
                 "ambiguous_answers",
                 "Calls whose answer was lost after sending",
             ),
-            publishes: by_word(
+            publishes: labelled(
                 r,
                 "publishes",
                 "Publishes, by what the broker said",
                 "result",
                 PUBLISHES,
             ),
-            acknowledgements: by_word(
+            acknowledgements: labelled(
                 r,
                 "acknowledgements",
                 "Acknowledgements, by result",
@@ -151,7 +151,7 @@ impl Default for Metrics {
             reconnects: add(r, "reconnects", "Connections to the broker made again"),
             breaker_open: add(r, "breaker_open", "1 while the circuit breaker is open"),
             breaker_opened: add(r, "breaker_opened", "Times that the circuit breaker has opened"),
-            suspended: by_word(
+            suspended: labelled(
                 r,
                 "organisations_held",
                 "Organisations suspended",
@@ -172,47 +172,31 @@ impl Default for Metrics {
     }
 }
 
-/// One metric for each word. Words that are known beforehand show from the start, so that a rate sees the first event, and are found
-/// without a hash.
-#[derive(Debug)]
-struct ByWord<M> {
-    label: &'static str,
-    known: Vec<(&'static str, M)>,
-    family: Family<Label, M>,
-}
-
-impl<M: Clone + Default> ByWord<M> {
-    fn get(&self, word: &'static str) -> M {
-        let found = self.known.iter().find(|(known, _)| *known == word);
-        found.map_or_else(
-            || self.family.get_or_create_owned(&[(self.label, word)]),
-            |(_, metric)| metric.clone(),
-        )
-    }
-}
-
 fn add<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
     let metric = M::default();
     registry.register(name, help, metric.clone());
     metric
 }
 
-fn by_word<M: Metric + TypedMetric + Clone + Default>(
+/// One metric for each of these words, all there from the start, so that a rate sees the first event.
+fn labelled<M: Metric + TypedMetric + Clone + Default>(
     registry: &mut Registry,
     name: &str,
     help: &str,
     label: &'static str,
     words: impl IntoIterator<Item = &'static str>,
-) -> ByWord<M> {
+) -> Family<Label, M> {
     let family: Family<Label, M> = add(registry, name, help);
-    let known = words.into_iter().map(|word| (word, family.get_or_create_owned(&[(label, word)])));
-    ByWord { label, known: known.collect(), family }
+    for word in words {
+        drop(family.get_or_create(&[(label, word)]));
+    }
+    family
 }
 
 impl Metrics {
     /// A delivery has been settled.
     pub fn count_command(&self, verdict: &'static str) {
-        self.commands.get(verdict).inc();
+        self.commands.get_or_create(&[("verdict", verdict)]).inc();
     }
 
     /// A delivery has come into our hands. Its guard ends with it.
@@ -229,28 +213,30 @@ impl Metrics {
 
     /// The first call of a command that nobody has had unacknowledged before was answered.
     pub fn count_first_answer(&self, verdict: Verdict) {
-        self.first_answers.get(verdict.as_str()).inc();
+        self.first_answers.get_or_create(&[("verdict", verdict.as_str())]).inc();
     }
 
     /// So many organisations are suspended for this reason.
     pub fn set_suspended(&self, reason: &'static str, organisations: usize) {
-        self.suspended.get(reason).set(i64::try_from(organisations).unwrap_or(i64::MAX));
+        self.suspended
+            .get_or_create(&[("reason", reason)])
+            .set(i64::try_from(organisations).unwrap_or(i64::MAX));
     }
 
     /// The API has answered one call.
     pub fn count_call(&self, verdict: Verdict, class: &'static str, took: Duration) {
-        self.answers.get(verdict.as_str()).inc();
+        self.answers.get_or_create(&[("verdict", verdict.as_str())]).inc();
         self.calls.get_or_create(&[("class", class)]).observe(took.as_secs_f64());
     }
 
     /// A publish has come to its end.
     pub fn count_publish(&self, result: &'static str) {
-        self.publishes.get(result).inc();
+        self.publishes.get_or_create(&[("result", result)]).inc();
     }
 
     /// The broker was told to forget a delivery, or could not be told.
     pub fn count_acknowledgement(&self, result: &'static str) {
-        self.acknowledgements.get(result).inc();
+        self.acknowledgements.get_or_create(&[("result", result)]).inc();
     }
 
     /// What lies ready in a queue; in a wait queue, by its delay.
