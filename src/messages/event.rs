@@ -40,7 +40,6 @@ pub enum FailureReason {
 }
 
 impl FailureReason {
-    /// All of them.
     pub const ALL: [Self; 6] = [
         Self::Malformed,
         Self::OrgNotAllowed,
@@ -133,8 +132,7 @@ pub struct Failure {
     pub detail: String,
 }
 
-/// The JSON Schema of the event.
-pub fn schema() -> Schema {
+pub(crate) fn schema() -> Schema {
     cloud_event::schema::<Outcome>(&EventSchema {
         title: "CloudEvent",
         description: "How a command ended: a `CloudEvents` 1.0 event in structured JSON.",
@@ -153,7 +151,6 @@ impl Outcome {
         Uuid::new_v5(&ID_NAMESPACE, name.as_bytes()).to_string()
     }
 
-    /// The whole event as JSON.
     pub fn event_body(&self, id: &str, time: Timestamp) -> Vec<u8> {
         let subject = self.org_id.as_ref().zip(self.task_id.as_ref());
         let event = CloudEvent::new(self.outcome.event_type(), id, time, self);

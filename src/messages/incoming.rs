@@ -7,7 +7,6 @@ use jiff::Timestamp;
 /// One delivery of a command, before anyone has looked into it.
 #[derive(Debug, Clone, Default)]
 pub struct Incoming {
-    /// The body, byte for byte.
     pub body: Vec<u8>,
     /// The properties that we carry on.
     pub properties: Properties,
@@ -25,13 +24,9 @@ pub struct Incoming {
 pub struct Properties {
     /// The command's id, as its producer set it.
     pub message_id: Option<String>,
-    /// The producer's correlation id.
     pub correlation_id: Option<String>,
-    /// Content type of the body.
     pub content_type: Option<String>,
-    /// W3C trace context.
     pub traceparent: Option<String>,
-    /// W3C trace context.
     pub tracestate: Option<String>,
     /// `user_id` of the original message, validated by the broker.
     pub published_by: Option<String>,
@@ -55,12 +50,10 @@ impl Properties {
 }
 
 impl<'a> TraceContext<'a> {
-    /// The trace's id, for logs.
     pub fn trace_id(&self) -> &'a str {
         &self.parent[TRACE_ID]
     }
 
-    /// The span's id.
     pub fn span_id(&self) -> &'a str {
         &self.parent[SPAN_ID]
     }
