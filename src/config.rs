@@ -38,25 +38,17 @@ const MOST_SPARE: usize = 256;
 
 /// What the command line asks for, fully checked.
 pub enum Job {
-    /// The worker.
     Run(Box<ServiceSettings>),
     /// Prove that all is there that a worker needs.
     Check(Box<ServiceSettings>, OutputFormat),
-    /// Declare the topology.
     Setup(Box<BrokerSettings>),
-    /// Delete a list of tasks.
     Delete(Box<CoreSettings>, Vec<Target>),
-    /// Print this.
     Print(Vec<u8>),
-    /// Deal with dead letters.
     Dead(Kind, AMQPUri, TlsFiles, DeadJob),
 }
 
-/// How to log.
 pub struct Logging {
-    /// JSON or text.
     pub format: LogFormat,
-    /// What to log.
     pub filter: EnvFilter,
 }
 

@@ -23,16 +23,13 @@ use crate::worker::{Engine, reload_credentials};
 /// How a list came out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Tasks that are gone.
     pub gone: usize,
-    /// Tasks that could not be deleted.
     pub failed: usize,
     /// Tasks that an interruption left alone, or whose answers were still missing.
     pub left: usize,
 }
 
 impl Tally {
-    /// Whether every task is gone.
     pub fn is_complete(self) -> bool {
         self.failed == 0 && self.left == 0
     }

@@ -4,7 +4,7 @@
 
 /// A step of one command's way that a death can come before or after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failpoint {
+pub(crate) enum Failpoint {
     /// The broker has delivered it; nothing is done yet.
     AfterReceive,
     /// The call is about to be made.
@@ -21,12 +21,12 @@ pub enum Failpoint {
 
 /// Goes on, or dies here if `DIE_AT` says so.
 #[cfg(not(feature = "failpoints"))]
-pub fn hit(_: Failpoint) -> std::future::Ready<()> {
+pub(crate) fn hit(_: Failpoint) -> std::future::Ready<()> {
     std::future::ready(())
 }
 
 #[cfg(feature = "failpoints")]
-pub use armed::hit;
+pub(crate) use armed::hit;
 
 #[cfg(feature = "failpoints")]
 mod armed {
@@ -64,7 +64,7 @@ mod armed {
     }
 
     /// Goes on, or dies here if `DIE_AT` says so.
-    pub async fn hit(failpoint: Failpoint) {
+    pub(crate) async fn hit(failpoint: Failpoint) {
         let Some(doom) = doom().filter(|doom| doom.failpoint == FAILPOINTS[failpoint as usize])
         else {
             return;

@@ -25,7 +25,6 @@ pub enum Component {
     Blocked,
     /// Publishes and their confirms.
     Publisher,
-    /// The circuit breaker.
     Breaker,
     /// All organisations are suspended.
     Organisations,
@@ -64,7 +63,6 @@ impl Health {
         is_news
     }
 
-    /// Whether a component is ready.
     pub fn is_ready(&self, component: Component) -> bool {
         !self.reasons.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&component)
     }

@@ -14,7 +14,7 @@
 //! # Layers
 //!
 //! `policy -> messages -> nothing`: decisions are pure, and time is an argument. The edges ([`rabbitmq`], [`tallyfy_api`],
-//! [`credentials`], [`http`]) never import each other. Only `main` imports [`config`], the only reader of the environment.
+//! [`credentials`], `http`) never import each other. Only `main` imports [`config`], the only reader of the environment.
 //!
 //! # Invariants
 //!
@@ -42,7 +42,7 @@ pub mod policy;
 pub mod worker;
 
 pub mod credentials;
-pub mod http;
+mod http;
 pub mod rabbitmq;
 pub mod tallyfy_api;
 
@@ -53,10 +53,10 @@ pub mod service;
 
 pub mod config;
 pub mod core_dump;
-pub mod failpoint;
-pub mod health;
+mod failpoint;
+mod health;
 pub mod metrics;
 pub mod schema;
 pub mod shutdown;
-pub mod spans;
+mod spans;
 pub mod telemetry;

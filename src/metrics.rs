@@ -57,23 +57,16 @@ pub struct Metrics {
     deliveries_unsettled: Gauge,
     oldest_delivery_age: Gauge<f64, AtomicU64>,
     unacknowledged: Mutex<BTreeSet<Received>>,
-    /// HTTP calls under way.
     pub calls_in_flight: Gauge,
-    /// Answers that were lost after the call was sent.
     pub ambiguous_answers: Counter,
     /// Reconnects to the broker.
     pub reconnects: Counter,
-    /// 1 while the breaker is open.
     pub breaker_open: Gauge,
-    /// Times that the breaker has opened.
     pub breaker_opened: Counter,
-    /// 1 while the worker is ready.
     pub ready: Gauge,
     /// Seconds since 1970 when the oldest token in force was written.
     pub oldest_credential: Gauge<f64, AtomicU64>,
-    /// 1 while a consumer is attached.
     pub consumer_attached: Gauge,
-    /// 1 while publishes are confirmed.
     pub publisher_up: Gauge,
     /// Seconds since 1970 of the last settled delivery.
     pub last_settled: Gauge<f64, AtomicU64>,
@@ -263,7 +256,6 @@ impl Metrics {
         self.calls.get_or_create(&[("class", class)]).observe(took.as_secs_f64());
     }
 
-    /// A publish has come to its end.
     pub fn count_publish(&self, result: &'static str) {
         self.publishes.get_or_create(&[("result", result)]).inc();
     }
@@ -282,7 +274,6 @@ impl Metrics {
         self.queues.get_or_create(&[("queue", queue.to_owned())]).set(messages.into());
     }
 
-    /// All of them as `OpenMetrics` text.
     pub fn render(&self) -> String {
         let (number, oldest) = {
             let unacknowledged = self.lock_unacknowledged();

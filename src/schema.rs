@@ -5,12 +5,9 @@ use serde_json::{Value, json};
 use crate::kind::Kind;
 use crate::messages::{Command, audit, event};
 
-/// Which schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
-    /// The command's body.
     Command,
-    /// The outcome event's body.
     Event,
     /// The body of the event about what operators did with dead letters.
     Audit,

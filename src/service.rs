@@ -27,7 +27,6 @@ const PORT_GRACE: Duration = Duration::from_secs(1);
 /// What all commands of the engine need.
 #[derive(Clone)]
 pub struct CoreSettings {
-    /// Where the API is.
     pub api: ApiSettings,
     /// Tokens and the allow-list.
     pub credentials: CredentialsSource,
@@ -42,9 +41,7 @@ pub struct CoreSettings {
 /// What `run` needs.
 #[derive(Clone)]
 pub struct ServiceSettings {
-    /// The engine's part.
     pub core: CoreSettings,
-    /// The broker's part.
     pub broker: BrokerSettings,
     /// Health and metrics.
     pub http_addr: SocketAddr,
@@ -65,13 +62,7 @@ pub enum StartError {
     },
     /// The port cannot be had.
     #[error("HTTP_ADDR {address}: {source}")]
-    Port {
-        /// The address asked for.
-        address: SocketAddr,
-        /// The system's word.
-        source: io::Error,
-    },
-    /// The HTTP client cannot be built.
+    Port { address: SocketAddr, source: io::Error },
     #[error("the HTTP client cannot be built: {0}")]
     Client(#[from] reqwest::Error),
     /// The exporter of spans cannot be built.
@@ -139,9 +130,6 @@ impl Service {
     }
 
     /// Where health and metrics are.
-    ///
-    /// # Errors
-    /// The system's word.
     pub fn http_address(&self) -> io::Result<SocketAddr> {
         self.port.address()
     }

@@ -37,7 +37,6 @@ pub struct ApiSettings {
     pub ca_file: Option<PathBuf>,
 }
 
-/// The client of the API.
 #[derive(Clone)]
 pub struct TallyfyApi {
     client: Client,

@@ -19,18 +19,14 @@ use crate::tallyfy_api::TallyfyApi;
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fact {
-    /// What it is about.
     pub fact: String,
-    /// How it is.
     pub state: State,
     /// What was found.
     pub detail: String,
-    /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cure: Option<Cow<'static, str>>,
 }
 
-/// How a fact is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {

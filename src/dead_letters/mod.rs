@@ -18,7 +18,6 @@ pub use selection::{Group, Groups, Selection};
 
 use crate::rabbitmq::{BrokerError, PublishError};
 
-/// What shall be done.
 #[derive(Debug, Clone)]
 pub enum DeadJob {
     /// Count them by reason and organisation.
@@ -47,7 +46,6 @@ pub struct Bulk {
     pub rate: Option<NonZeroU32>,
     /// Whether to ask.
     pub consent: Consent,
-    /// Who does it.
     pub by: String,
 }
 
@@ -69,7 +67,6 @@ pub enum OutputFormat {
     Json,
 }
 
-/// How a job has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done {
     /// All of it.
@@ -95,31 +92,14 @@ pub enum DeadLettersError {
         "a dead letter that went back {returns} times cannot be copied: {source}; RabbitMQ 4.0 to 4.2 drops it after 20, so do not \
          look again before that is fixed"
     )]
-    Copy {
-        /// How often.
-        returns: u32,
-        /// Why not.
-        source: PublishError,
-    },
+    Copy { returns: u32, source: PublishError },
     /// A dead letter was not published; it is where it was.
     #[error(
         "cannot publish to {to}: {source}; what is not published is where it was: among the dead letters, or in the file of an import"
     )]
-    Publish {
-        /// The queue or exchange.
-        to: String,
-        /// Why not.
-        source: PublishError,
-    },
-    /// A file cannot be read or written.
+    Publish { to: String, source: PublishError },
     #[error("{path}: {source}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The system's word.
-        source: io::Error,
-    },
-    /// Standard output cannot be written.
+    File { path: PathBuf, source: io::Error },
     #[error("standard output: {0}")]
     Output(io::Error),
     /// A line of an import is no dead letter.
@@ -127,7 +107,6 @@ pub enum DeadLettersError {
     Line {
         /// From 1.
         number: usize,
-        /// What is wrong with it.
         why: String,
     },
 }

@@ -11,16 +11,13 @@ use crate::messages::{DeadLetter, time};
 /// Which dead letters are meant: those that fit all that is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Selection {
-    /// Died of this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Of this organisation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub org: Option<String>,
     /// About the object with this id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// The command with this id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command_id: Option<String>,
     /// Died longer ago than this.
@@ -45,14 +42,11 @@ impl Selection {
     }
 }
 
-/// Dead letters of one kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Group {
-    /// Why they died.
     pub reason: String,
     /// Of which organisation, where the body names one.
     pub org_id: Option<String>,
-    /// How many.
     pub letters: usize,
     /// When the first of them died.
     #[serde(serialize_with = "time::serialize")]
@@ -69,7 +63,6 @@ pub struct Group {
 pub struct Groups(BTreeMap<(String, Option<String>), Group>);
 
 impl Groups {
-    /// Adds one.
     pub fn add(&mut self, dead_letter: &DeadLetter) {
         let (reason, org_id) = (dead_letter.reason.clone(), dead_letter.org_id());
         let group = self.0.entry((reason.clone(), org_id.clone())).or_insert_with(|| Group {

@@ -21,10 +21,8 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 
 /// What the pages show.
 #[derive(Clone)]
-pub struct Pages {
-    /// Whether the worker lives and is ready.
+pub(crate) struct Pages {
     pub health: Arc<Health>,
-    /// The numbers.
     pub metrics: Arc<Metrics>,
     /// The state of the breaker and of each organisation.
     pub status: Arc<dyn Fn() -> Value + Send + Sync>,
@@ -32,27 +30,24 @@ pub struct Pages {
 
 /// A port that is bound and not served yet.
 #[derive(Debug)]
-pub struct Bound(TcpListener);
+pub(crate) struct Bound(TcpListener);
 
 /// Takes the address, so that a wrong one is noticed before anything else starts.
 ///
 /// # Errors
 /// The system's word, where the address cannot be had.
-pub async fn bind(address: SocketAddr) -> io::Result<Bound> {
+pub(crate) async fn bind(address: SocketAddr) -> io::Result<Bound> {
     TcpListener::bind(address).await.map(Bound)
 }
 
 impl Bound {
     /// The address that was got: the real port, where 0 was asked for.
-    ///
-    /// # Errors
-    /// The system's word.
-    pub fn address(&self) -> io::Result<SocketAddr> {
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
         self.0.local_addr()
     }
 
     /// Answers until `stop` fires.
-    pub async fn serve(self, pages: Pages, stop: CancellationToken) {
+    pub(crate) async fn serve(self, pages: Pages, stop: CancellationToken) {
         let routes = Router::new()
             .route("/livez", get(livez))
             .route("/readyz", get(readyz))

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::cloud_event::{self, CloudEvent, Description};
+use super::cloud_event::{self, CloudEvent, EventSchema};
 use super::command::ID_NAMESPACE;
 use super::names;
 use super::publication::Publication;
@@ -14,7 +14,7 @@ use super::publication::Publication;
 /// Each action has two events, so that one that is killed has left a trace, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Phase {
+pub(crate) enum Phase {
     /// Agreed to; nothing has been done yet.
     Begun,
     /// Done, as far as it went.
@@ -23,7 +23,7 @@ pub enum Phase {
 
 /// What was done.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Audit {
+pub(crate) struct Audit {
     /// Whether it begins or has ended.
     pub phase: Phase,
     /// CloudEvents `type` and routing key.
@@ -43,9 +43,8 @@ pub struct Audit {
     pub interrupted: bool,
 }
 
-/// The JSON Schema of the event.
-pub fn schema() -> Schema {
-    cloud_event::schema::<Audit>(&Description {
+pub(crate) fn schema() -> Schema {
+    cloud_event::schema::<Audit>(&EventSchema {
         title: "AuditEvent",
         description: "What an operator did with dead letters: a `CloudEvents` 1.0 event in structured JSON.",
         types: &[names::REPLAYED_EVENT, names::DISCARDED_EVENT, names::IMPORTED_EVENT],
@@ -55,7 +54,7 @@ pub fn schema() -> Schema {
 
 impl Audit {
     /// The event. `began` makes its id.
-    pub fn event(&self, began: Timestamp, now: Timestamp) -> Publication<'static> {
+    pub(crate) fn event(&self, began: Timestamp, now: Timestamp) -> Publication<'static> {
         let name = match self.phase {
             Phase::Begun => format!("{}/{}/{began}/begun", self.kind, self.by),
             Phase::Ended => format!("{}/{}/{began}", self.kind, self.by),

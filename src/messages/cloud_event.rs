@@ -57,8 +57,7 @@ impl<'a, Data: Serialize> CloudEvent<'a, Data> {
 }
 
 /// What the schema of one kind of event says beyond the envelope and its data.
-#[expect(clippy::struct_field_names, reason = "the words of JSON Schema")]
-pub(super) struct Description<'a> {
+pub(super) struct EventSchema<'a> {
     pub(super) title: &'static str,
     pub(super) description: &'static str,
     pub(super) types: &'a [&'static str],
@@ -66,7 +65,7 @@ pub(super) struct Description<'a> {
     pub(super) subject: Option<&'static str>,
 }
 
-pub(super) fn schema<Data: JsonSchema>(of: &Description<'_>) -> Schema {
+pub(super) fn schema<Data: JsonSchema>(of: &EventSchema<'_>) -> Schema {
     let generator = SchemaSettings::default().for_serialize().into_generator();
     let mut schema = generator.into_root_schema_for::<CloudEvent<'_, Data>>();
     schema.insert("title".to_owned(), json!(of.title));

@@ -11,7 +11,6 @@ use crate::kind::Kind;
 
 const LONGEST_HISTORY: usize = 1024;
 
-/// A dead letter.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DeadLetter {
     /// Its kind: that of the queue that it came from.
@@ -34,43 +33,34 @@ pub struct DeadLetter {
 
 /// One line of an export: everything that a replay or an import needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Exported {
+pub(crate) struct Exported {
     /// Its kind; an export of an older version has none, and knew but one.
     #[serde(default = "only_kind")]
     pub kind: String,
-    /// Why it died.
     pub reason: String,
     /// The same, for a person.
     #[serde(default)]
     pub detail: String,
-    /// When it died.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "time::serialize")]
     pub failed_at: Option<Timestamp>,
     /// First delivery to a worker.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "time::serialize")]
     pub first_seen: Option<Timestamp>,
-    /// Attempts spent.
     #[serde(default)]
     pub attempts: u32,
     /// An answer was lost.
     #[serde(default)]
     pub ambiguous: bool,
-    /// Status of the last answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_status: Option<u16>,
-    /// Property of that name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message_id: Option<String>,
-    /// Property of that name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
-    /// Property of that name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
-    /// Header of that name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
-    /// Header of that name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tracestate: Option<String>,
     /// Who published it, where the broker had validated that.

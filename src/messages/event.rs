@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 use super::Incoming;
-use super::cloud_event::{self, CloudEvent, Description};
+use super::cloud_event::{self, CloudEvent, EventSchema};
 use super::command::{Command, ID_NAMESPACE, Target};
 use crate::kind::Kind;
 
@@ -56,7 +56,6 @@ pub enum FailureReason {
 }
 
 impl FailureReason {
-    /// All of them.
     pub const ALL: [Self; 8] = [
         Self::Malformed,
         Self::OrgNotAllowed,
@@ -182,9 +181,8 @@ pub struct Failure {
     pub detail: String,
 }
 
-/// The JSON Schema of the event.
-pub fn schema() -> Schema {
-    cloud_event::schema::<Outcome>(&Description {
+pub(crate) fn schema() -> Schema {
+    cloud_event::schema::<Outcome>(&EventSchema {
         title: "CloudEvent",
         description: "How a command ended: a `CloudEvents` 1.0 event in structured JSON.",
         types: &event_types(),
@@ -210,7 +208,6 @@ impl Outcome {
         Uuid::new_v5(&ID_NAMESPACE, name.as_bytes()).to_string()
     }
 
-    /// The whole event as JSON.
     pub fn event_body(&self, id: &str, time: Timestamp) -> Vec<u8> {
         let event = CloudEvent::new(self.outcome.event_type(), id, time, self);
         event.about(self.target.as_ref().map(ToString::to_string)).body()

@@ -11,7 +11,6 @@ use crate::kind::Kind;
 pub struct Incoming {
     /// Its kind: that of the queue that it came from.
     pub kind: Kind,
-    /// The body, byte for byte.
     pub body: Vec<u8>,
     /// The properties that we carry on.
     pub properties: Properties,
@@ -29,13 +28,9 @@ pub struct Incoming {
 pub struct Properties {
     /// The command's id, as its producer set it.
     pub message_id: Option<String>,
-    /// The producer's correlation id.
     pub correlation_id: Option<String>,
-    /// Content type of the body.
     pub content_type: Option<String>,
-    /// W3C trace context.
     pub traceparent: Option<String>,
-    /// W3C trace context.
     pub tracestate: Option<String>,
     /// `user_id` of the original message, validated by the broker.
     pub published_by: Option<String>,
@@ -59,12 +54,10 @@ impl Properties {
 }
 
 impl<'a> TraceContext<'a> {
-    /// The trace's id, for logs.
     pub fn trace_id(&self) -> &'a str {
         &self.parent[TRACE_ID]
     }
 
-    /// The span's id.
     pub fn span_id(&self) -> &'a str {
         &self.parent[SPAN_ID]
     }

@@ -3,15 +3,15 @@
 //! Knows no broker library and decides nothing. The names of exchanges, queues and headers live here, because
 //! other services rely on them (`names`).
 
-pub mod audit;
+pub(crate) mod audit;
 mod cloud_event;
 pub mod command;
-pub mod dead_letter;
-pub mod event;
-pub mod incoming;
+pub(crate) mod dead_letter;
+pub(crate) mod event;
+pub(crate) mod incoming;
 pub mod names;
-pub mod publication;
-pub mod time;
+pub(crate) mod publication;
+pub(crate) mod time;
 
 pub use command::{Command, Malformed, ObjectId, OrgId, Target};
 pub use dead_letter::DeadLetter;

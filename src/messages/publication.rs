@@ -8,17 +8,12 @@ use jiff::Timestamp;
 /// A message to publish: persistent, mandatory and confirmed, always.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Publication<'a> {
-    /// Exchange to publish to.
     pub exchange: &'static str,
-    /// Routing key.
     pub routing_key: String,
     /// Body, byte for byte. A copy borrows it, because all unacknowledged commands may wait for their publish at once.
     pub body: Cow<'a, [u8]>,
-    /// Property of that name.
     pub message_id: Option<String>,
-    /// Property of that name.
     pub correlation_id: Option<String>,
-    /// Property of that name.
     pub content_type: Option<String>,
     /// Headers; nothing else is sent.
     pub headers: Vec<(&'static str, HeaderValue)>,
@@ -27,11 +22,8 @@ pub struct Publication<'a> {
 /// A header's value, in the three types that we send.
 #[derive(Debug, Clone, PartialEq)]
 pub enum HeaderValue {
-    /// UTF-8 text.
     Text(String),
-    /// A number.
     Number(i64),
-    /// True or false.
     Flag(bool),
 }
 
@@ -54,7 +46,6 @@ impl<'a> Publication<'a> {
         Self::copy(incoming, names::RETRY_EXCHANGE, queue, headers)
     }
 
-    /// The dead letter of the command.
     pub fn dead_letter(
         incoming: &'a Incoming,
         retry_state: &RetryState,
@@ -69,7 +60,6 @@ impl<'a> Publication<'a> {
         Self::copy(incoming, names::DEAD_LETTER_EXCHANGE, incoming.kind.queue().to_owned(), headers)
     }
 
-    /// Whether it is a dead letter.
     pub fn is_dead_letter(&self) -> bool {
         self.exchange == names::DEAD_LETTER_EXCHANGE
     }

@@ -9,12 +9,13 @@ use serde::Serializer;
 ///
 /// Always with three digits of milliseconds: without them `…:19.3Z` would come after `…:19.323Z` wherever lines are
 /// sorted by their text (`sort`, `jq 'sort_by(.failed_at)'`, a log store).
-pub fn text(time: Timestamp) -> String {
+pub(crate) fn text(time: Timestamp) -> String {
     format!("{time:.3}")
 }
 
 /// The same, as serde's `serialize_with` calls it.
-pub fn serialize<S: Serializer>(
+#[expect(clippy::ref_option, reason = "serde calls it so")]
+pub(crate) fn serialize<S: Serializer>(
     time: &Option<Timestamp>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
