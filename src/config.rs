@@ -7,9 +7,9 @@ mod core_args;
 mod dead;
 mod print;
 mod read;
+mod values;
 
 use std::io;
-use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use lapin::uri::AMQPUri;
@@ -92,10 +92,9 @@ fn interpret(
     let mut reader = Reader::default();
     let (job, log) = match cli.command {
         Sub::Schema { subject, kind, log } => {
-            let kind = reader.kind("--kind", &kind);
+            let kind = reader.take(&kind);
             (kind.map(|kind| Job::Print(print::schema(subject, kind))), log)
         }
-        Sub::Man { log } => (print::man(&Cli::command()).map(Job::Print), log),
         Sub::Completions { shell, log } => {
             (Some(Job::Print(print::completions(shell, Cli::command()))), log)
         }
@@ -105,8 +104,8 @@ fn interpret(
             (service(&mut reader, &args.run).map(|s| Job::Check(Box::new(s), form)), args.run.log)
         }
         Sub::Setup(args) => {
-            let delays = reader.delays("WAIT_LADDER", &args.delays.wait_ladder);
-            let kinds = reader.kinds("KINDS", &args.kinds.kinds);
+            let delays = reader.take(&args.delays.wait_ladder);
+            let kinds = reader.take(&args.kinds.kinds);
             let topology = topology(Provision::Declare, kinds, delays.as_ref());
             let broker = broker(&mut reader, &args.broker, topology, LARGEST_PREFETCH);
             (broker.map(|b| Job::Setup(Box::new(b))), args.log)
@@ -114,7 +113,7 @@ fn interpret(
         Sub::Delete(args) => (delete(&mut reader, &args, input), args.log),
         Sub::Dead(args) => {
             let broker = reader.broker_address(&args.broker);
-            let kind = reader.kind("--kind", &args.kind);
+            let kind = reader.take(&args.kind);
             let job = dead::job(&mut reader, args.action);
             let job = broker.zip(kind.zip(job));
             (job.map(|((uri, tls), (kind, job))| Job::Dead(kind, uri, tls, job)), args.log)
@@ -128,18 +127,17 @@ fn interpret(
 }
 
 fn service(reader: &mut Reader, args: &RunArgs) -> Option<ServiceSettings> {
-    let provision = reader.flag("DECLARE_TOPOLOGY", &args.declare_topology);
+    let provision = reader.take(&args.declare_topology);
     let provision =
         provision.map(|declare| if declare { Provision::Declare } else { Provision::Check });
     let core = core(reader, &args.core, &args.delays, None);
-    let kinds = reader.kinds("KINDS", &args.kinds.kinds);
+    let kinds = reader.take(&args.kinds.kinds);
     let delays = core.as_ref().map(|core| &core.schedule.delays);
     let topology = topology(provision.unwrap_or(Provision::Check), kinds, delays);
     let prefetch = core.as_ref().map_or(LARGEST_PREFETCH, |core| prefetch(core.concurrency));
     let broker = broker(reader, &args.broker, topology, prefetch);
-    let http_addr = reader.socket_address("HTTP_ADDR", &args.http_addr);
-    let shutdown_grace =
-        reader.duration("SHUTDOWN_GRACE", &args.shutdown_grace, Duration::ZERO..=HOUR);
+    let http_addr = reader.take(&args.http_addr);
+    let shutdown_grace = reader.take(&args.shutdown_grace);
     Some(ServiceSettings {
         core: core?,
         broker: broker?,
@@ -148,29 +146,21 @@ fn service(reader: &mut Reader, args: &RunArgs) -> Option<ServiceSettings> {
     })
 }
 
-const HOUR: Duration = Duration::from_hours(1);
-/// Several tries of one delivery must stay far below RabbitMQ's consumer timeout of 30 minutes.
-const LONGEST_REQUEST: Duration = Duration::from_mins(5);
-
 fn core(
     reader: &mut Reader,
     args: &CoreArgs,
     delays: &RetryDelayArgs,
     org: Option<&OrgId>,
 ) -> Option<CoreSettings> {
-    let base_url = reader.base_url("TALLYFY_BASE_URL", &args.base_url, &args.allow_http);
+    let base_url = reader.base_url(args);
     let credentials = reader.credentials(args, org);
-    let concurrency = reader.number("CONCURRENCY", &args.concurrency, 1..=1000);
-    let tenth = Duration::from_millis(100);
-    let request_timeout =
-        reader.duration("REQUEST_TIMEOUT", &args.request_timeout, tenth..=LONGEST_REQUEST);
-    let max_attempts = reader.number("MAX_ATTEMPTS", &args.max_attempts, 1..=1_000_000);
-    let max_age =
-        reader.duration("MAX_AGE", &args.max_age, Duration::from_secs(1)..=HOUR * 24 * 366);
-    let delays = reader.delays("WAIT_LADDER", &delays.wait_ladder);
-    let otlp = reader.otlp(args.otel_exporter_otlp_endpoint.as_deref(), &args.otel_service_name);
-    let (proxy, ca_file) =
-        (reader.proxy("TALLYFY_PROXY", args.proxy.as_deref()), args.ca_file.clone());
+    let concurrency = reader.take(&args.concurrency);
+    let request_timeout = reader.take(&args.request_timeout);
+    let max_attempts = reader.take(&args.max_attempts);
+    let max_age = reader.take(&args.max_age);
+    let delays = reader.take(&delays.wait_ladder);
+    let otlp = reader.otlp(args);
+    let (proxy, ca_file) = (reader.take_if(args.proxy.as_ref()).flatten(), args.ca_file.clone());
     if let Some(Err(error)) = ca_file.as_deref().map(certificates) {
         reader.problems.push(format!("TALLYFY_CA_FILE: {error}"));
     }
@@ -215,9 +205,9 @@ fn delete(
     args: &DeleteArgs,
     input: impl Iterator<Item = io::Result<String>>,
 ) -> Option<Job> {
-    let org = reader.org("--org", &args.org);
+    let org = reader.take(&args.org);
     let core = core(reader, &args.core, &args.delays, org.as_ref());
-    let kind = reader.kind("--kind", &args.kind);
+    let kind = reader.take(&args.kind);
     let ids = reader.ids(kind.unwrap_or_default(), &args.ids, input);
     let (kind, org) = (kind?, org?);
     let target = |id| Target { kind, org: org.clone(), id };
@@ -225,7 +215,7 @@ fn delete(
 }
 
 fn logging(reader: &mut Reader, args: &LogArgs) -> Option<Logging> {
-    let format = reader.log_format("LOG_FORMAT", args.log_format.as_deref());
+    let format = reader.log_format(args.log_format.as_ref());
     let filter = reader.log_filter("RUST_LOG", &args.log);
     Some(Logging { format: format?, filter: filter? })
 }
@@ -287,6 +277,22 @@ mod tests {
             problems(&["--concurrency=0", "--max-age=x", "--http-addr=y"]).len() == 3,
             "all at once"
         );
+    }
+
+    #[test]
+    fn a_setting_without_a_variable_is_named_by_its_flag() {
+        let wrong = ["--reason=bad", "--older-than=soon", "--newer-than=-1s", "--limit=0"];
+        let args = ["tallyfy-delete-worker", "dead", "show"].into_iter().chain(wrong);
+        let lines = read_from(args, std::iter::empty()).err().unwrap_or_default();
+        let named: Vec<_> = lines.iter().filter_map(|line| line.split(':').next()).collect();
+        assert_eq!(named, wrong.map(|flag| flag.split('=').next().unwrap()), "{lines:?}");
+    }
+
+    #[test]
+    fn every_wrong_id_of_a_list_is_in_its_line() {
+        let lines = problems_with("--tallyfy-org-id=acme,a/b, c ,,d e");
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].ends_with(r#"not "a/b", "", "d e""#), "{lines:?}");
     }
 
     fn problems_with(flag: &str) -> Vec<String> {

@@ -80,6 +80,7 @@ impl Kind {
     ];
 
     /// The row of this kind. Sources: the API's public documentation, read on 2026-11-23.
+    #[expect(clippy::too_many_lines, reason = "a table, one row after the other")]
     pub const fn spec(self) -> &'static KindSpec {
         match self {
             Self::TaskDelete => &KindSpec {

@@ -48,12 +48,12 @@ pub struct Metrics {
     commands: Family<KindLabel, Counter>,
     answers: Family<KindLabel, Counter>,
     calls: Family<Label, Histogram>,
-    publishes: ByWord<Counter>,
-    acknowledgements: ByWord<Counter>,
+    publishes: Family<Label, Counter>,
+    acknowledgements: Family<Label, Counter>,
     waiting: DelayGauges,
     queues: QueueGauges,
     first_answers: Family<KindLabel, Counter>,
-    suspended: ByWord<Gauge>,
+    suspended: Family<Label, Gauge>,
     deliveries_unsettled: Gauge,
     oldest_delivery_age: Gauge<f64, AtomicU64>,
     unacknowledged: Mutex<BTreeSet<Received>>,
@@ -138,14 +138,14 @@ impl Metrics {
                 "ambiguous_answers",
                 "Calls whose answer was lost after sending",
             ),
-            publishes: by_word(
+            publishes: labelled(
                 r,
                 "publishes",
                 "Publishes, by what the broker said",
                 "result",
                 PUBLISHES,
             ),
-            acknowledgements: by_word(
+            acknowledgements: labelled(
                 r,
                 "acknowledgements",
                 "Acknowledgements, by result",
@@ -165,7 +165,7 @@ impl Metrics {
             reconnects: add(r, "reconnects", "Reconnects to the broker"),
             breaker_open: add(r, "breaker_open", "1 while the circuit breaker is open"),
             breaker_opened: add(r, "breaker_opened", "Times that the circuit breaker has opened"),
-            suspended: by_word(
+            suspended: labelled(
                 r,
                 "organisations_held",
                 "Organisations suspended",
@@ -186,41 +186,25 @@ impl Metrics {
     }
 }
 
-/// One metric for each word. Words that are known beforehand show from the start, so that a rate sees the first event, and are found
-/// without a hash.
-#[derive(Debug)]
-struct ByWord<M> {
-    label: &'static str,
-    known: Vec<(&'static str, M)>,
-    family: Family<Label, M>,
-}
-
-impl<M: Clone + Default> ByWord<M> {
-    fn get(&self, word: &'static str) -> M {
-        let found = self.known.iter().find(|(known, _)| *known == word);
-        found.map_or_else(
-            || self.family.get_or_create_owned(&[(self.label, word)]),
-            |(_, metric)| metric.clone(),
-        )
-    }
-}
-
 fn add<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
     let metric = M::default();
     registry.register(name, help, metric.clone());
     metric
 }
 
-fn by_word<M: Metric + TypedMetric + Clone + Default>(
+/// One metric for each of these words, all there from the start, so that a rate sees the first event.
+fn labelled<M: Metric + TypedMetric + Clone + Default>(
     registry: &mut Registry,
     name: &str,
     help: &str,
     label: &'static str,
     words: impl IntoIterator<Item = &'static str>,
-) -> ByWord<M> {
+) -> Family<Label, M> {
     let family: Family<Label, M> = add(registry, name, help);
-    let known = words.into_iter().map(|word| (word, family.get_or_create_owned(&[(label, word)])));
-    ByWord { label, known: known.collect(), family }
+    for word in words {
+        drop(family.get_or_create(&[(label, word)]));
+    }
+    family
 }
 
 fn by_kind(
@@ -268,7 +252,9 @@ impl Metrics {
 
     /// So many organisations are suspended for this reason.
     pub fn set_suspended(&self, reason: &'static str, organisations: usize) {
-        self.suspended.get(reason).set(i64::try_from(organisations).unwrap_or(i64::MAX));
+        self.suspended
+            .get_or_create(&[("reason", reason)])
+            .set(i64::try_from(organisations).unwrap_or(i64::MAX));
     }
 
     /// The API has answered one call.
@@ -279,12 +265,12 @@ impl Metrics {
 
     /// A publish has come to its end.
     pub fn count_publish(&self, result: &'static str) {
-        self.publishes.get(result).inc();
+        self.publishes.get_or_create(&[("result", result)]).inc();
     }
 
     /// The broker was told to forget a delivery, or could not be told.
     pub fn count_acknowledgement(&self, result: &'static str) {
-        self.acknowledgements.get(result).inc();
+        self.acknowledgements.get_or_create(&[("result", result)]).inc();
     }
 
     /// What lies ready in a queue; in a delay queue, by its kind and delay too.

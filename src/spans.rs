@@ -1,5 +1,10 @@
 //! Spans of OpenTelemetry: one for each delivery, one for each call. Exported by OTLP (HTTP, protobuf) where an endpoint is
 //! set; else nothing is made and nothing is kept. Names and attributes follow the semantic conventions of messaging and HTTP.
+//!
+//! This speaks OpenTelemetry's own API, not `tracing-opentelemetry` (0.34 would fit). There each span would be a span of the log,
+//! too: `RUST_LOG=warn` would turn it off unless every layer had a filter of its own, and the exporter would have to stand before the
+//! log starts. And nearly all that is said here (the parent from the message, our own `traceparent`, what is known only at the
+//! end) goes past `tracing` to this same API there as well.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -124,9 +129,9 @@ impl Exporting {
         attributes: Vec<KeyValue>,
         properties: &Properties,
     ) -> Span {
-        let parent = properties.trace().and_then(remote);
-        let parent = parent
-            .map_or_else(Context::new, |parent| Context::new().with_remote_span_context(parent));
+        let remote = properties.trace().and_then(remote);
+        let parent =
+            remote.map(|span| Context::new().with_remote_span_context(span)).unwrap_or_default();
         let builder = self.tracer.span_builder(name).with_kind(kind).with_attributes(attributes);
         builder.start_with_context(&self.tracer, &parent)
     }

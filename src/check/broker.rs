@@ -133,21 +133,24 @@ async fn permissions(connection: &Connection, settings: &BrokerSettings) -> Vec<
         let may = ask.may_configure(&format!("{kind}.{nobody}")).await;
         ours = if may == May::Yes { ours } else { may };
     }
-    let mut beyond = vec![("configure anything", ask.may_configure(&nobody).await)];
+    let mut beyond = vec![("configure anything".to_owned(), ask.may_configure(&nobody).await)];
     if settings.topology.provision == Provision::Check {
-        beyond.push(("configure the topology", ours));
+        beyond.push(("configure the topology".to_owned(), ours));
     } else {
         const LET: &str = "Let it, or set DECLARE_TOPOLOGY=false and run `setup` as another user";
         facts.push(judge::needed("configure (DECLARE_TOPOLOGY)", ours, LET));
     }
-    beyond.extend([
+    let others = [
         ("write any exchange", ask.may_write(&nobody).await),
         ("write the default exchange, so any queue", ask.may_write("").await),
         ("write task.commands", ask.may_write(names::COMMANDS_EXCHANGE).await),
         ("read any queue", ask.may_read(&nobody).await),
-        ("read dead letters", ask.may_read(&Kind::TaskDelete.dead_letter_queue()).await),
         ("read task.events.unrouted", ask.may_read(names::UNROUTED_EVENTS).await),
-    ]);
+    ];
+    beyond.extend(others.map(|(what, may)| (what.to_owned(), may)));
+    for queue in kinds.iter().map(|kind| kind.dead_letter_queue()) {
+        beyond.push((format!("read {queue}"), ask.may_read(&queue).await));
+    }
     facts.push(judge::too_much(&beyond));
     facts
 }

@@ -119,10 +119,10 @@ pub(super) fn needed(name: &str, may: May, cure: impl Into<Cow<'static, str>>) -
 }
 
 /// What the user may do beyond its need; `None` where it may not.
-pub(super) fn too_much(found: &[(&str, May)]) -> Fact {
+pub(super) fn too_much(found: &[(String, May)]) -> Fact {
     const NAME: &str = "least permissions";
     let much: Vec<_> =
-        found.iter().filter(|(_, may)| *may == May::Yes).map(|(name, _)| *name).collect();
+        found.iter().filter(|(_, may)| *may == May::Yes).map(|(name, _)| name.as_str()).collect();
     if much.is_empty() {
         return Fact::ok(NAME, "nothing beyond the need was found");
     }

@@ -1,11 +1,22 @@
-//! The command line: every setting as a flag and a variable, all as text, so that `read` can tell every mistake at once.
+//! The command line: every setting as a flag and a variable, with what each takes. `values` checks, `read` reports every mistake at once.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::core_args::CoreArgs;
 use super::dead::DeadArgs;
+use super::values::{
+    Setting, checked, delays, duration, flag, if_set, kind, kinds, log_format, org, socket_address,
+};
+use crate::kind::Kind;
+use crate::messages::OrgId;
+use crate::policy::retry_schedule::RetryDelays;
+use crate::telemetry::LogFormat;
+
+const LONGEST_GRACE: Duration = Duration::from_hours(1);
 
 /// Deletes Tallyfy tasks for good: takes `task.delete` commands from RabbitMQ, calls the API, publishes what came of it.
 #[derive(Parser)]
@@ -53,13 +64,8 @@ pub(super) enum Sub {
         /// Which; without it, all under their names.
         subject: Option<SubjectArg>,
         /// Kind of the command.
-        #[arg(long, default_value = "task.delete", value_name = "KIND")]
-        kind: String,
-        #[command(flatten)]
-        log: LogArgs,
-    },
-    /// Print the manual page, as roff: `... man | man -l -`.
-    Man {
+        #[arg(long, default_value = "task.delete", value_name = "KIND", value_parser = checked(kind))]
+        kind: Setting<Kind>,
         #[command(flatten)]
         log: LogArgs,
     },
@@ -99,27 +105,24 @@ pub(super) struct RunArgs {
         env = "DECLARE_TOPOLOGY",
         default_value = "true",
         value_name = "BOOL",
-        help_heading = "RabbitMQ"
-    )]
-    pub(super) declare_topology: String,
+        help_heading = "RabbitMQ", value_parser = checked(flag))]
+    pub(super) declare_topology: Setting<bool>,
     /// Address of /livez, /readyz, /metrics and, for callers on the machine itself, /status.
     #[arg(
         long,
         env = "HTTP_ADDR",
         default_value = "127.0.0.1:9464",
         value_name = "IP:PORT",
-        help_heading = "Operation"
-    )]
-    pub(super) http_addr: String,
+        help_heading = "Operation", value_parser = checked(socket_address))]
+    pub(super) http_addr: Setting<SocketAddr>,
     /// How long a drain may take after SIGTERM.
     #[arg(
         long,
         env = "SHUTDOWN_GRACE",
         default_value = "25s",
         value_name = "DURATION",
-        help_heading = "Operation"
-    )]
-    pub(super) shutdown_grace: String,
+        help_heading = "Operation", value_parser = checked(duration(Duration::ZERO..=LONGEST_GRACE)))]
+    pub(super) shutdown_grace: Setting<Duration>,
     #[command(flatten)]
     pub(super) log: LogArgs,
 }
@@ -152,11 +155,11 @@ pub(super) struct SetupArgs {
 #[derive(Args)]
 pub(super) struct DeleteArgs {
     /// What to do: task.delete, task.archive, process.delete, tag.delete or file.delete.
-    #[arg(long, default_value = "task.delete", value_name = "KIND")]
-    pub(super) kind: String,
+    #[arg(long, default_value = "task.delete", value_name = "KIND", value_parser = checked(kind))]
+    pub(super) kind: Setting<Kind>,
     /// Organisation that they belong to.
-    #[arg(long)]
-    pub(super) org: String,
+    #[arg(long, value_parser = checked(org))]
+    pub(super) org: Setting<OrgId>,
     /// Ids of the tasks, processes, tags or files, or - to read them from standard input, one a line.
     #[arg(required = true, value_name = "ID")]
     pub(super) ids: Vec<String>,
@@ -220,9 +223,10 @@ pub(super) struct KindsArgs {
         env = "KINDS",
         default_value = "task.delete",
         value_name = "KINDS",
-        help_heading = "RabbitMQ"
+        help_heading = "RabbitMQ",
+        value_parser = checked(kinds)
     )]
-    pub(super) kinds: String,
+    pub(super) kinds: Setting<Vec<Kind>>,
 }
 
 #[derive(Args)]
@@ -233,22 +237,15 @@ pub(super) struct RetryDelayArgs {
         env = "WAIT_LADDER",
         default_value = "5s,30s,2m,10m,1h",
         value_name = "DURATIONS",
-        help_heading = "Retries"
-    )]
-    pub(super) wait_ladder: String,
+        help_heading = "Retries", value_parser = checked(delays))]
+    pub(super) wait_ladder: Setting<RetryDelays>,
 }
 
 #[derive(Args)]
 pub(super) struct LogArgs {
     /// json or pretty; by default json off a terminal, pretty on one.
-    #[arg(
-        global = true,
-        long,
-        env = "LOG_FORMAT",
-        value_name = "FORMAT",
-        help_heading = "Operation"
-    )]
-    pub(super) log_format: Option<String>,
+    #[arg(global = true, long, env = "LOG_FORMAT", value_name = "FORMAT", help_heading = "Operation", value_parser = if_set(log_format))]
+    pub(super) log_format: Option<Setting<Option<LogFormat>>>,
     /// What to log: a level, or target=level pairs, separated by commas.
     #[arg(
         global = true,

@@ -1,8 +1,20 @@
 //! The settings of the engine: the API, tokens, limits. Part of the command line of `run`, `check` and `delete`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
+use url::Url;
+
+use super::values::{
+    Setting, base_url, checked, collector, duration, flag, if_set, number, orgs, proxy,
+};
+use crate::messages::OrgId;
+
+const TENTH: Duration = Duration::from_millis(100);
+/// Several tries of one delivery must stay far below RabbitMQ's consumer timeout of 30 minutes.
+const LONGEST_REQUEST: Duration = Duration::from_mins(5);
+const YEAR: Duration = Duration::from_hours(24 * 366);
 
 #[derive(Args)]
 pub(super) struct CoreArgs {
@@ -12,27 +24,24 @@ pub(super) struct CoreArgs {
         env = "TALLYFY_BASE_URL",
         default_value = "https://go.tallyfy.com/api",
         value_name = "URL",
-        help_heading = "Tallyfy API"
-    )]
-    pub(super) base_url: String,
+        help_heading = "Tallyfy API", value_parser = checked(base_url))]
+    pub(super) base_url: Setting<Url>,
     /// Allow http:// to a host that is not a loopback address.
     #[arg(
         long = "tallyfy-allow-http",
         env = "TALLYFY_ALLOW_HTTP",
         default_value = "false",
         value_name = "BOOL",
-        help_heading = "Tallyfy API"
-    )]
-    pub(super) allow_http: String,
+        help_heading = "Tallyfy API", value_parser = checked(flag))]
+    pub(super) allow_http: Setting<bool>,
     /// HTTP proxy for the calls. Without it none is used, whatever the environment says.
     #[arg(
         long = "tallyfy-proxy",
         env = "TALLYFY_PROXY",
         hide_env_values = true,
         value_name = "URL",
-        help_heading = "Tallyfy API"
-    )]
-    pub(super) proxy: Option<String>,
+        help_heading = "Tallyfy API", value_parser = if_set(proxy))]
+    pub(super) proxy: Option<Setting<Option<Url>>>,
     /// Authorities (PEM) that are trusted for the API beside the system's own.
     #[arg(
         long = "tallyfy-ca-file",
@@ -42,13 +51,8 @@ pub(super) struct CoreArgs {
     )]
     pub(super) ca_file: Option<PathBuf>,
     /// Organisations that may be touched, separated by commas; a command for another is dead-lettered.
-    #[arg(
-        long = "tallyfy-org-id",
-        env = "TALLYFY_ORG_ID",
-        value_name = "IDS",
-        help_heading = "Tallyfy API"
-    )]
-    pub(super) org_id: Option<String>,
+    #[arg(long = "tallyfy-org-id", env = "TALLYFY_ORG_ID", value_name = "IDS", help_heading = "Tallyfy API", value_parser = if_set(orgs))]
+    pub(super) org_id: Option<Setting<Option<Vec<OrgId>>>>,
     /// The token for all of them.
     #[arg(
         long = "tallyfy-access-token",
@@ -80,26 +84,19 @@ pub(super) struct CoreArgs {
         env = "CONCURRENCY",
         default_value = "64",
         value_name = "NUMBER",
-        help_heading = "Tallyfy API"
-    )]
-    pub(super) concurrency: String,
+        help_heading = "Tallyfy API", value_parser = checked(number(1..=1000)))]
+    pub(super) concurrency: Setting<u32>,
     /// One call, from connect to the last byte.
     #[arg(
         long,
         env = "REQUEST_TIMEOUT",
         default_value = "15s",
         value_name = "DURATION",
-        help_heading = "Tallyfy API"
-    )]
-    pub(super) request_timeout: String,
+        help_heading = "Tallyfy API", value_parser = checked(duration(TENTH..=LONGEST_REQUEST)))]
+    pub(super) request_timeout: Setting<Duration>,
     /// Collector of spans (OTLP over HTTP, protobuf), its base URL. Without one no spans are made.
-    #[arg(
-        long,
-        env = "OTEL_EXPORTER_OTLP_ENDPOINT",
-        value_name = "URL",
-        help_heading = "Operation"
-    )]
-    pub(super) otel_exporter_otlp_endpoint: Option<String>,
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL", help_heading = "Operation", value_parser = if_set(collector))]
+    pub(super) otel_exporter_otlp_endpoint: Option<Setting<Option<Url>>>,
     /// The name of this service in the spans.
     #[arg(
         long,
@@ -110,21 +107,9 @@ pub(super) struct CoreArgs {
     )]
     pub(super) otel_service_name: String,
     /// Answered attempts before the dead letter.
-    #[arg(
-        long,
-        env = "MAX_ATTEMPTS",
-        default_value = "20",
-        value_name = "NUMBER",
-        help_heading = "Retries"
-    )]
-    pub(super) max_attempts: String,
+    #[arg(long, env = "MAX_ATTEMPTS", default_value = "20", value_name = "NUMBER", help_heading = "Retries", value_parser = checked(number(1..=1_000_000)))]
+    pub(super) max_attempts: Setting<u32>,
     /// From the first delivery, waiting included.
-    #[arg(
-        long,
-        env = "MAX_AGE",
-        default_value = "24h",
-        value_name = "DURATION",
-        help_heading = "Retries"
-    )]
-    pub(super) max_age: String,
+    #[arg(long, env = "MAX_AGE", default_value = "24h", value_name = "DURATION", help_heading = "Retries", value_parser = checked(duration(Duration::from_secs(1)..=YEAR)))]
+    pub(super) max_age: Setting<Duration>,
 }

@@ -3,21 +3,22 @@
 use std::io::{IsTerminal, stdin};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
 use super::args::{BrokerArgs, LogArgs};
 use super::read::Reader;
+use super::values::{Setting, any_duration, checked, kind, reason, reasons, up_to};
 use crate::dead_letters::{Bulk, Consent, DeadJob, OutputFormat, Selection};
-use crate::messages::FailureReason;
-use crate::messages::names::POISON;
+use crate::kind::Kind;
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct DeadArgs {
     /// Kind of the commands whose dead letters are meant.
-    #[arg(global = true, long, default_value = "task.delete", value_name = "KIND")]
-    pub(super) kind: String,
+    #[arg(global = true, long, default_value = "task.delete", value_name = "KIND", value_parser = checked(kind))]
+    pub(super) kind: Setting<Kind>,
     #[command(subcommand)]
     pub(super) action: Action,
     #[command(flatten)]
@@ -57,8 +58,8 @@ pub(super) enum Action {
         #[arg(long)]
         json: bool,
         /// How many at most.
-        #[arg(long, value_name = "NUMBER", default_value = "10")]
-        limit: String,
+        #[arg(long, value_name = "NUMBER", default_value = "10", value_parser = checked(up_to(u32::MAX)))]
+        limit: Setting<NonZeroU32>,
     },
     /// Put them back on the work queue; attempts and age start again.
     Replay {
@@ -88,8 +89,8 @@ pub(super) enum Action {
         #[arg(long, value_name = "FILE")]
         to: Option<PathBuf>,
         /// How many at most.
-        #[arg(long, value_name = "NUMBER")]
-        limit: Option<String>,
+        #[arg(long, value_name = "NUMBER", value_parser = checked(up_to(u32::MAX)))]
+        limit: Option<Setting<NonZeroU32>>,
     },
     /// Put exported (or discarded) ones back among the dead letters.
     Import {
@@ -105,9 +106,10 @@ pub(super) struct SelectionArgs {
     #[arg(
         long,
         help_heading = "Which dead letters",
-        help = "Died of this: malformed, org_not_allowed, expired, forbidden, rejected, attempts_exhausted, not_found, not_found_or_not_archived or poison"
+        help = format!("Died of this: {}", reasons()),
+        value_parser = checked(reason)
     )]
-    reason: Option<String>,
+    reason: Option<Setting<String>>,
     /// Of this organisation.
     #[arg(long, help_heading = "Which dead letters")]
     org: Option<String>,
@@ -118,11 +120,11 @@ pub(super) struct SelectionArgs {
     #[arg(long, value_name = "ID", help_heading = "Which dead letters")]
     command_id: Option<String>,
     /// Died longer ago than this.
-    #[arg(long, value_name = "DURATION", help_heading = "Which dead letters")]
-    older_than: Option<String>,
+    #[arg(long, value_name = "DURATION", help_heading = "Which dead letters", value_parser = checked(any_duration))]
+    older_than: Option<Setting<Duration>>,
     /// Died not longer ago than this.
-    #[arg(long, value_name = "DURATION", help_heading = "Which dead letters")]
-    newer_than: Option<String>,
+    #[arg(long, value_name = "DURATION", help_heading = "Which dead letters", value_parser = checked(any_duration))]
+    newer_than: Option<Setting<Duration>>,
 }
 
 #[derive(Args)]
@@ -134,11 +136,11 @@ pub(super) struct BulkArgs {
     #[arg(long, env = "USER", value_name = "NAME")]
     by: Option<String>,
     /// How many at most.
-    #[arg(long, value_name = "NUMBER")]
-    limit: Option<String>,
+    #[arg(long, value_name = "NUMBER", value_parser = checked(up_to(u32::MAX)))]
+    limit: Option<Setting<NonZeroU32>>,
     /// How many a second at most.
-    #[arg(long, value_name = "NUMBER")]
-    rate: Option<String>,
+    #[arg(long, value_name = "NUMBER", value_parser = checked(up_to(1_000_000)))]
+    rate: Option<Setting<NonZeroU32>>,
 }
 
 pub(super) fn job(reader: &mut Reader, action: Action) -> Option<DeadJob> {
@@ -151,7 +153,7 @@ pub(super) fn job(reader: &mut Reader, action: Action) -> Option<DeadJob> {
             DeadJob::Show(selection?, form(json), limit)
         }
         Action::Export { selection, to, limit } => {
-            let (selection, limit) = (reader.selection(&selection), reader.limit(limit.as_deref()));
+            let (selection, limit) = (reader.selection(&selection), reader.limit(limit.as_ref()));
             DeadJob::Export(selection?, to, limit)
         }
         Action::Import { file, bulk } => {
@@ -175,43 +177,29 @@ fn form(json: bool) -> OutputFormat {
 
 impl Reader {
     fn selection(&mut self, args: &SelectionArgs) -> Option<Selection> {
-        let known = FailureReason::ALL.map(FailureReason::as_str);
-        if let Some(reason) = &args.reason
-            && !known.contains(&reason.as_str())
-            && reason != POISON
-        {
-            return self.problem(
-                "--reason",
-                format!("takes {} or {POISON}, not {reason:?}", known.join(", ")),
-            );
-        }
-        let mut age = |name: &str, text: &Option<String>| {
-            text.as_ref().map(|text| {
-                self.duration(name, text, std::time::Duration::ZERO..=std::time::Duration::MAX)
-            })
-        };
-        let (older_than, newer_than) =
-            (age("--older-than", &args.older_than), age("--newer-than", &args.newer_than));
-        let SelectionArgs { reason, org, id, command_id, .. } = args;
-        Some(Selection {
-            reason: reason.clone(),
+        let before = self.problems.len();
+        let SelectionArgs { reason, org, id, command_id, older_than, newer_than } = args;
+        let selection = Selection {
+            reason: self.take_if(reason.as_ref()),
             org: org.clone(),
             id: id.clone(),
             command_id: command_id.clone(),
-            older_than: older_than.flatten(),
-            newer_than: newer_than.flatten(),
-        })
+            older_than: self.take_if(older_than.as_ref()),
+            newer_than: self.take_if(newer_than.as_ref()),
+        };
+        // One that lacks a wrong member would fit more dead letters than were meant.
+        (self.problems.len() == before).then_some(selection)
     }
 
-    fn limit(&mut self, text: Option<&str>) -> Option<usize> {
-        self.number("--limit", text?, 1..=u32::MAX).map(|limit| limit as usize)
+    fn limit(&mut self, limit: Option<&Setting<NonZeroU32>>) -> Option<usize> {
+        self.take_if(limit).map(|limit| limit.get() as usize)
     }
 
     fn bulk(&mut self, args: &BulkArgs, input_is_taken: bool) -> Option<Bulk> {
-        let limit = self.limit(args.limit.as_deref());
-        let rate = args.rate.as_deref().and_then(|text| self.number("--rate", text, 1..=1_000_000));
+        let limit = self.limit(args.limit.as_ref());
+        let rate = self.take_if(args.rate.as_ref());
         let (consent, by) = self.agreed(args, input_is_taken)?;
-        Some(Bulk { limit, rate: rate.and_then(NonZeroU32::new), consent, by })
+        Some(Bulk { limit, rate, consent, by })
     }
 
     fn agreed(&mut self, args: &BulkArgs, input_is_taken: bool) -> Option<(Consent, String)> {

@@ -1,30 +1,24 @@
-//! One reader for each kind of setting. A wrong one becomes a line that names the variable and what it takes.
+//! Collects the lines of all wrong settings, and checks what hangs on more than one setting, on a file or on standard input.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, stderr};
-use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use jiff::SignedDuration;
 use lapin::uri::{AMQPScheme, AMQPUri};
 use tracing_subscriber::EnvFilter;
 use url::{Host, Url};
 
 use super::args::BrokerArgs;
 use super::core_args::CoreArgs;
+use super::values::{ID_FORM, Setting};
 use crate::credentials::{self, CredentialsSource};
 use crate::kind::Kind;
 use crate::messages::{ObjectId, OrgId};
-use crate::policy::retry_schedule::RetryDelays;
 use crate::rabbitmq::connection::parse_amqp_url;
 use crate::rabbitmq::tls::{ClientFiles, TlsFiles};
 use crate::spans::OtlpSettings;
 use crate::telemetry::{self, LogFormat};
-
-const DURATION_FORM: &str = "a duration such as 500ms, 5s, 2m or 24h";
-const ID_FORM: &str = "1 to 64 of A-Z a-z 0-9 _ -";
 
 /// Collects what is wrong while it reads.
 #[derive(Default)]
@@ -39,80 +33,14 @@ impl Reader {
         None
     }
 
-    pub(super) fn flag(&mut self, name: &str, text: &str) -> Option<bool> {
-        match text.to_ascii_lowercase().as_str() {
-            "true" | "1" | "yes" | "on" => Some(true),
-            "false" | "0" | "no" | "off" => Some(false),
-            _ => self.problem(name, format!("takes true or false, not {text:?}")),
-        }
+    /// The value of a setting; a wrong one is reported.
+    pub(super) fn take<T: Clone>(&mut self, setting: &Setting<T>) -> Option<T> {
+        setting.clone().map_err(|line| self.problems.push(line)).ok()
     }
 
-    pub(super) fn number(
-        &mut self,
-        name: &str,
-        text: &str,
-        range: RangeInclusive<u32>,
-    ) -> Option<u32> {
-        match text.trim().parse() {
-            Ok(number) if range.contains(&number) => Some(number),
-            _ => self.problem(
-                name,
-                format!("takes a number from {} to {}, not {text:?}", range.start(), range.end()),
-            ),
-        }
-    }
-
-    pub(super) fn duration(
-        &mut self,
-        name: &str,
-        text: &str,
-        range: RangeInclusive<Duration>,
-    ) -> Option<Duration> {
-        match parse_duration(text) {
-            Some(duration) if range.contains(&duration) => Some(duration),
-            Some(_) => self.problem(
-                name,
-                format!("takes from {:?} to {:?}, not {text:?}", range.start(), range.end()),
-            ),
-            None => self.problem(name, format!("takes {DURATION_FORM}, not {text:?}")),
-        }
-    }
-
-    pub(super) fn delays(&mut self, name: &str, text: &str) -> Option<RetryDelays> {
-        let Some(waits) = text.split(',').map(parse_duration).collect() else {
-            return self.problem(
-                name,
-                format!("takes rising durations separated by commas, 5s,30s,2m say, not {text:?}"),
-            );
-        };
-        RetryDelays::new(waits)
-            .map_or_else(|error| self.problem(name, format!("{error}, not {text:?}")), Some)
-    }
-
-    pub(super) fn kind(&mut self, name: &str, text: &str) -> Option<Kind> {
-        Kind::named(text.trim()).or_else(|| {
-            let known = Kind::ALL.map(Kind::as_str).join(", ");
-            self.problem(name, format!("takes one of {known}, not {text:?}"))
-        })
-    }
-
-    /// At least one, each once.
-    pub(super) fn kinds(&mut self, name: &str, text: &str) -> Option<Vec<Kind>> {
-        let kinds: Vec<_> = text.split(',').map(|kind| self.kind(name, kind)).collect();
-        let kinds: Vec<_> = kinds.into_iter().collect::<Option<_>>()?;
-        let is_twice = (1..kinds.len()).any(|at| kinds[..at].contains(&kinds[at]));
-        if is_twice {
-            self.problem(name, format!("names a kind twice: {text:?}"))
-        } else {
-            Some(kinds)
-        }
-    }
-
-    pub(super) fn socket_address(&mut self, name: &str, text: &str) -> Option<SocketAddr> {
-        let parsed = text.trim().parse().ok();
-        parsed.or_else(|| {
-            self.problem(name, format!("takes IP:PORT, 127.0.0.1:9464 say, not {text:?}"))
-        })
+    /// The same for one that need not be set.
+    pub(super) fn take_if<T: Clone>(&mut self, setting: Option<&Setting<T>>) -> Option<T> {
+        self.take(setting?)
     }
 
     /// Address and, for `amqps`, the files, which are read once to see whether they can be.
@@ -148,13 +76,14 @@ impl Reader {
         parse_amqp_url(text.trim()).map_or_else(|error| self.problem(name, error), Some)
     }
 
-    pub(super) fn log_format(&mut self, name: &str, text: Option<&str>) -> Option<LogFormat> {
-        match text.filter(|text| !text.is_empty()) {
-            None if stderr().is_terminal() => Some(LogFormat::Pretty),
-            None | Some("json") => Some(LogFormat::Json),
-            Some("pretty") => Some(LogFormat::Pretty),
-            Some(other) => self.problem(name, format!("takes json or pretty, not {other:?}")),
-        }
+    pub(super) fn log_format(
+        &mut self,
+        setting: Option<&Setting<Option<LogFormat>>>,
+    ) -> Option<LogFormat> {
+        let by_default = if stderr().is_terminal() { LogFormat::Pretty } else { LogFormat::Json };
+        setting
+            .map_or(Some(None), |setting| self.take(setting))
+            .map(|format| format.unwrap_or(by_default))
     }
 
     pub(super) fn log_filter(&mut self, name: &str, text: &str) -> Option<EnvFilter> {
@@ -170,69 +99,23 @@ impl Reader {
         )
     }
 
-    pub(super) fn base_url(&mut self, name: &str, text: &str, allow_http: &str) -> Option<Url> {
-        let allow_http = self.flag("TALLYFY_ALLOW_HTTP", allow_http)?;
-        let Ok(url) = Url::parse(text.trim()) else {
-            return self.problem(name, "takes an absolute URL, https://go.tallyfy.com/api say");
-        };
-        let trouble = match url.scheme() {
-            "https" => None,
-            "http" if allow_http || is_loopback(&url) => None,
-            "http" => Some(
+    pub(super) fn base_url(&mut self, args: &CoreArgs) -> Option<Url> {
+        let (url, allow_http) = (self.take(&args.base_url), self.take(&args.allow_http));
+        let (url, allow_http) = url.zip(allow_http)?;
+        if url.scheme() == "http" && !allow_http && !is_loopback(&url) {
+            return self.problem(
+                "TALLYFY_BASE_URL",
                 "is http:// to a host that is not a loopback address; the token would travel in the clear. \
-                            Use https://, or set TALLYFY_ALLOW_HTTP=true",
-            ),
-            _ => Some("must begin with https://"),
-        };
-        let plain = url.query().is_none()
-            && url.fragment().is_none()
-            && url.username().is_empty()
-            && url.password().is_none();
-        match trouble {
-            Some(trouble) => self.problem(name, trouble),
-            None if !plain => self.problem(name, "takes a URL without user, query and fragment"),
-            None => Some(url),
+                 Use https://, or set TALLYFY_ALLOW_HTTP=true",
+            );
         }
-    }
-
-    /// `None` too where none is set.
-    pub(super) fn proxy(&mut self, name: &str, text: Option<&str>) -> Option<Url> {
-        let text = text.map(str::trim).filter(|text| !text.is_empty())?;
-        match Url::parse(text) {
-            Ok(url) if url.has_host() && matches!(url.scheme(), "http" | "https") => Some(url),
-            // It may hold a password.
-            _ => self
-                .problem(name, "takes an http:// or https:// URL, http://proxy.example:3128 say"),
-        }
+        Some(url)
     }
 
     /// `None` too where no collector is set.
-    pub(super) fn otlp(
-        &mut self,
-        endpoint: Option<&str>,
-        service_name: &str,
-    ) -> Option<OtlpSettings> {
-        let text = endpoint.map(str::trim).filter(|text| !text.is_empty())?;
-        match Url::parse(text) {
-            Ok(endpoint)
-                if endpoint.has_host() && matches!(endpoint.scheme(), "http" | "https") =>
-            {
-                Some(OtlpSettings { endpoint, service_name: service_name.to_owned() })
-            }
-            _ => self.problem(
-                "OTEL_EXPORTER_OTLP_ENDPOINT",
-                format!(
-                    "takes an http:// or https:// URL, http://127.0.0.1:4318 say, not {text:?}"
-                ),
-            ),
-        }
-    }
-
-    pub(super) fn org(&mut self, name: &str, text: &str) -> Option<OrgId> {
-        let org = OrgId::try_from(text.trim().to_owned()).ok();
-        org.or_else(|| {
-            self.problem(name, format!("takes an organisation's id, {ID_FORM}, not {text:?}"))
-        })
+    pub(super) fn otlp(&mut self, args: &CoreArgs) -> Option<OtlpSettings> {
+        let endpoint = self.take_if(args.otel_exporter_otlp_endpoint.as_ref())??;
+        Some(OtlpSettings { endpoint, service_name: args.otel_service_name.clone() })
     }
 
     /// One of the three sources of tokens, and the allow-list. `only` is the organisation of the `delete` command: there it
@@ -242,8 +125,8 @@ impl Reader {
         args: &CoreArgs,
         only: Option<&OrgId>,
     ) -> Option<CredentialsSource> {
-        let listed = match args.org_id.as_deref().filter(|text| !text.is_empty()) {
-            Some(text) => Some(self.orgs(text)?),
+        let listed = match args.org_id.as_ref() {
+            Some(setting) => self.take(setting)?,
             None => None,
         };
         if let (Some(only), Some(listed)) = (only, &listed)
@@ -291,11 +174,6 @@ impl Reader {
                 "is required: the organisations that may be touched, separated by commas",
             )
         })
-    }
-
-    fn orgs(&mut self, text: &str) -> Option<Vec<OrgId>> {
-        let orgs: Vec<_> = text.split(',').map(|id| self.org("TALLYFY_ORG_ID", id)).collect();
-        orgs.into_iter().collect()
     }
 
     /// The ids from the arguments, or from `input` for a single `-`. One wrong id, or a line that cannot be read, refuses the
@@ -348,11 +226,6 @@ impl Reader {
 }
 
 const TOKEN_SOURCES: &str = "set exactly one of TALLYFY_ACCESS_TOKEN, TALLYFY_ACCESS_TOKEN_FILE and TALLYFY_CREDENTIALS_DIR";
-
-fn parse_duration(text: &str) -> Option<Duration> {
-    let duration: SignedDuration = text.trim().parse().ok()?;
-    Duration::try_from(duration).ok()
-}
 
 fn is_loopback(url: &Url) -> bool {
     match url.host() {

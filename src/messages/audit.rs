@@ -1,15 +1,15 @@
 //! What operators did with dead letters, as a `CloudEvents` event: who, what, how many, and why.
 
 use jiff::Timestamp;
-use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::cloud_event::{self, CloudEvent, Description};
 use super::command::ID_NAMESPACE;
+use super::names;
 use super::publication::Publication;
-use super::{names, time};
 
 /// Each action has two events, so that one that is killed has left a trace, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
@@ -43,28 +43,14 @@ pub struct Audit {
     pub interrupted: bool,
 }
 
-/// The event.
-#[derive(Serialize, JsonSchema)]
-struct AuditEvent<'a> {
-    specversion: &'a str,
-    /// The same for a repeat of the same event.
-    id: &'a str,
-    source: &'a str,
-    /// What was done: `task.dead_letters.replayed`, `.discarded` or `.imported`.
-    #[serde(rename = "type")]
-    kind: &'a str,
-    #[schemars(extend("format" = "date-time"))]
-    time: String,
-    datacontenttype: &'a str,
-    data: &'a Audit,
-}
-
 /// The JSON Schema of the event.
 pub fn schema() -> Schema {
-    SchemaSettings::default()
-        .for_serialize()
-        .into_generator()
-        .into_root_schema_for::<AuditEvent<'_>>()
+    cloud_event::schema::<Audit>(&Description {
+        title: "AuditEvent",
+        description: "What an operator did with dead letters: a `CloudEvents` 1.0 event in structured JSON.",
+        types: &[names::REPLAYED_EVENT, names::DISCARDED_EVENT, names::IMPORTED_EVENT],
+        subject: None,
+    })
 }
 
 impl Audit {
@@ -75,17 +61,7 @@ impl Audit {
             Phase::Ended => format!("{}/{}/{began}", self.kind, self.by),
         };
         let id = Uuid::new_v5(&ID_NAMESPACE, name.as_bytes()).to_string();
-        let event = AuditEvent {
-            specversion: "1.0",
-            id: &id,
-            source: names::SOURCE,
-            kind: self.kind,
-            time: time::text(now),
-            datacontenttype: "application/json",
-            data: self,
-        };
-        // Every member can be written as JSON.
-        let body = serde_json::to_vec(&event).unwrap_or_default();
+        let body = CloudEvent::new(self.kind, &id, now, self).body();
         Publication {
             exchange: names::EVENTS_EXCHANGE,
             routing_key: self.kind.to_owned(),

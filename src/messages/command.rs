@@ -177,10 +177,11 @@ fn once<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
     member: &'static str,
     map: &mut A,
 ) -> Result<(), A::Error> {
-    match slot {
-        Some(_) => Err(A::Error::duplicate_field(member)),
-        None => Ok(*slot = Some(map.next_value()?)),
+    if slot.is_some() {
+        return Err(A::Error::duplicate_field(member));
     }
+    *slot = Some(map.next_value()?);
+    Ok(())
 }
 
 fn is_an_id(member: &str) -> bool {

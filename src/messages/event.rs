@@ -1,20 +1,17 @@
-//! The outcome event: `CloudEvents` 1.0 in structured JSON mode, one logical end of one command.
+//! The outcome event: one logical end of one command.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
+use super::Incoming;
+use super::cloud_event::{self, CloudEvent, Description};
 use super::command::{Command, ID_NAMESPACE, Target};
-use super::{Incoming, names, time};
 use crate::kind::Kind;
-
-/// Bytes that most events need no more than.
-const USUAL_BODY: usize = 768;
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,34 +182,16 @@ pub struct Failure {
     pub detail: String,
 }
 
-/// How a command ended: a `CloudEvents` 1.0 event in structured JSON.
-#[derive(Serialize, JsonSchema)]
-struct CloudEvent<'a> {
-    #[schemars(extend("const" = "1.0"))]
-    specversion: &'static str,
-    /// The same for every repeat: dedupe by it.
-    id: &'a str,
-    #[schemars(extend("const" = names::SOURCE))]
-    source: &'static str,
-    #[serde(rename = "type")]
-    #[schemars(extend("enum" = event_types()))]
-    kind: &'static str,
-    /// `{org_id}/{task_id}`, or the id of another object; absent if the command could not be read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    subject: Option<String>,
-    #[schemars(extend("format" = "date-time"))]
-    time: String,
-    #[schemars(extend("const" = "application/json"))]
-    datacontenttype: &'static str,
-    data: &'a Outcome,
-}
-
 /// The JSON Schema of the event.
 pub fn schema() -> Schema {
-    SchemaSettings::default()
-        .for_serialize()
-        .into_generator()
-        .into_root_schema_for::<CloudEvent<'_>>()
+    cloud_event::schema::<Outcome>(&Description {
+        title: "CloudEvent",
+        description: "How a command ended: a `CloudEvents` 1.0 event in structured JSON.",
+        types: &event_types(),
+        subject: Some(
+            "`{org_id}/{task_id}`, or the id of another object; absent if the command could not be read.",
+        ),
+    })
 }
 
 impl Outcome {
@@ -227,20 +206,8 @@ impl Outcome {
 
     /// The whole event as JSON.
     pub fn event_body(&self, id: &str, time: Timestamp) -> Vec<u8> {
-        let event = CloudEvent {
-            specversion: "1.0",
-            id,
-            source: names::SOURCE,
-            kind: self.outcome.event_type(),
-            subject: self.target.as_ref().map(ToString::to_string),
-            time: time::text(time),
-            datacontenttype: "application/json",
-            data: self,
-        };
-        let mut body = Vec::with_capacity(USUAL_BODY);
-        // Strings, numbers and flags: nothing that JSON could not say.
-        let _ = serde_json::to_writer(&mut body, &event);
-        body
+        let event = CloudEvent::new(self.outcome.event_type(), id, time, self);
+        event.about(self.target.as_ref().map(ToString::to_string)).body()
     }
 
     /// The id of a command: its `message_id`; else from what it is about; else, if it could not be read, from its kind and body.

@@ -4,6 +4,7 @@
 //! other services rely on them (`names`).
 
 pub mod audit;
+mod cloud_event;
 pub mod command;
 pub mod dead_letter;
 pub mod event;

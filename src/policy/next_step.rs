@@ -9,6 +9,7 @@ use crate::messages::{EndKind, FailureReason};
 
 /// What is known when an answer has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "facts, each true or not")]
 pub struct Facts {
     /// The command's kind.
     pub kind: Kind,

@@ -67,14 +67,17 @@ fn decide_status(kind: Kind, response: &Response) -> Verdict {
 }
 
 fn decide_success(success: Success, Response { status, body, .. }: &Response) -> Verdict {
-    match (success, status, body) {
-        (Success::NoContent | Success::NoContentOrOk, 204, _) => Verdict::Deleted,
-        (Success::NoContent, ..) => Verdict::Misdirected,
-        (Success::NoContentOrOk | Success::EmptyOk, 200, Body::Lost) => Verdict::Transient,
-        (Success::NoContentOrOk | Success::EmptyOk, 200, Body::Empty) => Verdict::Deleted,
-        (Success::NoContentOrOk, 200, Body::Json { .. }) if !body.denies_the_endpoint() => {
-            Verdict::Deleted
+    let is_api = matches!(body, Body::Json { .. }) && !body.denies_the_endpoint();
+    let is_success = match success {
+        Success::NoContent => *status == 204,
+        Success::NoContentOrOk => {
+            *status == 204 || *status == 200 && (is_api || *body == Body::Empty)
         }
+        Success::EmptyOk => *status == 200 && *body == Body::Empty,
+    };
+    match (success, status, body) {
+        _ if is_success => Verdict::Deleted,
+        (Success::NoContentOrOk | Success::EmptyOk, 200, Body::Lost) => Verdict::Transient,
         _ => Verdict::Misdirected,
     }
 }

@@ -12,28 +12,21 @@ use crate::messages::Incoming;
 use crate::policy::settlement::Settlement;
 
 /// Decides the disposition of one message, a panic on the way included.
-// Neither this nor `survive` is `async`, which would keep the work twice in every spawned task: as it was given, and as it is awaited.
-pub fn handle(
-    incoming: &Incoming,
-    engine: &Engine,
-    stop: &Stop,
-) -> impl Future<Output = Settlement> {
-    survive(carry_out(incoming, engine, stop), incoming, engine)
+pub async fn handle(incoming: &Incoming, engine: &Engine, stop: &Stop) -> Settlement {
+    survive(carry_out(incoming, engine, stop), incoming, engine).await
 }
 
-fn survive(
+async fn survive(
     work: impl Future<Output = Settlement>,
     incoming: &Incoming,
     engine: &Engine,
-) -> impl Future<Output = Settlement> {
-    AssertUnwindSafe(work).catch_unwind().map(|end| {
-        end.unwrap_or_else(|_| {
-            error!(
-                message_id = incoming.properties.message_id,
-                "a command made the worker panic; it waits and will be tried again"
-            );
-            after_a_panic(incoming, engine)
-        })
+) -> Settlement {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+        error!(
+            message_id = incoming.properties.message_id,
+            "a command made the worker panic; it waits and will be tried again"
+        );
+        after_a_panic(incoming, engine)
     })
 }
 

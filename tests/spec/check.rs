@@ -57,6 +57,7 @@ async fn all_is_well_with_the_least_permissions() {
         ("clock", "ok"),
         ("confirms and returns", "ok"),
         ("least permissions", "ok"),
+        ("kind task.delete", "skipped"),
         ("organisation acme", "ok"),
         ("permission to read task.delete", "ok"),
         ("permission to write task.dlx", "ok"),

@@ -42,6 +42,7 @@ fn setup(url: &str) {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one scene")]
 async fn the_definitions_are_what_setup_declares_and_their_users_have_what_they_need() {
     let (_turn, broker) = broker_to_harm().await;
     broker.import(&definitions()).await;

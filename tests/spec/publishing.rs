@@ -26,6 +26,7 @@ const RETURNED: &str = "tallyfy_delete_worker_publishes_total{result=\"returned\
 /// on the naive design (every publish on one shared confirm channel, in `Publisher::publish_on_a_channel_of_its_own`) in
 /// three runs of three: 57, 66 and 75 of the 500 returned messages counted as confirmed.
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one scene")]
 async fn no_confirm_is_ever_taken_for_another_publishs() {
     let vhost = broker().new_vhost().await;
     let connection =

@@ -8,7 +8,11 @@ use hyper::{HeaderMap, Method, StatusCode, Uri};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::state::{Access, State, TaskState};
+use crate::honest::{
+    endpoint_not_found, forbidden, no_content, ok, resource_not_found, unauthenticated,
+};
+use crate::objects::{self, ObjectType};
+use crate::state::{Access, ObjectState, State};
 
 /// The documentation's upper bound of `per_page`.
 const MAX_PER_PAGE: usize = 100;
@@ -19,6 +23,9 @@ const DEFAULT_PER_PAGE: usize = 10;
 pub(crate) enum Operation {
     Delete,
     Archive,
+    DeleteProcess,
+    DeleteTag,
+    DeleteFile,
     Restore,
     GetTask,
     List,
@@ -94,7 +101,10 @@ pub(crate) fn perform(state: &mut State, call: &Call) -> Answer {
         (Operation::Me, ..) => me(),
         (Operation::Organizations, ..) => organizations(state, token),
         (Operation::List, Some(org_id), _) => list(state, org_id, &call.path),
-        (operation, Some(org_id), Some(task_id)) => on_task(state, operation, org_id, task_id),
+        (operation, Some(org_id), Some(id)) => match ObjectType::of(operation) {
+            Some(object) => objects::delete(state, object, org_id, id),
+            None => on_task(state, operation, org_id, id),
+        },
         _ => endpoint_not_found(),
     }
 }
@@ -114,6 +124,12 @@ fn route<'a>(
         ["organizations", org_id, rest @ ..] if !org_id.is_empty() => (Some(*org_id), rest),
         other => (None, other),
     };
+    if let Some((operation, id)) = objects::route(rest)
+        && org_id.is_some()
+        && method == Method::DELETE
+    {
+        return (operation, org_id, Some(id));
+    }
     let (task_id, tail) = match rest {
         ["tasks", task_id, tail @ ..] if org_id.is_some() && !task_id.is_empty() => {
             (Some(*task_id), tail)
@@ -159,9 +175,9 @@ fn list(state: &mut State, org_id: &str, path: &str) -> Answer {
         path.parse::<Uri>().ok().and_then(|uri| Query::<ListQuery>::try_from_uri(&uri).ok());
     let query = query.map(|Query(query)| query).unwrap_or_default();
     let wanted = if query.archived.as_deref() == Some("only") {
-        TaskState::Archived
+        ObjectState::Archived
     } else {
-        TaskState::Present
+        ObjectState::Present
     };
     let Some(organisation) = state.organisation(org_id) else { return resource_not_found() };
     let per_page = query.per_page.unwrap_or(DEFAULT_PER_PAGE).clamp(1, MAX_PER_PAGE);
@@ -181,66 +197,37 @@ fn list(state: &mut State, org_id: &str, path: &str) -> Answer {
 fn on_task(state: &mut State, operation: Operation, org_id: &str, task_id: &str) -> Answer {
     let task =
         state.organisation(org_id).and_then(|organisation| organisation.tasks.get_mut(task_id));
-    let Some(task) = task.filter(|task| **task != TaskState::Gone) else {
+    let Some(task) = task.filter(|task| **task != ObjectState::Gone) else {
         return resource_not_found();
     };
-    if *task == TaskState::Forbidden {
+    if *task == ObjectState::Forbidden {
         return forbidden();
     }
     let before = *task;
     match operation {
         Operation::Delete => {
-            *task = TaskState::Gone;
+            *task = ObjectState::Gone;
             no_content(Some(Change::Deleted))
         }
         Operation::Archive => {
-            *task = TaskState::Archived;
-            no_content((before == TaskState::Present).then_some(Change::Archived))
+            *task = ObjectState::Archived;
+            no_content((before == ObjectState::Present).then_some(Change::Archived))
         }
         Operation::Restore => {
-            *task = TaskState::Present;
-            let change = (before == TaskState::Archived).then_some(Change::Restored);
-            Answer { change, ..ok(json!({"data": task_json(task_id, TaskState::Present)})) }
+            *task = ObjectState::Present;
+            let change = (before == ObjectState::Archived).then_some(Change::Restored);
+            Answer { change, ..ok(json!({"data": task_json(task_id, ObjectState::Present)})) }
         }
         _ => ok(json!({"data": task_json(task_id, before)})),
     }
 }
 
-fn task_json(task_id: &str, state: TaskState) -> Value {
-    let archived_at = (state == TaskState::Archived).then_some("2026-01-01T00:00:00Z");
+fn task_json(task_id: &str, state: ObjectState) -> Value {
+    let archived_at = (state == ObjectState::Archived).then_some("2026-01-01T00:00:00Z");
     json!({
         "id": task_id, "title": "Sandbox task", "status": "not-started", "run_id": null,
         "is_oneoff_task": true, "archived": archived_at.is_some(), "archived_at": archived_at,
     })
-}
-
-fn ok(body: Value) -> Answer {
-    Answer { status: StatusCode::OK, body: Some(body), change: None }
-}
-
-fn no_content(change: Option<Change>) -> Answer {
-    Answer { status: StatusCode::NO_CONTENT, body: None, change }
-}
-
-fn unauthenticated() -> Answer {
-    refusal(StatusCode::UNAUTHORIZED, "Unauthenticated.", "UNAUTHENTICATED")
-}
-
-fn forbidden() -> Answer {
-    refusal(StatusCode::FORBIDDEN, "This action is unauthorized.", "FORBIDDEN")
-}
-
-fn endpoint_not_found() -> Answer {
-    refusal(StatusCode::NOT_FOUND, "API endpoint not found", "ENDPOINT_NOT_FOUND")
-}
-
-fn resource_not_found() -> Answer {
-    refusal(StatusCode::NOT_FOUND, "Resource not found", "RESOURCE_NOT_FOUND")
-}
-
-fn refusal(status: StatusCode, message: &str, code: &str) -> Answer {
-    let body = json!({"error": true, "message": message, "code": code});
-    Answer { status, body: Some(body), change: None }
 }
 
 #[cfg(test)]
@@ -253,8 +240,8 @@ mod tests {
         let mut state = State::new("good".to_owned());
         state.put_organisation(ORG, None);
         let tasks = &mut state.organisation(ORG).unwrap().tasks;
-        tasks.insert("t1".to_owned(), TaskState::Present);
-        tasks.insert("t2".to_owned(), TaskState::Forbidden);
+        tasks.insert("t1".to_owned(), ObjectState::Present);
+        tasks.insert("t2".to_owned(), ObjectState::Forbidden);
         state
     }
 
@@ -296,9 +283,9 @@ mod tests {
         let mut state = world();
         let task = "/api/organizations/ORG/tasks/t1";
         assert_eq!(status(&mut state, "DELETE", task), 204);
-        assert_eq!(state.task(ORG, "t1"), Some(TaskState::Archived));
+        assert_eq!(state.task(ORG, "t1"), Some(ObjectState::Archived));
         assert_eq!(status(&mut state, "PUT", &format!("{task}/restore")), 200);
-        assert_eq!(state.task(ORG, "t1"), Some(TaskState::Present));
+        assert_eq!(state.task(ORG, "t1"), Some(ObjectState::Present));
         assert_eq!(status(&mut state, "DELETE", &format!("{task}/delete")), 204);
         assert_eq!(status(&mut state, "DELETE", &format!("{task}/delete")), 404);
         assert_eq!(status(&mut state, "GET", task), 404);
@@ -313,7 +300,7 @@ mod tests {
     fn a_list_holds_one_state_and_counts_its_pages() {
         let mut state = world();
         let tasks = &mut state.organisation(ORG).unwrap().tasks;
-        tasks.extend((0..5).map(|i| (format!("a{i}"), TaskState::Archived)));
+        tasks.extend((0..5).map(|i| (format!("a{i}"), ObjectState::Archived)));
         let path =
             format!("/organizations/{ORG}/tasks?is_oneoff=true&archived=only&page=2&per_page=3");
         let body = perform(&mut state, &call("GET", &path, "good")).body.unwrap();

@@ -16,8 +16,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::ledger::Entry;
+use crate::objects::ObjectType;
 use crate::sandbox::Sandbox;
-use crate::state::TaskState;
+use crate::state::ObjectState;
 
 const ABOUT: &str = "\
 tallyfy-sandbox: stands in for the Tallyfy API, under / and under /api.
@@ -26,6 +27,8 @@ POST   /_sandbox/orgs                {\"org_id\", \"tokens\"?: [..]}: add or rep
 PUT    /_sandbox/tokens              {\"org_id\"?, \"tokens\": [..]}: the tokens that are valid from now on
 POST   /_sandbox/tasks               {\"org_id\", \"task_ids\": [..], \"state\": present|archived|gone|forbidden}
 GET    /_sandbox/tasks/{org}/{task}  the state of one task
+POST   /_sandbox/objects             {\"org_id\", \"type\": process|tag|file, \"ids\": [..], \"state\": as of tasks, or logo of a file}
+GET    /_sandbox/objects/{org}/{type}/{id}  the state of one of them
 POST   /_sandbox/faults              {\"match\"?, \"times\"?, \"for_ms\"?, \"probability\"?, \"effect\"}: script a fault
 GET    /_sandbox/faults              DELETE: all of them; DELETE /_sandbox/faults/{id}: one
 GET    /_sandbox/ledger[?since=SEQ]  every API request; DELETE: forget them
@@ -43,6 +46,8 @@ pub(crate) fn router(sandbox: Arc<Sandbox>) -> Router {
         .route("/_sandbox/tokens", put(set_tokens))
         .route("/_sandbox/tasks", post(put_tasks))
         .route("/_sandbox/tasks/{org_id}/{task_id}", get(show_task))
+        .route("/_sandbox/objects", post(put_objects))
+        .route("/_sandbox/objects/{org_id}/{type}/{id}", get(show_object))
         .route("/_sandbox/faults", post(add_fault).get(list_faults).delete(remove_faults))
         .route("/_sandbox/faults/{id}", delete(remove_fault))
         .route("/_sandbox/ledger", get(show_ledger).delete(clear_ledger))
@@ -82,7 +87,16 @@ struct NewTokens {
 struct NewTasks {
     org_id: String,
     task_ids: Vec<String>,
-    state: TaskState,
+    state: ObjectState,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewObjects {
+    org_id: String,
+    r#type: ObjectType,
+    ids: Vec<String>,
+    state: ObjectState,
 }
 
 #[derive(Deserialize)]
@@ -130,6 +144,23 @@ async fn show_task(
     Path((org_id, task_id)): Path<(String, String)>,
 ) -> Json<Value> {
     let state = sandbox.state().task(&org_id, &task_id);
+    Json(state.map_or_else(|| json!({"state": "unknown"}), |state| json!({"state": state})))
+}
+
+async fn put_objects(State(sandbox): Shared, body: Bytes) -> Result<Json<Value>, Refusal> {
+    let NewObjects { org_id, r#type, ids, state: new } = understand(&body)?;
+    let count = ids.len();
+    let mut state = sandbox.state();
+    let organisation = state.organisation(&org_id).ok_or_else(|| no_organisation(&org_id))?;
+    organisation.objects.extend(ids.into_iter().map(|id| ((r#type, id), new)));
+    Ok(Json(json!({"objects": count})))
+}
+
+async fn show_object(
+    State(sandbox): Shared,
+    Path((org_id, object, id)): Path<(String, ObjectType, String)>,
+) -> Json<Value> {
+    let state = sandbox.state().object(&org_id, object, &id);
     Json(state.map_or_else(|| json!({"state": "unknown"}), |state| json!({"state": state})))
 }
 

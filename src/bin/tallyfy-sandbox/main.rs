@@ -7,7 +7,9 @@ mod chance;
 mod control;
 mod fault_effects;
 mod faults;
+mod honest;
 mod ledger;
+mod objects;
 mod sandbox;
 mod server;
 mod state;
@@ -27,7 +29,7 @@ use tracing_subscriber::EnvFilter;
 use crate::faults::Faults;
 use crate::ledger::Ledger;
 use crate::sandbox::Sandbox;
-use crate::state::{State, TaskState};
+use crate::state::{ObjectState, State};
 
 const DEFAULT_ORG: &str = "5a4db0c0ffee5a4db0c0ffee5a4db0c0";
 
@@ -102,7 +104,7 @@ fn furnish(settings: &Settings) -> Sandbox {
         state.put_organisation(org_id, None);
         if let Some(organisation) = state.organisation(org_id) {
             organisation.tasks =
-                (0..settings.tasks).map(|i| (format!("{i:032x}"), TaskState::Present)).collect();
+                (0..settings.tasks).map(|i| (format!("{i:032x}"), ObjectState::Present)).collect();
         }
     }
     Sandbox::new(state, Faults::new(settings.seed), Ledger::new(!settings.no_ledger))

@@ -5,14 +5,18 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-/// What the sandbox was told of a task, or what became of it.
+use crate::objects::ObjectType;
+
+/// What the sandbox was told of a task, a process, a tag or a file, or what became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum TaskState {
+pub(crate) enum ObjectState {
     Present,
     Archived,
     Gone,
     Forbidden,
+    /// Of a file: the logo of the organisation, which cannot be deleted.
+    Logo,
 }
 
 #[derive(Debug, Default)]
@@ -20,7 +24,8 @@ pub(crate) struct Organisation {
     /// `None`: the global tokens are valid here.
     own_tokens: Option<HashSet<String>>,
     /// Ordered, so that pages of a list are stable.
-    pub(crate) tasks: BTreeMap<String, TaskState>,
+    pub(crate) tasks: BTreeMap<String, ObjectState>,
+    pub(crate) objects: BTreeMap<(ObjectType, String), ObjectState>,
 }
 
 /// Whether a token may touch an organisation.
@@ -56,8 +61,12 @@ impl State {
         self.global_tokens = tokens;
     }
 
-    pub(crate) fn task(&self, org_id: &str, task_id: &str) -> Option<TaskState> {
+    pub(crate) fn task(&self, org_id: &str, task_id: &str) -> Option<ObjectState> {
         self.organisations.get(org_id)?.tasks.get(task_id).copied()
+    }
+
+    pub(crate) fn object(&self, org_id: &str, object: ObjectType, id: &str) -> Option<ObjectState> {
+        self.organisations.get(org_id)?.objects.get(&(object, id.to_owned())).copied()
     }
 
     /// A token that an organisation does not take is 401 there, even if another organisation takes it:
@@ -83,7 +92,7 @@ impl State {
             .map(|(id, _)| id.as_str())
     }
 
-    pub(crate) fn tasks_by_state(&self) -> BTreeMap<TaskState, usize> {
+    pub(crate) fn tasks_by_state(&self) -> BTreeMap<ObjectState, usize> {
         let mut counts = BTreeMap::new();
         for state in self.organisations.values().flat_map(|org| org.tasks.values()) {
             *counts.entry(*state).or_default() += 1;

@@ -1,0 +1,118 @@
+//! Which kinds a session consumes, and how much of each, until all of them have proved harmless. Pure.
+//!
+//! # A message that kills the client library's connection does not drag its neighbours along
+//!
+//! Some messages cannot be parsed, and their delivery ends the connection, each time, until the queue's delivery limit moves
+//! them to the dead letters. What was unacknowledged with it counts a delivery too, here and at every worker that it reaches. So
+//! each session begins with one message at a time, of one kind at a time, and takes more of a kind when one comes that was not
+//! redelivered [`REDELIVERY_THRESHOLD`] times: the neighbours of such a message are then dealt with one by one, far from the
+//! limit. The broker counts the redeliveries, so that this holds across workers and restarts.
+//!
+//! A kind whose queue holds many such messages has every other turn; in the turns between, the others are consumed in bulk.
+
+use std::time::Duration;
+
+use crate::kind::Kind;
+
+/// Redeliveries from which on a message may be one that ends connections.
+pub(super) const REDELIVERY_THRESHOLD: u32 = 4;
+const ALONE_FOR: Duration = Duration::from_secs(1);
+const OTHERS_FOR: Duration = Duration::from_secs(5);
+
+/// What to consume next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Turn {
+    /// The kinds.
+    pub(super) kinds: Vec<Kind>,
+    /// One message at a time, because none has proved harmless yet.
+    pub(super) is_alone: bool,
+    /// For how long at most.
+    pub(super) lasts: Option<Duration>,
+}
+
+/// The turns of one session.
+#[derive(Debug)]
+pub(super) struct RampUp {
+    unproved: Vec<Kind>,
+    proved: Vec<Kind>,
+    was_alone: bool,
+}
+
+impl RampUp {
+    pub(super) fn new(kinds: &[Kind]) -> Self {
+        Self { unproved: kinds.to_vec(), proved: Vec::new(), was_alone: false }
+    }
+
+    /// The next turn. Those that have proved harmless take turns with the next one that has not.
+    pub(super) fn next_turn(&mut self) -> Turn {
+        let is_alone = !self.unproved.is_empty() && (self.proved.is_empty() || !self.was_alone);
+        self.was_alone = is_alone;
+        if is_alone {
+            self.unproved.rotate_left(1);
+            let kinds = self.unproved.last().copied().into_iter().collect();
+            // The only one has no one to wait for.
+            let is_only = self.unproved.len() + self.proved.len() == 1;
+            return Turn { kinds, is_alone, lasts: (!is_only).then_some(ALONE_FOR) };
+        }
+        let lasts = (!self.unproved.is_empty()).then_some(OTHERS_FOR);
+        Turn { kinds: self.proved.clone(), is_alone, lasts }
+    }
+
+    /// This kind has proved harmless: a message came that was hardly ever redelivered, or its queue is empty.
+    pub(super) fn proved(&mut self, kind: Kind) {
+        if let Some(at) = self.unproved.iter().position(|unproved| *unproved == kind) {
+            self.proved.push(self.unproved.remove(at));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Kind::{FileDelete, TagDelete, TaskDelete};
+
+    fn kinds(turn: &Turn) -> (&[Kind], bool) {
+        (&turn.kinds, turn.is_alone)
+    }
+
+    #[test]
+    fn the_only_kind_is_taken_one_by_one_until_one_message_is_harmless() {
+        let mut ramp_up = RampUp::new(&[TaskDelete]);
+        for _ in 0..3 {
+            let turn = ramp_up.next_turn();
+            assert_eq!((kinds(&turn), turn.lasts), ((&[TaskDelete][..], true), None));
+        }
+        ramp_up.proved(TaskDelete);
+        let turn = ramp_up.next_turn();
+        assert_eq!((kinds(&turn), turn.lasts), ((&[TaskDelete][..], false), None));
+    }
+
+    #[test]
+    fn a_message_that_kills_the_client_librarys_connection_does_not_drag_its_neighbours_along() {
+        let mut ramp_up = RampUp::new(&[TaskDelete, TagDelete, FileDelete]);
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            let turn = ramp_up.next_turn();
+            assert!(turn.is_alone && turn.kinds.len() == 1, "one kind at a time: {turn:?}");
+            seen.extend(turn.kinds);
+        }
+        seen.sort();
+        assert_eq!(seen, [TaskDelete, TagDelete, FileDelete], "and each has its turn");
+    }
+
+    #[test]
+    fn kinds_that_have_proved_harmless_are_not_held_up_by_one_that_has_not() {
+        let mut ramp_up = RampUp::new(&[TaskDelete, TagDelete, FileDelete]);
+        ramp_up.proved(TaskDelete);
+        ramp_up.proved(FileDelete);
+        for _ in 0..3 {
+            let [alone, bulk] = [ramp_up.next_turn(), ramp_up.next_turn()];
+            assert_eq!(kinds(&alone), (&[TagDelete][..], true));
+            assert_eq!(kinds(&bulk), (&[TaskDelete, FileDelete][..], false));
+            assert!(alone.lasts < bulk.lasts);
+        }
+        ramp_up.proved(TagDelete);
+        assert_eq!(ramp_up.next_turn().kinds.len(), 3);
+        assert_eq!(ramp_up.next_turn().lasts, None);
+    }
+}
