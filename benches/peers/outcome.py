@@ -1,4 +1,4 @@
-"""The event of the Python peers, in the shape of README's "Consuming outcomes"."""
+"""The event of the Python peers, in the shape of docs/messages.md."""
 
 from datetime import datetime, timezone
 from uuid import NAMESPACE_URL, uuid5

@@ -1,4 +1,5 @@
 //! The producers of `docs/producers`, against a real RabbitMQ: each command arrives as it should, and one that no queue takes fails.
+//! And the Python snippets of the documents.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,6 +10,7 @@
 #[path = "../spec/support/rabbitmq/mod.rs"]
 #[allow(dead_code, reason = "shared with the tests, which need more of it")]
 mod rabbitmq;
+mod snippets;
 
 use std::process::{Command, ExitCode, Output};
 
@@ -46,6 +48,9 @@ async fn main() -> ExitCode {
         println!("{language}: {}", found.unwrap_or_else(|fault| format!("FAILED: {fault}")));
     }
     broker().delete_vhost(&vhost).await;
+    let found = snippets::look_at().await;
+    failed |= found.is_err();
+    println!("snippets: {}", found.unwrap_or_else(|fault| format!("FAILED: {fault}")));
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 

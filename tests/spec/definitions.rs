@@ -12,7 +12,7 @@ use crate::support::{eventually, world::ORG};
 
 const VHOST: &str = "tallyfy";
 
-fn definitions() -> Value {
+pub(crate) fn definitions() -> Value {
     serde_json::from_str(include_str!("../../deploy/rabbitmq/definitions.json")).unwrap()
 }
 

@@ -12,12 +12,27 @@ use tallyfy_delete_worker::metrics::Metrics;
 use tallyfy_delete_worker::policy::verdict::Verdict;
 use tallyfy_delete_worker::schema::{Subject, schema};
 
-const README: &str = include_str!("../../README.md");
+use crate::pages::{pages, table};
+
 const ALERTS: &str = include_str!("../../deploy/prometheus/alerts.yml");
 const DASHBOARD: &str = include_str!("../../deploy/grafana/dashboard.json");
 const OPERATIONS: &str = include_str!("../../docs/operations.md");
 const MESSAGES: &str = include_str!("../../docs/messages.md");
 const DEAD_LETTERS: &str = include_str!("../../docs/dead-letters.md");
+
+/// The table and the exporter name the same metrics.
+#[test]
+fn every_metric_has_its_row_in_the_runbook_and_every_row_its_metric() {
+    let rows = table(OPERATIONS, "| metric | meaning |");
+    let words = rows.iter().flat_map(|row| row[0].split('`').skip(1).step_by(2));
+    let named: BTreeSet<_> = words.map(|word| word.split('{').next().unwrap()).collect();
+    let exported = exported();
+    let exported: BTreeSet<_> = exported
+        .iter()
+        .map(|name| name.trim_start_matches("tallyfy_delete_worker_").trim_end_matches("_bucket"))
+        .collect();
+    assert_eq!(named, exported);
+}
 
 /// Names of metrics with the endings that Prometheus sees.
 fn exported() -> BTreeSet<String> {
@@ -62,24 +77,27 @@ fn every_counter_that_an_alert_selects_is_there_from_the_start() {
     let verdicts: BTreeSet<_> = selected.flat_map(|verdicts| verdicts.split('|')).collect();
     assert!(verdicts.len() > 6, "{verdicts:?}");
     for verdict in verdicts {
-        assert!(at_the_start.contains(&format!("_total{{verdict=\"{verdict}\"}} 0")), "{verdict}");
+        assert!(at_the_start.contains(&format!(",verdict=\"{verdict}\"}} 0\n")), "{verdict}");
     }
 }
 
 /// What the worker counts with a word that the list of the start lacks would be seen only from its second time on.
 #[test]
-fn every_word_that_the_readme_gives_a_counter_is_there_from_the_start() {
+fn every_word_that_the_runbook_gives_a_counter_is_there_from_the_start() {
     let at_the_start = Metrics::default().render();
-    for (counter, label) in [
-        ("commands_total", "verdict"),
-        ("publishes_total", "result"),
-        ("acknowledgements_total", "result"),
+    let kind = "kind=\"task.delete\",";
+    for (counter, labels, before) in [
+        ("commands_total", "kind,verdict", kind),
+        ("publishes_total", "result", ""),
+        ("acknowledgements_total", "result", ""),
     ] {
-        let (_, rest) = README.split_once(&format!("| `{counter}{{{label}}}` |")).expect(counter);
+        let head = format!("| `{counter}{{{labels}}}` |");
+        let (_, rest) = OPERATIONS.split_once(&head).expect(counter);
         let words: Vec<_> = rest.lines().next().unwrap().split('`').skip(1).step_by(2).collect();
         assert!(words.len() > 1, "{counter}: {words:?}");
+        let label = labels.trim_start_matches("kind,");
         for word in words {
-            let series = format!("_{counter}{{{label}=\"{word}\"}} 0\n");
+            let series = format!("_{counter}{{{before}{label}=\"{word}\"}} 0\n");
             assert!(at_the_start.contains(&series), "{series}");
         }
     }
@@ -195,9 +213,8 @@ fn words(line: &str) -> Vec<String> {
 
 #[test]
 fn every_command_line_of_the_documents_is_one_that_the_program_takes() {
-    let documents =
-        [README, OPERATIONS, MESSAGES, DEAD_LETTERS, include_str!("../../docs/deploying.md")];
-    let lines = documents.iter().flat_map(|text| text.lines()).filter_map(|line| {
+    let pages = pages();
+    let lines = pages.values().flat_map(|text| text.lines()).filter_map(|line| {
         let line = line.split(" | ").last()?.split('#').next()?;
         let (_, rest) = line.split_once("tallyfy-delete-worker ")?;
         line.trim_start().starts_with(['t', 'p']).then_some(rest).filter(|_| !line.contains('`'))
@@ -211,5 +228,5 @@ fn every_command_line_of_the_documents_is_one_that_the_program_takes() {
         assert!(told.iter().all(|problem| !problem.starts_with("error:")), "{line}: {told:?}");
         count += 1;
     }
-    assert!(count >= 8, "{count} command lines were found");
+    assert!(count >= 12, "{count} command lines were found");
 }

@@ -1,17 +1,21 @@
 //! The tables of `docs/behaviour.md` and `docs/messages.md`, held against the code, so that they cannot rot; and all JSON examples.
 
-use tallyfy_delete_worker::kind::Kind;
-use tallyfy_delete_worker::messages::Command;
+use std::time::Duration;
+
+use tallyfy_delete_worker::kind::{Kind, KindSpec};
+use tallyfy_delete_worker::messages::{Command, EndKind};
 use tallyfy_delete_worker::metrics::NO_TOKEN;
 use tallyfy_delete_worker::policy::absence::{Reach, believe, reach};
 use tallyfy_delete_worker::policy::answer::{Answer, Body, Response};
 use tallyfy_delete_worker::policy::api_access::SuspendReason;
+use tallyfy_delete_worker::policy::next_step::{Facts, NextStep, next_step};
+use tallyfy_delete_worker::policy::retry_schedule::{RetryDelays, RetrySchedule};
 use tallyfy_delete_worker::policy::verdict::{Verdict, decide};
 
-const README: &str = include_str!("../../README.md");
+use crate::pages::{pages, table};
+
 const BEHAVIOUR: &str = include_str!("../../docs/behaviour.md");
 const MESSAGES: &str = include_str!("../../docs/messages.md");
-const OPERATIONS: &str = include_str!("../../docs/operations.md");
 
 /// What an answer may carry, in the table's words.
 const BODIES: [&str; 8] = [
@@ -24,14 +28,6 @@ const BODIES: [&str; 8] = [
     " with HTML",
     " cut short",
 ];
-
-/// The cells of a table, row by row, without its head.
-fn table(text: &str, head: &str) -> Vec<Vec<String>> {
-    let (_, rest) = text.split_once(head).unwrap_or_else(|| panic!("no table begins with {head}"));
-    let rows = rest.lines().skip(2).take_while(|line| line.starts_with('|'));
-    rows.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect())
-        .collect()
-}
 
 fn first_word_in_backticks(cell: &str) -> &str {
     cell.split('`').nth(1).unwrap_or_else(|| panic!("no word in backticks: {cell}"))
@@ -204,9 +200,87 @@ fn every_reason_of_a_suspension_is_explained() {
 }
 
 #[test]
+fn the_table_of_kinds_is_that_of_the_code() {
+    let rows = table(MESSAGES, "| kind | call, below `{base}/organizations/{org_id}` |");
+    let row = |kind: Kind| {
+        let KindSpec { name, id_member, outcome, done_event, failed_event, .. } = kind.spec();
+        let call = kind.path(&format!("{{{id_member}}}")).collect::<Vec<_>>().join("/");
+        let call = format!("DELETE {call}");
+        [name, call.as_str(), id_member, outcome, done_event, failed_event]
+            .map(|word| format!("`{word}`"))
+            .to_vec()
+    };
+    assert_eq!(rows, Kind::ALL.map(row));
+    for kind in Kind::ALL {
+        assert!(kind.dead_letter_queue() == format!("{kind}.dead"));
+        assert!(kind.delay_queue("5s") == format!("{kind}.wait.5s"));
+    }
+}
+
+/// Whether a cell such as `204, 200 with JSON` names this answer.
+fn names(cell: &str, status: u16, body: &str) -> bool {
+    let is_the_apis_json = [" with RESOURCE_NOT_FOUND", " with another code", " without a code"];
+    cell.split(", ").any(|item| {
+        item == status.to_string()
+            || item == format!("{status}{body}")
+            || (item == format!("{status} with JSON") && is_the_apis_json.contains(&body))
+    })
+}
+
+/// What follows, in the table's words.
+fn follows(kind: Kind, verdict: Verdict, may_be_done: bool) -> String {
+    let facts = Facts {
+        kind,
+        may_be_done,
+        spent: 1,
+        age: Duration::ZERO,
+        retry_after: None,
+        is_outage: false,
+        is_draining: false,
+        is_clock_wrong: false,
+        next_delay: None,
+    };
+    let schedule = RetrySchedule {
+        max_attempts: 20,
+        max_age: Duration::from_hours(24),
+        delays: RetryDelays::new(vec![Duration::from_secs(5)]).unwrap(),
+    };
+    match next_step(verdict, &facts, &schedule) {
+        NextStep::Finish { end: EndKind::AlreadyAbsent, .. } => "`already_absent`".to_owned(),
+        NextStep::DeadLetter(reason) => format!("dead letter `{}`", reason.as_str()),
+        NextStep::Postpone(_) => format!("`{}`", verdict.as_str()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_table_of_what_differs_between_the_kinds_is_what_the_code_does() {
+    let rows = table(BEHAVIOUR, "| kind | done | not found, in the API's own words |");
+    let kinds: Vec<_> = rows.iter().map(|row| row[0].trim_matches('`')).collect();
+    assert_eq!(kinds, Kind::ALL.map(Kind::as_str));
+    for (row, kind) in rows.iter().zip(Kind::ALL) {
+        for status in 200..300 {
+            for body in BODIES {
+                let is_done = decide(kind, &answer(status, body)) == Verdict::Deleted;
+                assert_eq!(names(&row[1], status, body), is_done, "{kind}: {status}{body}");
+            }
+        }
+        for (cell, body) in [(2, " with RESOURCE_NOT_FOUND"), (3, " with text")] {
+            for status in [404, 410] {
+                let verdict = decide(kind, &answer(status, body));
+                assert_eq!(row[cell], follows(kind, verdict, false), "{kind}: {status}{body}");
+                let afterwards = follows(kind, verdict, true);
+                let is_the_exception = kind == Kind::TagDelete;
+                assert_eq!(afterwards == "`already_absent`", !is_the_exception, "{kind}");
+            }
+        }
+    }
+}
+
+#[test]
 fn every_json_example_is_json_and_every_command_in_it_is_one() {
-    let documents = [README, MESSAGES, BEHAVIOUR, OPERATIONS];
-    let blocks = documents.iter().flat_map(|text| text.split("```json\n").skip(1));
+    let pages = pages();
+    let blocks = pages.values().flat_map(|text| text.split("```json\n").skip(1));
     let blocks: Vec<_> = blocks.map(|block| block.split("```").next().unwrap()).collect();
     assert!(blocks.len() >= 3, "{blocks:?}");
     for block in blocks {
