@@ -13,7 +13,7 @@ use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::messages::Target;
 use tallyfy_delete_worker::rabbitmq::connection;
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
-use tallyfy_delete_worker::service::{CoreSettings, Service, ServiceSettings, setup};
+use tallyfy_delete_worker::service::{CoreSettings, Service, ServiceSettings, StartError, setup};
 use tallyfy_delete_worker::{core_dump, shutdown, telemetry};
 use tokio::runtime::{Builder, Runtime};
 use tracing::{error, info, warn};
@@ -34,7 +34,11 @@ fn main() -> ExitCode {
     }
     runtime(&job).block_on(carry_out(job)).unwrap_or_else(|trouble| {
         error!("{}", error_chain(&trouble));
-        ExitCode::FAILURE
+        match trouble.downcast_ref() {
+            // A wrong setting, like those that `config` finds: a supervisor need not try again.
+            Some(StartError::Credentials { .. }) => ExitCode::from(EXIT_USAGE),
+            _ => ExitCode::FAILURE,
+        }
     })
 }
 

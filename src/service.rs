@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use opentelemetry_otlp::ExporterBuildError;
 use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -146,11 +147,13 @@ impl Service {
         let spans = engine.spans.clone();
         let port = tokio::spawn(port.serve(Pages { health, metrics, status }, ended.clone()));
         let reloading = tokio::spawn(reload_credentials(Arc::clone(&engine)));
+        let reloading_at_once = tokio::spawn(reload_on_hangup(Arc::clone(&engine)));
         tokio::spawn(drain_on(shutdown, Arc::clone(&engine)));
         Worker::new(engine, settings.broker).run(settings.shutdown_grace).await;
         info!("drained");
         let _ = tokio::task::spawn_blocking(move || spans.flush()).await;
         reloading.abort();
+        reloading_at_once.abort();
         ended.cancel();
         // A client that never ends its request does not hold us up.
         let _ = timeout(PORT_GRACE, port).await;
@@ -167,6 +170,15 @@ pub async fn setup(settings: &BrokerSettings) -> Result<(), BrokerError> {
     info!(queues = topology::queue_names(&settings.topology).join(" "), "the topology is declared");
     connection::close(&connection).await;
     Ok(())
+}
+
+/// SIGHUP reads the credentials again, at once.
+async fn reload_on_hangup(engine: Arc<Engine>) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+    while hangups.recv().await.is_some() {
+        info!("SIGHUP: reading the credentials again");
+        engine.reload_credentials();
+    }
 }
 
 async fn drain_on(shutdown: CancellationToken, engine: Arc<Engine>) {

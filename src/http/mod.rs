@@ -3,20 +3,30 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::health::Health;
 use crate::metrics::Metrics;
 
+/// More than probes, scrapers and operators need at once.
+const ALL_PLACES: u32 = 32;
+/// From the connection to the last header, and from one request to the next.
+const HEADERS_WITHIN: Duration = Duration::from_secs(5);
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What the pages show.
@@ -47,17 +57,61 @@ impl Bound {
     }
 
     /// Answers until `stop` fires.
+    ///
+    /// # The operator's port cannot stop deletion
+    ///
+    /// Each connection costs a descriptor, and without one there is no call of the API and no session with the broker. So there
+    /// are at most [`ALL_PLACES`]; others wait in the system's queue. A client that does not send its request in time is cut off.
     pub(crate) async fn serve(self, pages: Pages, stop: CancellationToken) {
         let routes = Router::new()
             .route("/livez", get(livez))
             .route("/readyz", get(readyz))
             .route("/metrics", get(render_metrics))
             .route("/status", get(status))
-            .with_state(pages)
-            .into_make_service_with_connect_info::<SocketAddr>();
-        let served = axum::serve(self.0, routes).with_graceful_shutdown(stop.cancelled_owned());
-        let _ = served.await;
+            .with_state(pages);
+        let places = Arc::new(Semaphore::new(ALL_PLACES as usize));
+        loop {
+            let next = async {
+                let place = Arc::clone(&places).acquire_owned().await.ok()?;
+                self.0.accept().await.ok().map(|connection| (place, connection))
+            };
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = next => accepted,
+            };
+            match accepted {
+                Some((place, (stream, caller))) => {
+                    let routes = routes.clone().layer(Extension(ConnectInfo(caller)));
+                    tokio::spawn(connection(stream, routes, place, stop.clone()));
+                }
+                // No descriptor is free just now: it must not become a busy loop.
+                None => tokio::time::sleep(ACCEPT_AGAIN).await,
+            }
+        }
+        // All are back when the last answer is out.
+        let _ = places.acquire_many(ALL_PLACES).await;
     }
+}
+
+async fn connection(
+    stream: TcpStream,
+    routes: Router,
+    place: OwnedSemaphorePermit,
+    stop: CancellationToken,
+) {
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN);
+    let connection =
+        server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
+    tokio::pin!(connection);
+    tokio::select! {
+        _ = &mut connection => {}
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+    drop(place);
 }
 
 /// # Ids are shown on the machine itself only

@@ -60,7 +60,7 @@ async fn half_open_requests_on_the_operators_port_do_not_stop_deletion() {
         .collect();
     assert!(half_open.len() > 200, "{}", half_open.len());
     // A connection to the API and one of each kind of descriptor more: the pool is empty after a while without calls.
-    world.sandbox.fault("after", 1, json!({"reset": true})).await;
+    world.sandbox.fault("after", 1, json!({"garbage": true})).await;
     world.delete("after").await;
     assert_eq!(world.end("after").await["outcome"], "deleted");
     drop(half_open);
