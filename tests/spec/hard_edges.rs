@@ -50,7 +50,7 @@ async fn half_open_requests_on_the_operators_port_do_not_stop_deletion() {
     world.delete("before").await;
     world.end("before").await;
     let half_open: Vec<_> = (0..400)
-        .filter_map(|_| {
+        .map_while(|_| {
             let mut stream =
                 TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_secs(1))
                     .ok()?;
@@ -58,7 +58,7 @@ async fn half_open_requests_on_the_operators_port_do_not_stop_deletion() {
             Some(stream)
         })
         .collect();
-    assert!(half_open.len() > 200, "{}", half_open.len());
+    assert!(half_open.len() > 128, "{}", half_open.len());
     // A connection to the API and one of each kind of descriptor more: the pool is empty after a while without calls.
     world.sandbox.fault("after", 1, json!({"garbage": true})).await;
     world.delete("after").await;
