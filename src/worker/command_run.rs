@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tracing::debug;
 
-use super::call::Answered;
-use super::engine::{Engine, NoCall, millis};
+use super::call::{Answered, NoCall};
+use super::engine::{Engine, millis};
 use super::in_process_delays::InProcessDelays;
 use super::permits::Refused;
 use crate::messages::event::Failure;

@@ -10,8 +10,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::call::Call;
-use super::permits::{Permits, Refused};
+use super::permits::Permits;
 use super::reach::ReachCache;
 use super::stop::Stop;
 use crate::credentials::Credentials;
@@ -48,7 +47,7 @@ pub struct EngineSettings {
 pub struct Engine {
     pub(super) api: TallyfyApi,
     pub(super) reach: ReachCache,
-    credentials: Arc<Credentials>,
+    pub(super) credentials: Arc<Credentials>,
     is_clock_wrong: AtomicBool,
     /// Somebody looks on and waits: failures use up attempts in an outage too.
     pub(super) is_attended: bool,
@@ -64,15 +63,6 @@ pub struct Engine {
     pub spans: Spans,
     /// Fires when no new call may be made.
     pub draining: CancellationToken,
-}
-
-/// Why no call may be made now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoCall {
-    /// No permit.
-    Refused(Refused),
-    /// Its organisation has no token at the moment.
-    NoToken,
 }
 
 impl Engine {
@@ -104,25 +94,6 @@ impl Engine {
     /// What stops a command that came from a session, which `session_lost` tells the end of.
     pub fn stop(&self, session_lost: CancellationToken) -> Stop {
         Stop { draining: self.draining.clone(), session_lost }
-    }
-
-    /// Waits for the permission to call the API for this organisation.
-    ///
-    /// # Errors
-    /// [`NoCall`]: then no call may be made.
-    pub(super) async fn call(
-        &self,
-        org: &OrgId,
-        was_tried: bool,
-        stop: &Stop,
-    ) -> Result<Call<'_>, NoCall> {
-        if self.credentials.token(org).is_none() {
-            return Err(NoCall::NoToken);
-        }
-        let permit = self.permits.acquire(org, was_tried, stop).await.map_err(NoCall::Refused)?;
-        // The one that is in force now: the wait may have been long.
-        let token = self.credentials.token(org).ok_or(NoCall::NoToken)?;
-        Ok(Call { engine: self, permit, token })
     }
 
     /// Reads the credentials again. An organisation that has a new token is probed at once.

@@ -73,6 +73,7 @@ mod tests {
     use crate::worker::EngineSettings;
 
     fn engine() -> Engine {
+        crate::tls_provider::install();
         let base_url = "http://127.0.0.1:9/api".parse().unwrap();
         let api = TallyfyApi::new(&ApiSettings {
             base_url,

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use lapin::options::QueueDeleteOptions;
 use serde_json::json;
-use tallyfy_delete_worker::rabbitmq::connection::parse_amqp_url;
 use tallyfy_delete_worker::rabbitmq::topology::Provision;
 use url::Url;
 
@@ -66,7 +65,7 @@ async fn a_worker_whose_broker_user_may_configure_nothing_runs() {
     let write = "^(task.events|task.retry|task.dlx)$";
     broker().set_permissions(&world.vhost, &user, "^$", write, "^task.delete$").await;
     let url = broker().amqp_url_as(&user, "p@ss/word", &world.vhost);
-    world.connect_worker_with(parse_amqp_url(&url).unwrap());
+    world.connect_worker_with(&url);
     world.start_worker().await;
     world.is_ready().await;
     world.sandbox.fault("t1", 1, json!({"status": 429})).await;
