@@ -111,6 +111,16 @@ impl World {
         self.command(ORG, task).await
     }
 
+    /// A task that is there, and a command to archive it. Returns the command's id.
+    pub(crate) async fn archive(&self, task: &str) -> String {
+        self.sandbox.tasks(ORG, &[task], "present").await;
+        let body = json!({"org_id": ORG, "task_id": task}).to_string();
+        let properties = BasicProperties::default().with_message_id(task.into());
+        let to = ("task.commands", "task.archive");
+        self.tester.publish_to(to.0, to.1, body.as_bytes(), properties).await;
+        task.to_owned()
+    }
+
     /// A command, whatever the task.
     pub(crate) async fn command(&self, org: &str, task: &str) -> String {
         self.publish(json!({"org_id": org, "task_id": task}).to_string().as_bytes(), task).await
@@ -214,7 +224,7 @@ impl World {
             delays.iter().map(|(delay, _)| kind.delay_queue(delay)).collect::<Vec<_>>()
         };
         let waits = kinds.iter().flat_map(of_a_kind);
-        waits.chain(["task.delete".to_owned()]).collect()
+        waits.chain(kinds.iter().map(|kind| kind.queue().to_owned())).collect()
     }
 }
 
