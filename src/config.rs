@@ -3,8 +3,10 @@
 //! Collects every wrong setting before it gives up: nothing starts on a half-valid configuration.
 
 mod args;
+mod broker_args;
 mod core_args;
 mod dead;
+mod log_args;
 mod print;
 mod read;
 mod values;
@@ -12,21 +14,22 @@ mod values;
 use std::io;
 
 use clap::{CommandFactory, Parser};
-use lapin::uri::AMQPUri;
 use tracing_subscriber::EnvFilter;
 
 use crate::dead_letters::{DeadJob, OutputFormat};
 use crate::kind::Kind;
 use crate::messages::{OrgId, Target};
 use crate::policy::retry_schedule::{RetryDelays, RetrySchedule};
-use crate::rabbitmq::BrokerSettings;
 use crate::rabbitmq::tls::{TlsFiles, certificates};
 use crate::rabbitmq::topology::{Provision, Topology};
+use crate::rabbitmq::{AmqpUrl, BrokerSettings};
 use crate::service::{CoreSettings, ServiceSettings};
 use crate::tallyfy_api::ApiSettings;
 use crate::telemetry::LogFormat;
-use args::{BrokerArgs, Cli, DeleteArgs, LogArgs, RetryDelayArgs, RunArgs, Sub};
+use args::{Cli, DeleteArgs, RetryDelayArgs, RunArgs, Sub};
+use broker_args::BrokerArgs;
 use core_args::CoreArgs;
+use log_args::LogArgs;
 use read::Reader;
 
 /// Exit code for a wrong setting (`EX_USAGE` of sysexits.h).
@@ -44,7 +47,7 @@ pub enum Job {
     Setup(Box<BrokerSettings>),
     Delete(Box<CoreSettings>, Vec<Target>),
     Print(Vec<u8>),
-    Dead(Kind, AMQPUri, TlsFiles, DeadJob),
+    Dead(Kind, AmqpUrl, TlsFiles, DeadJob),
 }
 
 pub struct Logging {
@@ -108,7 +111,7 @@ fn interpret(
             let kind = reader.take(&args.kind);
             let job = dead::job(&mut reader, args.action);
             let job = broker.zip(kind.zip(job));
-            (job.map(|((uri, tls), (kind, job))| Job::Dead(kind, uri, tls, job)), args.log)
+            (job.map(|((url, tls), (kind, job))| Job::Dead(kind, url, tls, job)), args.log)
         }
     };
     let logging = logging(&mut reader, &log);
@@ -181,8 +184,8 @@ fn broker(
     topology: Option<Topology>,
     prefetch: u16,
 ) -> Option<BrokerSettings> {
-    let (uri, tls) = reader.broker_address(args)?;
-    Some(BrokerSettings { uri, tls, topology: topology?, prefetch })
+    let (url, tls) = reader.broker_address(args)?;
+    Some(BrokerSettings { url, tls, topology: topology?, prefetch })
 }
 
 /// More than the calls, so that the next commands are at hand while outcomes are being confirmed; not many more, because each

@@ -2,7 +2,8 @@
 //!
 //! # One message's way through the house
 //!
-//! 1. [`worker::consume`] takes a delivery off the work queue and hands it to a spawned task of its own.
+//! 1. [`worker::run`] holds a session with the broker; in it, `worker::consume` takes a delivery off the work queue and hands it to
+//!    a spawned task of its own.
 //! 2. [`worker::handle`] reads it: [`policy::admission`] refuses what is malformed, foreign or expired; [`worker::permits`]
 //!    waits for the permission to call ([`policy::api_access`]: the breaker and the organisation's circuit); [`tallyfy_api`] makes the call and
 //!    returns an answer; [`policy::verdict`] says what the answer means, [`policy::absence`] whether a 404 may be believed, and
@@ -25,7 +26,7 @@
 //!   the breaker is open; the `delete` command, for which somebody waits, counts failures all the same.
 //! - Whether the API may be called is decided in one place, behind one lock ([`policy::api_access`]).
 //! - `already_absent` is proven, or the event says `"verified": false`.
-//! - The client library sees nothing of a message that it could not survive (`rabbitmq::wire_guard`).
+//! - lapin sees nothing of a message that it could not survive ([`rabbitmq::lapin_guard`]).
 //!
 //! # Glossary
 //!
@@ -60,3 +61,4 @@ pub mod schema;
 pub mod shutdown;
 mod spans;
 pub mod telemetry;
+pub mod tls_provider;

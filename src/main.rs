@@ -4,17 +4,16 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use lapin::uri::AMQPUri;
 use tallyfy_delete_worker::check::check;
 use tallyfy_delete_worker::config::{self, EXIT_USAGE, Job};
 use tallyfy_delete_worker::dead_letters::{self, DeadJob, Done};
 use tallyfy_delete_worker::delete_list::delete_list;
 use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::messages::Target;
-use tallyfy_delete_worker::rabbitmq::connection;
+use tallyfy_delete_worker::rabbitmq::AmqpUrl;
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::service::{CoreSettings, Service, ServiceSettings, StartError, setup};
-use tallyfy_delete_worker::{core_dump, shutdown, telemetry};
+use tallyfy_delete_worker::{core_dump, shutdown, telemetry, tls_provider};
 use tokio::runtime::{Builder, Runtime};
 use tracing::{error, info, warn};
 
@@ -29,6 +28,7 @@ fn main() -> ExitCode {
         }
     };
     telemetry::start(logging.format, logging.filter);
+    tls_provider::install();
     if let Err(trouble) = core_dump::forbid() {
         warn!("core dumps cannot be forbidden, and one would hold the tokens: {trouble}");
     }
@@ -65,7 +65,7 @@ async fn carry_out(job: Job) -> anyhow::Result<ExitCode> {
             setup(&settings).await.map(|()| ExitCode::SUCCESS).map_err(Into::into)
         }
         Job::Delete(core, targets) => delete(*core, targets).await,
-        Job::Dead(kind, uri, tls, job) => dead(kind, &uri, &tls, job).await,
+        Job::Dead(kind, url, tls, job) => dead(kind, &url, &tls, job).await,
     }
 }
 
@@ -80,16 +80,16 @@ fn error_chain(trouble: &anyhow::Error) -> String {
 async fn run(settings: ServiceSettings) -> anyhow::Result<ExitCode> {
     let shutdown = shutdown::on_signal().context("cannot listen for signals")?;
     let base_url = settings.core.api.base_url.clone();
-    let broker = connection::address(&settings.broker.uri);
+    let broker = settings.broker.url.to_string();
     let service = Service::start(settings).await?;
     info!(version = env!("CARGO_PKG_VERSION"), %base_url, broker, http = %service.http_address()?, "starting");
     service.run(shutdown).await;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn dead(kind: Kind, uri: &AMQPUri, tls: &TlsFiles, job: DeadJob) -> anyhow::Result<ExitCode> {
+async fn dead(kind: Kind, url: &AmqpUrl, tls: &TlsFiles, job: DeadJob) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signal().context("cannot listen for signals")?;
-    Ok(code(dead_letters::run(kind, job, uri, tls, stop).await? == Done::Completed))
+    Ok(code(dead_letters::run(kind, job, url, tls, stop).await? == Done::Completed))
 }
 
 async fn delete(core: CoreSettings, targets: Vec<Target>) -> anyhow::Result<ExitCode> {

@@ -1,19 +1,21 @@
 //! The numbers that an operator sees. No label carries an organisation's or a task's id.
 
+mod families;
+
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::TypedMetric;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Metric, Registry};
+use prometheus_client::registry::Registry;
 
+use self::families::{add, by_kind, labelled};
 use crate::kind::Kind;
 use crate::messages::FailureReason;
 use crate::policy::api_access::SuspendReason;
@@ -177,43 +179,6 @@ impl Metrics {
             registry,
         }
     }
-}
-
-fn add<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
-    let metric = M::default();
-    registry.register(name, help, metric.clone());
-    metric
-}
-
-/// One metric for each of these words, all there from the start, so that a rate sees the first event.
-fn labelled<M: Metric + TypedMetric + Clone + Default>(
-    registry: &mut Registry,
-    name: &str,
-    help: &str,
-    label: &'static str,
-    words: impl IntoIterator<Item = &'static str>,
-) -> Family<Label, M> {
-    let family: Family<Label, M> = add(registry, name, help);
-    for word in words {
-        drop(family.get_or_create(&[(label, word)]));
-    }
-    family
-}
-
-fn by_kind(
-    registry: &mut Registry,
-    name: &str,
-    help: &str,
-    kinds: &[Kind],
-    words_of: impl Fn(Kind) -> Vec<&'static str>,
-) -> Family<KindLabel, Counter> {
-    let family: Family<KindLabel, Counter> = add(registry, name, help);
-    for kind in kinds.iter().copied() {
-        for word in words_of(kind) {
-            drop(family.get_or_create(&labels(kind, word)));
-        }
-    }
-    family
 }
 
 fn labels(kind: Kind, verdict: &'static str) -> KindLabel {

@@ -18,7 +18,7 @@ use crate::http::{self, Bound, Pages};
 use crate::kind::Kind;
 use crate::metrics::Metrics;
 use crate::policy::retry_schedule::RetrySchedule;
-use crate::rabbitmq::{BrokerError, BrokerSettings, connection, topology};
+use crate::rabbitmq::{BrokerError, BrokerSettings, Connection, topology};
 use crate::spans::{OtlpSettings, Spans};
 use crate::tallyfy_api::{ApiSettings, TallyfyApi};
 use crate::worker::{Engine, EngineSettings, Worker, reload_credentials, status};
@@ -108,7 +108,6 @@ pub fn engine(
         schedule: core.schedule.clone(),
         concurrency: core.concurrency,
         is_attended,
-        // After the HTTP client, which sets the process's TLS provider.
         spans: core.otlp.as_ref().map_or_else(|| Ok(Spans::default()), Spans::to)?,
     };
     Ok(Engine::new(settings, Arc::new(Metrics::new(kinds)), Arc::new(Health::default())))
@@ -165,10 +164,10 @@ impl Service {
 /// # Errors
 /// [`BrokerError`] says what to check.
 pub async fn setup(settings: &BrokerSettings) -> Result<(), BrokerError> {
-    let connection = connection::connect(&settings.uri, &settings.tls, "setup").await?;
+    let connection = Connection::open(&settings.url, &settings.tls, "setup").await?;
     topology::ensure(&connection, &settings.topology).await?;
     info!(queues = topology::queue_names(&settings.topology).join(" "), "the topology is declared");
-    connection::close(&connection).await;
+    connection.close().await;
     Ok(())
 }
 

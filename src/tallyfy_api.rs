@@ -44,13 +44,11 @@ pub struct TallyfyApi {
 }
 
 impl TallyfyApi {
-    /// A client; connects to nothing yet.
+    /// A client; connects to nothing yet. Needs the process's TLS provider (`tls_provider`).
     ///
     /// # Errors
-    /// Where the HTTP client cannot be built (no TLS roots, say).
+    /// If the HTTP client cannot be built (no TLS roots, say).
     pub fn new(settings: &ApiSettings) -> reqwest::Result<Self> {
-        // There can be one provider in a process; that another part has set it already is fine.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(CLIENT_HEADER, HeaderValue::from_static("APIClient"));

@@ -1,5 +1,6 @@
 //! The shape of the house as tests: plain text search over `src/`.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -129,15 +130,83 @@ fn only_main_imports_config_and_only_config_reads_the_environment() {
 }
 
 #[test]
+fn lapin_is_named_in_its_room_only_and_its_guard_knows_nothing_of_the_rest() {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    for (path, text) in sources() {
+        if path.starts_with("src/rabbitmq/") {
+            continue;
+        }
+        let lines = code(&text).lines().filter(|line| !line.trim_start().starts_with("//"));
+        for line in lines {
+            // A log target is a text.
+            let mut words = line.split('"').step_by(2).flat_map(|part| part.split(|c| !is_word(c)));
+            let found = words.find(|word| ["lapin", "async_rs"].contains(word));
+            assert_eq!(found, None, "{path}: {line}");
+        }
+    }
+    nobody_in("src/rabbitmq/lapin_guard/", &["crate::", "super::super"]);
+}
+
+/// The parts of a folder that a file inside it imports: `(importing, imported)`, each as `folder/part`.
+fn imports(path: &str, text: &str) -> Vec<(String, String)> {
+    let path = path.trim_end_matches(".rs").trim_end_matches("/mod").replacen("src", "crate", 1);
+    let statements = code(text).split("\nuse ").skip(1).filter_map(|rest| rest.split(';').next());
+    let mut found = Vec::new();
+    for (prefix, items) in statements.map(|path| path.split_once('{').unwrap_or((path, ""))) {
+        for item in items.trim_end_matches('}').split(',') {
+            let used = format!("{prefix}{}", item.trim()).replace("::", "/");
+            let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+            let used = match used.strip_prefix("super/") {
+                Some(used) => format!("{parent}/{used}"),
+                None => used,
+            };
+            let (ours, theirs): (Vec<_>, Vec<_>) =
+                (path.split('/').collect(), used.split('/').collect());
+            let shared =
+                ours.iter().zip(&theirs).take_while(|(ours, theirs)| ours == theirs).count();
+            let part = |parts: &[&str]| parts.get(..=shared).map(|parts| parts.join("/"));
+            found.extend(part(&ours).zip(part(&theirs)).filter(|_| theirs[0] == "crate"));
+        }
+    }
+    found
+}
+
+/// Between the parts of a folder; a folder and what lies in it are one part to those outside.
+#[test]
+fn no_imports_go_in_a_circle() {
+    let sources = sources();
+    let mut left: Vec<_> = sources.iter().flat_map(|(path, text)| imports(path, text)).collect();
+    assert!(left.len() > 100, "the imports were found");
+    // Who imports nothing that is left, or is imported by nothing that is left, is in no circle.
+    loop {
+        let before = left.len();
+        let (importing, imported): (HashSet<_>, HashSet<_>) = left.iter().cloned().unzip();
+        left.retain(|(from, to)| imported.contains(from) && importing.contains(to));
+        if left.len() == before {
+            break;
+        }
+    }
+    left.sort();
+    left.dedup();
+    assert!(left.is_empty(), "circles: {left:#?}");
+}
+
+#[test]
 fn the_backoff_crate_is_confined_to_one_file_and_one_place_acknowledges() {
     let using = |word: &str| -> Vec<String> {
         let users = sources().into_iter().filter(|(_, text)| code(text).contains(word));
         users.map(|(path, _)| path).collect()
     };
     assert_eq!(using("backoff::"), ["src/worker/in_process_delays.rs"]);
-    assert_eq!(using(".acknowledge()"), ["src/worker/settle.rs"]);
-    assert_eq!(using("basic_ack("), ["src/rabbitmq/consumer.rs"]);
-    assert_eq!(using(".ack("), ["src/rabbitmq/dead_letters.rs"]);
+    let acknowledging =
+        ["src/dead_letters/bulk.rs", "src/dead_letters/queue.rs", "src/worker/settle.rs"];
+    let mut found = using(".acknowledge()");
+    found.sort();
+    assert_eq!(found, acknowledging);
+    for word in ["basic_ack(", "basic_reject("] {
+        assert_eq!(using(word), ["src/rabbitmq/delivery.rs"], "{word}");
+    }
+    assert_eq!(using(".ack("), Vec::<String>::new());
     assert_eq!(using("enable_auto_recover"), Vec::<String>::new());
     assert_eq!(using("wait_for_confirms"), Vec::<String>::new());
 }

@@ -2,17 +2,16 @@
 
 use std::borrow::Cow;
 
-use lapin::Connection;
-use lapin::protocol::AMQPSoftError;
-use lapin::uri::AMQPScheme;
 use uuid::Uuid;
 
 use super::{Fact, judge};
 use crate::kind::Kind;
 use crate::messages::{Publication, names};
-use crate::rabbitmq::probe::{May, Questions, refused, version};
+use crate::rabbitmq::probe::{May, Questions, version};
 use crate::rabbitmq::topology::{self, Provision, Topology};
-use crate::rabbitmq::{BrokerError, BrokerSettings, PublishError, Publisher, connection};
+use crate::rabbitmq::{
+    AmqpUrl, BrokerError, BrokerSettings, Connection, PublishError, Publisher, Refusal,
+};
 
 const TOPOLOGY: &str = "topology";
 const NO_ANSWER: &str =
@@ -21,19 +20,15 @@ const RUN_SETUP: &str =
     "Run `setup` as a user who may configure; with the same WAIT_LADDER as here";
 
 pub(super) async fn facts(settings: &BrokerSettings) -> Vec<Fact> {
-    let address = connection::address(&settings.uri);
-    let connection = match connection::connect(&settings.uri, &settings.tls, "check").await {
+    let url = &settings.url;
+    let connection = match Connection::open(url, &settings.tls, "check").await {
         Ok(connection) => connection,
         Err(error) => {
-            return vec![Fact::failed(
-                "broker",
-                error.to_string(),
-                cure(&error, &settings.uri.scheme),
-            )];
+            return vec![Fact::failed("broker", error.to_string(), cure(&error, url))];
         }
     };
     let mut facts = vec![
-        Fact::ok("broker", format!("RabbitMQ {} at {address}", greeting(settings).await)),
+        Fact::ok("broker", format!("RabbitMQ {} at {url}", greeting(settings).await)),
         tls(settings),
     ];
     facts.extend(topology(&connection, &settings.topology).await);
@@ -41,22 +36,20 @@ pub(super) async fn facts(settings: &BrokerSettings) -> Vec<Fact> {
     facts.extend(settings.topology.kinds.iter().map(|kind| judge::kind(*kind)));
     let publisher = Publisher::new(connection);
     facts.push(confirms(&publisher, &settings.topology.kinds).await);
-    connection::close(publisher.connection()).await;
+    publisher.connection().close().await;
     facts
 }
 
 async fn greeting(settings: &BrokerSettings) -> String {
-    let version = match settings.tls.read() {
-        Ok(tls) => version(&settings.uri, &tls).await,
-        Err(_) => None,
-    };
-    version.unwrap_or_else(|| "of an unknown version".to_owned())
+    version(&settings.url, &settings.tls)
+        .await
+        .unwrap_or_else(|| "of an unknown version".to_owned())
 }
 
-fn cure(error: &BrokerError, scheme: &AMQPScheme) -> &'static str {
+fn cure(error: &BrokerError, url: &AmqpUrl) -> &'static str {
     match error {
         // Whether it is the certificate that fails is told in the text of the system alone.
-        BrokerError::Connect { .. } if *scheme == AMQPScheme::AMQPS => {
+        BrokerError::Connect { .. } if url.is_tls() => {
             "Look at AMQP_URL (TLS has a port of its own; user, password, virtual host), and whether the broker runs; where it is the \
              certificate: at AMQP_CA_FILE for the broker's authority, at AMQP_CLIENT_CERT_FILE and AMQP_CLIENT_KEY_FILE for our own"
         }
@@ -69,9 +62,10 @@ fn cure(error: &BrokerError, scheme: &AMQPScheme) -> &'static str {
 }
 
 fn tls(settings: &BrokerSettings) -> Fact {
-    match settings.uri.scheme {
-        AMQPScheme::AMQPS => Fact::ok("TLS", "the broker's certificate is trusted"),
-        AMQPScheme::AMQP => Fact::skipped("TLS", "not used (amqp://)"),
+    if settings.url.is_tls() {
+        Fact::ok("TLS", "the broker's certificate is trusted")
+    } else {
+        Fact::skipped("TLS", "not used (amqp://)")
     }
 }
 
@@ -81,23 +75,19 @@ async fn topology(connection: &Connection, topology: &Topology) -> Vec<Fact> {
         topology::ensure(connection, &Topology { provision, ..topology.clone() }).await
     };
     if let Err(error) = ensure(Provision::Check).await {
-        let cure = if_refused(&error, &AMQPSoftError::NOTFOUND, RUN_SETUP);
+        let cure = if_refused(&error, Refusal::NotFound, RUN_SETUP);
         return vec![Fact::failed(TOPOLOGY, error.to_string(), cure)];
     }
     let arguments = match ensure(Provision::Compare).await {
         Ok(()) => Fact::ok("arguments", "every exchange and queue is as it should be"),
-        Err(BrokerError::Topology { source, .. })
-            if refused(&source, &AMQPSoftError::ACCESSREFUSED) =>
-        {
-            Fact::skipped(
-                "arguments",
-                "the user may not configure, so cannot see them; `setup` can",
-            )
-        }
+        Err(error) if error.refusal() == Some(Refusal::AccessRefused) => Fact::skipped(
+            "arguments",
+            "the user may not configure, so cannot see them; `setup` can",
+        ),
         Err(error) => {
             const DECLARE_AGAIN: &str =
                 "Somebody declared it otherwise: empty it, delete it, then run `setup`";
-            let cure = if_refused(&error, &AMQPSoftError::PRECONDITIONFAILED, DECLARE_AGAIN);
+            let cure = if_refused(&error, Refusal::PreconditionFailed, DECLARE_AGAIN);
             Fact::failed("arguments", error.to_string(), cure)
         }
     };
@@ -105,11 +95,8 @@ async fn topology(connection: &Connection, topology: &Topology) -> Vec<Fact> {
 }
 
 /// The cure for what the broker has refused in this way; nobody shall delete a queue because a broker was slow.
-fn if_refused(error: &BrokerError, kind: &AMQPSoftError, cure: &'static str) -> &'static str {
-    match error {
-        BrokerError::Topology { source, .. } if refused(source, kind) => cure,
-        _ => NO_ANSWER,
-    }
+fn if_refused(error: &BrokerError, refusal: Refusal, cure: &'static str) -> &'static str {
+    if error.refusal() == Some(refusal) { cure } else { NO_ANSWER }
 }
 
 async fn permissions(connection: &Connection, settings: &BrokerSettings) -> Vec<Fact> {
@@ -180,7 +167,7 @@ async fn confirms(publisher: &Publisher, kinds: &[Kind]) -> Fact {
 
 fn cure_of_publishing(error: &PublishError, kinds: &[Kind]) -> Cow<'static, str> {
     match error {
-        PublishError::Broken(source) if refused(source, &AMQPSoftError::NOTFOUND) => RUN_SETUP.into(),
+        _ if error.refusal() == Some(Refusal::NotFound) => RUN_SETUP.into(),
         PublishError::Broken(_) => grant(kinds),
         _ => {
             "Does the broker take messages at all? `rabbitmqctl status` shows alarms for memory and disk".into()

@@ -1,20 +1,18 @@
 //! The command line: every setting as a flag and a variable, with what each takes. `values` checks, `read` reports every mistake at once.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::broker_args::BrokerArgs;
 use super::core_args::CoreArgs;
 use super::dead::DeadArgs;
-use super::values::{
-    Setting, checked, delays, duration, flag, if_set, kind, kinds, log_format, org, socket_address,
-};
+use super::log_args::LogArgs;
+use super::values::{Setting, checked, delays, duration, flag, kind, kinds, org, socket_address};
 use crate::kind::Kind;
 use crate::messages::OrgId;
 use crate::policy::retry_schedule::RetryDelays;
-use crate::telemetry::LogFormat;
 
 const LONGEST_GRACE: Duration = Duration::from_hours(1);
 
@@ -172,49 +170,6 @@ pub(super) struct DeleteArgs {
 }
 
 #[derive(Args)]
-pub(super) struct BrokerArgs {
-    /// Broker, credentials and virtual host; amqps:// for TLS.
-    #[arg(
-        global = true,
-        long = "amqp-url",
-        env = "AMQP_URL",
-        hide_env_values = true,
-        value_name = "URL",
-        help_heading = "RabbitMQ",
-        default_value = "amqp://guest:guest@127.0.0.1:5672/%2f"
-    )]
-    pub(super) url: String,
-    /// For amqps: additional CA certificates (PEM).
-    #[arg(
-        global = true,
-        id = "amqp_ca_file",
-        long = "amqp-ca-file",
-        env = "AMQP_CA_FILE",
-        value_name = "FILE",
-        help_heading = "RabbitMQ"
-    )]
-    pub(super) ca_file: Option<PathBuf>,
-    /// For amqps: our own certificate (PEM), where the broker asks for one.
-    #[arg(
-        global = true,
-        long = "amqp-client-cert-file",
-        env = "AMQP_CLIENT_CERT_FILE",
-        value_name = "FILE",
-        help_heading = "RabbitMQ"
-    )]
-    pub(super) client_cert_file: Option<PathBuf>,
-    /// For amqps: the private key (PEM) of our certificate.
-    #[arg(
-        global = true,
-        long = "amqp-client-key-file",
-        env = "AMQP_CLIENT_KEY_FILE",
-        value_name = "FILE",
-        help_heading = "RabbitMQ"
-    )]
-    pub(super) client_key_file: Option<PathBuf>,
-}
-
-#[derive(Args)]
 pub(super) struct KindsArgs {
     /// Kinds of deletion that this worker serves, separated by commas: task.delete, task.archive, process.delete, tag.delete,
     /// file.delete. Each has its own queues.
@@ -239,21 +194,4 @@ pub(super) struct RetryDelayArgs {
         value_name = "DURATIONS",
         help_heading = "Retries", value_parser = checked(delays))]
     pub(super) wait_ladder: Setting<RetryDelays>,
-}
-
-#[derive(Args)]
-pub(super) struct LogArgs {
-    /// json or pretty; by default json off a terminal, pretty on one.
-    #[arg(global = true, long, env = "LOG_FORMAT", value_name = "FORMAT", help_heading = "Operation", value_parser = if_set(log_format))]
-    pub(super) log_format: Option<Setting<Option<LogFormat>>>,
-    /// What to log: a level, or target=level pairs, separated by commas.
-    #[arg(
-        global = true,
-        long = "rust-log",
-        env = "RUST_LOG",
-        default_value = "info",
-        value_name = "FILTER",
-        help_heading = "Operation"
-    )]
-    pub(super) log: String,
 }

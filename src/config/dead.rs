@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::args::{BrokerArgs, LogArgs};
+use super::broker_args::BrokerArgs;
+use super::log_args::LogArgs;
 use super::read::Reader;
 use super::values::{Setting, any_duration, checked, kind, reason, reasons, up_to};
 use crate::dead_letters::{Bulk, Consent, DeadJob, OutputFormat, Selection};

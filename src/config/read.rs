@@ -5,17 +5,16 @@ use std::io::{self, IsTerminal, stderr};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use lapin::uri::{AMQPScheme, AMQPUri};
 use tracing_subscriber::EnvFilter;
 use url::{Host, Url};
 
-use super::args::BrokerArgs;
+use super::broker_args::BrokerArgs;
 use super::core_args::CoreArgs;
 use super::values::{ID_FORM, Setting};
 use crate::credentials::{self, CredentialsSource};
 use crate::kind::Kind;
 use crate::messages::{ObjectId, OrgId};
-use crate::rabbitmq::connection::parse_amqp_url;
+use crate::rabbitmq::AmqpUrl;
 use crate::rabbitmq::tls::{ClientFiles, TlsFiles};
 use crate::spans::OtlpSettings;
 use crate::telemetry::{self, LogFormat};
@@ -44,8 +43,9 @@ impl Reader {
     }
 
     /// Address and, for `amqps`, the files, which are read once to see whether they can be.
-    pub(super) fn broker_address(&mut self, args: &BrokerArgs) -> Option<(AMQPUri, TlsFiles)> {
-        let uri = self.amqp_url("AMQP_URL", &args.url);
+    pub(super) fn broker_address(&mut self, args: &BrokerArgs) -> Option<(AmqpUrl, TlsFiles)> {
+        let url = args.url.trim().parse::<AmqpUrl>();
+        let url = url.map_or_else(|error| self.problem("AMQP_URL", error), Some);
         let client = match (&args.client_cert_file, &args.client_key_file) {
             (Some(certificate), Some(key)) => {
                 Some(ClientFiles { certificate: certificate.clone(), key: key.clone() })
@@ -62,18 +62,14 @@ impl Reader {
         if let Err(error) = tls.read() {
             self.problems.push(format!("AMQP_CA_FILE, AMQP_CLIENT_*_FILE: {error}"));
         }
-        let uri = uri?;
-        if uri.scheme == AMQPScheme::AMQP && tls != TlsFiles::default() {
+        let url = url?;
+        if !url.is_tls() && tls != TlsFiles::default() {
             return self.problem(
                 "AMQP_URL",
                 "must begin with amqps:// where AMQP_CA_FILE or a client certificate is set",
             );
         }
-        Some((uri, tls))
-    }
-
-    fn amqp_url(&mut self, name: &str, text: &str) -> Option<AMQPUri> {
-        parse_amqp_url(text.trim()).map_or_else(|error| self.problem(name, error), Some)
+        Some((url, tls))
     }
 
     pub(super) fn log_format(

@@ -1,11 +1,16 @@
 //! What operators do with dead letters: look, replay, discard, export, import. Safe to interrupt at any moment.
 
 mod actions;
+mod audit_trail;
+mod bulk;
+mod consent;
 mod lines;
+mod look;
 mod pace;
 mod print;
 mod queue;
 mod selection;
+mod session;
 
 use std::io;
 use std::num::NonZeroU32;

@@ -2,20 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use lapin::options::BasicNackOptions;
-use lapin::uri::AMQPUri;
-use lapin::{Channel, Connection};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::DeadLettersError;
 use crate::kind::Kind;
-use crate::messages::Publication;
-use crate::rabbitmq::dead_letters::{DeadLetterDelivery, next_dead_letter};
+use crate::messages::{DeadLetter, Publication};
+use crate::rabbitmq::dead_letters::DeadLetterReader;
 use crate::rabbitmq::probe::{May, Questions};
 use crate::rabbitmq::tls::TlsFiles;
-use crate::rabbitmq::{BrokerError, Publisher, connection, topology};
+use crate::rabbitmq::{AmqpUrl, Connection, Delivery, Publisher};
 
 /// A dead letter that went back this often is copied to the end of the queue instead (see [`DeadLetterQueue::go_through`]).
 const REDELIVERY_THRESHOLD: u32 = 8;
@@ -24,8 +21,6 @@ const LONGEST_PASS: Duration = Duration::from_mins(20);
 
 /// Others may take dead letters meanwhile: then they never are all back.
 const BACK_WITHIN: Duration = Duration::from_secs(2);
-
-const ALL_BACK: BasicNackOptions = BasicNackOptions { multiple: true, requeue: true };
 
 /// Two connections, like the worker's: one to read and remove, one to publish.
 pub(super) struct DeadLetterQueue {
@@ -37,11 +32,11 @@ pub(super) struct DeadLetterQueue {
 /// What becomes of a dead letter that was looked at.
 pub(super) enum Disposition {
     /// It stays among the dead letters.
-    Stays(DeadLetterDelivery),
+    Stays(Delivery<DeadLetter>),
     /// It has been removed.
     Removed,
     /// It stays, and no more are wanted.
-    Enough(DeadLetterDelivery),
+    Enough(Delivery<DeadLetter>),
 }
 
 /// How many dead letters there were at the last look.
@@ -69,14 +64,14 @@ impl DeadLetterQueue {
     /// [`DeadLettersError::MayNotCopy`] before any dead letter is touched, else [`DeadLettersError::Broker`].
     pub(super) async fn open(
         kind: Kind,
-        uri: &AMQPUri,
+        url: &AmqpUrl,
         tls: &TlsFiles,
     ) -> Result<Self, DeadLettersError> {
-        let reading = connection::connect(uri, tls, "dead letters").await?;
+        let reading = Connection::open(url, tls, "dead letters").await?;
         if Questions(&reading).may_write("").await == May::No {
             return Err(DeadLettersError::MayNotCopy);
         }
-        let publisher = Publisher::new(connection::connect(uri, tls, "dead letters").await?);
+        let publisher = Publisher::new(Connection::open(url, tls, "dead letters").await?);
         Ok(Self { kind, reading, publisher })
     }
 
@@ -110,13 +105,12 @@ impl DeadLetterQueue {
     pub(super) async fn go_through(
         &self,
         stop: &CancellationToken,
-        mut look: impl AsyncFnMut(DeadLetterDelivery) -> Result<Disposition, DeadLettersError>,
+        mut look: impl AsyncFnMut(Delivery<DeadLetter>) -> Result<Disposition, DeadLettersError>,
     ) -> Result<Pass, DeadLettersError> {
-        let channel = self.channel().await?;
+        let reader = DeadLetterReader::open(&self.reading, self.kind).await?;
         let mut there = There::default();
-        let result = self.pass(&channel, stop, &mut look, &mut there).await;
-        let _ = connection::in_time(channel.basic_nack(0, ALL_BACK)).await;
-        let _ = connection::in_time(channel.close(200, "OK".into())).await;
+        let result = self.pass(&reader, stop, &mut look, &mut there).await;
+        reader.close().await;
         if there.unacknowledged > 0 {
             self.until_back(&there).await;
         }
@@ -129,26 +123,26 @@ impl DeadLetterQueue {
     /// keeps the others until the queue has answered, nor with `channel.close-ok`, which it sends before the channel has ended.
     async fn until_back(&self, there: &There) {
         let began = Instant::now();
-        let Ok(channel) = self.channel().await else { return };
+        let Ok(reader) = DeadLetterReader::open(&self.reading, self.kind).await else { return };
         loop {
             // A depth of 0 may be the answer of a queue that was slow.
-            let is_over = match topology::depth(&channel, &self.kind.dead_letter_queue()).await {
-                Ok(ready) => ready >= there.unacknowledged + there.behind,
-                Err(_) => true,
+            let is_over = match reader.ready().await {
+                Some(ready) => ready >= there.unacknowledged + there.behind,
+                None => true,
             };
             if is_over || began.elapsed() > BACK_WITHIN {
                 break;
             }
             sleep(Duration::from_millis(5)).await;
         }
-        let _ = connection::in_time(channel.close(200, "OK".into())).await;
+        reader.close().await;
     }
 
     async fn pass(
         &self,
-        channel: &Channel,
+        reader: &DeadLetterReader,
         stop: &CancellationToken,
-        look: &mut impl AsyncFnMut(DeadLetterDelivery) -> Result<Disposition, DeadLettersError>,
+        look: &mut impl AsyncFnMut(Delivery<DeadLetter>) -> Result<Disposition, DeadLettersError>,
         there: &mut There,
     ) -> Result<Pass, DeadLettersError> {
         let (began, mut left) = (Instant::now(), None);
@@ -159,7 +153,7 @@ impl DeadLetterQueue {
             if began.elapsed() > LONGEST_PASS {
                 return Ok(Pass::TimeIsUp);
             }
-            let Some((held, behind)) = next_dead_letter(channel, self.kind).await? else { break };
+            let Some((held, behind)) = reader.next().await? else { break };
             // What comes behind these is not looked at: it may be a copy of our own, or may die again and again.
             left = Some(left.map_or(behind, |left: u32| left - 1));
             there.behind = behind;
@@ -177,30 +171,25 @@ impl DeadLetterQueue {
 
     async fn put_back(
         &self,
-        held: DeadLetterDelivery,
+        held: Delivery<DeadLetter>,
         there: &mut There,
     ) -> Result<(), DeadLettersError> {
-        if held.returns < REDELIVERY_THRESHOLD {
+        let returns = held.delivery_count();
+        if returns < REDELIVERY_THRESHOLD {
             there.unacknowledged += 1;
             return Ok(());
         }
-        let copied = self.publisher.publish(&held.dead_letter.again()).await;
-        copied.map_err(|source| DeadLettersError::Copy { returns: held.returns, source })?;
-        if !held.remove().await {
+        let copied = self.publisher.publish(&held.message.again()).await;
+        copied.map_err(|source| DeadLettersError::Copy { returns, source })?;
+        if !held.acknowledge().await {
             warn!("a dead letter was copied and its removal is not known: it may be there twice");
         }
         Ok(())
     }
 
-    async fn channel(&self) -> Result<Channel, BrokerError> {
-        connection::in_time(self.reading.create_channel()).await.map_err(|source| {
-            BrokerError::DeadLetters { queue: self.kind.dead_letter_queue(), source }
-        })
-    }
-
     pub(super) async fn close(self) {
         for connection in [&self.reading, self.publisher.connection()] {
-            connection::close(connection).await;
+            connection.close().await;
         }
     }
 }

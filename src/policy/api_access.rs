@@ -15,7 +15,7 @@ mod standing;
 mod streak;
 mod suspension;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use self::breaker::{Breaker, ProbeRank};
@@ -248,24 +248,9 @@ impl ApiAccess {
             || self.organisations.get(org).is_some_and(Organisation::is_suspended)
     }
 
-    /// How many organisations with a token are suspended for this.
-    pub fn suspended_for(&self, reason: SuspendReason) -> usize {
-        self.suspensions().filter(|suspension| suspension.reason == reason).count()
-    }
-
     /// How many organisations may be called, suspended ones included.
     pub fn callable(&self) -> usize {
         self.callable.len()
-    }
-
-    /// What `/status` shows of each organisation with a token, in the order of their ids.
-    pub fn standings(&self, now: Instant) -> BTreeMap<&OrgId, Standing> {
-        self.with_token().map(|(org, organisation)| (org, organisation.standing(now))).collect()
-    }
-
-    /// Since when the breaker is open.
-    pub fn breaker_open_since(&self) -> Option<Instant> {
-        self.breaker.open_since()
     }
 
     /// Calls that an organisation may have in flight.

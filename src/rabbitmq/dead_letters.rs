@@ -1,52 +1,68 @@
 //! Dead letters: fetched one by one, from the broker library's types to plain data, and removed only when told to.
 
-use jiff::Timestamp;
-use lapin::options::{BasicAckOptions, BasicGetOptions};
-use lapin::types::AMQPValue;
-use lapin::{Acker, BasicProperties, Channel};
+use std::sync::Arc;
 
-use super::connection::{BrokerError, in_time};
-use super::envelope;
-use super::message_header::X_UNREADABLE;
+use jiff::Timestamp;
+use lapin::options::{BasicGetOptions, BasicNackOptions};
+use lapin::types::AMQPValue;
+use lapin::{BasicProperties, Channel};
+
+use super::broker_error::BrokerError;
+use super::connection::{Connection, in_time};
+use super::delivery::Delivery;
+use super::envelope::{self, X_UNREADABLE};
+use super::topology;
 use crate::kind::Kind;
 use crate::messages::{DeadLetter, names};
 
-/// An unacknowledged dead letter. It goes back to its queue when its channel closes, unless it was removed.
-#[derive(Debug)]
-pub struct DeadLetterDelivery {
-    /// What it says.
-    pub dead_letter: DeadLetter,
-    /// How often it went back to its queue before, as a quorum queue counts it.
-    pub returns: u32,
-    acker: Acker,
-}
+/// Requeues all that the channel holds.
+const ALL_BACK: BasicNackOptions = BasicNackOptions { multiple: true, requeue: true };
 
-impl DeadLetterDelivery {
-    /// Has the broker forget it; `false` where it is not known whether the broker has.
-    #[must_use]
-    pub async fn remove(self) -> bool {
-        matches!(in_time(self.acker.ack(BasicAckOptions::default())).await, Ok(true))
-    }
-}
-
-/// Fetches the next dead letter, if there is one, and says how many are left behind it.
-///
-/// # Errors
-/// [`BrokerError::DeadLetters`].
-pub async fn next_dead_letter(
-    channel: &Channel,
+/// Fetches the dead letters of a kind one by one, on a channel of its own. They go back to their queue when the channel ends,
+/// unless they were acknowledged.
+pub struct DeadLetterReader {
     kind: Kind,
-) -> Result<Option<(DeadLetterDelivery, u32)>, BrokerError> {
-    let queue = kind.dead_letter_queue();
-    let got = in_time(channel.basic_get(queue.as_str().into(), BasicGetOptions::default())).await;
-    let Some(message) = got.map_err(|source| BrokerError::DeadLetters { queue, source })? else {
-        return Ok(None);
-    };
-    let (left, delivery) = (message.message_count, message.delivery);
-    let returns =
-        if delivery.redelivered { envelope::delivery_count(&delivery.properties) } else { 0 };
-    let dead_letter = read(kind, &delivery.properties, delivery.data);
-    Ok(Some((DeadLetterDelivery { dead_letter, returns, acker: delivery.acker }, left)))
+    queue: String,
+    channel: Arc<Channel>,
+}
+
+impl DeadLetterReader {
+    /// # Errors
+    /// [`BrokerError::DeadLetters`].
+    pub async fn open(connection: &Connection, kind: Kind) -> Result<Self, BrokerError> {
+        let queue = kind.dead_letter_queue();
+        match connection.channel().await {
+            Ok(channel) => Ok(Self { kind, queue, channel: Arc::new(channel) }),
+            Err(source) => Err(BrokerError::DeadLetters { queue, source }),
+        }
+    }
+
+    /// Fetches the next dead letter, if there is one, and says how many are left behind it.
+    ///
+    /// # Errors
+    /// [`BrokerError::DeadLetters`].
+    pub async fn next(&self) -> Result<Option<(Delivery<DeadLetter>, u32)>, BrokerError> {
+        let get = self.channel.basic_get(self.queue.as_str().into(), BasicGetOptions::default());
+        let got = in_time(get).await;
+        let failed = |source| BrokerError::DeadLetters { queue: self.queue.clone(), source };
+        let message = got.map_err(failed)?;
+        Ok(message.map(|message| {
+            let read = |properties: &BasicProperties, body| read(self.kind, properties, body);
+            let left = message.message_count;
+            (Delivery::new(message.delivery, &self.channel, read), left)
+        }))
+    }
+
+    /// How many lie ready in the queue; `None` if the broker does not say.
+    pub async fn ready(&self) -> Option<u32> {
+        topology::depth(&self.channel, &self.queue).await.ok()
+    }
+
+    /// Puts back all that was fetched and not settled, and closes the channel.
+    pub async fn close(self) {
+        let _ = in_time(self.channel.basic_nack(0, ALL_BACK)).await;
+        let _ = in_time(self.channel.close(200, "OK".into())).await;
+    }
 }
 
 fn read(kind: Kind, message: &BasicProperties, body: Vec<u8>) -> DeadLetter {

@@ -4,9 +4,33 @@ use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
+use super::lapin_guard::Keep;
 use crate::messages::{HeaderValue, Properties, Publication, RetryState, names};
 
 const PERSISTENT: u8 = 2;
+/// Says what is wrong with a message's properties. A producer that forges it only has its own command refused.
+pub const X_UNREADABLE: &str = "x-unreadable";
+/// What is kept of a header table that lapin would not survive as it is, the most needed first.
+pub const KEEP: Keep = Keep {
+    headers: &[
+        names::X_ATTEMPTS,
+        names::X_AMBIGUOUS,
+        names::X_LAST_STATUS,
+        names::X_DELIVERY_COUNT,
+        names::X_FIRST_SEEN,
+        names::X_NOT_BEFORE,
+        names::X_FAILED_AT,
+        names::X_FAILURE_REASON,
+        names::X_PUBLISHED_BY,
+        "x-first-death-reason",
+        "x-first-death-queue",
+        names::X_HISTORY,
+        names::TRACEPARENT,
+        names::TRACESTATE,
+        names::X_FAILURE_DETAIL,
+    ],
+    fault: X_UNREADABLE,
+};
 
 /// What we carry on of a message, and what our own headers say of earlier deliveries. Anybody may have written them: what
 /// makes no sense is as if it were not there.

@@ -1,16 +1,25 @@
 //! EDGE: RabbitMQ through lapin. Carries out what it is told and reports facts; decides nothing about commands.
+//!
+//! Nothing outside this folder names lapin.
 
-pub mod connection;
-pub mod consumer;
+mod broker_error;
+mod connection;
 pub mod dead_letters;
+mod deliveries;
+mod delivery;
 pub mod envelope;
-mod message_header;
+pub mod lapin_guard;
 pub mod probe;
 pub mod publisher;
+mod session;
 pub mod tls;
 pub mod topology;
-mod wire_guard;
+pub mod url;
 
-pub use connection::{BrokerError, BrokerSettings, Session};
-pub use consumer::{Deliveries, Delivery};
+pub use broker_error::{BrokerError, Refusal};
+pub use connection::Connection;
+pub use deliveries::{Deliveries, Prefetched};
+pub use delivery::Delivery;
 pub use publisher::{PublishError, Publisher};
+pub use session::{BrokerSettings, Session};
+pub use url::AmqpUrl;

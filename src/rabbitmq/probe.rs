@@ -5,12 +5,15 @@ use std::time::Duration;
 use async_rs::TokioRuntime;
 use futures_util::{AsyncReadExt, AsyncWriteExt};
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ExchangeDeleteOptions};
-use lapin::protocol::AMQPSoftError;
-use lapin::tcp::{AMQPUriTcpExt, OwnedTLSConfig};
+use lapin::tcp::AMQPUriTcpExt;
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::uri::AMQPUri;
-use lapin::{BasicProperties, Channel, Connection, ErrorKind};
+use lapin::{BasicProperties, Channel};
 use tokio::time::timeout;
+
+use super::broker_error::Refusal;
+use super::connection::Connection;
+use super::tls::TlsFiles;
+use super::url::AmqpUrl;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const PROTOCOL_HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
@@ -27,10 +30,11 @@ pub enum May {
 }
 
 /// The broker's version as its greeting tells it, before any login; lapin does not pass it on.
-pub async fn version(uri: &AMQPUri, tls: &OwnedTLSConfig) -> Option<String> {
+pub async fn version(url: &AmqpUrl, tls: &TlsFiles) -> Option<String> {
+    let tls = tls.read().ok()?;
     let greet = async {
-        let mut socket = uri
-            .clone()
+        let mut socket = url
+            .to_lapin()
             .connect_with_config_async(tls.as_ref(), &TokioRuntime::tokio_current())
             .await
             .ok()?;
@@ -103,24 +107,21 @@ impl Questions<'_> {
 
     async fn ask(&self, question: impl AsyncFnOnce(&Channel) -> lapin::Result<()>) -> May {
         let asked = async {
-            let channel = self.0.create_channel().await?;
+            let channel = self.0.channel().await?;
             let answer = question(&channel).await;
             let _ = channel.close(200, "OK".into()).await;
             answer
         };
         match timeout(PATIENCE, asked).await {
             Ok(Ok(())) => May::Yes,
-            Ok(Err(error)) if refused(&error, &AMQPSoftError::ACCESSREFUSED) => May::No,
-            Ok(Err(error)) if refused(&error, &AMQPSoftError::NOTFOUND) => May::Yes,
-            Ok(Err(error)) if refused(&error, &AMQPSoftError::PRECONDITIONFAILED) => May::Yes,
-            _ => May::Unknown,
+            Ok(Err(error)) => match Refusal::of(&error) {
+                Some(Refusal::AccessRefused) => May::No,
+                Some(Refusal::NotFound | Refusal::PreconditionFailed) => May::Yes,
+                None => May::Unknown,
+            },
+            Err(_) => May::Unknown,
         }
     }
-}
-
-/// Whether it was this that the broker objected to.
-pub fn refused(error: &lapin::Error, kind: &AMQPSoftError) -> bool {
-    matches!(error.kind(), ErrorKind::ProtocolError(word) if word.get_id() == kind.get_id())
 }
 
 #[cfg(test)]

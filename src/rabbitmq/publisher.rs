@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::protocol::AMQPSoftError;
-use lapin::{Channel, Confirmation, Connection, ErrorKind};
+use lapin::{Channel, Confirmation, ErrorKind};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::broker_error::Refusal;
+use super::connection::Connection;
 use super::envelope;
 use crate::failpoint::{self, Failpoint};
 use crate::messages::Publication;
@@ -51,6 +52,14 @@ impl PublishError {
             Self::Broken(_) => "broken",
         }
     }
+
+    /// What the broker objected to, if it closed the channel for it.
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Broken(source) => Refusal::of(source),
+            _ => None,
+        }
+    }
 }
 
 impl From<lapin::Error> for PublishError {
@@ -58,7 +67,7 @@ impl From<lapin::Error> for PublishError {
     fn from(error: lapin::Error) -> Self {
         match error.kind() {
             ErrorKind::ProtocolError(word)
-                if word.get_id() == AMQPSoftError::PRECONDITIONFAILED.get_id() =>
+                if Refusal::of(&error) == Some(Refusal::PreconditionFailed) =>
             {
                 Self::TooLarge(word.get_message().to_string())
             }
@@ -134,7 +143,7 @@ impl Publisher {
     }
 
     async fn open_channel(&self) -> lapin::Result<Channel> {
-        let channel = self.connection.create_channel().await?;
+        let channel = self.connection.channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         Ok(channel)
     }
@@ -158,7 +167,7 @@ async fn publish(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lapin::protocol::AMQPError;
+    use lapin::protocol::{AMQPError, AMQPSoftError};
 
     #[test]
     fn a_violated_precondition_is_told_from_a_broken_channel() {

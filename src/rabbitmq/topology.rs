@@ -2,9 +2,10 @@
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, Connection, ExchangeKind};
+use lapin::{Channel, ExchangeKind};
 
-use super::connection::{BrokerError, in_time};
+use super::broker_error::BrokerError;
+use super::connection::{Connection, in_time};
 use crate::kind::Kind;
 use crate::messages::names;
 
@@ -46,9 +47,7 @@ struct QueueSpec {
 /// [`BrokerError::Topology`] names the first exchange or queue that is missing, has other arguments or was not answered for.
 pub async fn ensure(connection: &Connection, topology: &Topology) -> Result<(), BrokerError> {
     let failed = |what: String| move |source| BrokerError::Topology { what, source };
-    let channel = in_time(connection.create_channel())
-        .await
-        .map_err(failed("cannot open a channel".into()))?;
+    let channel = connection.channel().await.map_err(failed("cannot open a channel".into()))?;
     let verb = match topology.provision {
         Provision::Declare => "cannot declare",
         Provision::Compare => "is not as it should be:",
@@ -66,7 +65,7 @@ pub async fn ensure(connection: &Connection, topology: &Topology) -> Result<(), 
     Ok(())
 }
 
-/// Names of all queues, for those who watch their depth.
+/// Names of all queues.
 pub fn queue_names(topology: &Topology) -> Vec<String> {
     queues(topology).into_iter().map(|queue| queue.name).collect()
 }
@@ -75,7 +74,7 @@ pub fn queue_names(topology: &Topology) -> Vec<String> {
 ///
 /// # Errors
 /// lapin's word, where the queue is not there; or that no answer has come in time.
-pub async fn depth(channel: &Channel, queue: &str) -> lapin::Result<u32> {
+pub(super) async fn depth(channel: &Channel, queue: &str) -> lapin::Result<u32> {
     let options = QueueDeclareOptions { durable: true, passive: true, ..Default::default() };
     let declared =
         in_time(channel.queue_declare(queue.into(), options, FieldTable::default())).await;

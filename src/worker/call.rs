@@ -1,4 +1,4 @@
-//! One permitted call: makes it, puts an absence to the test, and tells what came of it.
+//! One permitted call: waits for the permission, makes it, puts an absence to the test, and tells what came of it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 
 use super::engine::Engine;
-use super::permits::PermitGuard;
+use super::permits::{PermitGuard, Refused};
+use super::stop::Stop;
 use crate::failpoint::{self, Failpoint};
-use crate::messages::{Command, Properties, Target};
+use crate::messages::{Command, OrgId, Properties, Target};
 use crate::policy::absence::{Reach, believe, in_its_place};
 use crate::policy::answer::Answer;
 use crate::policy::api_access::{CommandKey, Feedback};
@@ -46,6 +47,36 @@ pub(super) struct Answered {
     pub(super) is_outage: bool,
     /// When it came.
     pub(super) at: Moment,
+}
+
+/// Why no call may be made now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoCall {
+    /// No permit.
+    Refused(Refused),
+    /// Its organisation has no token at the moment.
+    NoToken,
+}
+
+impl Engine {
+    /// Waits for the permission to call the API for this organisation.
+    ///
+    /// # Errors
+    /// [`NoCall`]: then no call may be made.
+    pub(super) async fn call(
+        &self,
+        org: &OrgId,
+        was_tried: bool,
+        stop: &Stop,
+    ) -> Result<Call<'_>, NoCall> {
+        if self.credentials.token(org).is_none() {
+            return Err(NoCall::NoToken);
+        }
+        let permit = self.permits.acquire(org, was_tried, stop).await.map_err(NoCall::Refused)?;
+        // The one that is in force now: the wait may have been long.
+        let token = self.credentials.token(org).ok_or(NoCall::NoToken)?;
+        Ok(Call { engine: self, permit, token })
+    }
 }
 
 impl Call<'_> {

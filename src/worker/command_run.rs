@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tracing::debug;
 
-use super::call::{Answered, Moment};
-use super::engine::{Engine, NoCall};
+use super::call::{Answered, Moment, NoCall};
+use super::engine::Engine;
 use super::in_process_delays::InProcessDelays;
 use super::outcome::{cut, identity, outcome, refused};
 use super::permits::Refused;

@@ -9,8 +9,7 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-use super::call::Call;
-use super::permits::{Permits, Refused};
+use super::permits::Permits;
 use super::reach::ReachCache;
 use super::stop::Stop;
 use crate::credentials::Credentials;
@@ -62,15 +61,6 @@ pub struct Engine {
     pub draining: CancellationToken,
 }
 
-/// Why no call may be made now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoCall {
-    /// No permit.
-    Refused(Refused),
-    /// Its organisation has no token at the moment.
-    NoToken,
-}
-
 impl Engine {
     /// An engine that has called nobody yet.
     pub fn new(settings: EngineSettings, metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
@@ -110,25 +100,6 @@ impl Engine {
     /// Somebody who looks on has interrupted the list, or nothing of it can succeed.
     pub(super) fn is_attended_and_draining(&self) -> bool {
         self.is_attended && self.draining.is_cancelled()
-    }
-
-    /// Waits for the permission to call the API for this organisation.
-    ///
-    /// # Errors
-    /// [`NoCall`]: then no call may be made.
-    pub(super) async fn call(
-        &self,
-        org: &OrgId,
-        was_tried: bool,
-        stop: &Stop,
-    ) -> Result<Call<'_>, NoCall> {
-        if self.credentials.token(org).is_none() {
-            return Err(NoCall::NoToken);
-        }
-        let permit = self.permits.acquire(org, was_tried, stop).await.map_err(NoCall::Refused)?;
-        // The one that is in force now: the wait may have been long.
-        let token = self.credentials.token(org).ok_or(NoCall::NoToken)?;
-        Ok(Call { engine: self, permit, token })
     }
 
     /// Reads the credentials again. An organisation that has a new token is probed at once.
@@ -192,6 +163,7 @@ pub(super) mod samples {
 
     /// An engine for the organisations `a` and `b`, whose API nobody can reach.
     pub(crate) fn engine() -> Engine {
+        crate::tls_provider::install();
         let base_url = "http://127.0.0.1:9/api".parse().unwrap();
         let request_timeout = Duration::from_secs(1);
         let api =

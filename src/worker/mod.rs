@@ -1,8 +1,9 @@
-//! THE FLOW of one message: `consume` takes it in, `handle` decides its disposition, `settle` tells the broker.
+//! THE FLOW of one message: `run` holds a session with the broker, `consume` takes the message in, `handle` decides its disposition,
+//! `settle` tells the broker.
 
 mod call;
 mod command_run;
-pub mod consume;
+mod consume;
 mod depths;
 pub mod engine;
 pub mod handle;
@@ -11,14 +12,17 @@ mod in_process_delays;
 mod outcome;
 mod pause;
 pub mod permits;
+mod ramp_up;
 mod reach;
 mod report;
+pub mod run;
+mod session_end;
 mod session_log;
 pub mod settle;
 mod status;
 pub mod stop;
 mod waiting_lines;
 
-pub use consume::Worker;
 pub use engine::{Engine, EngineSettings, reload_credentials};
+pub use run::Worker;
 pub use status::status;

@@ -4,13 +4,12 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::consume::{End, HEARTBEAT, Worker};
+use super::consume::{Consumption, HEARTBEAT, TurnEnd};
 use crate::health::Component;
-use crate::rabbitmq::Session;
 
-impl Worker {
+impl Consumption<'_> {
     /// No organisation may be called before `until`, so no consumer is attached. What is unacknowledged waits for it too.
-    pub(super) async fn pause(&self, session: &Session, until: Instant) -> End {
+    pub(super) async fn pause(&self, until: Instant) -> TurnEnd {
         // The connection is there; the organisations say why nothing is consumed.
         self.engine.health.set(Component::Broker, None);
         let mut changes = self.engine.permits.changes();
@@ -20,34 +19,34 @@ impl Worker {
             self.engine.health.heartbeat();
             tokio::select! {
                 _ = changes.changed() => break,
-                end = self.wait(session, left.min(HEARTBEAT)) => if let Some(end) = end { return end },
+                end = self.wait(left.min(HEARTBEAT)) => if let Some(end) = end { return end },
             }
         }
-        End::IntakeChanged
+        TurnEnd::Over
     }
 
     /// Waits until the broker stops blocking publishers. What would be consumed meanwhile could not be settled.
-    pub(super) async fn wait_for_the_broker(&self, session: &Session) -> End {
-        while let Some(reason) = session.blocked() {
+    pub(super) async fn wait_for_the_broker(&self) -> TurnEnd {
+        while let Some(reason) = self.session.blocked() {
             let what =
                 format!("RabbitMQ is blocking publishers ({reason}); not consuming until it stops");
             if self.engine.health.set(Component::Blocked, Some(what.clone())) {
                 warn!("{what}");
             }
             self.engine.health.heartbeat();
-            if let Some(end) = self.wait(session, Duration::from_millis(100)).await {
+            if let Some(end) = self.wait(Duration::from_millis(100)).await {
                 return end;
             }
         }
         self.engine.health.set(Component::Blocked, None);
         info!("RabbitMQ accepts messages again");
-        End::IntakeChanged
+        TurnEnd::Over
     }
 
-    async fn wait(&self, session: &Session, pause: Duration) -> Option<End> {
+    async fn wait(&self, pause: Duration) -> Option<TurnEnd> {
         tokio::select! {
-            () = self.engine.draining.cancelled() => Some(End::Draining),
-            () = session.lost.cancelled() => Some(End::Lost("the connection is gone".to_owned())),
+            () = self.engine.draining.cancelled() => Some(TurnEnd::Draining),
+            () = self.session.lost.cancelled() => Some(TurnEnd::Lost("the connection is gone".to_owned())),
             () = tokio::time::sleep(pause) => None,
         }
     }

@@ -43,7 +43,8 @@ impl RampUp {
         Self { unproved: kinds.to_vec(), proved: Vec::new(), was_alone: false }
     }
 
-    /// The next turn. Those that have proved harmless take turns with the next one that has not.
+    /// The next turn. If the last one has not proved its kind, those that have proved harmless are next: with harmless queues alone
+    /// all kinds are proved one right after the other.
     pub(super) fn next_turn(&mut self) -> Turn {
         let is_alone = !self.unproved.is_empty() && (self.proved.is_empty() || !self.was_alone);
         self.was_alone = is_alone;
@@ -62,6 +63,7 @@ impl RampUp {
     pub(super) fn proved(&mut self, kind: Kind) {
         if let Some(at) = self.unproved.iter().position(|unproved| *unproved == kind) {
             self.proved.push(self.unproved.remove(at));
+            self.was_alone = false;
         }
     }
 }
@@ -98,6 +100,17 @@ mod tests {
         }
         seen.sort();
         assert_eq!(seen, [TaskDelete, TagDelete, FileDelete], "and each has its turn");
+    }
+
+    #[test]
+    fn harmless_kinds_are_proved_one_right_after_the_other() {
+        let mut ramp_up = RampUp::new(&[TaskDelete, TagDelete, FileDelete]);
+        for _ in 0..3 {
+            let turn = ramp_up.next_turn();
+            assert!(turn.is_alone, "{turn:?}");
+            ramp_up.proved(turn.kinds[0]);
+        }
+        assert_eq!(ramp_up.next_turn().kinds.len(), 3);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 use tallyfy_delete_worker::kind::Kind;
-use tallyfy_delete_worker::rabbitmq::connection::{connect, parse_amqp_url};
+use tallyfy_delete_worker::rabbitmq::Connection as BrokerConnection;
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::rabbitmq::topology::{self, Provision, Topology};
 use tokio::time::{sleep, timeout};
@@ -62,7 +62,9 @@ impl Field {
         BufReader::new(stub_process.stdout.take().unwrap()).read_line(&mut stub).unwrap();
         let url = broker().amqp_url(&vhost);
         let declaring =
-            connect(&parse_amqp_url(&url).unwrap(), &TlsFiles::default(), "bench").await.unwrap();
+            BrokerConnection::open(&url.parse().unwrap(), &TlsFiles::default(), "bench")
+                .await
+                .unwrap();
         let topology = Topology {
             provision: Provision::Declare,
             kinds: vec![Kind::TaskDelete],

@@ -107,7 +107,7 @@ pub(crate) async fn http(base_url: &str, commands: usize, concurrency: usize) {
 }
 
 fn client() -> Client {
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    tallyfy_delete_worker::tls_provider::install();
     Client::builder().no_proxy().build().unwrap()
 }
 

@@ -13,7 +13,7 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
 use tallyfy_delete_worker::kind::Kind;
-use tallyfy_delete_worker::rabbitmq::connection::{connect, parse_amqp_url};
+use tallyfy_delete_worker::rabbitmq::Connection as BrokerConnection;
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::rabbitmq::topology::{self, Provision, Topology};
 use tempfile::TempDir;
@@ -92,7 +92,7 @@ pub(crate) async fn fight(scenario: &Scenario) -> Result<Outcome, String> {
 
 async fn declare(url: &str) -> Result<(), String> {
     let delays = LADDER_MS.map(|(name, ms)| (name.to_owned(), ms)).to_vec();
-    let connection = connect(&parse_amqp_url(url)?, &TlsFiles::default(), "campaign")
+    let connection = BrokerConnection::open(&url.parse()?, &TlsFiles::default(), "campaign")
         .await
         .map_err(|error| error.to_string())?;
     let topology =

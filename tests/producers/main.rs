@@ -19,7 +19,7 @@ use lapin::{Channel, Connection, ConnectionProperties};
 use rabbitmq::broker;
 use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::messages;
-use tallyfy_delete_worker::rabbitmq::connection::{connect, parse_amqp_url};
+use tallyfy_delete_worker::rabbitmq::Connection as BrokerConnection;
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::rabbitmq::topology::{self, Provision, Topology};
 
@@ -32,7 +32,9 @@ async fn main() -> ExitCode {
     let vhost = broker().new_vhost().await;
     let url = broker().amqp_url(&vhost);
     let connection =
-        connect(&parse_amqp_url(&url).unwrap(), &TlsFiles::default(), "producers").await.unwrap();
+        BrokerConnection::open(&url.parse().unwrap(), &TlsFiles::default(), "producers")
+            .await
+            .unwrap();
     let topology = Topology {
         provision: Provision::Declare,
         kinds: vec![Kind::TaskDelete],

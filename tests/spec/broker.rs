@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use lapin::options::QueueDeleteOptions;
 use serde_json::json;
-use tallyfy_delete_worker::rabbitmq::connection::parse_amqp_url;
+use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::rabbitmq::topology::Provision;
 use url::Url;
 
@@ -59,6 +59,27 @@ async fn a_queue_deleted_under_the_worker_is_declared_again() {
 }
 
 #[tokio::test]
+async fn of_two_kinds_the_one_whose_queue_is_deleted_is_consumed_again() {
+    let world = World::start_with(|settings| {
+        settings.broker.topology.kinds = vec![Kind::TaskDelete, Kind::TaskArchive];
+    })
+    .await;
+    assert_eq!(world.end(&world.archive("a1").await).await["outcome"], "archived");
+    assert_eq!(world.end(&world.delete("t1").await).await["outcome"], "deleted");
+    // Both are consumed at once now, and the consumer of the other one goes on.
+    let (queue, options) = ("task.archive".into(), QueueDeleteOptions::default());
+    world.tester.channel.queue_delete(queue, options).await.unwrap();
+    eventually("a rebuilt consumer", async || {
+        let reconnects = world.metric("tallyfy_delete_worker_reconnects_total").await?;
+        (reconnects >= 1.0 && world.page("/readyz").await.0 == 200).then_some(())
+    })
+    .await;
+    assert_eq!(world.end(&world.archive("a2").await).await["outcome"], "archived");
+    assert_eq!(world.end(&world.delete("t2").await).await["outcome"], "deleted");
+    world.assert_drained().await;
+}
+
+#[tokio::test]
 async fn a_worker_whose_broker_user_may_configure_nothing_runs() {
     let mut world = World::without_worker(|s| s.broker.topology.provision = Provision::Check).await;
     let user = format!("worker-{}", world.vhost);
@@ -66,7 +87,7 @@ async fn a_worker_whose_broker_user_may_configure_nothing_runs() {
     let write = "^(task.events|task.retry|task.dlx)$";
     broker().set_permissions(&world.vhost, &user, "^$", write, "^task.delete$").await;
     let url = broker().amqp_url_as(&user, "p@ss/word", &world.vhost);
-    world.connect_worker_with(parse_amqp_url(&url).unwrap());
+    world.connect_worker_with(&url);
     world.start_worker().await;
     world.is_ready().await;
     world.sandbox.fault("t1", 1, json!({"status": 429})).await;

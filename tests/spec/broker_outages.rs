@@ -1,7 +1,6 @@
 //! The broker's weather: in each the worker says what is wrong, loses nothing, and goes on by itself when it is over.
 
 use serde_json::json;
-use tallyfy_delete_worker::rabbitmq::connection::parse_amqp_url;
 use tallyfy_delete_worker::rabbitmq::topology::Provision;
 
 use crate::support::eventually;
@@ -138,9 +137,7 @@ async fn a_broker_that_is_killed_and_started_again_loses_nothing() {
 async fn a_broker_that_freezes_is_noticed_by_its_heartbeat_and_loses_nothing() {
     let (_turn, broker) = broker_to_harm().await;
     let mut world = World::at(broker, |_| {}).await;
-    world.connect_worker_with(
-        parse_amqp_url(&format!("{}?heartbeat=2", broker.amqp_url(&world.vhost))).unwrap(),
-    );
+    world.connect_worker_with(&format!("{}?heartbeat=2", broker.amqp_url(&world.vhost)));
     world.sandbox.fault_for_all(json!({"latency_ms": 300})).await;
     let tasks = ["t1", "t2", "t3"];
     delete_some(&world, &tasks).await;
@@ -161,7 +158,7 @@ async fn a_connection_that_carries_nothing_in_one_direction_or_in_both_is_notice
         let (host, port) = broker().host_port();
         let proxy = Proxy::start(format!("{host}:{port}")).await;
         let url = format!("{}?heartbeat=2", broker().amqp_url(&world.vhost));
-        world.connect_worker_with(parse_amqp_url(&url).unwrap());
+        world.connect_worker_with(&url);
         world = world.behind_broker_proxy(&proxy);
         world.start_worker().await;
         world.is_ready().await;
@@ -188,7 +185,7 @@ async fn revoked_permissions_are_named_and_waited_for() {
     let write = "^(task.events|task.retry|task.dlx)$";
     broker().set_permissions(&world.vhost, &user, "^$", write, "^task.delete$").await;
     let url = broker().amqp_url_as(&user, "secret", &world.vhost);
-    world.connect_worker_with(parse_amqp_url(&url).unwrap());
+    world.connect_worker_with(&url);
     world.start_worker().await;
     world.is_ready().await;
     broker().set_permissions(&world.vhost, &user, "^$", "^$", "^task.delete$").await;

@@ -4,6 +4,7 @@
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use serde_json::json;
+use tallyfy_delete_worker::kind::Kind;
 
 use crate::command_line::{signal, with_settings};
 use crate::support::rabbitmq::broker;
@@ -59,6 +60,31 @@ async fn a_message_that_cannot_be_parsed_ends_in_the_dead_letters_and_costs_no_o
     );
     assert_eq!(world.sandbox.calls().await.len(), 20);
     assert_eq!(world.metric("tallyfy_delete_worker_reconnects_total").await, Some(0.0));
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn messages_of_one_kind_that_cannot_be_parsed_hold_up_no_command_of_another() {
+    let mut world = World::without_worker(|settings| {
+        settings.broker.topology.kinds = vec![Kind::TaskDelete, Kind::TaskArchive];
+    })
+    .await;
+    world.declare_topology().await;
+    let tasks: Vec<String> = (0..20).map(|number| format!("task-{number}")).collect();
+    for (number, task) in tasks.iter().enumerate() {
+        let poison = RawMessage::to("task.delete", format!("poison-{number}"));
+        send(&world, &poison.with(Property::MessageId, b"\xff\xfe\xfd")).await;
+        world.archive(task).await;
+    }
+    world.start_worker().await;
+    for task in &tasks {
+        assert_eq!(world.end(task).await["outcome"], "archived");
+    }
+    for dead_letter in world.dead_letters(20).await {
+        assert!(dead_letter.body.starts_with(b"poison-"));
+        assert_eq!(dead_letter.header("x-failure-reason").as_deref(), Some("malformed"));
+    }
+    assert_eq!(world.sandbox.calls().await.len(), 20, "each command was carried out once");
     world.assert_drained().await;
 }
 

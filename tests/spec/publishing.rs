@@ -7,10 +7,9 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
 use tallyfy_delete_worker::messages::Publication;
-use tallyfy_delete_worker::rabbitmq::connection::{connect, parse_amqp_url};
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::rabbitmq::topology::Provision;
-use tallyfy_delete_worker::rabbitmq::{PublishError, Publisher};
+use tallyfy_delete_worker::rabbitmq::{Connection, PublishError, Publisher};
 use tallyfy_delete_worker::service::ServiceSettings;
 
 use crate::support::eventually;
@@ -29,11 +28,10 @@ const RETURNED: &str = "tallyfy_delete_worker_publishes_total{result=\"returned\
 #[expect(clippy::too_many_lines, reason = "one scene")]
 async fn no_confirm_is_ever_taken_for_another_publishs() {
     let vhost = broker().new_vhost().await;
-    let connection =
-        connect(&parse_amqp_url(&broker().amqp_url(&vhost)).unwrap(), &TlsFiles::default(), "spec")
-            .await
-            .unwrap();
-    let channel = connection.create_channel().await.unwrap();
+    let url = broker().amqp_url(&vhost);
+    let declaring =
+        lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await.unwrap();
+    let channel = declaring.create_channel().await.unwrap();
     let limits = [
         ("x-max-length", AMQPValue::LongUInt(PLACES)),
         ("x-overflow", AMQPValue::LongString("reject-publish".into())),
@@ -56,6 +54,8 @@ async fn no_confirm_is_ever_taken_for_another_publishs() {
             .await
             .unwrap();
     }
+    let tls = TlsFiles::default();
+    let connection = Connection::open(&url.parse().unwrap(), &tls, "spec").await.unwrap();
     let publisher = Publisher::new(connection);
     let results: Vec<(&str, Result<(), PublishError>)> =
         stream::iter((0..PUBLISHES).map(|number| {

@@ -1,8 +1,10 @@
 //! How an organisation stands, for people.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
-use super::SuspendReason;
+use super::{ApiAccess, SuspendReason};
+use crate::messages::OrgId;
 
 /// What `/status` shows of an organisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,4 +21,21 @@ pub struct Standing {
     pub waiting: u64,
     /// Its calls in flight.
     pub in_flight: usize,
+}
+
+impl ApiAccess {
+    /// How many organisations with a token are suspended for this.
+    pub fn suspended_for(&self, reason: SuspendReason) -> usize {
+        self.suspensions().filter(|suspension| suspension.reason == reason).count()
+    }
+
+    /// What `/status` shows of each organisation with a token, in the order of their ids.
+    pub fn standings(&self, now: Instant) -> BTreeMap<&OrgId, Standing> {
+        self.with_token().map(|(org, organisation)| (org, organisation.standing(now))).collect()
+    }
+
+    /// Since when the breaker is open.
+    pub fn breaker_open_since(&self) -> Option<Instant> {
+        self.breaker.open_since()
+    }
 }

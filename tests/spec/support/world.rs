@@ -13,7 +13,7 @@ use tallyfy_delete_worker::messages::OrgId;
 use tallyfy_delete_worker::policy::retry_schedule::{RetryDelays, RetrySchedule};
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::rabbitmq::topology::{self, Provision, Topology};
-use tallyfy_delete_worker::rabbitmq::{BrokerSettings, connection};
+use tallyfy_delete_worker::rabbitmq::{BrokerSettings, Connection};
 use tallyfy_delete_worker::service::{CoreSettings, Service, ServiceSettings};
 use tallyfy_delete_worker::tallyfy_api::ApiSettings;
 use tallyfy_delete_worker::telemetry::{self, LogFormat};
@@ -34,6 +34,8 @@ pub(crate) struct World {
     pub(crate) vhost: String,
     broker: &'static Broker,
     settings: ServiceSettings,
+    /// The one in the settings, as text.
+    amqp_url: String,
     worker: Option<RunningWorker>,
 }
 
@@ -75,11 +77,12 @@ impl World {
         let sandbox = Sandbox::start(&[ORG, OTHER_ORG]);
         let mut settings = settings(&broker.amqp_url(&vhost), &sandbox.base_url());
         let connection =
-            connection::connect(&settings.broker.uri, &TlsFiles::default(), "spec").await.unwrap();
+            Connection::open(&settings.broker.url, &TlsFiles::default(), "spec").await.unwrap();
         topology::ensure(&connection, &settings.broker.topology).await.unwrap();
-        let tester = Tester::connect(&broker.amqp_url(&vhost)).await;
+        let amqp_url = broker.amqp_url(&vhost);
+        let tester = Tester::connect(&amqp_url).await;
         change(&mut settings);
-        Self { sandbox, tester, vhost, broker, settings, worker: None }
+        Self { sandbox, tester, vhost, broker, settings, amqp_url, worker: None }
     }
 
     pub(crate) async fn start_worker(&mut self) {
@@ -106,6 +109,16 @@ impl World {
     pub(crate) async fn delete(&self, task: &str) -> String {
         self.sandbox.tasks(ORG, &[task], "present").await;
         self.command(ORG, task).await
+    }
+
+    /// A task that is there, and a command to archive it. Returns the command's id.
+    pub(crate) async fn archive(&self, task: &str) -> String {
+        self.sandbox.tasks(ORG, &[task], "present").await;
+        let body = json!({"org_id": ORG, "task_id": task}).to_string();
+        let properties = BasicProperties::default().with_message_id(task.into());
+        let to = ("task.commands", "task.archive");
+        self.tester.publish_to(to.0, to.1, body.as_bytes(), properties).await;
+        task.to_owned()
     }
 
     /// A command, whatever the task.
@@ -211,7 +224,7 @@ impl World {
             delays.iter().map(|(delay, _)| kind.delay_queue(delay)).collect::<Vec<_>>()
         };
         let waits = kinds.iter().flat_map(of_a_kind);
-        waits.chain(["task.delete".to_owned()]).collect()
+        waits.chain(kinds.iter().map(|kind| kind.queue().to_owned())).collect()
     }
 }
 
@@ -235,7 +248,7 @@ fn settings(amqp_url: &str, base_url: &str) -> ServiceSettings {
         },
         broker: BrokerSettings {
             tls: TlsFiles::default(),
-            uri: connection::parse_amqp_url(amqp_url).unwrap(),
+            url: amqp_url.parse().unwrap(),
             topology: Topology {
                 provision: Provision::Declare,
                 kinds: vec![Kind::TaskDelete],
@@ -256,7 +269,9 @@ impl World {
 
     /// Puts a proxy between the worker, which must not run yet, and the broker.
     pub(crate) fn behind_broker_proxy(mut self, proxy: &super::proxy::Proxy) -> Self {
-        self.settings.broker.uri.authority.port = proxy.addr.port();
+        let mut url = url::Url::parse(&self.amqp_url).unwrap();
+        url.set_port(Some(proxy.addr.port())).unwrap();
+        self.connect_worker_with(url.as_str());
         self
     }
 
@@ -275,8 +290,9 @@ impl World {
     }
 
     /// For the next worker.
-    pub(crate) fn connect_worker_with(&mut self, uri: lapin::uri::AMQPUri) {
-        self.settings.broker.uri = uri;
+    pub(crate) fn connect_worker_with(&mut self, amqp_url: &str) {
+        amqp_url.clone_into(&mut self.amqp_url);
+        self.settings.broker.url = amqp_url.parse().unwrap();
     }
 
     /// After the broker was away: the old connection is gone.
@@ -287,8 +303,8 @@ impl World {
     pub(crate) async fn declare_topology(&self) {
         let topology =
             Topology { provision: Provision::Declare, ..self.settings.broker.topology.clone() };
-        let uri = connection::parse_amqp_url(&self.broker.amqp_url(&self.vhost)).unwrap();
-        let connection = connection::connect(&uri, &TlsFiles::default(), "spec").await.unwrap();
+        let url = self.broker.amqp_url(&self.vhost).parse().unwrap();
+        let connection = Connection::open(&url, &TlsFiles::default(), "spec").await.unwrap();
         topology::ensure(&connection, &topology).await.unwrap();
     }
 

@@ -306,8 +306,8 @@ impl Broker {
 pub(crate) fn http() -> &'static Client {
     static HTTP: OnceLock<Client> = OnceLock::new();
     HTTP.get_or_init(|| {
-        // reqwest wants one even for plain HTTP; a second installation is refused, which is fine.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        // reqwest wants one even for plain HTTP.
+        tallyfy_delete_worker::tls_provider::install();
         let builder = Client::builder().no_proxy().pool_max_idle_per_host(0);
         builder
             .timeout(Duration::from_secs(30))

@@ -1,149 +1,9 @@
-//! Between the socket and the client library: the broker's bytes, of which the library gets only what it survives (see
-//! `message_header`). Uses lapin's own entry for transports of one's own; everything that we send passes untouched.
+//! Splits the broker's bytes into frames, and changes those that lapin could not survive. Pure.
 
-use std::future::Future;
-use std::io::{self, IoSlice, Read, Write};
-use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use super::header::{Keep, make_readable, rewritten};
 
-use async_rs::traits::Reactor;
-use async_rs::util::{DummyIO, RuntimeParts};
-use async_rs::{Runtime, Tokio, TokioRuntime};
-use futures_io::{AsyncRead, AsyncWrite};
-use futures_util::{FutureExt, Stream, TryFutureExt};
-use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, OwnedTLSConfig};
-use lapin::uri::AMQPUri;
-use lapin::{Connection, ConnectionProperties};
-
-use super::message_header::{make_readable, rewritten};
-
-const AT_A_TIME: usize = 16 * 1024;
-
-/// Connects lapin to the broker, with the guard between them.
-///
-/// # Errors
-/// lapin's word.
-pub(super) async fn connect(
-    uri: AMQPUri,
-    tls: OwnedTLSConfig,
-    properties: ConnectionProperties,
-) -> lapin::Result<Connection> {
-    let tokio = TokioRuntime::tokio_current();
-    let dial = async move |uri: AMQPUri, _| {
-        let socket = uri.connect_with_config_async(tls.as_ref(), &tokio).await?;
-        Ok(AsyncTcpStream::Plain(GuardedStream::new(socket)))
-    };
-    let runtime =
-        Runtime::new(RuntimeParts::new(Tokio::current(), GuardedReactor(Tokio::current())));
-    Connection::connector(uri, runtime, dial, properties).await
-}
-
-/// tokio's reactor, with guarded streams.
-#[derive(Debug, Clone)]
-struct GuardedReactor(Tokio);
-
-impl Reactor for GuardedReactor {
-    type TcpStream = GuardedStream;
-    type Sleep = <Tokio as Reactor>::Sleep;
-
-    fn register<H: Read + Write + Send + 'static>(
-        &self,
-        _: H,
-    ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
-        // lapin registers no socket that it did not get from us.
-        Err::<DummyIO, _>(io::ErrorKind::Unsupported.into())
-    }
-
-    fn sleep(&self, duration: Duration) -> Self::Sleep {
-        self.0.sleep(duration)
-    }
-
-    fn interval(&self, duration: Duration) -> impl Stream<Item = Instant> + Send + 'static {
-        self.0.interval(duration)
-    }
-
-    fn tcp_connect_addr(
-        &self,
-        address: SocketAddr,
-    ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
-        self.0
-            .tcp_connect_addr(address)
-            .map_ok(|socket| GuardedStream::new(AsyncTcpStream::Plain(socket)))
-            .boxed()
-    }
-}
-
-type Socket = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
-
-/// A connection to the broker that is read through the guard.
-struct GuardedStream {
-    socket: Socket,
-    guard: WireGuard,
-    read: Box<[u8; AT_A_TIME]>,
-    /// What the library has not taken yet, from `taken` on.
-    passed: Vec<u8>,
-    taken: usize,
-}
-
-impl GuardedStream {
-    fn new(socket: Socket) -> Self {
-        let read = Box::new([0; AT_A_TIME]);
-        Self { socket, guard: WireGuard::default(), read, passed: Vec::new(), taken: 0 }
-    }
-}
-
-impl AsyncRead for GuardedStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        while this.taken == this.passed.len() {
-            this.passed.clear();
-            this.passed.shrink_to(AT_A_TIME);
-            this.taken = 0;
-            let count = ready!(Pin::new(&mut this.socket).poll_read(cx, &mut this.read[..]))?;
-            if count == 0 {
-                return Poll::Ready(Ok(0));
-            }
-            this.guard.pass(&this.read[..count], &mut this.passed);
-        }
-        let count = buffer.len().min(this.passed.len() - this.taken);
-        buffer[..count].copy_from_slice(&this.passed[this.taken..][..count]);
-        this.taken += count;
-        Poll::Ready(Ok(count))
-    }
-}
-
-impl AsyncWrite for GuardedStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_close(cx)
-    }
-}
-
+/// More than this is not kept allocated for the next frame.
+const KEPT_ALLOCATED: usize = 16 * 1024;
 const METHOD: u8 = 1;
 const HEADER: u8 = 2;
 /// Type, channel and size.
@@ -155,14 +15,21 @@ const TAG_AND_FLAG: usize = 9;
 
 /// Splits the broker's bytes into frames, in whatever pieces they come. Bodies pass at once; what is looked into is held
 /// until it is whole.
-#[derive(Default)]
-struct WireGuard {
+#[derive(Debug)]
+pub struct WireGuard {
+    keep: Keep,
     held: Vec<u8>,
     passing: usize,
 }
 
 impl WireGuard {
-    fn pass(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
+    /// A guard at the beginning of a connection.
+    pub fn new(keep: Keep) -> Self {
+        Self { keep, held: Vec::new(), passing: 0 }
+    }
+
+    /// Takes bytes as they come from the broker, and adds to `out` what lapin may have.
+    pub fn pass(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
         while !bytes.is_empty() {
             if self.passing > 0 {
                 let (passed, rest) = bytes.split_at(self.passing.min(bytes.len()));
@@ -187,7 +54,7 @@ impl WireGuard {
             METHOD => make_address_readable(&mut self.held[FRAME_HEAD..]),
             HEADER => {
                 let payload = &self.held[FRAME_HEAD..length - 1];
-                if let Some(payload) = rewritten(payload) {
+                if let Some(payload) = rewritten(payload, self.keep) {
                     self.held.truncate(FRAME_HEAD - 4);
                     self.held
                         .extend(u32::try_from(payload.len()).unwrap_or_default().to_be_bytes());
@@ -198,7 +65,7 @@ impl WireGuard {
             _ => self.passing = length - self.held.len(),
         }
         out.append(&mut self.held);
-        self.held.shrink_to(AT_A_TIME);
+        self.held.shrink_to(KEPT_ALLOCATED);
     }
 }
 
@@ -250,7 +117,8 @@ mod tests {
     }
 
     fn passed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
-        let (mut guard, mut out) = (WireGuard::default(), Vec::new());
+        let keep = Keep { headers: &[], fault: "x-unreadable" };
+        let (mut guard, mut out) = (WireGuard::new(keep), Vec::new());
         pieces.into_iter().for_each(|piece| guard.pass(piece, &mut out));
         out
     }

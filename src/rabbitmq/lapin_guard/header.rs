@@ -1,36 +1,22 @@
-//! A message's header as the broker sends it (class, size, properties), read before the client library reads it. What the
-//! library could not survive is left out; what the worker could then not know of becomes a fault of the message. Pure.
+//! A message's header as the broker sends it (class, size, properties), read before lapin reads it. Leaves out what lapin could
+//! not survive; what the reader of the message would then miss becomes a fault of the message. Pure.
 
 use std::str;
 
-use crate::messages::names;
-
-/// Names what is wrong with a message's properties, for `rabbitmq::consumer`. A producer that forges it only has its own command refused.
-pub(super) const X_UNREADABLE: &str = "x-unreadable";
+/// What to keep of a header that cannot be passed on as it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Keep {
+    /// Names of the headers to keep, the most needed first. Tables, arrays and long texts are left out even so.
+    pub headers: &'static [&'static str],
+    /// Name of the header that says what was wrong with the properties. It is added; a producer may forge it.
+    pub fault: &'static str,
+}
 
 /// Every AMQP peer takes frames of 4,096 bytes, eight of them around the payload, whatever else was agreed.
 const LARGEST: usize = 4096 - 8;
 /// Tables and arrays in each other. `x-death` has two. Each level costs the library up to ten KiB of a stack of two MiB.
 const DEEPEST: usize = 16;
 const LONGEST_TEXT: usize = 1024;
-/// What is kept of a header table that cannot be passed on as it is, the most needed first.
-const KEPT: [&str; 15] = [
-    names::X_ATTEMPTS,
-    names::X_AMBIGUOUS,
-    names::X_LAST_STATUS,
-    names::X_DELIVERY_COUNT,
-    names::X_FIRST_SEEN,
-    names::X_NOT_BEFORE,
-    names::X_FAILED_AT,
-    names::X_FAILURE_REASON,
-    names::X_PUBLISHED_BY,
-    "x-first-death-reason",
-    "x-first-death-queue",
-    names::X_HISTORY,
-    names::TRACEPARENT,
-    names::TRACESTATE,
-    names::X_FAILURE_DETAIL,
-];
 const HEADERS: usize = 2;
 /// The properties in the order of their flags, from the highest bit.
 const PROPERTIES: [(&str, Form); 14] = [
@@ -57,13 +43,13 @@ enum Form {
     Bytes(usize),
 }
 
-/// # Nothing that the client library cannot read ever reaches it
+/// # Nothing that lapin cannot read ever reaches it
 ///
 /// lapin reads nested tables by recursion on a thread whose stack we cannot choose, and an overflow ends the process. A short
 /// string that is no UTF-8 ends the connection, each time it is delivered. A header larger than the agreed frame, which the
 /// broker does send, silences the connection indefinitely. So a header that is small, flat and readable passes as it is (`None`);
-/// any other is written again, with what the worker needs of it.
-pub(super) fn rewritten(payload: &[u8]) -> Option<Vec<u8>> {
+/// any other is written again, with what `keep` names of it.
+pub fn rewritten(payload: &[u8], keep: Keep) -> Option<Vec<u8>> {
     let (frame, properties) = payload.split_at_checked(12)?;
     let found = read_properties(properties);
     let fault =
@@ -73,7 +59,7 @@ pub(super) fn rewritten(payload: &[u8]) -> Option<Vec<u8>> {
     if fault.is_none() && is_plain && payload.len() <= LARGEST {
         return None;
     }
-    Some([frame, &write_properties(&found, fault.as_deref())].concat())
+    Some([frame, &write_properties(&found, fault.as_deref(), keep)].concat())
 }
 
 /// The text of a short string that is read by somebody else, without what is no UTF-8; of the same length.
@@ -109,11 +95,12 @@ fn fault(found: &Found<'_>) -> Option<String> {
     Some(format!("its {name} is not UTF-8: {}", value.escape_ascii()))
 }
 
-fn write_properties(found: &Found<'_>, fault: Option<&str>) -> Vec<u8> {
+fn write_properties(found: &Found<'_>, fault: Option<&str>, keep: Keep) -> Vec<u8> {
     let (mut flags, mut values) = (0_u16, Vec::new());
     let others = (0..).zip(found).filter(|(place, _)| *place != HEADERS);
     let others: usize = others.filter_map(|(_, value)| value.map(|value| value.len() + 1)).sum();
-    let table = kept(found[HEADERS].unwrap_or_default(), fault, LARGEST - 18 - others);
+    let room = LARGEST - 18 - others;
+    let table = kept(found[HEADERS].unwrap_or_default(), fault, keep, room);
     for (place, (_, form)) in PROPERTIES.iter().enumerate() {
         match (form, found[place]) {
             (Form::Table, _) => put_long(&mut values, &table),
@@ -128,13 +115,13 @@ fn write_properties(found: &Found<'_>, fault: Option<&str>) -> Vec<u8> {
     [&flags.to_be_bytes()[..], &values].concat()
 }
 
-/// The entries of [`KEPT`] that are no tables, in at most `room` bytes; of several with one name the last.
-fn kept(table: &[u8], fault: Option<&str>, room: usize) -> Vec<u8> {
-    let fault = fault.map(entry_of_fault);
-    let mut found = [None; KEPT.len()];
+/// The entries that `keep` names and that are no tables, in at most `room` bytes; of several with one name the last.
+fn kept(table: &[u8], fault: Option<&str>, keep: Keep, room: usize) -> Vec<u8> {
+    let fault = fault.map(|fault| entry_of_fault(keep.fault, fault));
+    let mut found = vec![None; keep.headers.len()];
     let mut rest = Reader(table);
     while let Some(entry) = rest.entry() {
-        let place = KEPT.iter().position(|kept| kept.as_bytes() == entry.name);
+        let place = keep.headers.iter().position(|name| name.as_bytes() == entry.name);
         let is_small = !matches!(entry.kind, b'F' | b'A') && entry.value.len() <= LONGEST_TEXT;
         if let Some(place) = place.filter(|_| is_small) {
             found[place] = Some(entry.bytes);
@@ -146,9 +133,9 @@ fn kept(table: &[u8], fault: Option<&str>, room: usize) -> Vec<u8> {
     })
 }
 
-fn entry_of_fault(fault: &str) -> Vec<u8> {
+fn entry_of_fault(name: &str, fault: &str) -> Vec<u8> {
     let mut entry = Vec::new();
-    put_short(&mut entry, X_UNREADABLE.as_bytes());
+    put_short(&mut entry, name.as_bytes());
     entry.push(b'S');
     put_long(&mut entry, &fault.as_bytes()[..fault.len().min(LONGEST_TEXT)]);
     entry
@@ -268,6 +255,8 @@ mod tests {
     use lapin::types::AMQPValue;
     use proptest::prelude::*;
 
+    const KEEP: Keep =
+        Keep { headers: &["x-attempts", "traceparent", "tracestate"], fault: "x-unreadable" };
     const CLASS_AND_SIZE: [u8; 12] = [0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
 
     fn header(flags: u16, values: &[&[u8]]) -> Vec<u8> {
@@ -302,9 +291,9 @@ mod tests {
         })
     }
 
-    /// As the client library reads it.
+    /// As lapin reads it.
     fn read(payload: &[u8]) -> AMQPProperties {
-        let payload = rewritten(payload).unwrap_or(payload.to_vec());
+        let payload = rewritten(payload, KEEP).unwrap_or(payload.to_vec());
         assert!(payload.len() <= LARGEST && payload[..12] == CLASS_AND_SIZE);
         let (rest, properties) = parse_properties(&payload[12..]).expect("readable properties");
         assert!(rest.is_empty());
@@ -320,10 +309,13 @@ mod tests {
 
     #[test]
     fn what_can_be_read_passes_as_it_is() {
-        assert_eq!(rewritten(&header(0, &[])), None);
-        assert_eq!(rewritten(&header(0x1080, &[&[2], b"\x02id"])), None);
-        assert_eq!(rewritten(&with_table(&[text("any", "thing"), nested(DEEPEST)].concat())), None);
-        assert_eq!(rewritten(&with_table(&text("long", &"x".repeat(4000)))), None);
+        assert_eq!(rewritten(&header(0, &[]), KEEP), None);
+        assert_eq!(rewritten(&header(0x1080, &[&[2], b"\x02id"]), KEEP), None);
+        assert_eq!(
+            rewritten(&with_table(&[text("any", "thing"), nested(DEEPEST)].concat()), KEEP),
+            None
+        );
+        assert_eq!(rewritten(&with_table(&text("long", &"x".repeat(4000))), KEEP), None);
     }
 
     #[test]
@@ -357,7 +349,7 @@ mod tests {
         let properties = read(&header(0x0480, &[b"\x04corr", b"\x03\xff\xfe!"]));
         assert_eq!(properties.correlation_id().as_ref().unwrap().as_str(), "corr");
         assert!(properties.message_id().is_none());
-        let fault = text_of(&properties, X_UNREADABLE);
+        let fault = text_of(&properties, KEEP.fault);
         assert_eq!(fault.as_deref(), Some(r"its message_id is not UTF-8: \xff\xfe!"));
     }
 
@@ -366,7 +358,7 @@ mod tests {
         for broken in
             [&header(0x1080, &[&[2], b"\x09id"])[..], &header(0x0001, &[]), &CLASS_AND_SIZE]
         {
-            let fault = text_of(&read(broken), X_UNREADABLE);
+            let fault = text_of(&read(broken), KEEP.fault);
             assert_eq!(fault.as_deref(), Some("its properties cannot be read"));
         }
     }
@@ -387,7 +379,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_that_the_client_library_cannot_read_ever_reaches_it(
+        fn nothing_that_lapin_cannot_read_ever_reaches_it(
             flags in any::<u16>(), values in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..16),
             sizes in any::<bool>(), entries in proptest::collection::vec(("[a-z]{0,9}", value()), 0..9),
         ) {

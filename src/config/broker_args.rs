@@ -1,0 +1,48 @@
+//! The flags of everything that talks to RabbitMQ.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+#[derive(Args)]
+pub(super) struct BrokerArgs {
+    /// Broker, credentials and virtual host; amqps:// for TLS.
+    #[arg(
+        global = true,
+        long = "amqp-url",
+        env = "AMQP_URL",
+        hide_env_values = true,
+        value_name = "URL",
+        help_heading = "RabbitMQ",
+        default_value = "amqp://guest:guest@127.0.0.1:5672/%2f"
+    )]
+    pub(super) url: String,
+    /// For amqps: additional CA certificates (PEM).
+    #[arg(
+        global = true,
+        id = "amqp_ca_file",
+        long = "amqp-ca-file",
+        env = "AMQP_CA_FILE",
+        value_name = "FILE",
+        help_heading = "RabbitMQ"
+    )]
+    pub(super) ca_file: Option<PathBuf>,
+    /// For amqps: our own certificate (PEM), where the broker asks for one.
+    #[arg(
+        global = true,
+        long = "amqp-client-cert-file",
+        env = "AMQP_CLIENT_CERT_FILE",
+        value_name = "FILE",
+        help_heading = "RabbitMQ"
+    )]
+    pub(super) client_cert_file: Option<PathBuf>,
+    /// For amqps: the private key (PEM) of our certificate.
+    #[arg(
+        global = true,
+        long = "amqp-client-key-file",
+        env = "AMQP_CLIENT_KEY_FILE",
+        value_name = "FILE",
+        help_heading = "RabbitMQ"
+    )]
+    pub(super) client_key_file: Option<PathBuf>,
+}

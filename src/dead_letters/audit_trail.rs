@@ -1,0 +1,48 @@
+//! The two audit events of an action that changes something: before it begins, and when it has ended.
+
+use jiff::Timestamp;
+use serde_json::Value;
+use tracing::info;
+
+use super::queue::DeadLetterQueue;
+use super::selection::Selection;
+use super::{DeadLettersError, Done};
+use crate::messages::audit::{Audit, Phase};
+
+type Result<T> = std::result::Result<T, DeadLettersError>;
+
+/// What the audit events of one action say.
+pub(super) struct AuditTrail<'a> {
+    pub(super) kind: &'static str,
+    pub(super) selection: &'a Selection,
+    pub(super) by: &'a str,
+    pub(super) why: Option<&'a str>,
+}
+
+impl AuditTrail<'_> {
+    fn audit(&self, phase: Phase, letters: usize, interrupted: bool) -> Audit {
+        let selection = serde_json::to_value(self.selection).unwrap_or(Value::Null);
+        let (by, why) = (self.by.to_owned(), self.why.map(str::to_owned));
+        Audit { phase, kind: self.kind, by, why, selection, letters, interrupted }
+    }
+
+    /// The first audit event. If it cannot be published, nothing is done.
+    pub(super) async fn started(&self, queue: &DeadLetterQueue, began: Timestamp) -> Result<()> {
+        queue.publish(&self.audit(Phase::Begun, 0, false).event(began, Timestamp::now())).await
+    }
+
+    /// The second one, whatever came of the action; and the last line.
+    pub(super) async fn finished(
+        &self,
+        queue: &DeadLetterQueue,
+        began: Timestamp,
+        letters: usize,
+        done: Result<Done>,
+    ) -> Result<Done> {
+        let interrupted = !matches!(done, Ok(Done::Completed));
+        let audit = self.audit(Phase::Ended, letters, interrupted);
+        info!(kind = self.kind, by = self.by, letters, interrupted, "dead letters: done");
+        let told = queue.publish(&audit.event(began, Timestamp::now())).await;
+        done.and_then(|done| told.map(|()| done))
+    }
+}

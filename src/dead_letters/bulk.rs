@@ -1,0 +1,163 @@
+//! The actions that change something: replay, discard, import. Each asks first, and leaves an audit trail.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use jiff::Timestamp;
+use serde_json::json;
+use tracing::warn;
+
+use super::audit_trail::AuditTrail;
+use super::consent::agrees;
+use super::lines::Lines;
+use super::pace::{Pace, progress_bar};
+use super::queue::{Disposition, Pass};
+use super::selection::Selection;
+use super::session::{Result, Session, done};
+use super::{Bulk, Consent, DeadLettersError, Done, print};
+use crate::messages::{DeadLetter, names, time};
+use crate::rabbitmq::Delivery;
+
+impl Session {
+    pub(super) async fn replay(&self, selection: &Selection, bulk: &Bulk) -> Result<Done> {
+        let Some(letters) = self.agreed("replay", selection, bulk).await? else {
+            return Ok(Done::Interrupted);
+        };
+        let trail = AuditTrail { kind: names::REPLAYED_EVENT, selection, by: &bulk.by, why: None };
+        trail.started(&self.queue, self.began).await?;
+        let publish = async |dead_letter: &DeadLetter| {
+            self.queue.publish(&dead_letter.replay(&bulk.by, Timestamp::now())).await
+        };
+        let (number, done) = self.remove_after(selection, bulk, letters, publish).await;
+        trail.finished(&self.queue, self.began, number, done).await
+    }
+
+    pub(super) async fn discard(
+        &self,
+        selection: &Selection,
+        bulk: &Bulk,
+        file: &Path,
+        why: &str,
+    ) -> Result<Done> {
+        let mut lines = Lines::append_to(file)?;
+        let Some(letters) = self.agreed("discard", selection, bulk).await? else {
+            return Ok(Done::Interrupted);
+        };
+        let trail =
+            AuditTrail { kind: names::DISCARDED_EVENT, selection, by: &bulk.by, why: Some(why) };
+        trail.started(&self.queue, self.began).await?;
+        let write = async |dead_letter: &DeadLetter| {
+            let discarded = json!({"at": time::text(Timestamp::now()), "by": bulk.by, "why": why});
+            let mut line = serde_json::to_value(print::exported(dead_letter)).unwrap_or_default();
+            line["discarded"] = discarded;
+            lines.write(&line)?;
+            lines.sync()
+        };
+        let (number, done) = self.remove_after(selection, bulk, letters, write).await;
+        trail.finished(&self.queue, self.began, number, done).await
+    }
+
+    /// Says what will be done, and asks. Nothing is unacknowledged meanwhile. `None`: nothing is to be done.
+    async fn agreed(
+        &self,
+        verb: &str,
+        selection: &Selection,
+        bulk: &Bulk,
+    ) -> Result<Option<usize>> {
+        let (groups, surveyed) = self.survey(selection).await?;
+        if surveyed == Done::Interrupted {
+            return Ok(None);
+        }
+        let letters = groups.letters().min(bulk.limit.unwrap_or(usize::MAX));
+        let _ = print::groups(&mut io::stderr(), &groups.all(), self.began);
+        let _ = writeln!(io::stderr(), "{verb} {letters} of them");
+        let consent = if letters == 0 { Consent::Given } else { bulk.consent };
+        Ok(agrees(consent, &self.stop).await.then_some(letters))
+    }
+
+    /// # A dead letter is removed only when it is safe elsewhere
+    ///
+    /// `keep` has it confirmed by the broker, or on the disk, before it is removed. A kill in between leaves it in both places.
+    /// What dies again meanwhile is left alone.
+    async fn remove_after(
+        &self,
+        selection: &Selection,
+        bulk: &Bulk,
+        letters: usize,
+        mut keep: impl AsyncFnMut(&DeadLetter) -> Result<()>,
+    ) -> (usize, Result<Done>) {
+        let (bar, mut pace) = (progress_bar(letters), Pace::new(bulk));
+        let mut number = 0;
+        let done = loop {
+            let look = async |held: Delivery<DeadLetter>| {
+                let is_new = held.message.failed_at.is_some_and(|time| time > self.began);
+                if number == letters {
+                    return Ok(Disposition::Enough(held));
+                }
+                if is_new
+                    || !selection.takes(&held.message, self.began)
+                    || !pace.wait(&self.stop).await
+                {
+                    return Ok(Disposition::Stays(held));
+                }
+                keep(&held.message).await?;
+                number += 1;
+                bar.inc(1);
+                if !held.acknowledge().await {
+                    bar.suspend(|| {
+                        warn!(
+                            "the removal of a dead letter is not known: it may be there still, and is done with"
+                        );
+                    });
+                }
+                Ok(Disposition::Removed)
+            };
+            match self.queue.go_through(&self.stop, look).await {
+                Ok(Pass::TimeIsUp) => {}
+                Ok(pass) => break Ok(done(pass)),
+                Err(trouble) => break Err(trouble),
+            }
+        };
+        if matches!(done, Ok(Done::Completed)) && number < letters {
+            warn!(
+                announced = letters,
+                done = number,
+                "not all dead letters that were announced were there any more: others have them, or they died since; look again"
+            );
+        }
+        (number, done)
+    }
+
+    pub(super) async fn import(&self, lines: &[String], bulk: &Bulk) -> Result<Done> {
+        let mut letters = Vec::new();
+        for (number, line) in (1..).zip(lines).filter(|(_, line)| !line.trim().is_empty()) {
+            letters.push(
+                print::imported(self.queue.kind(), line)
+                    .map_err(|why| DeadLettersError::Line { number, why })?,
+            );
+        }
+        letters.truncate(bulk.limit.unwrap_or(usize::MAX));
+        let _ = writeln!(io::stderr(), "import {} dead letters", letters.len());
+        if !agrees(bulk.consent, &self.stop).await {
+            return Ok(Done::Interrupted);
+        }
+        let selection = &Selection::default();
+        let trail = AuditTrail { kind: names::IMPORTED_EVENT, selection, by: &bulk.by, why: None };
+        trail.started(&self.queue, self.began).await?;
+        let (bar, mut pace) = (progress_bar(letters.len()), Pace::new(bulk));
+        let (mut number, mut done) = (0, Ok(Done::Completed));
+        for dead_letter in &letters {
+            if !pace.wait(&self.stop).await {
+                done = Ok(Done::Interrupted);
+                break;
+            }
+            if let Err(trouble) = self.queue.publish(&dead_letter.again()).await {
+                done = Err(trouble);
+                break;
+            }
+            number += 1;
+            bar.inc(1);
+        }
+        trail.finished(&self.queue, self.began, number, done).await
+    }
+}

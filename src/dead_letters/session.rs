@@ -1,0 +1,71 @@
+//! One command of an operator at work: its queue, its signal to stop, and going over what is selected.
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::queue::{DeadLetterQueue, Disposition, Pass};
+use super::selection::{Groups, Selection};
+use super::{DeadLettersError, Done, Limit};
+use crate::kind::Kind;
+use crate::messages::DeadLetter;
+use crate::rabbitmq::tls::TlsFiles;
+use crate::rabbitmq::{AmqpUrl, Delivery};
+
+pub(super) type Result<T> = std::result::Result<T, DeadLettersError>;
+
+pub(super) struct Session {
+    pub(super) queue: DeadLetterQueue,
+    pub(super) stop: CancellationToken,
+    pub(super) began: Timestamp,
+}
+
+impl Session {
+    pub(super) async fn open(
+        kind: Kind,
+        url: &AmqpUrl,
+        tls: &TlsFiles,
+        stop: CancellationToken,
+    ) -> Result<Self> {
+        let queue = DeadLetterQueue::open(kind, url, tls).await?;
+        Ok(Self { queue, stop, began: Timestamp::now() })
+    }
+
+    /// Counts what is selected; all stays.
+    pub(super) async fn survey(&self, selection: &Selection) -> Result<(Groups, Done)> {
+        let mut groups = Groups::default();
+        let look = async |held: Delivery<DeadLetter>| {
+            if selection.takes(&held.message, self.began) {
+                groups.add(&held.message);
+            }
+            Ok(Disposition::Stays(held))
+        };
+        let pass = self.queue.go_through(&self.stop, look).await?;
+        Ok((groups, done(pass)))
+    }
+
+    /// Shows the dead letters that are selected to `use_it`; all stay.
+    pub(super) async fn each(
+        &self,
+        selection: &Selection,
+        limit: Limit,
+        mut use_it: impl FnMut(&DeadLetter) -> Result<()>,
+    ) -> Result<Done> {
+        let mut left = limit.unwrap_or(usize::MAX);
+        let look = async |held: Delivery<DeadLetter>| {
+            if selection.takes(&held.message, self.began) {
+                use_it(&held.message)?;
+                left -= 1;
+            }
+            Ok(if left == 0 { Disposition::Enough(held) } else { Disposition::Stays(held) })
+        };
+        Ok(done(self.queue.go_through(&self.stop, look).await?))
+    }
+
+    pub(super) async fn close(self) {
+        self.queue.close().await;
+    }
+}
+
+pub(super) fn done(pass: Pass) -> Done {
+    if pass == Pass::Through { Done::Completed } else { Done::Interrupted }
+}

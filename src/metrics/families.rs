@@ -1,0 +1,50 @@
+//! Registering metrics: one, a family by a word, and a family by kind and word.
+
+use prometheus_client::metrics::TypedMetric;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::{Metric, Registry};
+
+use super::{KindLabel, Label, labels};
+use crate::kind::Kind;
+
+pub(super) fn add<M: Metric + Clone + Default>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+/// One metric for each of these words, all there from the start, so that a rate sees the first event.
+pub(super) fn labelled<M: Metric + TypedMetric + Clone + Default>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    label: &'static str,
+    words: impl IntoIterator<Item = &'static str>,
+) -> Family<Label, M> {
+    let family: Family<Label, M> = add(registry, name, help);
+    for word in words {
+        drop(family.get_or_create(&[(label, word)]));
+    }
+    family
+}
+
+pub(super) fn by_kind(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    kinds: &[Kind],
+    words_of: impl Fn(Kind) -> Vec<&'static str>,
+) -> Family<KindLabel, Counter> {
+    let family: Family<KindLabel, Counter> = add(registry, name, help);
+    for kind in kinds.iter().copied() {
+        for word in words_of(kind) {
+            drop(family.get_or_create(&labels(kind, word)));
+        }
+    }
+    family
+}

@@ -1,0 +1,33 @@
+//! How a session with the broker ends, and how long the worker may wait before the next one. Pure.
+
+use std::time::Duration;
+
+use crate::rabbitmq::BrokerError;
+
+const LONGEST_RECONNECT: Duration = Duration::from_secs(10);
+/// What ended a session that could consume may be a message, whose end must not take long (see `ramp_up`).
+const LONGEST_AFTER_CONSUMING: Duration = Duration::from_secs(1);
+
+/// How a session has ended.
+#[derive(Debug)]
+pub(super) enum SessionEnd {
+    /// The worker drains. What is in flight is settled before the session closes.
+    Draining,
+    /// It never came about.
+    NotOpened(BrokerError),
+    /// It was lost before anything could be consumed.
+    NeverConsumed(String),
+    /// It was lost, or one of its consumers was.
+    Lost(String),
+}
+
+impl SessionEnd {
+    /// The longest pause before the next session.
+    pub(super) fn longest_pause(&self) -> Duration {
+        match self {
+            Self::Draining => Duration::ZERO,
+            Self::NotOpened(_) | Self::NeverConsumed(_) => LONGEST_RECONNECT,
+            Self::Lost(_) => LONGEST_AFTER_CONSUMING,
+        }
+    }
+}
