@@ -139,7 +139,7 @@ impl Session {
         let Some(letters) = self.agreed("replay", selection, bulk).await? else {
             return Ok(Done::Interrupted);
         };
-        let trail = AuditTrail { kind: names::REPLAYED_EVENT, selection, by: &bulk.by, why: None };
+        let trail = self.trail(names::REPLAYED_EVENT, selection, bulk, None);
         self.audit_started(&trail).await?;
         let publish = async |dead_letter: &DeadLetter| {
             self.queue.publish(&dead_letter.replay(&bulk.by, Timestamp::now())).await
@@ -159,8 +159,7 @@ impl Session {
         let Some(letters) = self.agreed("discard", selection, bulk).await? else {
             return Ok(Done::Interrupted);
         };
-        let trail =
-            AuditTrail { kind: names::DISCARDED_EVENT, selection, by: &bulk.by, why: Some(why) };
+        let trail = self.trail(names::DISCARDED_EVENT, selection, bulk, Some(why));
         self.audit_started(&trail).await?;
         let write = async |dead_letter: &DeadLetter| {
             let discarded = json!({"at": time::text(Timestamp::now()), "by": bulk.by, "why": why});
@@ -258,7 +257,7 @@ impl Session {
             return Ok(Done::Interrupted);
         }
         let selection = &Selection::default();
-        let trail = AuditTrail { kind: names::IMPORTED_EVENT, selection, by: &bulk.by, why: None };
+        let trail = self.trail(names::IMPORTED_EVENT, selection, bulk, None);
         self.audit_started(&trail).await?;
         let (bar, mut pace) = (progress_bar(letters.len()), Pace::new(bulk));
         let (mut number, mut done) = (0, Ok(Done::Completed));
@@ -277,6 +276,16 @@ impl Session {
         self.audit_finished(&trail, number, done).await
     }
 
+    fn trail<'a>(
+        &self,
+        event_type: &'static str,
+        selection: &'a Selection,
+        bulk: &'a Bulk,
+        why: Option<&'a str>,
+    ) -> AuditTrail<'a> {
+        AuditTrail { event_type, kind: self.queue.kind(), selection, by: &bulk.by, why }
+    }
+
     /// The first audit event. Where it cannot be published, nothing is done.
     async fn audit_started(&self, trail: &AuditTrail<'_>) -> Result<()> {
         self.queue
@@ -293,7 +302,8 @@ impl Session {
     ) -> Result<Done> {
         let interrupted = !matches!(done, Ok(Done::Completed));
         let audit = trail.audit(Phase::Ended, letters, interrupted);
-        info!(kind = trail.kind, by = trail.by, letters, interrupted, "dead letters: done");
+        let AuditTrail { event_type, kind, by, .. } = trail;
+        info!(event_type, %kind, by, letters, interrupted, "dead letters: done");
         let told = self.queue.publish(&audit.event(self.began, Timestamp::now())).await;
         done.and_then(|done| told.map(|()| done))
     }
@@ -301,7 +311,8 @@ impl Session {
 
 /// What the audit events of one action say.
 struct AuditTrail<'a> {
-    kind: &'static str,
+    event_type: &'static str,
+    kind: Kind,
     selection: &'a Selection,
     by: &'a str,
     why: Option<&'a str>,
@@ -310,8 +321,9 @@ struct AuditTrail<'a> {
 impl AuditTrail<'_> {
     fn audit(&self, phase: Phase, letters: usize, interrupted: bool) -> Audit {
         let selection = serde_json::to_value(self.selection).unwrap_or(Value::Null);
+        let (event_type, kind) = (self.event_type, self.kind);
         let (by, why) = (self.by.to_owned(), self.why.map(str::to_owned));
-        Audit { phase, kind: self.kind, by, why, selection, letters, interrupted }
+        Audit { phase, event_type, kind, by, why, selection, letters, interrupted }
     }
 }
 

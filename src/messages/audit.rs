@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::command::ID_NAMESPACE;
 use super::publication::Publication;
 use super::{names, time};
+use crate::kind::Kind;
 
 /// Each action has two events, so that one that is killed has left a trace, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
@@ -28,7 +29,9 @@ pub struct Audit {
     pub phase: Phase,
     /// CloudEvents `type` and routing key.
     #[serde(skip)]
-    pub kind: &'static str,
+    pub event_type: &'static str,
+    /// Kind of the commands whose dead letters were meant.
+    pub kind: Kind,
     /// Who did it.
     pub by: String,
     /// Why, where that was said.
@@ -52,7 +55,7 @@ struct AuditEvent<'a> {
     source: &'a str,
     /// What was done: `task.dead_letters.replayed`, `.discarded` or `.imported`.
     #[serde(rename = "type")]
-    kind: &'a str,
+    event_type: &'a str,
     #[schemars(extend("format" = "date-time"))]
     time: String,
     datacontenttype: &'a str,
@@ -71,15 +74,15 @@ impl Audit {
     /// The event. `began` makes its id.
     pub fn event(&self, began: Timestamp, now: Timestamp) -> Publication<'static> {
         let name = match self.phase {
-            Phase::Begun => format!("{}/{}/{began}/begun", self.kind, self.by),
-            Phase::Ended => format!("{}/{}/{began}", self.kind, self.by),
+            Phase::Begun => format!("{}/{}/{began}/begun", self.event_type, self.by),
+            Phase::Ended => format!("{}/{}/{began}", self.event_type, self.by),
         };
         let id = Uuid::new_v5(&ID_NAMESPACE, name.as_bytes()).to_string();
         let event = AuditEvent {
             specversion: "1.0",
             id: &id,
             source: names::SOURCE,
-            kind: self.kind,
+            event_type: self.event_type,
             time: time::text(now),
             datacontenttype: "application/json",
             data: self,
@@ -88,7 +91,7 @@ impl Audit {
         let body = serde_json::to_vec(&event).unwrap_or_default();
         Publication {
             exchange: names::EVENTS_EXCHANGE,
-            routing_key: self.kind.to_owned(),
+            routing_key: self.event_type.to_owned(),
             body: body.into(),
             message_id: Some(id),
             correlation_id: None,
