@@ -19,6 +19,7 @@ mod definitions;
 mod documents;
 mod gates;
 mod hostile;
+mod kinds;
 mod operators_port;
 mod patience;
 mod publishing;
