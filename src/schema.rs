@@ -1,6 +1,6 @@
 //! JSON Schemas of what other services write and read, made from the very types that parse and print it.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::kind::Kind;
 use crate::messages::{Command, audit, event};
@@ -13,23 +13,29 @@ pub enum Subject {
     Audit,
 }
 
-/// The schema of one, or of all under their names; of the command, for this kind.
+/// The schema of one, or of all under their names; of the command, for this kind or, with all, for each.
 pub fn schema(subject: Option<Subject>, kind: Kind) -> Value {
     match subject {
         Some(Subject::Command) => Command::schema(kind).to_value(),
         Some(Subject::Event) => event::schema().to_value(),
         Some(Subject::Audit) => audit::schema().to_value(),
         None => json!({
-            "command": schema(Some(Subject::Command), kind),
+            "commands": commands(),
             "event": schema(Some(Subject::Event), kind),
             "audit": schema(Some(Subject::Audit), kind),
         }),
     }
 }
 
+/// Of each kind, under its name.
+fn commands() -> Map<String, Value> {
+    Kind::ALL.map(|kind| (kind.to_string(), Command::schema(kind).to_value())).into_iter().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::messages::audit::Audit;
     use crate::messages::event::samples;
     use crate::messages::{EndKind, Outcome, names};
     use jsonschema::Validator;
@@ -67,15 +73,32 @@ mod tests {
     }
 
     #[test]
+    fn each_kind_has_a_schema_that_takes_its_own_commands_and_no_others() {
+        for (name, schema) in commands() {
+            let command = jsonschema::validator_for(&schema).unwrap();
+            let kind = Kind::named(&name).unwrap();
+            for other in Kind::ALL {
+                let mut body = json!({"org_id": "o", "more": 1});
+                for id_member in [other, kind].map(|kind| kind.spec().id_member) {
+                    body[id_member] = "x".into();
+                    let is_read = Command::decode(kind, body.to_string().as_bytes()).is_ok();
+                    assert_eq!(command.is_valid(&body), is_read, "{kind}: {body}");
+                    assert_eq!(is_read, other.spec().id_member == kind.spec().id_member);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn the_schema_takes_every_audit_event_that_we_make() {
         let (audit, now) = (validator(Subject::Audit), "2026-11-24T10:00:00Z".parse().unwrap());
         for (phase, why) in
             [(audit::Phase::Begun, None), (audit::Phase::Ended, Some("x".to_owned()))]
         {
-            let (kind, by, selection) =
-                (names::DISCARDED_EVENT, "ann".to_owned(), json!({"reason": "expired"}));
-            let made =
-                audit::Audit { phase, kind, by, why, selection, letters: 1, interrupted: false };
+            let (kind, event_type) = (Kind::TagDelete, names::DISCARDED_EVENT);
+            let (by, selection) = ("ann".to_owned(), json!({"reason": "expired"}));
+            let (letters, interrupted) = (1, false);
+            let made = Audit { phase, event_type, kind, by, why, selection, letters, interrupted };
             let body: Value = serde_json::from_slice(&made.event(now, now).body).unwrap();
             assert!(audit.is_valid(&body), "{body}: {:?}", audit.validate(&body));
         }

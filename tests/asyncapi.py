@@ -43,7 +43,7 @@ for message in document["components"]["messages"].values():
         schema = resolve(message["payload"]["$ref"])
         jsonschema.validate(example["payload"], schema, jsonschema.Draft202012Validator)
         examples += 1
-assert examples == 6, examples
+assert examples == 18, examples
 
 definitions = json.loads(pathlib.Path("deploy/rabbitmq/definitions.json").read_text())
 known = {kind: {one["name"]: one for one in definitions[f"{kind}s"]} for kind in ("exchange", "queue")}
@@ -52,4 +52,21 @@ for channel in document["channels"].values():
     kind = "queue" if binding["is"] == "queue" else "exchange"
     there = known[kind][binding[kind]["name"]]
     assert binding[kind].get("type", there.get("type")) == there.get("type"), binding
+
+# Each kind has its channel, with the schema of its own commands; an event's example is one of its own channel.
+kinds = {binding["routing_key"] for binding in definitions["bindings"] if binding["source"] == "task.commands"}
+commands = {
+    channel["address"]: channel
+    for channel in document["channels"].values()
+    if channel["bindings"]["amqp"].get("exchange", {}).get("name") == "task.commands"
+}
+assert set(commands) == kinds, (set(commands), kinds)
+for kind, channel in commands.items():
+    (message,) = channel["messages"].values()
+    title = resolve(resolve(message["$ref"])["payload"]["$ref"])["title"]
+    assert title == f"{kind} command", (kind, title)
+for channel in document["channels"].values():
+    (message,) = (resolve(message["$ref"]) for message in channel["messages"].values())
+    if message["payload"].get("$ref") == "./schemas/event.json":
+        assert {example["payload"]["type"] for example in message["examples"]} == {channel["address"]}, channel["address"]
 print(f"docs/asyncapi.yaml is valid: {len(document['channels'])} channels, {examples} examples")

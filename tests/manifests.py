@@ -58,6 +58,16 @@ def faults(document):
                 yield f"not restricted: {what}"
 
 
+def scaling_faults(documents):
+    """A worker scales by the queues of the kinds that it serves, and by no other."""
+    kinds = [one["data"]["KINDS"].split(",") for one in documents if "KINDS" in one.get("data", {})]
+    for scaled in (one for one in documents if one["kind"] == "ScaledObject"):
+        queues = [trigger["metadata"]["queueName"] for trigger in scaled["spec"]["triggers"]]
+        for served in kinds:
+            if sorted(queues) != sorted(served):
+                yield f"ScaledObject {scaled['metadata']['name']}: its triggers are for {queues}, but KINDS names {served}"
+
+
 def main():
     documents = [document for document in yaml.safe_load_all(sys.stdin) if document]
     assert documents, "nothing to validate"
@@ -66,6 +76,7 @@ def main():
         for document in documents
         for fault in faults(document)
     ]
+    found += scaling_faults(documents)
     print("\n".join(found) or f"{len(documents)} manifests are valid")
     sys.exit(bool(found))
 

@@ -12,6 +12,7 @@ import pika
 
 org, task = sys.argv[1:3]
 exchange = sys.argv[3] if len(sys.argv) > 3 else "task.commands"
+# The kind of deletion: "task.archive" archives the task; "process.delete" takes a "process_id" in the body, and so on.
 routing_key = sys.argv[4] if len(sys.argv) > 4 else "task.delete"
 
 connection = pika.BlockingConnection(pika.URLParameters(os.environ["AMQP_URL"]))

@@ -7,13 +7,15 @@ use tracing::info;
 use super::queue::DeadLetterQueue;
 use super::selection::Selection;
 use super::{DeadLettersError, Done};
+use crate::kind::Kind;
 use crate::messages::audit::{Audit, Phase};
 
 type Result<T> = std::result::Result<T, DeadLettersError>;
 
 /// What the audit events of one action say.
 pub(super) struct AuditTrail<'a> {
-    pub(super) kind: &'static str,
+    pub(super) event_type: &'static str,
+    pub(super) kind: Kind,
     pub(super) selection: &'a Selection,
     pub(super) by: &'a str,
     pub(super) why: Option<&'a str>,
@@ -22,8 +24,9 @@ pub(super) struct AuditTrail<'a> {
 impl AuditTrail<'_> {
     fn audit(&self, phase: Phase, letters: usize, interrupted: bool) -> Audit {
         let selection = serde_json::to_value(self.selection).unwrap_or(Value::Null);
+        let (event_type, kind) = (self.event_type, self.kind);
         let (by, why) = (self.by.to_owned(), self.why.map(str::to_owned));
-        Audit { phase, kind: self.kind, by, why, selection, letters, interrupted }
+        Audit { phase, event_type, kind, by, why, selection, letters, interrupted }
     }
 
     /// The first audit event. If it cannot be published, nothing is done.
@@ -41,7 +44,8 @@ impl AuditTrail<'_> {
     ) -> Result<Done> {
         let interrupted = !matches!(done, Ok(Done::Completed));
         let audit = self.audit(Phase::Ended, letters, interrupted);
-        info!(kind = self.kind, by = self.by, letters, interrupted, "dead letters: done");
+        let Self { event_type, kind, by, .. } = self;
+        info!(event_type, %kind, by, letters, interrupted, "dead letters: done");
         let told = queue.publish(&audit.event(began, Timestamp::now())).await;
         done.and_then(|done| told.map(|()| done))
     }

@@ -23,7 +23,13 @@ impl Session {
         let Some(letters) = self.agreed("replay", selection, bulk).await? else {
             return Ok(Done::Interrupted);
         };
-        let trail = AuditTrail { kind: names::REPLAYED_EVENT, selection, by: &bulk.by, why: None };
+        let trail = AuditTrail {
+            event_type: names::REPLAYED_EVENT,
+            kind: self.queue.kind(),
+            selection,
+            by: &bulk.by,
+            why: None,
+        };
         trail.started(&self.queue, self.began).await?;
         let publish = async |dead_letter: &DeadLetter| {
             self.queue.publish(&dead_letter.replay(&bulk.by, Timestamp::now())).await
@@ -43,8 +49,13 @@ impl Session {
         let Some(letters) = self.agreed("discard", selection, bulk).await? else {
             return Ok(Done::Interrupted);
         };
-        let trail =
-            AuditTrail { kind: names::DISCARDED_EVENT, selection, by: &bulk.by, why: Some(why) };
+        let trail = AuditTrail {
+            event_type: names::DISCARDED_EVENT,
+            kind: self.queue.kind(),
+            selection,
+            by: &bulk.by,
+            why: Some(why),
+        };
         trail.started(&self.queue, self.began).await?;
         let write = async |dead_letter: &DeadLetter| {
             let discarded = json!({"at": time::text(Timestamp::now()), "by": bulk.by, "why": why});
@@ -142,7 +153,13 @@ impl Session {
             return Ok(Done::Interrupted);
         }
         let selection = &Selection::default();
-        let trail = AuditTrail { kind: names::IMPORTED_EVENT, selection, by: &bulk.by, why: None };
+        let trail = AuditTrail {
+            event_type: names::IMPORTED_EVENT,
+            kind: self.queue.kind(),
+            selection,
+            by: &bulk.by,
+            why: None,
+        };
         trail.started(&self.queue, self.began).await?;
         let (bar, mut pace) = (progress_bar(letters.len()), Pace::new(bulk));
         let (mut number, mut done) = (0, Ok(Done::Completed));

@@ -10,6 +10,7 @@ use super::cloud_event::{self, CloudEvent, EventSchema};
 use super::command::ID_NAMESPACE;
 use super::names;
 use super::publication::Publication;
+use crate::kind::Kind;
 
 /// Each action has two events, so that one that is killed has left a trace, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
@@ -28,7 +29,9 @@ pub(crate) struct Audit {
     pub phase: Phase,
     /// CloudEvents `type` and routing key.
     #[serde(skip)]
-    pub kind: &'static str,
+    pub event_type: &'static str,
+    /// Kind of the commands whose dead letters were meant.
+    pub kind: Kind,
     /// Who did it.
     pub by: String,
     /// Why, where that was said.
@@ -56,14 +59,14 @@ impl Audit {
     /// The event. `began` makes its id.
     pub(crate) fn event(&self, began: Timestamp, now: Timestamp) -> Publication<'static> {
         let name = match self.phase {
-            Phase::Begun => format!("{}/{}/{began}/begun", self.kind, self.by),
-            Phase::Ended => format!("{}/{}/{began}", self.kind, self.by),
+            Phase::Begun => format!("{}/{}/{began}/begun", self.event_type, self.by),
+            Phase::Ended => format!("{}/{}/{began}", self.event_type, self.by),
         };
         let id = Uuid::new_v5(&ID_NAMESPACE, name.as_bytes()).to_string();
-        let body = CloudEvent::new(self.kind, &id, now, self).body();
+        let body = CloudEvent::new(self.event_type, &id, now, self).body();
         Publication {
             exchange: names::EVENTS_EXCHANGE,
-            routing_key: self.kind.to_owned(),
+            routing_key: self.event_type.to_owned(),
             body: body.into(),
             message_id: Some(id),
             correlation_id: None,

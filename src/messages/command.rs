@@ -1,6 +1,7 @@
 //! The command as producers write it, and the ids that may stand in a URL. Decoding refuses; it never repairs.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::Utf8Error;
 
@@ -109,6 +110,9 @@ impl Command {
         });
         properties["not_after"]["format"] = "date-time".into();
         properties[id_member] = id(format!("The {object}: {ID_FORM}."));
+        let others: BTreeSet<_> = Kind::ALL.map(|kind| kind.spec().id_member).into();
+        let others = others.into_iter().filter(|other| other != id_member);
+        let another_kinds_id: Vec<_> = others.map(|other| json!({"required": [other]})).collect();
         json_schema!({
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "title": format!("{kind} command"),
@@ -116,6 +120,7 @@ impl Command {
             "type": "object",
             "properties": properties,
             "required": ["org_id", id_member],
+            "not": {"anyOf": another_kinds_id},
         })
     }
 }

@@ -37,7 +37,7 @@ async fn main() -> ExitCode {
             .unwrap();
     let topology = Topology {
         provision: Provision::Declare,
-        kinds: vec![Kind::TaskDelete],
+        kinds: vec![Kind::TaskDelete, Kind::TaskArchive],
         delays: Vec::new(),
     };
     topology::ensure(&connection, &topology).await.unwrap();
@@ -57,20 +57,42 @@ async fn main() -> ExitCode {
 }
 
 async fn look_at(language: &str, url: &str, channel: &Channel) -> Result<String, String> {
-    let output = run(language, url, &["acme", "t1"]).await;
+    let delete = ["acme", "t1"];
+    if let Some(why) = look_at_command(language, url, channel, Kind::TaskDelete, &delete).await? {
+        return Ok(format!("skipped: {why}"));
+    }
+    // The routing key is the kind.
+    let archive = ["acme", "t1", "task.commands", Kind::TaskArchive.queue()];
+    look_at_command(language, url, channel, Kind::TaskArchive, &archive).await?;
+    let nowhere = run(language, url, &["acme", "t2", "task.commands", "nowhere"]).await;
+    if nowhere.status.success() || nowhere.status.code() == Some(CANNOT) {
+        return Err("it does not notice that no queue takes a command".to_owned());
+    }
+    Ok("its command arrives as it should, and it fails where no queue takes one".to_owned())
+}
+
+/// Publishes a command and looks at it in the queue of this kind. Returns why it cannot be done here, if so.
+async fn look_at_command(
+    language: &str,
+    url: &str,
+    channel: &Channel,
+    kind: Kind,
+    args: &[&str],
+) -> Result<Option<String>, String> {
+    let output = run(language, url, args).await;
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     match output.status.code() {
         Some(CANNOT) if language == "python" => {
             return Err(format!("it must run everywhere: {said}"));
         }
-        Some(CANNOT) => return Ok(format!("skipped: {said}")),
+        Some(CANNOT) => return Ok(Some(said)),
         Some(0) => {}
         code => return Err(format!("exit {code:?}: {said}")),
     }
-    let got = channel.basic_get("task.delete".into(), BasicGetOptions { no_ack: true }).await;
+    let got = channel.basic_get(kind.queue().into(), BasicGetOptions { no_ack: true }).await;
     let message = got.map_err(|error| error.to_string())?.ok_or("no command has arrived")?.delivery;
-    let command = messages::Command::decode(Kind::TaskDelete, &message.data)
-        .map_err(|error| error.to_string())?;
+    let command =
+        messages::Command::decode(kind, &message.data).map_err(|error| error.to_string())?;
     let id = message.properties.message_id().as_ref().map(ToString::to_string).unwrap_or_default();
     let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     let is_as_it_should = command.target.id.as_str() == "t1"
@@ -88,11 +110,7 @@ async fn look_at(language: &str, url: &str, channel: &Channel) -> Result<String,
             message.properties
         ));
     }
-    let nowhere = run(language, url, &["acme", "t2", "task.commands", "nowhere"]).await;
-    if nowhere.status.success() || nowhere.status.code() == Some(CANNOT) {
-        return Err("it does not notice that no queue takes a command".to_owned());
-    }
-    Ok("its command arrives as it should, and it fails where no queue takes one".to_owned())
+    Ok(None)
 }
 
 /// Beside the reader's heartbeats: a language may be installed first, for minutes.

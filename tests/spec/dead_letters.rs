@@ -36,7 +36,7 @@ async fn dead(world: &World, args: &[&str]) -> Output {
 }
 
 /// What it wrote to standard output; it has exited 0.
-async fn done(world: &World, args: &[&str]) -> String {
+pub(crate) async fn done(world: &World, args: &[&str]) -> String {
     let output = dead(world, args).await;
     assert_eq!(
         output.status.code(),
@@ -47,7 +47,7 @@ async fn done(world: &World, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-async fn lines(world: &World, args: &[&str]) -> Vec<Value> {
+pub(crate) async fn lines(world: &World, args: &[&str]) -> Vec<Value> {
     done(world, args).await.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
 }
 
@@ -63,7 +63,7 @@ async fn has_dead_letters(world: &World, number: u32) {
 }
 
 /// Data of the audit events of replays, when there are as many as that.
-async fn audits(world: &World, number: usize) -> Vec<Value> {
+pub(crate) async fn audits(world: &World, number: usize) -> Vec<Value> {
     eventually("the audit", async || {
         let events = world.tester.events();
         let audits =
@@ -146,7 +146,7 @@ async fn replay_moves_those_that_are_meant_and_the_worker_deletes_them() {
     }
     has_dead_letters(&world, 1).await;
     let data = audits(&world, 2).await;
-    let audit = |phase: &str, letters: u32| json!({"phase": phase, "by": "ann", "selection": {"reason": "forbidden"}, "letters": letters, "interrupted": false});
+    let audit = |phase: &str, letters: u32| json!({"phase": phase, "kind": "task.delete", "by": "ann", "selection": {"reason": "forbidden"}, "letters": letters, "interrupted": false});
     assert_eq!(data, [audit("begun", 0), audit("ended", 2)]);
     world.assert_drained().await;
 }

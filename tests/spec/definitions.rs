@@ -3,6 +3,7 @@
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Confirmation, Connection, ConnectionProperties};
 use serde_json::{Value, json};
+use tallyfy_delete_worker::kind::Kind;
 
 use crate::command_line::{binary, signal};
 use crate::support::rabbitmq::broker_to_harm;
@@ -36,13 +37,14 @@ fn shape(definitions: &Value) -> Vec<Vec<String>> {
         .to_vec()
 }
 
+/// For all five kinds.
 fn setup(url: &str) {
-    let done = binary(&["setup"]).env("AMQP_URL", url).output().unwrap();
+    let kinds = Kind::ALL.map(Kind::as_str).join(",");
+    let done = binary(&["setup", "--kinds", &kinds]).env("AMQP_URL", url).output().unwrap();
     assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
 #[tokio::test]
-#[expect(clippy::too_many_lines, reason = "one scene")]
 async fn the_definitions_are_what_setup_declares_and_their_users_have_what_they_need() {
     let (_turn, broker) = broker_to_harm().await;
     broker.import(&definitions()).await;
@@ -53,7 +55,7 @@ async fn the_definitions_are_what_setup_declares_and_their_users_have_what_they_
         shape(&broker.definitions_of(&other).await)
     );
     let url = |user: &str| broker.amqp_url_as(user, "pw", VHOST);
-    for user in ["tallyfy-setup", "tallyfy-worker", "tallyfy-producer"] {
+    for user in ["tallyfy-setup", "tallyfy-worker", "tallyfy-producer", "tallyfy-archiver"] {
         broker.put_user(user, "pw").await;
     }
     setup(&url("tallyfy-setup"));
@@ -66,6 +68,7 @@ async fn the_definitions_are_what_setup_declares_and_their_users_have_what_they_
     let tester = Tester::connect(&broker.amqp_url(VHOST)).await;
     let mut worker = binary(&["run", "--declare-topology=false", "--http-addr=127.0.0.1:0"])
         .env("AMQP_URL", url("tallyfy-worker"))
+        .env("KINDS", Kind::ALL.map(Kind::as_str).join(","))
         .env("TALLYFY_BASE_URL", sandbox.base_url())
         .env("TALLYFY_ORG_ID", ORG)
         .env("TALLYFY_ACCESS_TOKEN", TOKEN)
@@ -88,14 +91,32 @@ async fn the_definitions_are_what_setup_declares_and_their_users_have_what_they_
     assert_eq!(kinds, ["dead_lettered", "deleted"]);
     signal(&worker, "TERM");
     assert_eq!(worker.wait().unwrap().code(), Some(0));
-    for (exchange, key) in
-        [("task.events", "task.deleted"), ("", "task.delete"), ("task.commands", "task.other")]
-    {
-        let refused = publish(&url("tallyfy-producer"), exchange, key, b"{}").await;
-        assert!(refused.is_err(), "a producer may not publish to {exchange:?} with {key}");
-    }
+    each_producer_may_ask_for_its_own_kind_alone(&url).await;
     broker.delete_vhost(VHOST).await;
     broker.delete_vhost(&other).await;
+}
+
+/// The routing key is the kind, so RabbitMQ's topic permissions say who may ask for what.
+async fn each_producer_may_ask_for_its_own_kind_alone(url: &impl Fn(&str) -> String) {
+    for (user, own, others) in [
+        ("tallyfy-producer", Kind::TaskDelete, Kind::TaskArchive),
+        ("tallyfy-archiver", Kind::TaskArchive, Kind::TaskDelete),
+    ] {
+        let taken = publish(&url(user), "task.commands", own.queue(), b"{}").await;
+        assert!(matches!(taken, Ok(Confirmation::Ack(None))), "{user}: {taken:?}");
+        for (exchange, key) in [
+            ("task.commands", others.queue()),
+            ("task.commands", "task.other"),
+            ("task.events", "task.deleted"),
+            ("task.retry", "task.delete.wait.5s"),
+            // Past the exchange that looks at the kind.
+            ("", own.queue()),
+            ("", others.queue()),
+        ] {
+            let refused = publish(&url(user), exchange, key, b"{}").await;
+            assert!(refused.is_err(), "{user} may not publish to {exchange:?} with {key}");
+        }
+    }
 }
 
 async fn publish(url: &str, exchange: &str, key: &str, body: &[u8]) -> lapin::Result<Confirmation> {

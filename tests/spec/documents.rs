@@ -1,11 +1,13 @@
 //! Dashboard, alerts and documents name only what is there.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 use tallyfy_delete_worker::config::read_from;
-use tallyfy_delete_worker::kind::Kind;
+use tallyfy_delete_worker::kind::{Kind, NotFound};
 use tallyfy_delete_worker::messages::FailureReason;
 use tallyfy_delete_worker::messages::names::X_DELIVERY_COUNT;
 use tallyfy_delete_worker::metrics::Metrics;
@@ -16,6 +18,7 @@ use crate::pages::{pages, table};
 
 const ALERTS: &str = include_str!("../../deploy/prometheus/alerts.yml");
 const DASHBOARD: &str = include_str!("../../deploy/grafana/dashboard.json");
+const BEHAVIOUR: &str = include_str!("../../docs/behaviour.md");
 const OPERATIONS: &str = include_str!("../../docs/operations.md");
 const MESSAGES: &str = include_str!("../../docs/messages.md");
 const DEAD_LETTERS: &str = include_str!("../../docs/dead-letters.md");
@@ -77,7 +80,8 @@ fn every_counter_that_an_alert_selects_is_there_from_the_start() {
     let verdicts: BTreeSet<_> = selected.flat_map(|verdicts| verdicts.split('|')).collect();
     assert!(verdicts.len() > 6, "{verdicts:?}");
     for verdict in verdicts {
-        assert!(at_the_start.contains(&format!(",verdict=\"{verdict}\"}} 0\n")), "{verdict}");
+        let series = format!("kind=\"task.delete\",verdict=\"{verdict}\"}} 0\n");
+        assert!(at_the_start.contains(&series), "{verdict}");
     }
 }
 
@@ -122,6 +126,23 @@ fn every_header_and_every_member_of_an_event_is_explained() {
             line.split('|').nth(1).is_some_and(|cell| cell.contains(&format!("`{member}`")))
         });
         assert!(row.is_some(), "{member}");
+    }
+}
+
+#[test]
+fn every_kind_has_its_row_with_its_names() {
+    let (_, rest) = MESSAGES.split_once("| kind | id in the command |").unwrap();
+    let (table, _) = rest.split_once("\n\n").unwrap();
+    for spec in Kind::ALL.map(Kind::spec) {
+        let row = table.lines().find(|line| line.starts_with(&format!("| `{}` |", spec.name)));
+        let row = row.expect(spec.name);
+        for word in [spec.id_member, spec.done_event, spec.outcome, spec.failed_event] {
+            assert!(row.contains(&format!("| `{word}` |")), "{}: {word}", spec.name);
+        }
+        let is_a_failure =
+            matches!(spec.not_found, NotFound::Missing | NotFound::MissingOrNotArchived);
+        assert_eq!(row.contains("dead letter: `"), is_a_failure, "{row}");
+        assert!(BEHAVIOUR.contains(&format!("`{}`", spec.name)), "{}", spec.name);
     }
 }
 
@@ -189,17 +210,23 @@ fn every_readiness_reason_of_the_code_is_explained() {
 
 #[test]
 fn the_schemas_of_the_documents_are_those_that_the_program_prints() {
-    for (subject, text) in [
-        (Subject::Command, include_str!("../../docs/schemas/command.json")),
-        (Subject::Event, include_str!("../../docs/schemas/event.json")),
-        (Subject::Audit, include_str!("../../docs/schemas/audit.json")),
-    ] {
-        assert_eq!(
-            serde_json::from_str::<Value>(text).unwrap(),
-            schema(Some(subject), Kind::TaskDelete),
-            "print them again"
-        );
+    let directory = Path::new("docs/schemas");
+    let command = |kind: Kind| match kind {
+        Kind::TaskDelete => "command.json".to_owned(),
+        kind => format!("{kind}.json"),
+    };
+    let commands = Kind::ALL.map(|kind| (command(kind), Subject::Command, kind));
+    let others = [("event", Subject::Event), ("audit", Subject::Audit)]
+        .map(|(name, subject)| (format!("{name}.json"), subject, Kind::TaskDelete));
+    let all = commands.into_iter().chain(others);
+    let mut count = 0;
+    for (name, subject, kind) in all {
+        let text = fs::read_to_string(directory.join(&name)).expect(&name);
+        let printed = schema(Some(subject), kind);
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), printed, "print {name} again");
+        count += 1;
     }
+    assert_eq!(fs::read_dir(directory).unwrap().count(), count, "and there is no other");
 }
 
 /// Words as a shell would see them, quotes apart; enough for the examples.

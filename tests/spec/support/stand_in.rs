@@ -15,10 +15,12 @@ use url::Url;
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub(crate) method: String,
+    /// Below the base URL.
+    pub(crate) path: String,
     pub(crate) org: String,
-    /// Empty where the path names no task.
+    /// Id of the task, or of another object. Empty where the path names none.
     pub(crate) task: String,
-    /// Calls for the same task before this one.
+    /// Calls of the same path before this one.
     pub(crate) earlier: usize,
     pub(crate) at: Instant,
 }
@@ -29,8 +31,10 @@ impl Call {
             request.uri().path().split('/').skip_while(|part| *part != "organizations").skip(1);
         let org = path.next().unwrap_or_default().to_owned();
         let task = path.nth(1).unwrap_or_default().to_owned();
-        let earlier = before.iter().filter(|call| (&call.org, &call.task) == (&org, &task)).count();
-        Self { method: request.method().to_string(), org, task, earlier, at: Instant::now() }
+        let method = request.method().to_string();
+        let path = request.uri().path().trim_start_matches("/api").to_owned();
+        let earlier = before.iter().filter(|call| call.path == path).count();
+        Self { method, path, org, task, earlier, at: Instant::now() }
     }
 
     pub(crate) fn is_get(&self) -> bool {

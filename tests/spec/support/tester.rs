@@ -12,6 +12,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use serde_json::Value;
+use tallyfy_delete_worker::kind::Kind;
 
 /// A message as its reader sees it.
 #[derive(Debug, Clone)]
@@ -57,11 +58,16 @@ pub(crate) struct Tester {
     pub(crate) channel: Channel,
     events: Seen,
     dead_letters: Seen,
-    dead_letter_channel: Channel,
+    dead_letter_channels: Vec<Channel>,
 }
 
 impl Tester {
     pub(crate) async fn connect(url: &str) -> Self {
+        Self::connect_for(url, &[Kind::TaskDelete]).await
+    }
+
+    /// The same, reading the dead letters of these kinds.
+    pub(crate) async fn connect_for(url: &str, kinds: &[Kind]) -> Self {
         let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
         channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
@@ -78,9 +84,14 @@ impl Tester {
             )
             .await
             .unwrap();
-        let (events, _) = read_along(&connection, "spec.events").await;
-        let (dead_letters, dead_letter_channel) = read_along(&connection, "task.delete.dead").await;
-        Self { _connection: connection, channel, events, dead_letters, dead_letter_channel }
+        let (events, dead_letters) = (Seen::default(), Seen::default());
+        read_along(&connection, "spec.events", &events).await;
+        let mut dead_letter_channels = Vec::new();
+        for kind in kinds {
+            let queue = kind.dead_letter_queue();
+            dead_letter_channels.push(read_along(&connection, &queue, &dead_letters).await);
+        }
+        Self { _connection: connection, channel, events, dead_letters, dead_letter_channels }
     }
 
     /// Publishes a command to the exchange and waits for the confirm.
@@ -95,11 +106,23 @@ impl Tester {
         body: &[u8],
         properties: BasicProperties,
     ) {
+        let confirmation = self.confirmed(exchange, key, body, properties).await;
+        assert_eq!(confirmation, Confirmation::Ack(None));
+    }
+
+    /// Publishes and waits for the broker's word; a message that no queue takes comes back with it.
+    pub(crate) async fn confirmed(
+        &self,
+        exchange: &str,
+        key: &str,
+        body: &[u8],
+        properties: BasicProperties,
+    ) -> Confirmation {
         let options = BasicPublishOptions { mandatory: true, ..Default::default() };
         let properties = properties.with_delivery_mode(2);
         let publish =
             self.channel.basic_publish(exchange.into(), key.into(), options, body, properties);
-        assert_eq!(publish.await.unwrap().await.unwrap(), Confirmation::Ack(None));
+        publish.await.unwrap().await.unwrap()
     }
 
     pub(crate) fn events(&self) -> Vec<Message> {
@@ -112,7 +135,9 @@ impl Tester {
 
     /// From now on dead letters stay where they are.
     pub(crate) async fn leave_dead_letters_alone(&self) {
-        self.dead_letter_channel.close(200, "OK".into()).await.unwrap();
+        for channel in &self.dead_letter_channels {
+            channel.close(200, "OK".into()).await.unwrap();
+        }
     }
 
     /// Messages ready in each of these queues.
@@ -137,20 +162,19 @@ impl Tester {
     }
 }
 
-async fn read_along(connection: &Connection, queue: &str) -> (Seen, Channel) {
+async fn read_along(connection: &Connection, queue: &str, seen: &Seen) -> Channel {
     let channel = connection.create_channel().await.unwrap();
     let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
     let mut consumer = channel
         .basic_consume(queue.into(), "".into(), options, FieldTable::default())
         .await
         .unwrap();
-    let seen = Seen::default();
-    let (writer, held) = (Arc::clone(&seen), channel.clone());
+    let (writer, held) = (Arc::clone(seen), channel.clone());
     tokio::spawn(async move {
         let _held = held;
         while let Some(Ok(delivery)) = consumer.next().await {
             writer.lock().unwrap().push(delivery.into());
         }
     });
-    (seen, channel)
+    channel
 }

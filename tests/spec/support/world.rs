@@ -76,12 +76,14 @@ impl World {
         let vhost = broker.new_vhost().await;
         let sandbox = Sandbox::start(&[ORG, OTHER_ORG]);
         let mut settings = settings(&broker.amqp_url(&vhost), &sandbox.base_url());
-        let connection =
-            Connection::open(&settings.broker.url, &TlsFiles::default(), "spec").await.unwrap();
-        topology::ensure(&connection, &settings.broker.topology).await.unwrap();
-        let amqp_url = broker.amqp_url(&vhost);
-        let tester = Tester::connect(&amqp_url).await;
         change(&mut settings);
+        let topology =
+            Topology { provision: Provision::Declare, ..settings.broker.topology.clone() };
+        let amqp_url = broker.amqp_url(&vhost);
+        let own = amqp_url.parse().unwrap();
+        let connection = Connection::open(&own, &TlsFiles::default(), "spec").await.unwrap();
+        topology::ensure(&connection, &topology).await.unwrap();
+        let tester = Tester::connect_for(&amqp_url, &topology.kinds).await;
         Self { sandbox, tester, vhost, broker, settings, amqp_url, worker: None }
     }
 
@@ -124,6 +126,16 @@ impl World {
     /// A command, whatever the task.
     pub(crate) async fn command(&self, org: &str, task: &str) -> String {
         self.publish(json!({"org_id": org, "task_id": task}).to_string().as_bytes(), task).await
+    }
+
+    /// A command of any kind. Returns its id, which is made of kind and object.
+    pub(crate) async fn command_of(&self, kind: Kind, id: &str) -> String {
+        let body = json!({"org_id": ORG, kind.spec().id_member: id}).to_string();
+        let command_id = format!("{kind}/{id}");
+        let properties = BasicProperties::default().with_message_id(command_id.as_str().into());
+        let key = kind.queue();
+        self.tester.publish_to("task.commands", key, body.as_bytes(), properties).await;
+        command_id
     }
 
     /// Any body, with `id` as its message id.
@@ -297,7 +309,8 @@ impl World {
 
     /// After the broker was away: the old connection is gone.
     pub(crate) async fn reconnect_the_tester(&mut self) {
-        self.tester = Tester::connect(&self.broker.amqp_url(&self.vhost)).await;
+        let kinds = &self.settings.broker.topology.kinds;
+        self.tester = Tester::connect_for(&self.broker.amqp_url(&self.vhost), kinds).await;
     }
 
     pub(crate) async fn declare_topology(&self) {
