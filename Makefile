@@ -10,29 +10,28 @@ help: ## this list
 
 test: ## all tests, against a real RabbitMQ (Docker, or this machine's own)
 	@$(PATH_WITH_CARGO) tests/setup
-	$(PATH_WITH_CARGO) cargo test --locked
+	$(PATH_WITH_CARGO) cargo test --locked --workspace
 
 demo: ## watch the worker live through a bad day
 	@$(PATH_WITH_CARGO) tests/setup
-	$(PATH_WITH_CARGO) cargo build --locked --bins
-	$(PATH_WITH_CARGO) cargo run --locked --quiet --example demo
+	$(PATH_WITH_CARGO) cargo build --locked
+	$(PATH_WITH_CARGO) cargo run --locked --quiet --package demo
 
 campaign: ## strike workers, broker, network and API for two minutes, and balance the books
 	@$(PATH_WITH_CARGO) tests/setup
-	$(PATH_WITH_CARGO) cargo build --locked --bins
-	$(PATH_WITH_CARGO) cargo run --locked --example campaign -- $(CAMPAIGN)
+	$(PATH_WITH_CARGO) cargo run --locked --package campaign -- $(CAMPAIGN)
 
 bench: ## CPU time for each command, beside the floor and other ways to do the job
 	@$(PATH_WITH_CARGO) tests/setup
-	@$(PATH_WITH_CARGO) benches/peers/setup
-	$(PATH_WITH_CARGO) cargo run --release --locked --example bench -- --json target/bench.json --picture target/bench.svg $(BENCH)
+	@$(PATH_WITH_CARGO) tests/bench/peers/setup
+	$(PATH_WITH_CARGO) cargo run --release --locked --package bench -- --json target/bench.json --picture target/bench.svg $(BENCH)
 
 lint: ## format, clippy, docs, licences, advisories
-	$(PATH_WITH_CARGO) cargo fmt --check
-	$(PATH_WITH_CARGO) cargo clippy --locked --all-targets -- -D warnings
-	$(PATH_WITH_CARGO) RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
+	$(PATH_WITH_CARGO) cargo fmt --all --check
+	$(PATH_WITH_CARGO) cargo clippy --locked --workspace --all-targets -- -D warnings
+	$(PATH_WITH_CARGO) RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
 	$(PATH_WITH_CARGO) cargo fetch --locked
-	$(PATH_WITH_CARGO) cargo deny --offline check bans licenses sources
+	$(PATH_WITH_CARGO) cargo deny --workspace --offline check bans licenses sources
 	$(PATH_WITH_CARGO) cargo audit $(AUDIT)
 
 up: ## RabbitMQ, the sandbox API and the worker, in containers (see docker-compose.yml)

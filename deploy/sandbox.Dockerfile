@@ -1,17 +1,26 @@
 # The sandbox API's image, for docker-compose.yml. Not a stage of deploy/Dockerfile: the classic builder builds every
-# stage, and the worker's image must not wait for it. Up to the dependencies the lines are the same, so that both share them.
+# stage, and the worker's image must not wait for it.
 
 FROM rust:1.95-slim-trixie AS build
 WORKDIR /build
-# Dependencies first, with stubs for every target that Cargo.toml names: this layer lasts until a dependency changes.
+# Dependencies first, with stubs for the sources: this layer lasts until a manifest or the lock file changes. cargo reads the manifests of
+# all members of the workspace, whichever it builds.
 COPY Cargo.toml Cargo.lock ./
-RUN for file in src/lib.rs tests/architecture.rs $(sed -n 's/^path = "\(.*\)"$/\1/p' Cargo.toml); do \
-      mkdir -p "$(dirname "$file")" && echo 'fn main() {}' >"$file" || exit 1; \
+COPY tests/bench/Cargo.toml tests/bench/
+COPY tests/campaign/Cargo.toml tests/campaign/
+COPY tests/demo/Cargo.toml tests/demo/
+COPY tests/producers/Cargo.toml tests/producers/
+COPY tests/sandbox/Cargo.toml tests/sandbox/
+COPY tests/testkit/Cargo.toml tests/testkit/
+RUN for package in . tests/*; do \
+      mkdir -p "$package/src" "$package/benches" && \
+      echo 'fn main() {}' | tee "$package/src/main.rs" "$package/benches/decisions.rs" >"$package/src/lib.rs" || exit 1; \
     done; \
-    cargo build --release --locked --bin tallyfy-delete-worker
-COPY src src
-RUN find src -name '*.rs' -exec touch {} + && \
-    cargo build --release --locked --bin tallyfy-sandbox
+    cargo build --release --locked --package tallyfy-sandbox
+COPY tests/sandbox/src tests/sandbox/src
+# The stubs are younger than the sources: without touch they would pass for built.
+RUN find tests/sandbox -name '*.rs' -exec touch {} + && \
+    cargo build --release --locked --package tallyfy-sandbox
 
 FROM debian:trixie-slim
 COPY --from=build /build/target/release/tallyfy-sandbox /usr/local/bin/

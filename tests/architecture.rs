@@ -119,7 +119,7 @@ fn edges_never_import_each_other() {
 fn only_main_imports_config_and_only_config_reads_the_environment() {
     for (path, text) in sources() {
         let is_config = path.starts_with("src/config");
-        let is_program = path == "src/main.rs" || path.starts_with("src/bin/");
+        let is_program = path == "src/main.rs";
         assert!(
             is_config || is_program || !code(&text).contains("config::"),
             "{path} imports config"

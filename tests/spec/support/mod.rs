@@ -1,17 +1,15 @@
 //! The test vocabulary.
 
 pub(crate) mod crowd;
-pub(crate) mod proxy;
-#[allow(dead_code, reason = "the demo uses what the tests do not, and the other way round")]
-pub(crate) mod rabbitmq;
 pub(crate) mod raw_amqp;
-pub(crate) mod sandbox;
 pub(crate) mod stand_in;
 pub(crate) mod tester;
 pub(crate) mod world;
 
 use std::future::Future;
 use std::time::Duration;
+
+pub(crate) use testkit::{proxy, rabbitmq, sandbox};
 
 /// How long anything may take that a test waits for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,0 +1,285 @@
+//! The field of one campaign: puts the parts in place, lets producer and nemesis loose, waits for the drain, and collects
+//! the books.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use fastrand::Rng;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+use lapin::{Connection, ConnectionProperties};
+use tallyfy_delete_worker::kind::Kind;
+use tallyfy_delete_worker::rabbitmq::Connection as BrokerConnection;
+use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
+use tallyfy_delete_worker::rabbitmq::topology::{self, Provision, Topology};
+use tempfile::TempDir;
+use testkit::rabbitmq::{Broker, broker_to_harm};
+use tokio::time::{Instant, interval, sleep};
+
+use crate::checker::{Balance, check};
+use crate::ledgers::Ledgers;
+use crate::nemesis::{Family, Nemesis, burst};
+use crate::parts::{Sandbox, Slot, TOKEN_MARK, guard_workers};
+use crate::plan::{ORGS, plan};
+use crate::producer::Producer;
+use crate::witness::{EVENTS, Witness};
+
+const LADDER_MS: [(&str, u32); 4] = [("500ms", 500), ("1s", 1000), ("2s", 2000), ("4s", 4000)];
+/// A worker that is to die at a seam dies at one of this many passages.
+const PASSAGES: std::ops::RangeInclusive<u32> = 1..=40;
+
+/// What a campaign is made of.
+pub(crate) struct Scenario {
+    pub(crate) seed: u64,
+    pub(crate) commands: usize,
+    /// For how long commands are given.
+    pub(crate) time: Duration,
+    /// For how long, of that, single organisations are struck before anything else is.
+    pub(crate) organisations_time: Duration,
+    pub(crate) workers: usize,
+    /// How long all may take to come to its end when the faults are over.
+    pub(crate) patience: Duration,
+    pub(crate) program: PathBuf,
+    pub(crate) organisations: Vec<Family>,
+    pub(crate) world: Vec<Family>,
+    pub(crate) api: Vec<Family>,
+}
+
+/// What it has come to.
+pub(crate) struct Outcome {
+    pub(crate) balance: Balance,
+    pub(crate) ledgers: Ledgers,
+    pub(crate) broker: String,
+    pub(crate) took: Duration,
+}
+
+/// One campaign, from the empty broker to the balance.
+pub(crate) async fn fight(scenario: &Scenario) -> Result<Outcome, String> {
+    let began = Instant::now();
+    let (_turn, broker) = broker_to_harm().await;
+    let directory = tempfile::Builder::new()
+        .prefix("tallyfy-campaign-")
+        .tempdir()
+        .map_err(|e| e.to_string())?;
+    guard_workers(directory.path())?;
+    let vhost = broker.new_vhost().await;
+    let url = broker.amqp_url(&vhost);
+    declare(&url).await?;
+    let mut rng = Rng::with_seed(scenario.seed);
+    let bursts: Vec<_> = scenario.organisations.iter().map(|family| burst(*family)).collect();
+    let plan = plan(&mut rng, scenario.commands, scenario.time, &bursts);
+    let producer = Producer::new(url.clone(), plan);
+    let nemesis = place(scenario, broker, &url, directory.path()).await;
+    let planned = producer.plan.lock().expect("the plan").clone();
+    nemesis.sandbox.tell_of_tasks(&planned).await;
+    // RabbitMQ 3.10 may break a queue that was declared in the seconds before a `kill -9`.
+    sleep(Duration::from_secs(5)).await;
+    let bad_exits = rage(scenario, &mut rng, &producer, &nemesis, &url).await;
+    let mut ledgers = collect(&producer, &nemesis, &url).await?;
+    ledgers.bad_exits = bad_exits;
+    ledgers.leaks.extend(leaks_in(&directory));
+    let balance = check(&ledgers);
+    if !balance.findings.is_empty() {
+        println!("the logs are kept in {}", directory.keep().display());
+    }
+    broker.delete_vhost(&vhost).await;
+    Ok(Outcome { balance, ledgers, broker: broker.describe().to_owned(), took: began.elapsed() })
+}
+
+async fn declare(url: &str) -> Result<(), String> {
+    let delays = LADDER_MS.map(|(name, ms)| (name.to_owned(), ms)).to_vec();
+    let connection = BrokerConnection::open(&url.parse()?, &TlsFiles::default(), "campaign")
+        .await
+        .map_err(|error| error.to_string())?;
+    let topology =
+        Topology { provision: Provision::Declare, kinds: vec![Kind::TaskDelete], delays };
+    topology::ensure(&connection, &topology).await.map_err(|error| error.to_string())
+}
+
+async fn place(
+    scenario: &Scenario,
+    broker: &'static Broker,
+    url: &str,
+    directory: &Path,
+) -> Nemesis {
+    let tokens = directory.join("tokens");
+    fs::create_dir(&tokens).expect("a directory");
+    for org in ORGS {
+        fs::write(tokens.join(org), TOKEN_MARK).expect("a token file");
+    }
+    let sandbox = Sandbox::start();
+    let (host, port) = broker.host_port();
+    let mut slots = Vec::new();
+    for number in 0..scenario.workers {
+        let wire = format!("{host}:{port}");
+        slots.push(Slot::new(number, &scenario.program, directory, wire, sandbox.address()).await);
+    }
+    let witness = Witness::start(url).await;
+    let (journal, retry_after) = (Mutex::default(), Mutex::default());
+    Nemesis { broker, slots, sandbox, witness, tokens, journal, retry_after }
+}
+
+/// Everything at once, until all is drained and the workers have ended; returns the ends of workers that nobody asked for.
+async fn rage(
+    scenario: &Scenario,
+    rng: &mut Rng,
+    producer: &Producer,
+    nemesis: &Nemesis,
+    url: &str,
+) -> Vec<String> {
+    let (doom_reigns, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    let bad_exits = Mutex::new(Vec::new());
+    let end = Instant::now() + scenario.time;
+    let (world, api, doom) = (rng.fork(), rng.fork(), Mutex::new(rng.fork()));
+    nemesis.slots.iter().for_each(|slot| slot.want(true));
+    let strike = async {
+        strike_organisations(scenario, nemesis).await;
+        doom_reigns.store(true, Ordering::SeqCst);
+        tokio::join!(
+            nemesis.strike_until(&scenario.world, world, end),
+            nemesis.strike_until(&scenario.api, api, end),
+        );
+    };
+    let war = async {
+        tokio::join!(producer.send_all(), strike);
+        doom_reigns.store(false, Ordering::SeqCst);
+        // What was done to the API was done for a time, and ends by itself.
+        println!("all is healed; {} commands are confirmed", producer.confirmed());
+        drain(scenario.patience, producer, nemesis, url).await;
+        stop(nemesis).await;
+        over.store(true, Ordering::SeqCst);
+    };
+    tokio::join!(
+        war,
+        look_after(nemesis, url, &doom, &doom_reigns, &over, &bad_exits),
+        tell(producer, nemesis, &over)
+    );
+    bad_exits.into_inner().expect("nobody panics with it")
+}
+
+/// First act: only single organisations are struck, so that nothing else can delay the others. Then the workers start again and
+/// may be doomed, all but one, which goes on with what it has learned.
+async fn strike_organisations(scenario: &Scenario, nemesis: &Nemesis) {
+    if !scenario.organisations.is_empty() {
+        nemesis.strike_organisations(&scenario.organisations, scenario.organisations_time).await;
+        nemesis.slots.iter().skip(1).for_each(|slot| slot.signal("TERM"));
+    }
+}
+
+async fn look_after(
+    nemesis: &Nemesis,
+    url: &str,
+    doom: &Mutex<Rng>,
+    doom_reigns: &AtomicBool,
+    over: &AtomicBool,
+    bad_exits: &Mutex<Vec<String>>,
+) {
+    while !over.load(Ordering::SeqCst) {
+        for slot in &nemesis.slots {
+            let doomed = {
+                let mut rng = doom.lock().expect("nobody panics with it");
+                (doom_reigns.load(Ordering::SeqCst) && rng.u8(..10) < 7).then(|| rng.u32(PASSAGES))
+            };
+            match slot.look_after(url, doomed) {
+                Some(Ok(blow)) => nemesis.journal.lock().expect("nobody panics with it").push(blow),
+                Some(Err(exit)) => bad_exits.lock().expect("nobody panics with it").push(exit),
+                None => {}
+            }
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn tell(producer: &Producer, nemesis: &Nemesis, over: &AtomicBool) {
+    let (began, mut ticks) = (Instant::now(), interval(Duration::from_secs(10)));
+    while !over.load(Ordering::SeqCst) {
+        ticks.tick().await;
+        let blows = nemesis.journal.lock().expect("nobody panics with it").len();
+        let (confirmed, ended) = (producer.confirmed(), nemesis.witness.ended());
+        println!(
+            "{:>5} s  {confirmed} confirmed, {ended} ended, {blows} blows",
+            began.elapsed().as_secs()
+        );
+    }
+}
+
+/// Until every confirmed command has its end and nothing lies in a queue, or patience is over; then the checker says so.
+async fn drain(patience: Duration, producer: &Producer, nemesis: &Nemesis, url: &str) {
+    let deadline = Instant::now() + patience;
+    while Instant::now() < deadline {
+        let all_ended = nemesis.witness.ended() >= producer.confirmed();
+        if all_ended
+            && left(url).await.is_some_and(|left| left.values().all(|messages| *messages == 0))
+        {
+            return;
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+}
+
+async fn stop(nemesis: &Nemesis) {
+    let deadline = Instant::now() + Duration::from_secs(40);
+    for slot in &nemesis.slots {
+        slot.want(false);
+        slot.signal("TERM");
+    }
+    while nemesis.slots.iter().any(Slot::is_running) && Instant::now() < deadline {
+        sleep(Duration::from_millis(100)).await;
+    }
+    // What had come to nobody's hands before comes to the witness now.
+    sleep(Duration::from_secs(1)).await;
+}
+
+async fn left(url: &str) -> Option<BTreeMap<String, u32>> {
+    let connection = Connection::connect(url, ConnectionProperties::default()).await.ok()?;
+    let channel = connection.create_channel().await.ok()?;
+    let waits = LADDER_MS.map(|(name, _)| format!("task.delete.wait.{name}"));
+    let others =
+        ["task.delete", "task.delete.dead", "task.events.unrouted", EVENTS].map(str::to_owned);
+    let mut left = BTreeMap::new();
+    for queue in waits.into_iter().chain(others) {
+        let options = QueueDeclareOptions { durable: true, passive: true, ..Default::default() };
+        let declared = channel
+            .queue_declare(queue.as_str().into(), options, FieldTable::default())
+            .await
+            .ok()?;
+        left.insert(queue, declared.message_count());
+    }
+    Some(left)
+}
+
+async fn collect(producer: &Producer, nemesis: &Nemesis, url: &str) -> Result<Ledgers, String> {
+    let plan = producer.plan.lock().expect("nobody panics with the plan").clone();
+    let there = plan.iter().filter(|planned| planned.state == Some("present"));
+    let were_there: HashSet<String> =
+        there.map(|planned| format!("{}/{}", planned.command.org, planned.command.task)).collect();
+    let retry_after = nemesis.retry_after.lock().expect("nobody panics with it").clone();
+    let calls = nemesis.sandbox.calls(|fault| retry_after.get(&fault).copied()).await;
+    let left = left(url).await.ok_or("the broker does not say what is left in its queues")?;
+    let mut seen = nemesis.witness.seen.lock().expect("nobody panics with it");
+    Ok(Ledgers {
+        commands: plan.into_iter().map(|planned| planned.command).collect(),
+        events: std::mem::take(&mut seen.events),
+        dead_letters: std::mem::take(&mut seen.dead_letters),
+        calls,
+        journal: nemesis.journal.lock().expect("nobody panics with it").clone(),
+        were_there,
+        left,
+        leaks: std::mem::take(&mut seen.leaks),
+        bad_exits: Vec::new(),
+    })
+}
+
+fn leaks_in(directory: &TempDir) -> Vec<String> {
+    let files = fs::read_dir(directory.path()).expect("our own directory").flatten();
+    let logs =
+        files.filter(|file| file.path().extension().is_some_and(|extension| extension == "log"));
+    let leaking = logs.filter(|log| {
+        fs::read(log.path()).is_ok_and(|text| String::from_utf8_lossy(&text).contains(TOKEN_MARK))
+    });
+    leaking.map(|log| log.file_name().to_string_lossy().into_owned()).collect()
+}

@@ -1,0 +1,144 @@
+//! A campaign of faults: commands are given while workers, broker, network and API are struck by a seeded nemesis; then
+//! the books of all parties are held against the promise.
+
+#![allow(clippy::print_stdout, reason = "showing is what it is for")]
+
+mod checker;
+mod field;
+mod ledgers;
+mod mutants;
+mod nemesis;
+mod parts;
+mod plan;
+mod producer;
+mod report;
+mod variants;
+mod witness;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use serde_json::json;
+
+use field::{Outcome, Scenario};
+use mutants::{MUTANTS, Mutant};
+use nemesis::Family;
+
+/// Longer than the checker lets anyone be delayed by another's trouble.
+const TROUBLE_OF_ONE: Duration = Duration::from_secs(30);
+
+/// Strikes workers, broker, network and API while commands are carried out, and balances the books.
+///
+/// Builds a worker with failpoints (places at which it can be made to die) and starts its own RabbitMQ, sandbox API and
+/// workers; ends them all. Exit 0 only if the books balance.
+#[derive(Debug, Parser)]
+#[command(name = "campaign")]
+struct Arguments {
+    /// What the commands, and the order and length of the faults, follow from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many commands are given.
+    #[arg(long, default_value_t = 2000)]
+    commands: usize,
+    /// For how long they are given, evenly; faults go on as long, and until each family had its turn.
+    #[arg(long, default_value_t = 1.5)]
+    minutes: f64,
+    /// How many workers share the queue.
+    #[arg(long, default_value_t = 3)]
+    workers: usize,
+    /// Where to write the report as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Instead: short campaigns against workers with a known fault, each of which must be found; with a word, only those that have
+    /// it in their name.
+    #[arg(long, num_args = 0..=1, default_missing_value = "", value_name = "WORD")]
+    mutants: Option<String>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match &arguments.mutants {
+        Some(word) => catch_all(arguments.seed, word).await,
+        None => one(&arguments).await,
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(trouble) => {
+            eprintln!("{trouble}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn one(arguments: &Arguments) -> Result<bool, String> {
+    println!("building the worker with its failpoints");
+    let program = variants::build("tallyfy-delete-worker-with-failpoints", &[])?;
+    let scenario = Scenario {
+        seed: arguments.seed,
+        commands: arguments.commands,
+        time: Duration::try_from_secs_f64(arguments.minutes * 60.0)
+            .map_err(|e| format!("--minutes: {e}"))?,
+        workers: arguments.workers.max(1),
+        patience: Duration::from_mins(3),
+        program,
+        organisations_time: TROUBLE_OF_ONE,
+        organisations: nemesis::ORGANISATIONS.to_vec(),
+        world: nemesis::WORLD.to_vec(),
+        api: nemesis::API.to_vec(),
+    };
+    let Outcome { balance, ledgers, broker, took } = field::fight(&scenario).await?;
+    let about = json!({
+        "repeat": format!(
+            "cargo run --release --example campaign -- --seed {} --commands {} --minutes {} --workers {}",
+            arguments.seed, arguments.commands, arguments.minutes, scenario.workers
+        ),
+        "seed": arguments.seed,
+        "broker": broker,
+        "took_s": took.as_secs(),
+    });
+    report::print(&balance, &ledgers, &about);
+    if let Some(path) = &arguments.json {
+        let report = report::json(&balance, &ledgers, &about).to_string();
+        std::fs::write(path, report).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(balance.findings.is_empty())
+}
+
+async fn catch_all(seed: u64, word: &str) -> Result<bool, String> {
+    let mut all_caught = true;
+    for mutant in MUTANTS.iter().filter(|mutant| mutant.name.contains(word)) {
+        all_caught &= catch(mutant, seed).await?;
+    }
+    Ok(all_caught)
+}
+
+async fn catch(mutant: &Mutant, seed: u64) -> Result<bool, String> {
+    println!("building {}", mutant.name);
+    let of = |all: &[Family]| mutant.families.iter().copied().filter(|f| all.contains(f)).collect();
+    let scenario = Scenario {
+        seed,
+        commands: mutant.commands,
+        time: mutant.time,
+        organisations_time: TROUBLE_OF_ONE,
+        workers: 2,
+        patience: if mutant.organisations.is_empty() {
+            Duration::from_secs(20)
+        } else {
+            Duration::from_secs(5)
+        },
+        program: variants::build(mutant.name, mutant.changes)?,
+        organisations: mutant.organisations.to_vec(),
+        world: of(&nemesis::WORLD),
+        api: of(&nemesis::API),
+    };
+    let Outcome { balance, .. } = field::fight(&scenario).await?;
+    let found = |kind| balance.findings.iter().filter(|finding| finding.kind == kind).count();
+    let caught: Vec<_> = mutant.found.iter().map(|kind| (*kind, found(*kind))).collect();
+    let is_caught = caught.iter().any(|(_, times)| *times > 0);
+    println!("{}: {} {caught:?}", mutant.name, if is_caught { "caught" } else { "NOT CAUGHT" });
+    Ok(is_caught)
+}

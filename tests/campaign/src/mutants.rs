@@ -1,0 +1,156 @@
+//! Workers with a fault, one each: a checker that does not find it is not worth its word.
+
+use std::time::Duration;
+
+use crate::checker::Kind;
+use crate::nemesis::Family;
+use crate::variants::Change;
+
+/// A worker with a fault, and what must come of it.
+pub(crate) struct Mutant {
+    pub(crate) name: &'static str,
+    pub(crate) changes: &'static [Change],
+    /// What befalls it.
+    pub(crate) families: &'static [Family],
+    /// What befalls single organisations before.
+    pub(crate) organisations: &'static [Family],
+    pub(crate) commands: usize,
+    /// For how long they are given.
+    pub(crate) time: Duration,
+    /// One of these must be found.
+    pub(crate) found: &'static [Kind],
+}
+
+/// A short campaign in which something befalls all.
+const SHORT: Mutant = Mutant {
+    name: "",
+    changes: &[],
+    families: &[],
+    organisations: &[],
+    commands: 400,
+    time: Duration::from_secs(15),
+    found: &[],
+};
+/// Single organisations are struck, and nothing else happens.
+const OF_ORGANISATIONS: Mutant = Mutant { commands: 1600, time: Duration::from_secs(30), ..SHORT };
+
+/// All of them.
+pub(crate) const MUTANTS: [Mutant; 7] = [
+    Mutant {
+        name: "mutant-acknowledges-early",
+        changes: &[(
+            "src/worker/settle.rs",
+            &[
+                (
+                    "        for publication in settlement.publications(delivery.incoming(), Timestamp::now()) {",
+                    "        let incoming = delivery.incoming().clone();\n        let _ = delivery.acknowledge().await;\n        \
+                     for publication in settlement.publications(&incoming, Timestamp::now()) {",
+                ),
+                (
+                    "        report(delivery.incoming(), settlement);",
+                    "        report(&incoming, settlement);",
+                ),
+                (
+                    "        let told = if is_too_large { delivery.reject().await } else { delivery.acknowledge().await };",
+                    "        let told = !is_too_large;",
+                ),
+            ],
+        )],
+        families: &[Family::WorkerKilled, Family::EventsRejected],
+        found: &[Kind::Lost],
+        ..SHORT
+    },
+    Mutant {
+        name: "mutant-takes-any-404-for-success",
+        changes: &[(
+            "src/policy/verdict.rs",
+            &[(
+                "        400..=499 => decide_by_body(response.status, &response.body),",
+                "        404 => Verdict::AlreadyAbsent,\n        400..=499 => decide_by_body(response.status, &response.body),",
+            )],
+        )],
+        families: &[Family::EndpointNotFound, Family::HtmlNotFound],
+        found: &[Kind::FalseEnd],
+        ..SHORT
+    },
+    Mutant {
+        name: "mutant-skips-the-confirm",
+        changes: &[(
+            "src/rabbitmq/publisher.rs",
+            &[(
+                "        let confirmation = confirm.await?;",
+                "        drop(confirm);\n        let confirmation = Confirmation::Ack(None);",
+            )],
+        )],
+        families: &[Family::EventsRejected],
+        found: &[Kind::Lost, Kind::HalfDead],
+        ..SHORT
+    },
+    Mutant {
+        name: "mutant-dead-letters-on-an-outage",
+        changes: &[(
+            "src/policy/next_step.rs",
+            &[(
+                "        Verdict::Throttled | Verdict::Unauthorized | Verdict::NotReached | Verdict::Misdirected => {",
+                "        Verdict::Misdirected => NextStep::DeadLetter(FailureReason::Rejected),\n        \
+                 Verdict::Throttled | Verdict::Unauthorized | Verdict::NotReached => {",
+            )],
+        )],
+        families: &[Family::EndpointNotFound, Family::HtmlNotFound],
+        found: &[Kind::WronglyDead],
+        ..SHORT
+    },
+    Mutant {
+        name: "mutant-never-suspends-who-fails",
+        changes: &[(
+            "src/policy/api_access/organisation.rs",
+            &[(
+                "            _ if self.streak.is_full() => self",
+                "            _ if self.streak.is_full() && false => self",
+            )],
+        )],
+        organisations: &[Family::OrgOut],
+        found: &[Kind::DeadWhileOut],
+        ..OF_ORGANISATIONS
+    },
+    Mutant {
+        name: "mutant-lets-the-suspended-stand-in-the-way",
+        changes: &[(
+            "src/worker/permits.rs",
+            &[(
+                "        access.intake(now) != Intake::Bulk && now",
+                "        let longest = longest.max(LONGEST_WAIT);\n        now",
+            )],
+        )],
+        organisations: &[Family::OrgOut],
+        found: &[Kind::Delayed],
+        ..OF_ORGANISATIONS
+    },
+    Mutant {
+        name: "mutant-lets-the-slow-stand-in-the-way",
+        changes: &[(
+            "src/worker/permits.rs",
+            &[(
+                "            if waited >= PATIENCE && shared.access.is_slow(org, now) {",
+                "            if waited >= LONGEST_WAIT && shared.access.is_slow(org, now) {",
+            )],
+        )],
+        organisations: &[Family::OrgSlow],
+        found: &[Kind::Delayed],
+        ..OF_ORGANISATIONS
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::variants::change;
+
+    #[test]
+    fn every_mutant_fits_the_code_as_it_is() {
+        for (file, texts) in MUTANTS.iter().flat_map(|mutant| mutant.changes) {
+            let text = std::fs::read_to_string(crate::variants::worker().join(file)).unwrap();
+            change(&text, texts).unwrap_or_else(|why| panic!("{file}: {why}"));
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The sandbox, on a thread of ours, and the workers, as processes: started again when they die, each on wires of its own.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use reqwest::Method;
+use serde_json::{Value, json};
+use testkit::proxy::Proxy;
+use testkit::rabbitmq::guardian::guard;
+use testkit::sandbox;
+
+use crate::ledgers::{Blow, Call};
+use crate::plan::{ORGS, Planned};
+
+/// Every token of a campaign has it inside; nothing else does.
+pub(crate) const TOKEN_MARK: &str = "s3cret-campaign-token";
+const SEAMS: [&str; 6] =
+    ["after_receive", "before_call", "after_call", "before_confirm", "before_ack", "after_ack"];
+
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> i64 {
+    Timestamp::now().as_millisecond()
+}
+
+/// The sandbox API.
+pub(crate) struct Sandbox(sandbox::Sandbox);
+
+impl Sandbox {
+    pub(crate) fn start() -> Self {
+        Self(sandbox::Sandbox::with_token(TOKEN_MARK, &ORGS))
+    }
+
+    /// Host and port.
+    pub(crate) fn address(&self) -> &str {
+        self.0.url().trim_start_matches("http://")
+    }
+
+    /// Which tasks there are, and which of them it never manages to delete.
+    pub(crate) async fn tell_of_tasks(&self, plan: &[Planned]) {
+        for planned in plan.iter().filter(|planned| planned.always_fails) {
+            let scope = json!({"org_id": planned.command.org, "task_id": planned.command.task});
+            self.fault(json!({"match": scope, "effect": {"status": 500}})).await;
+        }
+        for org in ORGS {
+            for state in ["present", "gone", "forbidden"] {
+                let wanted = plan.iter().filter(|p| p.command.org == org && p.state == Some(state));
+                let ids: Vec<&str> = wanted.map(|planned| planned.command.task.as_str()).collect();
+                self.0.post("tasks", json!({"org_id": org, "task_ids": ids, "state": state})).await;
+            }
+        }
+    }
+
+    /// Scripts a fault; returns its number.
+    pub(crate) async fn fault(&self, fault: Value) -> u64 {
+        self.0.post("faults", fault).await["id"].as_u64().expect("a fault's number")
+    }
+
+    pub(crate) async fn set_token(&self, org: &str, token: &str) {
+        let body = json!({"org_id": org, "tokens": [token]});
+        self.0.control(Method::PUT, "tokens", body).await;
+    }
+
+    /// Every call, with the `Retry-After` in milliseconds of the fault that answered it.
+    pub(crate) async fn calls(&self, retry_after: impl Fn(u64) -> Option<i64>) -> Vec<Call> {
+        let ledger = self.0.get("ledger").await;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let entries = ledger["requests"].as_array().expect("requests");
+        let calls = entries.iter().map(|entry| Call {
+            at_ms: entry["at_ms"].as_i64().unwrap_or_default(),
+            path: format!("{} {}", text(&entry["method"]), text(&entry["path"])),
+            is_delete_of_a_task: entry["method"] == "DELETE" && entry["operation"] == "delete",
+            is_list_of_tasks: entry["operation"] == "list",
+            org: text(&entry["org_id"]),
+            task: text(&entry["task_id"]),
+            deleted_it: entry["effect"] == "deleted",
+            retry_after_ms: entry["fault"].as_u64().and_then(&retry_after),
+        });
+        calls.collect()
+    }
+}
+
+/// A place for one worker, with its wires to the broker and to the API.
+pub(crate) struct Slot {
+    number: usize,
+    program: PathBuf,
+    directory: PathBuf,
+    pub(crate) to_broker: Proxy,
+    pub(crate) to_api: Proxy,
+    worker: Mutex<Worker>,
+}
+
+#[derive(Default)]
+struct Worker {
+    process: Option<Child>,
+    starts: usize,
+    /// Whether it shall run.
+    is_wanted: bool,
+    /// Its end was asked for by this signal.
+    ended_by: Option<&'static str>,
+    started: Option<Instant>,
+    /// How old it was when it was told to end.
+    logged_at: Option<Duration>,
+    /// The seam at which it is to die.
+    doom: Option<&'static str>,
+}
+
+impl Slot {
+    /// `broker` and `api` are the wires' other ends.
+    pub(crate) async fn new(
+        number: usize,
+        program: &Path,
+        directory: &Path,
+        broker: String,
+        api: &str,
+    ) -> Self {
+        Self {
+            number,
+            program: program.to_owned(),
+            directory: directory.to_owned(),
+            to_broker: Proxy::start(broker).await,
+            to_api: Proxy::start(api.to_owned()).await,
+            worker: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn want(&self, is_wanted: bool) {
+        self.lock().is_wanted = is_wanted;
+    }
+
+    /// Sends a signal, where a worker runs.
+    pub(crate) fn signal(&self, name: &'static str) {
+        let mut worker = self.lock();
+        if matches!(name, "KILL" | "TERM")
+            && worker.process.is_some()
+            && worker.ended_by != Some("KILL")
+        {
+            worker.ended_by = Some(name);
+        }
+        if name == "TERM" {
+            worker.logged_at = worker.started.map(|started| started.elapsed());
+        }
+        if let Some(process) = &worker.process {
+            let _ = Command::new("kill")
+                .args([&format!("-{name}"), &process.id().to_string()])
+                .status();
+        }
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.lock().process.is_some()
+    }
+
+    /// Looks after it: tells of its death, and starts it when it is wanted. `doomed`: it is to die at a seam, at the
+    /// passage given.
+    pub(crate) fn look_after(
+        &self,
+        vhost_url: &str,
+        doomed: Option<u32>,
+    ) -> Option<Result<Blow, String>> {
+        let mut worker = self.lock();
+        if let Some(status) =
+            worker.process.as_mut().and_then(|process| process.try_wait().ok().flatten())
+        {
+            worker.process = None;
+            return Some(self.death(&mut worker, status));
+        }
+        if worker.is_wanted && worker.process.is_none() {
+            self.start(&mut worker, vhost_url, doomed);
+        }
+        None
+    }
+
+    fn death(&self, worker: &mut Worker, status: ExitStatus) -> Result<Blow, String> {
+        const LATELY_MS: i64 = 500;
+        // So long it may take until it listens to signals.
+        const YOUNG: Duration = Duration::from_secs(1);
+        let (was_told, was_young) =
+            (worker.logged_at.is_some(), worker.logged_at.is_some_and(|age| age < YOUNG));
+        let family = match (worker.ended_by.take(), worker.doom, status.signal(), status.code()) {
+            (Some("KILL"), _, Some(9), _) => "worker killed",
+            (Some("TERM"), _, _, Some(0)) => "worker terminated",
+            (Some("TERM"), _, Some(15), _) if was_young => "worker terminated",
+            // Killed when it had ended as it was told.
+            (Some("KILL"), _, _, Some(0)) if was_told => "worker terminated",
+            (_, Some(seam), Some(6), _) => seam,
+            (by, ..) => return Err(format!("worker {}: {status} after {by:?}", self.number)),
+        };
+        let what = format!("worker {} ended: {status}", self.number);
+        let (from_ms, to_ms) = (now_ms() - LATELY_MS, now_ms());
+        Ok(Blow { from_ms, to_ms, family, org: None, stops: false, hides: true, what })
+    }
+
+    fn start(&self, worker: &mut Worker, vhost_url: &str, doomed: Option<u32>) {
+        worker.starts += 1;
+        (worker.started, worker.logged_at) = (Some(Instant::now()), None);
+        worker.doom = doomed.map(|_| SEAMS[(self.number + worker.starts) % SEAMS.len()]);
+        let log = self.directory.join(format!("worker-{}.log", self.number));
+        let log = OpenOptions::new().create(true).append(true).open(log).expect("a log file");
+        let mut command = Command::new(&self.program);
+        command
+            .arg("run")
+            .env_clear()
+            .envs(self.settings(vhost_url))
+            .stdin(Stdio::null())
+            .stderr(log);
+        if let (Some(seam), Some(passage)) = (worker.doom, doomed) {
+            command.env("DIE_AT", format!("{seam}:{passage}"));
+        }
+        let process = command.process_group(0).spawn().expect("the worker starts");
+        let pid_file = self.directory.join(format!("worker-{}.pid", self.number));
+        fs::write(pid_file, process.id().to_string()).expect("a pid file");
+        worker.process = Some(process);
+    }
+
+    fn settings(&self, vhost_url: &str) -> Vec<(&'static str, String)> {
+        let mut url = url::Url::parse(vhost_url).expect("a URL");
+        url.set_port(Some(self.to_broker.addr.port())).expect("a port");
+        url.set_query(Some("heartbeat=3"));
+        vec![
+            ("AMQP_URL", url.into()),
+            ("TALLYFY_BASE_URL", format!("http://{}/api", self.to_api.addr)),
+            ("TALLYFY_CREDENTIALS_DIR", self.directory.join("tokens").display().to_string()),
+            ("WAIT_LADDER", "500ms,1s,2s,4s".to_owned()),
+            ("REQUEST_TIMEOUT", "4s".to_owned()),
+            ("CONCURRENCY", "16".to_owned()),
+            ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
+            ("LOG_FORMAT", "json".to_owned()),
+        ]
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Worker> {
+        self.worker.lock().expect("nobody panics with a worker")
+    }
+}
+
+/// Ends the workers of this directory when we are gone, by whatever end.
+pub(crate) fn guard_workers(directory: &Path) -> Result<(), String> {
+    let end = r#"for file in "$1"/worker-*.pid; do kill -9 "$(cat "$file")"; done"#;
+    guard("", end, &[&directory.to_string_lossy()])
+}

@@ -1,0 +1,182 @@
+//! A wire that a test can cut or freeze: a TCP proxy on loopback, between the worker and the broker or the API.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf},
+    sync::{Notify, watch},
+    task::AbortHandle,
+};
+
+/// For what came before a deadly word: a reset overtakes it.
+const TO_TAKE_IN: Duration = Duration::from_millis(50);
+
+/// What the wire does with its connections.
+#[derive(Clone, Copy, PartialEq)]
+enum Wire {
+    Whole,
+    Frozen,
+    /// Frozen in this direction only.
+    OneWay(Direction),
+    Cut,
+}
+
+/// Where bytes go.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Direction {
+    /// From the client to the target.
+    ToTarget,
+    /// From the target to the client.
+    FromTarget,
+}
+
+impl Wire {
+    fn carries(self, direction: Direction) -> bool {
+        self == Self::Whole || matches!(self, Self::OneWay(frozen) if frozen != direction)
+    }
+}
+
+/// A running proxy; it ends, and cuts its connections, when dropped.
+pub struct Proxy {
+    /// Where to connect instead of the target.
+    pub addr: SocketAddr,
+    wire: watch::Sender<Wire>,
+    accepting: AbortHandle,
+}
+
+impl Proxy {
+    /// Listens on a port of its own and forwards to `target` (`host:port`).
+    pub async fn start(target: impl Into<String>) -> Self {
+        Self::listening_for(target, None).await
+    }
+
+    /// The same; a connection ends when this word comes from the target.
+    pub async fn deadly(target: impl Into<String>, word: &'static str) -> Self {
+        Self::listening_for(target, Some((word, Then::Reset))).await
+    }
+
+    /// The same; nothing comes from the target any more, from this word on.
+    pub async fn silent_from(target: impl Into<String>, word: &'static str) -> Self {
+        Self::listening_for(target, Some((word, Then::Silence))).await
+    }
+
+    /// The same; whatever the target sends together with this word is lost on the way.
+    pub async fn losing(target: impl Into<String>, word: &'static str) -> Self {
+        Self::listening_for(target, Some((word, Then::Loss))).await
+    }
+
+    async fn listening_for(target: impl Into<String>, word: Word) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
+        let addr = listener.local_addr().expect("the address of a listener");
+        let (wire, watched) = watch::channel(Wire::Whole);
+        let accepting = tokio::spawn(accept(listener, target.into(), watched, word)).abort_handle();
+        Self { addr, wire, accepting }
+    }
+
+    /// Resets every connection, and every new one at once.
+    pub fn cut(&self) {
+        self.wire.send_replace(Wire::Cut);
+    }
+
+    /// Takes connections again, after [`Proxy::cut`].
+    pub fn restore(&self) {
+        self.wire.send_replace(Wire::Whole);
+    }
+
+    /// Stops every byte in both directions and closes nothing; new connections are accepted and stay silent.
+    pub fn freeze(&self) {
+        self.wire.send_replace(Wire::Frozen);
+    }
+
+    /// Stops every byte in one direction and closes nothing.
+    pub fn freeze_one_way(&self, direction: Direction) {
+        self.wire.send_replace(Wire::OneWay(direction));
+    }
+
+    /// Lets the held bytes through, after a freeze.
+    pub fn thaw(&self) {
+        self.wire.send_replace(Wire::Whole);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.cut();
+        self.accepting.abort();
+    }
+}
+
+/// What happens to a connection at a word from the target.
+#[derive(Clone, Copy)]
+enum Then {
+    Reset,
+    Silence,
+    Loss,
+}
+
+type Word = Option<(&'static str, Then)>;
+
+async fn accept(listener: TcpListener, target: String, wire: watch::Receiver<Wire>, word: Word) {
+    while let Ok((near, _)) = listener.accept().await {
+        tokio::spawn(join(near, target.clone(), wire.clone(), word));
+    }
+}
+
+/// Both directions until either side closes, or the wire is cut.
+async fn join(near: TcpStream, target: String, mut wire: watch::Receiver<Wire>, word: Word) {
+    // Lingering for no time makes the close a reset.
+    let _ = near.set_zero_linger();
+    let (mut cut, heard) = (wire.clone(), Notify::new());
+    let forward = async {
+        let _ = wire.wait_for(|wire| wire.carries(Direction::ToTarget)).await;
+        let Ok(far) = TcpStream::connect(target).await else { return };
+        let _ = (near.set_nodelay(true), far.set_nodelay(true));
+        let (near, far) = (near.into_split(), far.into_split());
+        let to = pump(near.0, far.1, wire.clone(), Direction::ToTarget, (None, &heard));
+        let from = pump(far.0, near.1, wire, Direction::FromTarget, (word, &heard));
+        tokio::join!(to, from);
+    };
+    tokio::select! {
+        () = forward => {}
+        () = heard.notified() => {}
+        _ = cut.wait_for(|wire| *wire == Wire::Cut) => {}
+    }
+}
+
+/// One direction. A byte that was read while the wire froze is held until it thaws.
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut wire: watch::Receiver<Wire>,
+    way: Direction,
+    (word, heard): (Word, &Notify),
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        if let Some((word, then)) = word
+            && let Some(place) = find(&buffer[..length], word.as_bytes())
+        {
+            if matches!(then, Then::Loss) {
+                continue;
+            }
+            let _ = to.write_all(&buffer[..place]).await;
+            match then {
+                Then::Silence => std::future::pending().await,
+                _ => tokio::time::sleep(TO_TAKE_IN).await,
+            }
+            heard.notify_one();
+            return;
+        }
+        let thawed = wire.wait_for(|wire| wire.carries(way)).await.is_ok();
+        if !thawed || to.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
+    }
+    let _ = to.shutdown().await;
+}
+
+fn find(bytes: &[u8], word: &[u8]) -> Option<usize> {
+    bytes.windows(word.len()).position(|window| window == word)
+}
