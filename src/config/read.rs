@@ -183,7 +183,7 @@ impl Reader {
         if args != ["-"] {
             if let Some(at) = args.iter().position(|arg| arg == "-") {
                 return self.problem(
-                    &format!("TASK {}", at + 1),
+                    &format!("ID {}", at + 1),
                     "\"-\" is for standard input, and stands alone",
                 );
             }

@@ -248,11 +248,6 @@ impl ApiAccess {
             || self.organisations.get(org).is_some_and(Organisation::is_suspended)
     }
 
-    /// How many organisations may be called, suspended ones included.
-    pub fn callable(&self) -> usize {
-        self.callable.len()
-    }
-
     /// Calls that an organisation may have in flight.
     ///
     /// # A slow organisation does not keep the last places from the others

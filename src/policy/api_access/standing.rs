@@ -38,4 +38,9 @@ impl ApiAccess {
     pub fn breaker_open_since(&self) -> Option<Instant> {
         self.breaker.open_since()
     }
+
+    /// How many organisations may be called, suspended ones included.
+    pub fn callable(&self) -> usize {
+        self.callable.len()
+    }
 }

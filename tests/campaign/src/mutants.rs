@@ -51,8 +51,8 @@ pub(crate) const MUTANTS: [Mutant; 7] = [
                     "        report(&incoming, settlement);",
                 ),
                 (
-                    "        let told = if is_too_large { delivery.reject().await } else { delivery.acknowledge().await };",
-                    "        let told = !is_too_large;",
+                    "            if is_too_large { delivery.reject().await } else { delivery.acknowledge().await };",
+                    "            !is_too_large;",
                 ),
             ],
         )],
@@ -105,8 +105,8 @@ pub(crate) const MUTANTS: [Mutant; 7] = [
         changes: &[(
             "src/policy/api_access/organisation.rs",
             &[(
-                "            _ if self.streak.is_full() => self",
-                "            _ if self.streak.is_full() && false => self",
+                "            _ if self.streak.is_full() => {",
+                "            _ if self.streak.is_full() && false => {",
             )],
         )],
         organisations: &[Family::OrgOut],
@@ -118,8 +118,8 @@ pub(crate) const MUTANTS: [Mutant; 7] = [
         changes: &[(
             "src/worker/permits.rs",
             &[(
-                "        access.intake(now) != Intake::Bulk && now",
-                "        let longest = longest.max(LONGEST_WAIT);\n        now",
+                "        shared.access.intake(now) != Intake::Bulk && shared.held.may_stay(org, waited, callable)",
+                "        let _ = (org, callable);\n        waited < LONGEST_WAIT",
             )],
         )],
         organisations: &[Family::OrgOut],
