@@ -290,6 +290,15 @@ mod tests {
         assert!(lines[0].ends_with(r#"not "a/b", "", "d e""#), "{lines:?}");
     }
 
+    #[test]
+    fn a_wrong_organisation_does_not_hide_a_wrong_token() {
+        let args = ["--tallyfy-org-id=a/b", "--tallyfy-access-token=a b"];
+        let args = ["tallyfy-delete-worker", "run"].into_iter().chain(args);
+        let lines = read_from(args, std::iter::empty()).err().unwrap_or_default();
+        let named: Vec<_> = lines.iter().filter_map(|line| line.split([':', ' ']).next()).collect();
+        assert_eq!(named, ["TALLYFY_ORG_ID", "TALLYFY_ACCESS_TOKEN"], "{lines:?}");
+    }
+
     fn problems_with(flag: &str) -> Vec<String> {
         let name = flag.split('=').next().unwrap_or_default();
         let kept = BASE.iter().filter(|arg| arg.split('=').next() != Some(name)).copied();

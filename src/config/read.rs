@@ -121,19 +121,7 @@ impl Reader {
         args: &CoreArgs,
         only: Option<&OrgId>,
     ) -> Option<CredentialsSource> {
-        let listed = match args.org_id.as_ref() {
-            Some(setting) => self.take(setting)?,
-            None => None,
-        };
-        if let (Some(only), Some(listed)) = (only, &listed)
-            && !listed.contains(only)
-        {
-            return self.problem(
-                "--org",
-                format!("{only} is not among the organisations of TALLYFY_ORG_ID"),
-            );
-        }
-        let orgs = only.map(|org| vec![org.clone()]).or(listed);
+        let orgs = self.allow_list(args, only);
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         match (
             given(&args.access_token),
@@ -141,7 +129,7 @@ impl Reader {
             given(&args.credentials_dir),
         ) {
             (None, None, Some(dir)) => {
-                Some(CredentialsSource::Directory { only: orgs, path: PathBuf::from(dir) })
+                Some(CredentialsSource::Directory { only: orgs.ok()?, path: PathBuf::from(dir) })
             }
             (None, Some(file), None) => {
                 Some(CredentialsSource::File { orgs: self.required(orgs)?, path: file.into() })
@@ -163,8 +151,31 @@ impl Reader {
         }
     }
 
-    fn required(&mut self, orgs: Option<Vec<OrgId>>) -> Option<Vec<OrgId>> {
-        orgs.or_else(|| {
+    /// `Ok(None)` if none is set.
+    fn allow_list(
+        &mut self,
+        args: &CoreArgs,
+        only: Option<&OrgId>,
+    ) -> Result<Option<Vec<OrgId>>, AlreadyReported> {
+        let listed = match args.org_id.as_ref() {
+            Some(setting) => self.take(setting).ok_or(AlreadyReported)?,
+            None => None,
+        };
+        match (only, listed) {
+            (Some(only), Some(listed)) if !listed.contains(only) => {
+                let problem = format!("{only} is not among the organisations of TALLYFY_ORG_ID");
+                self.problem("--org", problem).ok_or(AlreadyReported)
+            }
+            (Some(only), _) => Ok(Some(vec![only.clone()])),
+            (None, listed) => Ok(listed),
+        }
+    }
+
+    fn required(
+        &mut self,
+        orgs: Result<Option<Vec<OrgId>>, AlreadyReported>,
+    ) -> Option<Vec<OrgId>> {
+        orgs.ok()?.or_else(|| {
             self.problem(
                 "TALLYFY_ORG_ID",
                 "is required: the organisations that may be touched, separated by commas",
@@ -220,6 +231,9 @@ impl Reader {
         (self.problems.len() == before).then_some(ids)
     }
 }
+
+/// What is wrong has its line; nothing is to be said of what hangs on it.
+struct AlreadyReported;
 
 const TOKEN_SOURCES: &str = "set exactly one of TALLYFY_ACCESS_TOKEN, TALLYFY_ACCESS_TOKEN_FILE and TALLYFY_CREDENTIALS_DIR";
 
