@@ -39,8 +39,10 @@ async fn when_the_api_fails_for_everybody_the_worker_stops_consuming_in_bulk_pro
         (world.sandbox.calls().await.len() >= before + 10).then_some(())
     })
     .await;
-    let copies =
-        world.metric("tallyfy_delete_worker_commands_total{verdict=\"postponed\"}").await.unwrap();
+    let copies = world
+        .metric("tallyfy_delete_worker_commands_total{kind=\"task.delete\",verdict=\"postponed\"}")
+        .await
+        .unwrap();
     let calls = u32::try_from(world.sandbox.calls().await.len()).unwrap();
     assert!(copies <= f64::from(calls), "{copies} copies, {calls} calls: it cycles");
     world.sandbox.heal().await;

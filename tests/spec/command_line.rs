@@ -332,7 +332,7 @@ async fn delete_with_one_wrong_id_deletes_nothing() {
     let output = output(with_settings(&world, &["delete", "--org", ORG, "t1", "../t2"])).await;
     assert_eq!(output.status.code(), Some(64));
     assert!(
-        text(&output.stderr).starts_with("TASK 2: takes a task's id"),
+        text(&output.stderr).starts_with("ID 2: takes the id of a task"),
         "{}",
         text(&output.stderr)
     );

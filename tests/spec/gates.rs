@@ -11,7 +11,8 @@ use crate::support::eventually;
 use crate::support::sandbox::TOKEN;
 use crate::support::world::{ORG, OTHER_ORG, World};
 
-const POSTPONED: &str = "tallyfy_delete_worker_commands_total{verdict=\"postponed\"}";
+const POSTPONED: &str =
+    "tallyfy_delete_worker_commands_total{kind=\"task.delete\",verdict=\"postponed\"}";
 
 /// A mounted secret with these tokens, and a worker that reads it.
 async fn with_tokens(tokens: &[(&str, &str)]) -> (TempDir, World) {

@@ -30,17 +30,17 @@ async fn the_metrics_tell_what_has_happened() {
     world.publish(b"nonsense", "m1").await;
     world.end("m1").await;
     let expected = [
-        ("commands_total{verdict=\"deleted\"}", 2.0),
-        ("commands_total{verdict=\"malformed\"}", 1.0),
-        ("commands_total{verdict=\"postponed\"}", 1.0),
-        ("api_answers_total{verdict=\"transient\"}", 1.0),
-        ("api_answers_total{verdict=\"throttled\"}", 1.0),
+        ("commands_total{kind=\"task.delete\",verdict=\"deleted\"}", 2.0),
+        ("commands_total{kind=\"task.delete\",verdict=\"malformed\"}", 1.0),
+        ("commands_total{kind=\"task.delete\",verdict=\"postponed\"}", 1.0),
+        ("api_answers_total{kind=\"task.delete\",verdict=\"transient\"}", 1.0),
+        ("api_answers_total{kind=\"task.delete\",verdict=\"throttled\"}", 1.0),
         ("api_call_duration_seconds_count{class=\"2xx\"}", 2.0),
         ("api_call_duration_seconds_count{class=\"5xx\"}", 1.0),
         ("publishes_total{result=\"confirmed\"}", 5.0),
-        ("first_answers_total{verdict=\"transient\"}", 1.0),
-        ("first_answers_total{verdict=\"throttled\"}", 1.0),
-        ("first_answers_total{verdict=\"deleted\"}", 0.0),
+        ("first_answers_total{kind=\"task.delete\",verdict=\"transient\"}", 1.0),
+        ("first_answers_total{kind=\"task.delete\",verdict=\"throttled\"}", 1.0),
+        ("first_answers_total{kind=\"task.delete\",verdict=\"deleted\"}", 0.0),
         ("ambiguous_answers_total", 0.0),
         ("organisations_held{reason=\"throttled\"}", 0.0),
         ("organisations_held{reason=\"unauthorized\"}", 0.0),
@@ -52,7 +52,7 @@ async fn the_metrics_tell_what_has_happened() {
         ("breaker_open", 0.0),
         ("consumer_attached", 1.0),
         ("publisher_up", 1.0),
-        ("waiting_commands{delay=\"200ms\"}", 0.0),
+        ("waiting_commands{kind=\"task.delete\",rung=\"200ms\"}", 0.0),
     ];
     for (name, value) in expected {
         let name = format!("tallyfy_delete_worker_{name}");
