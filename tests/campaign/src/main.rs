@@ -93,7 +93,7 @@ async fn one(arguments: &Arguments) -> Result<bool, String> {
     let Outcome { balance, ledgers, broker, took } = field::fight(&scenario).await?;
     let about = json!({
         "repeat": format!(
-            "cargo run --release --example campaign -- --seed {} --commands {} --minutes {} --workers {}",
+            "cargo run --release --package campaign -- --seed {} --commands {} --minutes {} --workers {}",
             arguments.seed, arguments.commands, arguments.minutes, scenario.workers
         ),
         "seed": arguments.seed,
