@@ -190,7 +190,7 @@ async fn a_file_that_holds_no_token_is_named_with_its_setting_and_nothing_starts
         let said = text(&output.stderr);
         assert_eq!(
             output.status.code(),
-            Some(1),
+            Some(64),
             "{what}: it may be put right without a new setting"
         );
         assert!(
@@ -321,7 +321,7 @@ async fn delete_with_a_line_that_cannot_be_read_deletes_nothing() {
     }
     let output = output(with_settings(&world, &["delete", "--org", ORG, "t1", "-"])).await;
     assert_eq!(output.status.code(), Some(64));
-    assert!(text(&output.stderr).starts_with("TASK 2: \"-\""), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).starts_with("ID 2: \"-\""), "{}", text(&output.stderr));
     assert_eq!(world.sandbox.calls().await.len(), 0);
 }
 

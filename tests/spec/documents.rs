@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tallyfy_delete_worker::config::read_from;
-use tallyfy_delete_worker::kind::{Kind, NotFound};
+use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::messages::FailureReason;
 use tallyfy_delete_worker::messages::names::X_DELIVERY_COUNT;
 use tallyfy_delete_worker::metrics::Metrics;
@@ -18,7 +18,6 @@ use crate::pages::{pages, table};
 
 const ALERTS: &str = include_str!("../../deploy/prometheus/alerts.yml");
 const DASHBOARD: &str = include_str!("../../deploy/grafana/dashboard.json");
-const BEHAVIOUR: &str = include_str!("../../docs/behaviour.md");
 const OPERATIONS: &str = include_str!("../../docs/operations.md");
 const MESSAGES: &str = include_str!("../../docs/messages.md");
 const DEAD_LETTERS: &str = include_str!("../../docs/dead-letters.md");
@@ -130,23 +129,6 @@ fn every_header_and_every_member_of_an_event_is_explained() {
 }
 
 #[test]
-fn every_kind_has_its_row_with_its_names() {
-    let (_, rest) = MESSAGES.split_once("| kind | id in the command |").unwrap();
-    let (table, _) = rest.split_once("\n\n").unwrap();
-    for spec in Kind::ALL.map(Kind::spec) {
-        let row = table.lines().find(|line| line.starts_with(&format!("| `{}` |", spec.name)));
-        let row = row.expect(spec.name);
-        for word in [spec.id_member, spec.done_event, spec.outcome, spec.failed_event] {
-            assert!(row.contains(&format!("| `{word}` |")), "{}: {word}", spec.name);
-        }
-        let is_a_failure =
-            matches!(spec.not_found, NotFound::Missing | NotFound::MissingOrNotArchived);
-        assert_eq!(row.contains("dead letter: `"), is_a_failure, "{row}");
-        assert!(BEHAVIOUR.contains(&format!("`{}`", spec.name)), "{}", spec.name);
-    }
-}
-
-#[test]
 fn every_panel_says_what_it_shows_and_in_which_unit() {
     let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
     for panel in
@@ -189,6 +171,7 @@ fn every_readiness_reason_of_the_code_is_explained() {
     let sources = [
         include_str!("../../src/health.rs"),
         include_str!("../../src/service.rs"),
+        include_str!("../../src/worker/run.rs"),
         include_str!("../../src/worker/consume.rs"),
         include_str!("../../src/worker/pause.rs"),
         include_str!("../../src/worker/settle.rs"),
