@@ -51,8 +51,8 @@ pub(crate) const MUTANTS: [Mutant; 7] = [
                     "        report(&incoming, settlement);",
                 ),
                 (
-                    "        let told = if is_too_large { delivery.reject().await } else { delivery.acknowledge().await };",
-                    "        let told = !is_too_large;",
+                    "        let is_told =\n            if is_too_large { delivery.reject().await } else { delivery.acknowledge().await };",
+                    "        let is_told = !is_too_large;",
                 ),
             ],
         )],
@@ -105,8 +105,8 @@ pub(crate) const MUTANTS: [Mutant; 7] = [
         changes: &[(
             "src/policy/api_access/organisation.rs",
             &[(
-                "            _ if self.streak.is_full() => self",
-                "            _ if self.streak.is_full() && false => self",
+                "            _ if self.streak.is_full() => {",
+                "            _ if self.streak.is_full() && false => {",
             )],
         )],
         organisations: &[Family::OrgOut],
