@@ -46,9 +46,9 @@ enum Form {
 /// # Nothing that lapin cannot read ever reaches it
 ///
 /// lapin reads nested tables by recursion on a thread whose stack we cannot choose, and an overflow ends the process. A short
-/// string that is no UTF-8 ends the connection, each time it is delivered. A header larger than the agreed frame, which the
-/// broker does send, silences the connection indefinitely. So a header that is small, flat and readable passes as it is (`None`);
-/// any other is written again, with what `keep` names of it.
+/// string that is no UTF-8 ends the connection, each time it is delivered. So does a header larger than the agreed frame, which the
+/// broker does send; one of 32 frames first silences the connection for two heartbeats. So a header that is small, flat and
+/// readable passes as it is (`None`); any other is written again, with what `keep` names of it.
 pub fn rewritten(payload: &[u8], keep: Keep) -> Option<Vec<u8>> {
     let (frame, properties) = payload.split_at_checked(12)?;
     let found = read_properties(properties);

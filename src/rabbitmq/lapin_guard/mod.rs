@@ -2,7 +2,8 @@
 //!
 //! Three things that any producer can send harm lapin 4.12.3, and so everything else in the process: header tables nested some
 //! thousand times overflow the stack of lapin's own thread and abort the process; a header larger than the agreed frame, which the
-//! broker does send, silences the connection; text that is not UTF-8 in a property ends the connection at every delivery.
+//! broker does send, ends the connection, one of 32 frames only after two heartbeats of silence; text that is not UTF-8 in a
+//! property ends the connection. Each does so again at every delivery.
 //! `docs/upstream.md` tells lapin's maintainers. When lapin survives these, this module can go.
 //!
 //! It knows nothing of the rest of this program, so that it can be lifted out. [`Keep`] tells it what to save of a header.
