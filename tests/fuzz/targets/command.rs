@@ -31,7 +31,8 @@ fn its_ids_mean_nothing_in_a_url(command: &Command) {
 
 fn it_survives_being_written_again(command: &Command) {
     let ids = json!({"org_id": command.target.org, "task_id": command.target.id});
-    let again = Command::decode(Kind::TaskDelete, ids.to_string().as_bytes()).expect("the ids alone are a command");
+    let again = Command::decode(Kind::TaskDelete, ids.to_string().as_bytes())
+        .expect("the ids alone are a command");
     assert_eq!(again.target, command.target);
     assert_eq!(again.derived_id(), command.derived_id());
     let all = json!({
@@ -41,7 +42,10 @@ fn it_survives_being_written_again(command: &Command) {
     // Escapes may have made it longer than a body may be.
     let all = all.to_string();
     if all.len() <= MAX_BODY_BYTES {
-        assert_eq!(&Command::decode(Kind::TaskDelete, all.as_bytes()).expect("its own JSON is a command"), command);
+        assert_eq!(
+            &Command::decode(Kind::TaskDelete, all.as_bytes()).expect("its own JSON is a command"),
+            command
+        );
     }
 }
 

@@ -11,9 +11,9 @@ use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use libfuzzer_sys::fuzz_target;
-use tallyfy_delete_worker::messages::{Incoming, RetryState, Publication, names};
+use tallyfy_delete_worker::messages::{Incoming, Publication, RetryState, names};
 use tallyfy_delete_worker::policy::admission::{admit, age, first_seen};
-use tallyfy_delete_worker::rabbitmq::envelope::{read, returns, write};
+use tallyfy_delete_worker::rabbitmq::envelope::{delivery_count, read, write};
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
@@ -48,45 +48,73 @@ enum Value<'a> {
 }
 
 /// The broker's own; it never travels on.
-const DELIVERY_COUNT: &str = "x-delivery-count";
-const OURS: [&str; 8] = [
+const DELIVERY_COUNT: &str = names::X_DELIVERY_COUNT;
+const OURS: [&str; 10] = [
     names::X_ATTEMPTS,
     names::X_FIRST_SEEN,
     names::X_AMBIGUOUS,
     names::X_NOT_BEFORE,
     names::X_PUBLISHED_BY,
     names::X_LAST_STATUS,
+    names::X_WAIT_REASON,
+    names::X_HISTORY,
     names::TRACEPARENT,
     names::TRACESTATE,
 ];
 
 fuzz_target!(|input: Input| {
     let properties = properties(&input);
-    let _ = returns(&properties);
+    let _ = delivery_count(&properties);
     let incoming = received(&properties);
     let now = moment(input.now, (input.nanoseconds % 1_000_000_000).cast_signed());
     let Some(now) = now else { return };
     let seen = first_seen(&incoming, now);
     assert!(seen <= now);
     let _ = age(&incoming, now);
-    assert!(admit(&incoming, |_| true, Duration::MAX, now).is_err(), "an empty body is no command");
+    assert!(admit(&incoming, |_| true, now).is_err(), "an empty body is no command");
 
-    let copy =
-        Publication::waiting_copy(&incoming, "task.delete.wait.5s".to_owned(), &incoming.progress, seen);
+    let copy = Publication::waiting_copy(
+        &incoming,
+        "task.delete.wait.5s".to_owned(),
+        &incoming.retry_state,
+        seen,
+    );
     let once = received(&write(&copy));
     assert_eq!(once.properties, incoming.properties);
-    let RetryState { attempts, ambiguous, first_seen: _, not_before, last_status } = once.progress;
-    assert_eq!((attempts, ambiguous), (incoming.progress.attempts, incoming.progress.ambiguous));
-    assert_eq!((not_before, last_status), (incoming.progress.not_before, incoming.progress.last_status));
-    let seen_again = once.progress.first_seen.expect("a copy knows when it was first seen");
-    assert!(seen_again <= seen && age(&once, now) - age(&incoming, now).min(age(&once, now)) < MILLISECOND);
+    let RetryState { attempts, ambiguous, not_before, last_status, .. } = once.retry_state.clone();
+    assert_eq!(
+        (attempts, ambiguous),
+        (incoming.retry_state.attempts, incoming.retry_state.ambiguous)
+    );
+    assert_eq!(
+        (not_before, last_status),
+        (incoming.retry_state.not_before, incoming.retry_state.last_status)
+    );
+    assert_eq!(once.retry_state.wait_reason, incoming.retry_state.wait_reason);
+    assert_eq!(once.retry_state.history, incoming.retry_state.history);
+    let seen_again = once.retry_state.first_seen.expect("a copy knows when it was first seen");
+    assert!(
+        seen_again <= seen
+            && age(&once, now) - age(&incoming, now).min(age(&once, now)) < MILLISECOND
+    );
 
-    let copy = Publication::waiting_copy(&once, "task.delete.wait.5s".to_owned(), &once.progress, seen_again);
+    let copy = Publication::waiting_copy(
+        &once,
+        "task.delete.wait.5s".to_owned(),
+        &once.retry_state,
+        seen_again,
+    );
     let twice = received(&write(&copy));
-    assert_eq!((&twice.progress, &twice.properties), (&once.progress, &once.properties));
+    assert_eq!((&twice.retry_state, &twice.properties), (&once.retry_state, &once.properties));
 
-    let dead = write(&Publication::dead_letter(&incoming, &incoming.progress, seen, ("expired", "d"), now));
-    assert_eq!(received(&dead).progress.attempts, incoming.progress.attempts);
+    let dead = write(&Publication::dead_letter(
+        &incoming,
+        &incoming.retry_state,
+        seen,
+        ("expired", "d"),
+        now,
+    ));
+    assert_eq!(received(&dead).retry_state.attempts, incoming.retry_state.attempts);
     for properties in [write(&copy), dead] {
         nothing_else_is_carried(&properties);
     }
@@ -100,13 +128,16 @@ fn nothing_else_is_carried(properties: &BasicProperties) {
     assert!(properties.reply_to().is_none() && properties.priority().is_none());
     let failure = [names::X_FAILURE_REASON, names::X_FAILURE_DETAIL, names::X_FAILED_AT];
     for name in properties.headers().iter().flat_map(|table| table.inner().keys()) {
-        assert!(OURS.contains(&name.as_str()) || failure.contains(&name.as_str()), "{name} was carried on");
+        assert!(
+            OURS.contains(&name.as_str()) || failure.contains(&name.as_str()),
+            "{name} was carried on"
+        );
     }
 }
 
 fn received(properties: &BasicProperties) -> Incoming {
-    let (properties, progress) = read(properties);
-    Incoming { properties, progress, ..Incoming::default() }
+    let (properties, retry_state) = read(properties);
+    Incoming { properties, retry_state, ..Incoming::default() }
 }
 
 fn properties(input: &Input) -> BasicProperties {
@@ -119,7 +150,8 @@ fn properties(input: &Input) -> BasicProperties {
         };
         headers.insert(short(name), amqp(value));
     }
-    let mut properties = BasicProperties::default().with_headers(headers).with_expiration("60000".into());
+    let mut properties =
+        BasicProperties::default().with_headers(headers).with_expiration("60000".into());
     properties = properties.with_reply_to("somebody".into()).with_priority(9);
     if let Some(text) = input.message_id {
         properties = properties.with_message_id(short(text));
@@ -145,7 +177,8 @@ fn amqp(value: &Value) -> AMQPValue {
         Value::Long(bytes) => AMQPValue::LongString(bytes.to_vec().into()),
         Value::Short(text) => AMQPValue::ShortString(short(text)),
         Value::Moment { seconds, nanoseconds } => {
-            let text = moment(*seconds, nanoseconds % 1_000_000_000).map(|moment| moment.to_string());
+            let text =
+                moment(*seconds, nanoseconds % 1_000_000_000).map(|moment| moment.to_string());
             AMQPValue::LongString(text.unwrap_or_default().into())
         }
         Value::Byte(number) => AMQPValue::ShortShortInt(*number),

@@ -91,7 +91,9 @@ fn moment(now: Timestamp, from_now: i32) -> Timestamp {
 
 fn written(moment: Timestamp, form: &OutputFormat) -> String {
     let form = match form {
-        OutputFormat::Imf => return httpdate::fmt_http_date(moment.try_into().expect("a moment after 1970")),
+        OutputFormat::Imf => {
+            return httpdate::fmt_http_date(moment.try_into().expect("a moment after 1970"));
+        }
         OutputFormat::Rfc850 => "%A, %d-%b-%y %H:%M:%S GMT",
         OutputFormat::Asctime => "%a %b %e %H:%M:%S %Y",
     };
@@ -109,7 +111,10 @@ fn not_undercut(until: Timestamp, date: Option<&str>, now: Timestamp, wait: Opti
             assert!(wait >= ours, "{wait:?} undercuts our clock");
             assert!(wait >= theirs || theirs > LONGEST, "{wait:?} undercuts theirs");
             assert!(now + SignedDuration::try_from(wait).expect("a day at most") >= until);
-            assert!(wait == ours || wait == theirs, "{wait:?} is longer than either clock asks for");
+            assert!(
+                wait == ours || wait == theirs,
+                "{wait:?} is longer than either clock asks for"
+            );
         }
     }
 }

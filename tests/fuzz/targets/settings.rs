@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use tallyfy_delete_worker::config::{Job, read_from};
+use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::service::{CoreSettings, ServiceSettings};
 
 /// Stands in tokens and in what precedes the host of a broker's URL; nowhere else.
@@ -37,7 +38,8 @@ fuzz_target!(|input: &str| {
     for (name, value) in input.split('\n').filter_map(|line| line.split_once('=')) {
         if name == "task" {
             tasks.push(value.to_owned());
-        } else if FLAGS.contains(&name) && (is_secret_there(name, value) || !says_the_secret(value)) {
+        } else if FLAGS.contains(&name) && (is_secret_there(name, value) || !says_the_secret(value))
+        {
             flags.insert(name, value);
         }
     }
@@ -56,7 +58,10 @@ fn check(flags: &BTreeMap<&str, &str>, tasks: &[String]) {
     };
     let mut args = vec!["worker".to_owned(), if deletes { "delete" } else { "run" }.to_owned()];
     args.extend(
-        flags.iter().filter(|(name, _)| applies(name)).map(|(name, value)| format!("--{name}={value}")),
+        flags
+            .iter()
+            .filter(|(name, _)| applies(name))
+            .map(|(name, value)| format!("--{name}={value}")),
     );
     if deletes {
         args.push("-".to_owned());
@@ -66,15 +71,19 @@ fn check(flags: &BTreeMap<&str, &str>, tasks: &[String]) {
     }
     match read_from(args.iter().map(String::as_str), tasks.iter().cloned()) {
         Ok((Job::Run(settings), _)) => service_is_sound(&settings, flags),
-        Ok((Job::Delete(core, org, ids), _)) => {
+        Ok((Job::Delete(core, targets), _)) => {
             core_is_sound(&core, flags);
-            assert!(is_id(org.as_str()));
+            assert!(
+                targets
+                    .iter()
+                    .all(|target| target.kind == Kind::TaskDelete && is_id(target.org.as_str()))
+            );
             let named: Vec<_> =
                 tasks.iter().map(|task| task.trim()).filter(|task| !task.is_empty()).collect();
-            assert_eq!(ids.iter().map(|id| id.as_str()).collect::<Vec<_>>(), named);
+            assert_eq!(targets.iter().map(|target| target.id.as_str()).collect::<Vec<_>>(), named);
             assert!(named.iter().all(|id| is_id(id)));
         }
-        Ok((Job::Setup(_), _)) => unreachable!(),
+        Ok(_) => unreachable!("neither run nor delete"),
         Err(lines) => refusals_are_sound(&lines),
     }
 }
@@ -85,8 +94,9 @@ fn refusals_are_sound(lines: &[String]) {
         assert!(!says_the_secret(line), "{line:?} repeats a secret");
         assert!(!line.chars().any(char::is_control), "{line:?} is more than a line");
         let (name, _) = line.split_once([':', ' ']).unwrap_or_default();
-        let is_named =
-            name == "--org" || name == "line" || name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+        let is_named = name == "--org"
+            || name == "line"
+            || name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
         assert!(is_named && !name.is_empty(), "{line:?} names no setting");
     }
 }
@@ -96,8 +106,11 @@ fn service_is_sound(settings: &ServiceSettings, flags: &BTreeMap<&str, &str>) {
     assert!(settings.shutdown_grace <= Duration::from_hours(1));
     let broker = &settings.broker;
     assert!((1..=2000).contains(&broker.prefetch));
-    // lapin panics on a short string of more than 255 bytes.
-    assert!(!says_the_secret(&broker.url.to_string()), "the address that is logged has the secret");
+    let shown = broker.url.to_string();
+    assert!(!says_the_secret(&shown), "the address that is logged has the secret");
+    let (_, vhost) = shown.split_once(" (vhost ").expect("a virtual host");
+    // lapin panics on a short string of more than 255 bytes. One is the bracket that closes.
+    assert!((1..=255).contains(&(vhost.len() - 1)), "{vhost:?}");
     let queues = &broker.topology.delays;
     assert_eq!(queues.len(), settings.core.schedule.delays.all().len());
     assert!(queues.is_sorted_by(|a, b| a.1 < b.1), "{queues:?}");
@@ -122,7 +135,10 @@ fn core_is_sound(core: &CoreSettings, flags: &BTreeMap<&str, &str>) {
     assert!((1..=1_000_000).contains(&core.schedule.max_attempts));
     assert!((1..=1000).contains(&core.concurrency));
     let token = flags["tallyfy-access-token"].trim();
-    assert!(!token.is_empty() && token.bytes().all(|byte| (0x21..=0x7e).contains(&byte)), "{token:?}");
+    assert!(
+        !token.is_empty() && token.bytes().all(|byte| (0x21..=0x7e).contains(&byte)),
+        "{token:?}"
+    );
 }
 
 /// A token, and whatever is left of the last `@` of a broker's URL.
