@@ -17,7 +17,7 @@ demo: ## watch the worker live through a bad day
 	$(PATH_WITH_CARGO) cargo build --locked
 	$(PATH_WITH_CARGO) cargo run --locked --quiet --package demo
 
-campaign: ## strike workers, broker, network and API for two minutes, and balance the books
+campaign: ## strike workers, broker, network and API for two minutes, and check every ledger against the promise
 	@$(PATH_WITH_CARGO) tests/setup
 	$(PATH_WITH_CARGO) cargo run --locked --package campaign -- $(CAMPAIGN)
 

@@ -175,6 +175,11 @@ impl Kind {
         format!("{}.wait.{delay}", self.queue())
     }
 
+    /// Whether "not found" is a failure: then it matters whether an earlier call may have had its effect.
+    pub const fn fails_when_not_found(self) -> bool {
+        matches!(self.spec().not_found, NotFound::Missing | NotFound::MissingOrNotArchived)
+    }
+
     /// The segments of the call's path below the organisation.
     pub fn path(self, id: &str) -> impl Iterator<Item = &str> {
         let spec = self.spec();

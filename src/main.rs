@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     if let Err(trouble) = core_dump::forbid() {
         warn!("core dumps cannot be forbidden, and one would hold the tokens: {trouble}");
     }
-    runtime(&job).block_on(carry_out(job)).unwrap_or_else(|trouble| {
+    runtime(&job).block_on(execute(job)).unwrap_or_else(|trouble| {
         error!("{}", error_chain(&trouble));
         match trouble.downcast_ref() {
             // A wrong setting, like those that `config` finds: a supervisor need not try again.
@@ -52,7 +52,7 @@ fn runtime(job: &Job) -> Runtime {
     threads.enable_all().build().expect("a runtime, which needs but a thread and a few descriptors")
 }
 
-async fn carry_out(job: Job) -> anyhow::Result<ExitCode> {
+async fn execute(job: Job) -> anyhow::Result<ExitCode> {
     match job {
         Job::Run(settings) => run(*settings).await,
         Job::Print(text) => {

@@ -147,7 +147,7 @@ impl Metrics {
                 "result",
                 ACKNOWLEDGEMENTS,
             ),
-            waiting: add(r, "waiting_commands", "Commands in a wait queue, by rung"),
+            waiting: add(r, "waiting_commands", "Commands in a delay queue, by delay"),
             queues: add(r, "queue_messages", "Messages ready in a queue"),
             calls_in_flight: add(r, "calls_in_flight", "Calls under way"),
             deliveries_unsettled: add(r, "deliveries_unsettled", "Unacknowledged deliveries"),

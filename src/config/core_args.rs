@@ -42,7 +42,7 @@ pub(super) struct CoreArgs {
         value_name = "URL",
         help_heading = "Tallyfy API", value_parser = if_set(proxy))]
     pub(super) proxy: Option<Setting<Option<Url>>>,
-    /// Authorities (PEM) that are trusted for the API beside the system's own.
+    /// Additional CA certificates (PEM) for the API.
     #[arg(
         long = "tallyfy-ca-file",
         env = "TALLYFY_CA_FILE",

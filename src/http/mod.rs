@@ -1,5 +1,6 @@
 //! EDGE: the operator's port: `/livez`, `/readyz`, `/metrics`, and `/status` for callers on the machine itself.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,14 +17,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::health::Health;
 use crate::metrics::Metrics;
 
 /// More than probes, scrapers and operators need at once.
-const ALL_PLACES: u32 = 32;
+const MOST_CONNECTIONS: usize = 32;
 /// From the connection to the last header, and from one request to the next.
 const HEADERS_WITHIN: Duration = Duration::from_secs(5);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -61,7 +63,8 @@ impl Bound {
     /// # The operator's port cannot stop deletion
     ///
     /// Each connection costs a descriptor, and without one there is no call of the API and no session with the broker. So there
-    /// are at most [`ALL_PLACES`]; others wait in the system's queue. A client that does not send its request in time is cut off.
+    /// are at most [`MOST_CONNECTIONS`]. One more ends the oldest, so that a probe of liveness is answered whatever strangers hold
+    /// open; and a client that does not send its request in time is cut off.
     pub(crate) async fn serve(self, pages: Pages, stop: CancellationToken) {
         let routes = Router::new()
             .route("/livez", get(livez))
@@ -69,36 +72,31 @@ impl Bound {
             .route("/metrics", get(render_metrics))
             .route("/status", get(status))
             .with_state(pages);
-        let places = Arc::new(Semaphore::new(ALL_PLACES as usize));
+        let (connections, mut oldest_first) = (TaskTracker::new(), VecDeque::<AbortHandle>::new());
         loop {
-            let next = async {
-                let place = Arc::clone(&places).acquire_owned().await.ok()?;
-                self.0.accept().await.ok().map(|connection| (place, connection))
-            };
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
-                accepted = next => accepted,
+                accepted = self.0.accept() => accepted,
             };
-            match accepted {
-                Some((place, (stream, caller))) => {
-                    let routes = routes.clone().layer(Extension(ConnectInfo(caller)));
-                    tokio::spawn(connection(stream, routes, place, stop.clone()));
-                }
+            let Ok((stream, caller)) = accepted else {
                 // No descriptor is free just now: it must not become a busy loop.
-                None => tokio::time::sleep(ACCEPT_AGAIN).await,
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+                continue;
+            };
+            oldest_first.retain(|connection| !connection.is_finished());
+            if oldest_first.len() >= MOST_CONNECTIONS {
+                oldest_first.pop_front().inspect(AbortHandle::abort);
             }
+            let routes = routes.clone().layer(Extension(ConnectInfo(caller)));
+            let connection = connections.spawn(connection(stream, routes, stop.clone()));
+            oldest_first.push_back(connection.abort_handle());
         }
-        // All are back when the last answer is out.
-        let _ = places.acquire_many(ALL_PLACES).await;
+        connections.close();
+        connections.wait().await;
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    routes: Router,
-    place: OwnedSemaphorePermit,
-    stop: CancellationToken,
-) {
+async fn connection(stream: TcpStream, routes: Router, stop: CancellationToken) {
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN);
     let connection =
@@ -111,7 +109,6 @@ async fn connection(
             let _ = connection.await;
         }
     }
-    drop(place);
 }
 
 /// # Ids are shown on the machine itself only

@@ -113,7 +113,9 @@ impl DeadLetter {
         let headers = [
             (
                 names::X_AMBIGUOUS,
-                Some(HeaderValue::Flag(true)).filter(|_| self.retry_state.ambiguous),
+                // RabbitMQ moved it after it was delivered again and again: nobody knows whether it was called for.
+                Some(HeaderValue::Flag(true))
+                    .filter(|_| self.retry_state.ambiguous || self.reason == names::POISON),
             ),
             (names::X_PUBLISHED_BY, self.properties.published_by.clone().map(HeaderValue::Text)),
             (names::X_HISTORY, Some(HeaderValue::Text(history))),

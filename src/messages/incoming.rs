@@ -87,7 +87,7 @@ fn is_traceparent(text: &str) -> bool {
         && is_some(SPAN_ID)
 }
 
-/// How far a command has come; it travels in our own headers through the wait queues.
+/// How far a command has come; it travels in our own headers through the delay queues.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RetryState {
     /// Attempts spent.

@@ -6,7 +6,7 @@ pub const COMMANDS_EXCHANGE: &str = "task.commands";
 pub const EVENTS_EXCHANGE: &str = "task.events";
 /// Exchange and queue that take the events for which nobody has bound a queue.
 pub const UNROUTED_EVENTS: &str = "task.events.unrouted";
-/// Exchange that waiting copies are published to; each wait queue is bound by its own name.
+/// Exchange that waiting copies are published to; each delay queue is bound by its own name.
 pub const RETRY_EXCHANGE: &str = "task.retry";
 /// Exchange that dead letters are published to.
 pub const DEAD_LETTER_EXCHANGE: &str = "task.dlx";

@@ -28,7 +28,7 @@ pub enum HeaderValue {
 }
 
 impl<'a> Publication<'a> {
-    /// A copy of the command for one of the wait queues.
+    /// A copy of the command for one of the delay queues.
     pub fn waiting_copy(
         incoming: &'a Incoming,
         queue: String,
@@ -150,7 +150,7 @@ mod tests {
         "2026-11-23T10:00:00.0005Z".parse().unwrap()
     }
 
-    fn progress() -> RetryState {
+    fn retry_state() -> RetryState {
         let not_before = Some(moment());
         RetryState {
             attempts: 3,
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn a_waiting_copy_says_how_far_the_command_has_come_and_nothing_else() {
         let incoming = incoming();
-        let copy = Publication::waiting_copy(&incoming, "q".into(), &progress(), moment());
+        let copy = Publication::waiting_copy(&incoming, "q".into(), &retry_state(), moment());
         assert_eq!((copy.exchange, copy.routing_key.as_str()), ("task.retry", "q"));
         is_the_command_as_it_came(&copy);
         let expected = [
@@ -213,7 +213,7 @@ mod tests {
     fn a_dead_letter_says_why_and_no_longer_when_to_try_again() {
         let why = ("rejected", "HTTP 422");
         let incoming = incoming();
-        let dead = Publication::dead_letter(&incoming, &progress(), moment(), why, moment());
+        let dead = Publication::dead_letter(&incoming, &retry_state(), moment(), why, moment());
         assert_eq!((dead.exchange, dead.routing_key.as_str()), ("task.dlx", "task.delete"));
         is_the_command_as_it_came(&dead);
         let names: Vec<_> = dead.headers.iter().map(|(name, _)| *name).collect();

@@ -119,13 +119,9 @@ impl Answer {
         }
     }
 
-    /// Whether the call may have had its effect although nobody told us.
+    /// Whether no answer came although the call may have had its effect.
     pub fn leaves_doubt(&self) -> bool {
-        match self {
-            Self::TimedOut | Self::ConnectionLost { .. } => true,
-            Self::Status(Response { status, body, .. }) => status / 100 == 2 && *body == Body::Lost,
-            Self::Unreachable { .. } => false,
-        }
+        matches!(self, Self::TimedOut | Self::ConnectionLost { .. })
     }
 
     /// The class of the answer, for metrics: `2xx` and so on, or what went wrong.

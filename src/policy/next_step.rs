@@ -52,8 +52,17 @@ pub enum NextStep {
 }
 
 /// Whether the answer uses up an attempt: in an outage only the end that was asked for does.
-pub fn uses_up_an_attempt(verdict: Verdict, is_outage: bool) -> bool {
-    let is_end = matches!(verdict, Verdict::Deleted | Verdict::AlreadyAbsent);
+pub fn uses_up_an_attempt(
+    kind: Kind,
+    may_be_done: bool,
+    verdict: Verdict,
+    is_outage: bool,
+) -> bool {
+    let is_end = match verdict {
+        Verdict::Deleted => true,
+        Verdict::AlreadyAbsent => why_absence_is_a_failure(kind, may_be_done).is_none(),
+        _ => false,
+    };
     is_end || (verdict.spends_an_attempt() && !is_outage)
 }
 
@@ -63,7 +72,7 @@ pub fn uses_up_an_attempt(verdict: Verdict, is_outage: bool) -> bool {
 ///
 /// Deleting a task is idempotent, and one that is gone is gone. For the other kinds the API says "not found" of a wrong id, too, or
 /// of what cannot be deleted yet. There it is a failure, unless an earlier call of ours may have had its effect: then it is
-/// most likely the trace of that call, and the event says so (`ambiguous`).
+/// most likely the trace of that call, and the event says so (`ambiguous`, and `"verified": false`).
 fn why_absence_is_a_failure(kind: Kind, may_be_done: bool) -> Option<FailureReason> {
     match kind.spec().not_found {
         _ if may_be_done => None,
@@ -90,7 +99,9 @@ pub fn next_step(verdict: Verdict, facts: &Facts, schedule: &RetrySchedule) -> N
     let failure = why_absence_is_a_failure(facts.kind, facts.may_be_done);
     match verdict {
         Verdict::Deleted => finish(EndKind::Done, true),
-        Verdict::AlreadyAbsent if failure.is_none() => finish(EndKind::AlreadyAbsent, true),
+        Verdict::AlreadyAbsent if failure.is_none() => {
+            finish(EndKind::AlreadyAbsent, !facts.kind.fails_when_not_found())
+        }
         _ if facts.is_outage => postpone(facts, schedule),
         Verdict::AlreadyAbsent | Verdict::UnverifiedAbsence => match failure {
             Some(reason) => NextStep::DeadLetter(reason),
@@ -203,8 +214,13 @@ mod tests {
                 "postpone 1h".to_owned()
             };
             assert_eq!(step(verdict, facts), expected, "{verdict:?}");
-            assert_eq!(uses_up_an_attempt(verdict, false), verdict.spends_an_attempt());
-            assert_eq!(uses_up_an_attempt(verdict, true), is_success);
+            let spends =
+                |is_outage| uses_up_an_attempt(Kind::TaskDelete, false, verdict, is_outage);
+            assert_eq!((spends(false), spends(true)), (verdict.spends_an_attempt(), is_success));
+            let spends =
+                |may_be_done| uses_up_an_attempt(Kind::FileDelete, may_be_done, verdict, true);
+            assert_eq!(spends(true), is_success);
+            assert_eq!(spends(false), verdict == Verdict::Deleted, "a not-found that only waits");
         }
     }
 
@@ -218,11 +234,9 @@ mod tests {
         assert_eq!([archived, file], ["not_found"; 2]);
         assert_eq!(process, "not_found_or_not_archived");
         for kind in Kind::ALL {
-            assert_eq!(
-                absent(kind, true),
-                "already_absent true",
-                "{kind}: it is most likely our own doing"
-            );
+            let is_proven = !kind.fails_when_not_found();
+            let expected = format!("already_absent {is_proven}");
+            assert_eq!(absent(kind, true), expected, "{kind}: it is most likely our own doing");
             let unverified = Facts { kind, may_be_done: true, ..FACTS };
             assert_eq!(step(Verdict::UnverifiedAbsence, unverified), "already_absent false");
             let outage = Facts { kind, is_outage: true, ..FACTS };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-/// Tries of one delivery, before the command goes to a wait queue.
+/// Tries of one delivery, before the command goes to a delay queue.
 pub const TRIES_PER_DELIVERY: u32 = 4;
 /// The longest that a delivery sleeps in process for one `Retry-After`.
 pub const LONGEST_SLEEP_IN_PROCESS: Duration = Duration::from_secs(2);
@@ -227,7 +227,7 @@ mod tests {
         }
 
         #[test]
-        fn no_wait_undercuts_a_retry_after_that_a_rung_can_hold(
+        fn no_wait_undercuts_a_retry_after_that_a_delay_queue_can_hold(
             spent in 0_u32..99, age in 0_u64..200_000, floor in 0_u64..=3600,
         ) {
             let waits = [

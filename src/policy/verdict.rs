@@ -50,6 +50,20 @@ pub fn decide(kind: Kind, answer: &Answer) -> Verdict {
     }
 }
 
+/// Whether the call may have had its effect although its answer does not say so.
+///
+/// # A call that may have succeeded is never taken for one that failed
+///
+/// An answer that was lost leaves doubt, and so does a 2xx that is not the kind's own success: somebody has accepted something.
+/// Where "not found" is a failure, a gateway that gave up (502, 504) leaves doubt, too: the API behind it may have gone on.
+pub fn leaves_doubt(kind: Kind, answer: &Answer, verdict: Verdict) -> bool {
+    match answer.status() {
+        Some(200..=299) => verdict != Verdict::Deleted,
+        Some(502 | 504) => kind.fails_when_not_found(),
+        _ => answer.leaves_doubt(),
+    }
+}
+
 fn decide_status(kind: Kind, response: &Response) -> Verdict {
     match response.status {
         200..=299 => decide_success(kind.spec().success, response),
@@ -249,7 +263,8 @@ mod tests {
             [Verdict::Transient; 3]
         );
         assert_eq!([Kind::TaskDelete, Kind::TagDelete].map(lost), [Verdict::Misdirected; 2]);
-        assert!(status(200, Body::Lost).leaves_doubt());
+        let lost = status(200, Body::Lost);
+        assert!(leaves_doubt(Kind::FileDelete, &lost, Verdict::Transient));
     }
 
     #[test]
@@ -261,6 +276,31 @@ mod tests {
         for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::TagDelete) {
             assert_eq!(missing(kind), Verdict::AlreadyAbsent, "{kind}");
         }
+    }
+
+    #[test]
+    fn a_call_that_may_have_succeeded_is_never_taken_for_one_that_failed() {
+        let doubt = |kind, answer: &Answer| leaves_doubt(kind, answer, super::decide(kind, answer));
+        for kind in Kind::ALL {
+            let lost = Answer::ConnectionLost { detail: String::new() };
+            assert!(doubt(kind, &lost) && doubt(kind, &Answer::TimedOut), "{kind}");
+            assert!(
+                doubt(kind, &status(202, Body::Empty)) && doubt(kind, &status(200, Body::Html)),
+                "{kind}"
+            );
+            assert!(
+                !doubt(kind, &status(503, Body::Empty)) && !doubt(kind, &status(404, json("x"))),
+                "{kind}"
+            );
+            assert_eq!(
+                doubt(kind, &status(504, Body::Html)),
+                kind.fails_when_not_found(),
+                "{kind}"
+            );
+        }
+        assert!(!doubt(Kind::TaskDelete, &status(204, Body::Empty)));
+        assert!(!doubt(Kind::ProcessDelete, &status(200, Body::Empty)));
+        assert!(doubt(Kind::ProcessDelete, &status(200, json("x"))));
     }
 
     #[test]

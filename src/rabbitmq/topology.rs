@@ -96,7 +96,7 @@ fn exchanges() -> [(&'static str, ExchangeKind, FieldTable); 5] {
 ///
 /// At-least-once dead-lettering needs all of: a dead-letter exchange, the strategy, and `reject-publish`; with the default
 /// overflow RabbitMQ falls back to at-most-once without a word. The dead-letter queue comes first and the work queue
-/// before the wait queues, so that no queue ever dead-letters to one that is not there yet.
+/// before the delay queues, so that no queue ever dead-letters to one that is not there yet.
 fn queues(topology: &Topology) -> Vec<QueueSpec> {
     let quorum = || ("x-queue-type", text("quorum"));
     let to = |exchange, key| {

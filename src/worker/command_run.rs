@@ -8,17 +8,17 @@ use tracing::debug;
 use super::call::{Answered, Moment, NoCall};
 use super::engine::Engine;
 use super::in_process_delays::InProcessDelays;
-use super::outcome::{cut, identity, outcome, refused};
+use super::outcome::{cut, detail, identity, outcome, refused};
 use super::permits::Refused;
 use crate::messages::event::Failure;
 use crate::messages::{Command, EndKind, FailureReason, Incoming, Outcome, RetryState};
 use crate::metrics::NO_TOKEN;
-use crate::policy::admission::{admit, age, first_seen, passed_not_after};
+use crate::policy::admission::{admit, age, passed_not_after};
 use crate::policy::api_access::Denied;
 use crate::policy::next_step::{Facts, NextStep, next_step, uses_up_an_attempt};
 use crate::policy::retry_schedule::RetryDelay;
 use crate::policy::settlement::{Settlement, Wait, wait_reason};
-use crate::policy::verdict::Verdict;
+use crate::policy::verdict::{Verdict, leaves_doubt};
 
 const SLOW_ORGANISATION: &str = "slow_organisation";
 /// After this a delivery has no further try: several slow ones would come near RabbitMQ's consumer timeout of 30 minutes.
@@ -48,7 +48,7 @@ impl<'a> CommandRun<'a> {
         let admitted = admit(incoming, |org| engine.allows(org), now);
         let command = admitted.map_err(|refusal| refused(incoming, &refusal, received))?;
         let retry_state = incoming.retry_state.clone();
-        let run = Self {
+        let mut run = Self {
             incoming,
             engine,
             command,
@@ -73,7 +73,7 @@ impl<'a> CommandRun<'a> {
     }
 
     /// Its dead letter, where its producer's time limit has passed.
-    pub(super) fn passed_not_after(&self) -> Option<Settlement> {
+    pub(super) fn passed_not_after(&mut self) -> Option<Settlement> {
         let detail = passed_not_after(&self.command, Timestamp::now())?;
         Some(self.dead_letter(FailureReason::Expired, &detail))
     }
@@ -102,7 +102,8 @@ impl<'a> CommandRun<'a> {
             }
             NextStep::Postpone(delay) => self.postpone(delay, reason, facts.retry_after, at),
             NextStep::DeadLetter(reason) => {
-                self.dead_letter(reason, &self.detail(reason, answered))
+                let detail = detail(self.incoming, reason, answered);
+                self.dead_letter(reason, &detail)
             }
         })
     }
@@ -114,9 +115,9 @@ impl<'a> CommandRun<'a> {
         }
         self.calls += 1;
         // Saturating: the number came in a header that anybody may have written.
-        let spent = u32::from(uses_up_an_attempt(*verdict, self.is_outage(answered)));
+        let spent = u32::from(self.uses_up_an_attempt(answered));
         self.retry_state.attempts = self.retry_state.attempts.saturating_add(spent);
-        self.retry_state.ambiguous |= answer.leaves_doubt();
+        self.retry_state.ambiguous |= leaves_doubt(self.incoming.kind, answer, *verdict);
         self.retry_state.last_status = answer.status();
         self.retry_state.request_id = answer.request_id().map(str::to_owned);
         self.retry_state.not_before = None;
@@ -135,27 +136,29 @@ impl<'a> CommandRun<'a> {
         answered.is_outage && !counts_all_the_same
     }
 
+    fn uses_up_an_attempt(&self, answered: &Answered) -> bool {
+        let (kind, is_outage) = (self.incoming.kind, self.is_outage(answered));
+        uses_up_an_attempt(kind, self.may_be_done(), answered.verdict, is_outage)
+    }
+
     /// An earlier call may have had its effect. After a crash nobody knows whether the worker that had this delivery before has made
     /// its call.
     fn may_be_done(&self) -> bool {
         self.retry_state.ambiguous || self.incoming.redelivered
     }
 
+    /// # A doubt outlives the delivery that raised it
+    ///
+    /// A copy of the command is no redelivery any more. Where "not found" is a failure, it must carry the doubt.
+    fn keep_doubt(&mut self) {
+        self.retry_state.ambiguous |=
+            self.incoming.redelivered && self.incoming.kind.fails_when_not_found();
+    }
+
     fn is_new(&self) -> bool {
         self.calls == 0
             && self.incoming.retry_state.first_seen.is_none()
             && !self.incoming.redelivered
-    }
-
-    fn detail(&self, reason: FailureReason, answered: &Answered) -> String {
-        let last = answered.answer.describe();
-        match reason {
-            FailureReason::Expired => {
-                let since = first_seen(self.incoming, answered.at.time);
-                format!("older than MAX_AGE since {since}; last answer: {last}")
-            }
-            _ => last,
-        }
     }
 
     /// No call may be made now.
@@ -189,12 +192,12 @@ impl<'a> CommandRun<'a> {
     ///
     /// The broker counts how often a message is put back, and moves it to the dead letters in the end. So a command that has not
     /// begun goes back to the work queue once; one that has come back before goes to the first delay queue as a copy, which counts
-    /// from the start.
+    /// from the start. Where "not found" is a failure it is a copy each time: a redelivery would raise a doubt that nobody has.
     fn stopped(&mut self, at: Moment) -> Settlement {
         if self.calls > 0 {
             return self.retry_later();
         }
-        if !self.incoming.redelivered {
+        if !self.incoming.redelivered && !self.incoming.kind.fails_when_not_found() {
             return Settlement::Requeue;
         }
         self.postpone(self.engine.schedule.shortest(Duration::ZERO), "draining", None, at)
@@ -227,6 +230,7 @@ impl<'a> CommandRun<'a> {
         if is_news {
             self.engine.permits.with(|access, _| access.count_waiting(&self.command.target.org));
         }
+        self.keep_doubt();
         self.retry_state.note_wait(reason);
         self.retry_state.not_before = retry_after.and_then(|wait| at.time.checked_add(wait).ok());
         Wait {
@@ -238,7 +242,8 @@ impl<'a> CommandRun<'a> {
     }
 
     /// It has been told to wait until then, and comes too early.
-    fn wait_until(&self, moment: Timestamp, now: Timestamp) -> Settlement {
+    fn wait_until(&mut self, moment: Timestamp, now: Timestamp) -> Settlement {
+        self.keep_doubt();
         let delay = self.engine.schedule.shortest(moment.duration_since(now).unsigned_abs());
         let command = Some(self.identity());
         Settlement::Postpone(Wait {
@@ -262,7 +267,8 @@ impl<'a> CommandRun<'a> {
         Settlement::Finish(Outcome { ambiguous, verified: is_verified, ..self.outcome(end, None) })
     }
 
-    fn dead_letter(&self, reason: FailureReason, detail: &str) -> Settlement {
+    fn dead_letter(&mut self, reason: FailureReason, detail: &str) -> Settlement {
+        self.keep_doubt();
         let failure = Failure { reason, detail: cut(detail) };
         Settlement::DeadLetter(
             self.outcome(EndKind::DeadLettered, Some(failure)),
@@ -286,6 +292,7 @@ impl<'a> CommandRun<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kind::Kind;
     use crate::policy::api_access::SuspendReason;
     use crate::worker::engine::samples::engine;
 
@@ -349,5 +356,32 @@ mod tests {
             !waits(run.without_call(denied(SuspendReason::Throttled, None))).is_news,
             "told before"
         );
+    }
+
+    fn of_a_process(redelivered: bool) -> Incoming {
+        let body = br#"{"org_id":"a","process_id":"p1"}"#.to_vec();
+        Incoming { kind: Kind::ProcessDelete, body, ..incoming(Duration::ZERO, redelivered) }
+    }
+
+    #[tokio::test]
+    async fn a_doubt_outlives_the_delivery_that_raised_it() {
+        let engine = engine();
+        for (incoming, expected) in [
+            (of_a_process(true), true),
+            (of_a_process(false), false),
+            (incoming(Duration::ZERO, true), false),
+        ] {
+            let mut run = CommandRun::open(&incoming, &engine).ok().unwrap();
+            let wait = waits(run.without_call(denied(SuspendReason::Failing, None)));
+            assert_eq!(wait.retry_state.ambiguous, expected, "{incoming:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_drain_raises_no_doubt_about_a_command_that_was_not_called_for() {
+        let (engine, incoming) = (engine(), of_a_process(false));
+        let mut run = CommandRun::open(&incoming, &engine).ok().unwrap();
+        let wait = waits(run.without_call(NoCall::Refused(Refused::Stopped)));
+        assert!(!wait.retry_state.ambiguous);
     }
 }

@@ -16,6 +16,7 @@ use super::session_end::SessionEnd;
 use super::session_log::SessionLog;
 use super::settle::Settler;
 use crate::health::Component;
+use crate::kind::Kind;
 use crate::policy::api_access::Intake;
 use crate::rabbitmq::{BrokerSettings, Deliveries, Delivery, Session};
 
@@ -46,13 +47,19 @@ impl<'a> Consumption<'a> {
         engine: &'a Arc<Engine>,
         (session, settler): (&'a Session, &'a Arc<Settler>),
         (broker, handlers, log): (&'a BrokerSettings, &'a TaskTracker, &'a SessionLog),
+        suspect: Option<Kind>,
     ) -> Self {
-        let ramp_up = RampUp::new(&broker.topology.kinds);
+        let ramp_up = RampUp::new(&broker.topology.kinds, suspect);
         Self { engine, session, settler, broker, handlers, log, ramp_up, has_consumed: false }
     }
 
-    /// Consumes and pauses in turn until the drain, or until the broker is lost.
-    pub(super) async fn until_end(mut self) -> SessionEnd {
+    /// Consumes and pauses in turn until the drain, or until the broker is lost. Says, too, which kind is to blame for a loss.
+    pub(super) async fn until_end(mut self) -> (SessionEnd, Option<Kind>) {
+        let end = self.take_turns().await;
+        (end, self.ramp_up.suspect())
+    }
+
+    async fn take_turns(&mut self) -> SessionEnd {
         loop {
             let end = match self.engine.permits.intake() {
                 _ if self.session.blocked().is_some() => self.wait_for_the_broker().await,

@@ -14,7 +14,7 @@ use crate::policy::settlement::Settlement;
 
 /// Decides the disposition of one message, a panic on the way included.
 pub async fn handle(incoming: &Incoming, engine: &Engine, stop: &Stop) -> Settlement {
-    survive(carry_out(incoming, engine, stop), incoming, engine).await
+    survive(process(incoming, engine, stop), incoming, engine).await
 }
 
 async fn survive(
@@ -31,7 +31,7 @@ async fn survive(
     })
 }
 
-async fn carry_out(incoming: &Incoming, engine: &Engine, stop: &Stop) -> Settlement {
+async fn process(incoming: &Incoming, engine: &Engine, stop: &Stop) -> Settlement {
     let mut run = match CommandRun::open(incoming, engine) {
         Ok(run) => run,
         Err(settlement) => return settlement,

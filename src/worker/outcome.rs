@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::call::Answered;
 use super::engine::{Engine, millis};
 use crate::messages::event::Failure;
 use crate::messages::{Command, End, EndKind, FailureReason, Incoming, Outcome, RetryState};
@@ -79,6 +80,18 @@ pub(super) fn outcome(
         duration_ms: millis(received.elapsed()),
         failure,
         request_id: retry_state.request_id.clone(),
+    }
+}
+
+/// Why a command is dead-lettered after an answer, for a person.
+pub(super) fn detail(incoming: &Incoming, reason: FailureReason, answered: &Answered) -> String {
+    let last = answered.answer.describe();
+    match reason {
+        FailureReason::Expired => {
+            let since = first_seen(incoming, answered.at.time);
+            format!("older than MAX_AGE since {since}; last answer: {last}")
+        }
+        _ => last,
     }
 }
 

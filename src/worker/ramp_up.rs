@@ -16,7 +16,7 @@ use crate::kind::Kind;
 
 /// Redeliveries from which on a message may be one that ends connections.
 pub(super) const REDELIVERY_THRESHOLD: u32 = 4;
-const ALONE_FOR: Duration = Duration::from_secs(1);
+const ALONE_FOR: Duration = Duration::from_millis(300);
 const OTHERS_FOR: Duration = Duration::from_secs(5);
 
 /// What to consume next.
@@ -33,20 +33,39 @@ pub(super) struct Turn {
 /// The turns of one session.
 #[derive(Debug)]
 pub(super) struct RampUp {
+    /// The kind that was consumed alone when the session before was lost.
+    suspect: Option<Kind>,
     unproved: Vec<Kind>,
     proved: Vec<Kind>,
     was_alone: bool,
 }
 
 impl RampUp {
-    pub(super) fn new(kinds: &[Kind]) -> Self {
-        Self { unproved: kinds.to_vec(), proved: Vec::new(), was_alone: false }
+    /// # A kind whose messages end each session does not starve the others
+    ///
+    /// The session after such a loss takes that kind last, and the others in bulk before it.
+    pub(super) fn new(kinds: &[Kind], suspect: Option<Kind>) -> Self {
+        let mut unproved = kinds.to_vec();
+        // `next_turn` takes the first one, and puts it last.
+        unproved.sort_by_key(|kind| Some(*kind) == suspect);
+        Self { suspect, unproved, proved: Vec::new(), was_alone: false }
+    }
+
+    /// The kind that would be to blame if the session were lost now.
+    pub(super) fn suspect(&self) -> Option<Kind> {
+        self.unproved.last().copied().filter(|_| self.was_alone)
     }
 
     /// The next turn. If the last one has not proved its kind, those that have proved harmless are next: with harmless queues alone
     /// all kinds are proved one right after the other.
     pub(super) fn next_turn(&mut self) -> Turn {
-        let is_alone = !self.unproved.is_empty() && (self.proved.is_empty() || !self.was_alone);
+        let must_wait = self.suspect.is_some() && self.unproved.first() == self.suspect.as_ref();
+        let others_first = must_wait && !self.proved.is_empty();
+        let may_be_alone = self.proved.is_empty() || !(self.was_alone || others_first);
+        let is_alone = !self.unproved.is_empty() && may_be_alone;
+        if !is_alone {
+            self.suspect = None;
+        }
         self.was_alone = is_alone;
         if is_alone {
             self.unproved.rotate_left(1);
@@ -79,7 +98,7 @@ mod tests {
 
     #[test]
     fn the_only_kind_is_taken_one_by_one_until_one_message_is_harmless() {
-        let mut ramp_up = RampUp::new(&[TaskDelete]);
+        let mut ramp_up = RampUp::new(&[TaskDelete], None);
         for _ in 0..3 {
             let turn = ramp_up.next_turn();
             assert_eq!((kinds(&turn), turn.lasts), ((&[TaskDelete][..], true), None));
@@ -91,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_message_that_kills_the_client_librarys_connection_does_not_drag_its_neighbours_along() {
-        let mut ramp_up = RampUp::new(&[TaskDelete, TagDelete, FileDelete]);
+        let mut ramp_up = RampUp::new(&[TaskDelete, TagDelete, FileDelete], None);
         let mut seen = Vec::new();
         for _ in 0..3 {
             let turn = ramp_up.next_turn();
@@ -104,7 +123,7 @@ mod tests {
 
     #[test]
     fn harmless_kinds_are_proved_one_right_after_the_other() {
-        let mut ramp_up = RampUp::new(&[TaskDelete, TagDelete, FileDelete]);
+        let mut ramp_up = RampUp::new(&[TaskDelete, TagDelete, FileDelete], None);
         for _ in 0..3 {
             let turn = ramp_up.next_turn();
             assert!(turn.is_alone, "{turn:?}");
@@ -115,7 +134,7 @@ mod tests {
 
     #[test]
     fn kinds_that_have_proved_harmless_are_not_held_up_by_one_that_has_not() {
-        let mut ramp_up = RampUp::new(&[TaskDelete, TagDelete, FileDelete]);
+        let mut ramp_up = RampUp::new(&[TaskDelete, TagDelete, FileDelete], None);
         ramp_up.proved(TaskDelete);
         ramp_up.proved(FileDelete);
         for _ in 0..3 {
@@ -127,5 +146,34 @@ mod tests {
         ramp_up.proved(TagDelete);
         assert_eq!(ramp_up.next_turn().kinds.len(), 3);
         assert_eq!(ramp_up.next_turn().lasts, None);
+    }
+
+    #[test]
+    fn a_kind_whose_messages_end_each_session_does_not_starve_the_others() {
+        let mut lost = RampUp::new(&[TaskDelete, TagDelete, FileDelete], None);
+        assert_eq!(lost.suspect(), None, "nothing was consumed yet");
+        lost.next_turn();
+        assert_eq!(lost.suspect(), Some(TaskDelete));
+        let mut next = RampUp::new(&[TaskDelete, TagDelete, FileDelete], lost.suspect());
+        for kind in [TagDelete, FileDelete] {
+            assert_eq!(kinds(&next.next_turn()), (&[kind][..], true));
+            next.proved(kind);
+        }
+        let bulk = next.next_turn();
+        assert_eq!(
+            (kinds(&bulk), bulk.lasts),
+            ((&[TagDelete, FileDelete][..], false), Some(OTHERS_FOR))
+        );
+        assert_eq!(next.suspect(), None, "a loss in bulk is nobody's");
+        assert_eq!(kinds(&next.next_turn()), (&[TaskDelete][..], true));
+        assert_eq!(next.suspect(), Some(TaskDelete));
+    }
+
+    #[test]
+    fn the_only_kind_is_consumed_even_if_it_is_the_suspect() {
+        let mut ramp_up = RampUp::new(&[TaskDelete], Some(TaskDelete));
+        for _ in 0..3 {
+            assert_eq!(kinds(&ramp_up.next_turn()), (&[TaskDelete][..], true));
+        }
     }
 }

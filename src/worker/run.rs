@@ -1,6 +1,6 @@
 //! Supervises the sessions with the broker: opens one, has it consumed, opens the next when it is lost, and drains at the end.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -15,6 +15,7 @@ use super::session_end::SessionEnd;
 use super::session_log::SessionLog;
 use super::settle::Settler;
 use crate::health::Component;
+use crate::kind::Kind;
 use crate::rabbitmq::{BrokerError, BrokerSettings, Session};
 
 const FIRST_RECONNECT: Duration = Duration::from_millis(200);
@@ -30,12 +31,20 @@ pub struct Worker {
     broker: BrokerSettings,
     handlers: TaskTracker,
     log: SessionLog,
+    /// See [`RampUp::suspect`](super::ramp_up::RampUp::suspect).
+    suspect: Mutex<Option<Kind>>,
 }
 
 impl Worker {
     /// A worker that has not begun.
     pub fn new(engine: Arc<Engine>, broker: BrokerSettings) -> Self {
-        Self { engine, broker, handlers: TaskTracker::new(), log: SessionLog::new() }
+        Self {
+            engine,
+            broker,
+            handlers: TaskTracker::new(),
+            log: SessionLog::new(),
+            suspect: Mutex::default(),
+        }
     }
 
     /// Works until the engine drains; then finishes what is in flight within `grace`, which counts from the drain's begin. A lost broker
@@ -85,8 +94,10 @@ impl Worker {
             engine,
             (&session, &settler),
             (&self.broker, &self.handlers, &self.log),
+            *self.lock_suspect(),
         );
-        let end = consumption.until_end().await;
+        let (end, suspect) = consumption.until_end().await;
+        *self.lock_suspect() = suspect;
         depths.abort();
         if let SessionEnd::Draining = end {
             self.finish_handlers(over).await;
@@ -98,6 +109,10 @@ impl Worker {
         }
         session.close().await;
         end
+    }
+
+    fn lock_suspect(&self) -> MutexGuard<'_, Option<Kind>> {
+        self.suspect.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn finish_handlers(&self, over: &CancellationToken) {

@@ -78,9 +78,9 @@ impl Settler {
         report(delivery.incoming(), settlement);
         self.metrics.count_command(kind, label(settlement));
         failpoint::hit(Failpoint::BeforeAck).await;
-        let is_told =
+        let is_known =
             if is_too_large { delivery.reject().await } else { delivery.acknowledge().await };
-        let result = if is_told { "acknowledged" } else { "lost" };
+        let result = if is_known { "acknowledged" } else { "lost" };
         failpoint::hit(Failpoint::AfterAck).await;
         self.metrics.count_acknowledgement(result);
         self.metrics.last_settled.set(Timestamp::now().as_duration().as_secs_f64());

@@ -1,4 +1,4 @@
-//! The broker's weather: lost connections, lost consumers, few permissions.
+//! Broker outages: lost connections, lost consumers, few permissions.
 
 use std::process::{Child, Output};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! The broker's weather: in each the worker says what is wrong, loses nothing, and goes on by itself when it is over.
+//! Broker outages: in each the worker says what is wrong, loses nothing, and goes on by itself when it is over.
 
 use serde_json::json;
 use tallyfy_delete_worker::rabbitmq::topology::Provision;

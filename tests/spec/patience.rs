@@ -168,7 +168,8 @@ async fn a_restart_does_not_forget_the_pause_of_what_waits_for_a_throttled_organ
     let served = commands(&world, OTHER_ORG, "served", 1).await;
     all_deleted_within(A_MINUTE, &world, &served).await;
     commands(&world, ORG, "task", 20).await;
-    let postponed = "tallyfy_delete_worker_commands_total{kind=\"task.delete\",verdict=\"postponed\"}";
+    let postponed =
+        "tallyfy_delete_worker_commands_total{kind=\"task.delete\",verdict=\"postponed\"}";
     eventually("all of them waiting", async || {
         world.metric(postponed).await.filter(|count| *count >= 20.0)
     })

@@ -53,7 +53,7 @@ async fn with_largest_bodies(field: &Field, concurrency: usize) -> Value {
     json!({"concurrency": concurrency, "peak_mib": peak})
 }
 
-/// The same where every call fails: all that is unacknowledged is copied to the wait queues at once.
+/// The same where every call fails: all that is unacknowledged is copied to the delay queues at once.
 async fn with_largest_bodies_failing(concurrency: usize) -> Value {
     let field = Field::answering(503, LATENCY_MS).await;
     let commands = concurrency * EACH;
