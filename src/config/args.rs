@@ -16,7 +16,7 @@ use crate::policy::retry_schedule::RetryDelays;
 
 const LONGEST_GRACE: Duration = Duration::from_hours(1);
 
-/// Deletes Tallyfy tasks for good: takes `task.delete` commands from RabbitMQ, calls the API, publishes what came of it.
+/// Deletes tasks, processes, tags and files in Tallyfy: takes commands from RabbitMQ, calls the API, publishes how each ended.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true, after_help = EXIT_CODES)]
 pub(super) struct Cli {

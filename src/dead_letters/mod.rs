@@ -88,7 +88,7 @@ pub enum DeadLettersError {
     Broker(#[from] BrokerError),
     /// Looking at dead letters might lose them.
     #[error(
-        "this user may not publish to the default exchange, so letters that are looked at often could not be kept: \
+        "this user may not publish to the default exchange, so dead letters that are looked at often could not be kept: \
          let it write '^(amq\\.default|task\\.events)$'; docs/deploying.md has the whole command"
     )]
     MayNotCopy,

@@ -286,7 +286,7 @@ async fn a_user_who_could_not_keep_a_dead_letter_does_not_get_to_look_at_it() {
     for _ in 0..2 {
         let refused = dead(&world, &["list", "--amqp-url", &url]).await;
         let said = String::from_utf8(refused.stderr).unwrap();
-        assert!(refused.status.code() == Some(1) && said.contains("set_permissions"), "{said}");
+        assert!(refused.status.code() == Some(1) && said.contains("let it write"), "{said}");
     }
     let dead_letter = world.tester.take(DEAD).await.expect("it is there still");
     assert_eq!(
