@@ -16,6 +16,7 @@ use super::tls::TlsFiles;
 use super::url::AmqpUrl;
 
 const PATIENCE: Duration = Duration::from_secs(5);
+const TRIES: u32 = 4;
 const PROTOCOL_HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
 
 /// Whether the user may do something.
@@ -90,7 +91,12 @@ impl Questions<'_> {
         wrong.insert("x-priority".into(), AMQPValue::LongString("none".into()));
         let consume = async |channel: &Channel| {
             channel
-                .basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), wrong)
+                .basic_consume(
+                    queue.into(),
+                    "".into(),
+                    BasicConsumeOptions::default(),
+                    wrong.clone(),
+                )
                 .await
                 .map(drop)
         };
@@ -105,7 +111,21 @@ impl Questions<'_> {
         .await
     }
 
-    async fn ask(&self, question: impl AsyncFnOnce(&Channel) -> lapin::Result<()>) -> May {
+    /// # A refusal that lapin swallows is asked for again
+    ///
+    /// The broker answers a refused publish by closing the channel. If that comes while the next request is on its way, lapin says
+    /// that the channel is closed, and no longer why.
+    async fn ask(&self, mut question: impl AsyncFnMut(&Channel) -> lapin::Result<()>) -> May {
+        for _ in 1..TRIES {
+            match self.ask_once(&mut question).await {
+                May::Unknown => {}
+                may => return may,
+            }
+        }
+        self.ask_once(&mut question).await
+    }
+
+    async fn ask_once(&self, question: &mut impl AsyncFnMut(&Channel) -> lapin::Result<()>) -> May {
         let asked = async {
             let channel = self.0.channel().await?;
             let answer = question(&channel).await;
