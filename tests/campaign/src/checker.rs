@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use tallyfy_delete_worker::kind;
+
 use crate::ledgers::{Blow, Command, DeadLetter, Event, Expected, Ledgers};
 
 /// What can be wrong.
@@ -15,7 +17,7 @@ pub(crate) enum Kind {
     TwoEnds,
     /// The end is not the one that the command had to come to.
     WrongEnd,
-    /// `deleted` or `already_absent`, and the task is still there.
+    /// A success, and the object is still there.
     FalseEnd,
     /// The same end with two event ids.
     TwoEventIds,
@@ -131,15 +133,26 @@ fn count(ledgers: &Ledgers, ends: &HashMap<&str, Vec<&Event>>, balance: &mut Bal
 
 fn is_expected(command: &Command, end: &Event) -> bool {
     match command.expected {
-        Expected::Gone => end.outcome == "deleted" || end.outcome == "already_absent",
+        Expected::Done => {
+            end.outcome == command.kind.spec().outcome
+                || end.outcome == "already_absent"
+                || is_second_not_found(command, &end.reason)
+        }
         Expected::DeadLetter(reason) => end.outcome == "dead_lettered" && end.reason == reason,
     }
 }
 
+/// A producer that has lost a confirm sends the command again. Where "not found" is a failure, the second one fails if the first was carried out.
+fn is_second_not_found(command: &Command, reason: &str) -> bool {
+    let is_not_found = matches!(reason, "not_found" | "not_found_or_not_archived");
+    command.attempted > 1 && command.kind.fails_when_not_found() && is_not_found
+}
+
 fn lost(command: &Command, ends: &HashMap<&str, Vec<&Event>>) -> Option<Finding> {
     let is_lost = command.acknowledged > 0 && !ends.contains_key(command.id.as_str());
-    is_lost
-        .then(|| finding(Kind::Lost, format!("{} ({}/{})", command.id, command.org, command.task)))
+    is_lost.then(|| {
+        finding(Kind::Lost, format!("{} ({}/{})", command.id, command.org, command.object))
+    })
 }
 
 fn ends_of_one(command: Option<&Command>, ends: &[&Event]) -> Vec<Finding> {
@@ -148,7 +161,9 @@ fn ends_of_one(command: Option<&Command>, ends: &[&Event]) -> Vec<Finding> {
         return vec![finding(Kind::UnexpectedEnd, id.clone())];
     };
     let mut findings = Vec::new();
-    let is_death = |end: &&&Event| end.outcome == "dead_lettered";
+    let ends: Vec<_> =
+        ends.iter().filter(|end| !is_second_not_found(command, &end.reason)).collect();
+    let is_death = |end: &&&&Event| end.outcome == "dead_lettered";
     let deaths = ends.iter().filter(is_death).count();
     if deaths > 0 && deaths < ends.len() {
         findings.push(finding(Kind::TwoEnds, id.clone()));
@@ -165,19 +180,19 @@ fn ends_of_one(command: Option<&Command>, ends: &[&Event]) -> Vec<Finding> {
 }
 
 fn false_ends(ledgers: &Ledgers) -> Vec<Finding> {
-    let deleted: HashSet<String> = ledgers
+    let done: HashSet<String> = ledgers
         .calls
         .iter()
-        .filter(|call| call.deleted_it)
-        .map(|call| format!("{}/{}", call.org, call.task))
+        .filter(|call| call.did_it)
+        .map(|call| format!("{}/{}", call.org, call.object))
         .collect();
     let mut findings = Vec::new();
     for end in ledgers.events.iter().filter(|end| end.outcome != "dead_lettered") {
-        let task = format!("{}/{}", end.org, end.task);
-        if ledgers.were_there.contains(&task) && !deleted.contains(&task) {
+        let object = format!("{}/{}", end.org, end.object);
+        if ledgers.were_there.contains(&object) && !done.contains(&object) {
             findings.push(finding(
                 Kind::FalseEnd,
-                format!("{}: {task} is still there", end.command_id),
+                format!("{}: {object} is still there", end.command_id),
             ));
         }
     }
@@ -186,23 +201,24 @@ fn false_ends(ledgers: &Ledgers) -> Vec<Finding> {
 
 fn unexpected_calls(ledgers: &Ledgers) -> Vec<Finding> {
     let callable = |command: &&Command| match command.expected {
-        Expected::Gone => true,
+        Expected::Done => true,
         Expected::DeadLetter(reason) => {
             matches!(reason, "forbidden" | "rejected" | "attempts_exhausted")
         }
     };
-    let named: HashSet<(&str, &str)> = ledgers
+    let named: HashSet<(kind::Kind, &str, &str)> = ledgers
         .commands
         .iter()
         .filter(callable)
         .filter(|command| command.attempted > 0)
-        .map(|command| (command.org.as_str(), command.task.as_str()))
+        .map(|command| (command.kind, command.org.as_str(), command.object.as_str()))
         .collect();
-    let organisations: HashSet<&str> = named.iter().map(|(org, _)| *org).collect();
+    let organisations: HashSet<&str> = named.iter().map(|(_, org, _)| *org).collect();
     let is_wrong = |call: &&crate::ledgers::Call| {
         let asks = call.is_list_of_tasks && organisations.contains(call.org.as_str());
-        let deletes =
-            call.is_delete_of_a_task && named.contains(&(call.org.as_str(), call.task.as_str()));
+        let deletes = call
+            .kind
+            .is_some_and(|kind| named.contains(&(kind, call.org.as_str(), call.object.as_str())));
         !asks && !deletes
     };
     ledgers
@@ -214,8 +230,11 @@ fn unexpected_calls(ledgers: &Ledgers) -> Vec<Finding> {
 }
 
 fn wrongly_dead(dead_letter: &DeadLetter, commands: &HashMap<&str, &Command>) -> Option<Finding> {
-    let expected = commands.get(dead_letter.command_id.as_str()).map(|command| command.expected);
-    let is_right = matches!(expected, Some(Expected::DeadLetter(reason)) if reason == dead_letter.reason.as_str());
+    let command = commands.get(dead_letter.command_id.as_str());
+    let is_right = command.is_some_and(|command| match command.expected {
+        Expected::DeadLetter(reason) => reason == dead_letter.reason,
+        Expected::Done => is_second_not_found(command, &dead_letter.reason),
+    });
     let reason = if dead_letter.reason.is_empty() {
         "the broker's delivery limit"
     } else {
@@ -249,7 +268,7 @@ fn delays_of_the_healthy<'a>(
 }
 
 fn delayed(command: &Command, delay: i64) -> Option<Finding> {
-    let what = format!("{} ({}/{}): {delay} ms", command.id, command.org, command.task);
+    let what = format!("{} ({}/{}): {delay} ms", command.id, command.org, command.object);
     (delay > LONGEST_DELAY_MS).then(|| finding(Kind::Delayed, what))
 }
 
@@ -262,7 +281,7 @@ fn dead_while_out(
     const ON_ITS_WAY_MS: i64 = 1000;
     let command = commands.get(dead_letter.command_id.as_str())?;
     let for_an_answer =
-        command.expected == Expected::Gone || dead_letter.reason == "attempts_exhausted";
+        command.expected == Expected::Done || dead_letter.reason == "attempts_exhausted";
     let is_out = |blow: &&Blow| {
         let (from, to) = (blow.from_ms, blow.to_ms + ON_ITS_WAY_MS);
         blow.stops
@@ -289,23 +308,23 @@ fn half_dead(ledgers: &Ledgers) -> Vec<Finding> {
 fn early_calls(ledgers: &Ledgers, commands: &HashMap<&str, &Command>) -> Vec<Finding> {
     const STILL_UNDER_WAY_MS: i64 = 15_000;
     let sent_twice: HashSet<&str> =
-        commands.values().filter(|c| c.attempted > 1).map(|c| c.task.as_str()).collect();
-    let mut of_task: BTreeMap<(&str, &str), Vec<&crate::ledgers::Call>> = BTreeMap::new();
-    for call in ledgers.calls.iter().filter(|call| call.is_delete_of_a_task) {
-        of_task.entry((&call.org, &call.task)).or_default().push(call);
+        commands.values().filter(|c| c.attempted > 1).map(|c| c.object.as_str()).collect();
+    let mut of_object: BTreeMap<(&str, &str), Vec<&crate::ledgers::Call>> = BTreeMap::new();
+    for call in ledgers.calls.iter().filter(|call| call.kind.is_some()) {
+        of_object.entry((&call.org, &call.object)).or_default().push(call);
     }
     let mut findings = Vec::new();
-    for ((_, task), mut calls) in of_task {
+    for ((_, object), mut calls) in of_object {
         calls.sort_by_key(|call| call.at_ms);
         for pair in calls.windows(2) {
             let Some(wait) = pair[0].retry_after_ms else { continue };
             let (from, to) = (pair[0].at_ms - STILL_UNDER_WAY_MS, pair[1].at_ms);
             let blown =
                 ledgers.journal.iter().any(|b| b.hides && b.from_ms <= to && b.to_ms >= from);
-            if to - pair[0].at_ms < wait && !blown && !sent_twice.contains(task) {
+            if to - pair[0].at_ms < wait && !blown && !sent_twice.contains(object) {
                 findings.push(finding(
                     Kind::EarlyCall,
-                    format!("{task}: {} ms of {wait}", to - pair[0].at_ms),
+                    format!("{object}: {} ms of {wait}", to - pair[0].at_ms),
                 ));
             }
         }
@@ -320,8 +339,9 @@ mod tests {
 
     fn command(id: &str, expected: Expected) -> Command {
         let (attempted, acknowledged, published_ms) = (1, 1, Some(0));
-        let (id, org, task) = (id.into(), "a".into(), id.into());
-        Command { id, org, task, expected, attempted, acknowledged, published_ms }
+        let (id, org, object) = (id.into(), "a".into(), id.into());
+        let kind = kind::Kind::TaskDelete;
+        Command { kind, id, org, object, expected, attempted, acknowledged, published_ms }
     }
 
     fn event(id: &str, outcome: &str) -> Event {
@@ -331,7 +351,7 @@ mod tests {
             id: format!("{id}-{}", outcome == "dead_lettered"),
             command_id: id.into(),
             org: "a".into(),
-            task: id.into(),
+            object: id.into(),
             outcome: outcome.into(),
             reason: reason.into(),
         }
@@ -341,11 +361,11 @@ mod tests {
         Call {
             at_ms,
             path: format!("/api/organizations/a/tasks/{task}/delete"),
-            is_delete_of_a_task: true,
+            kind: Some(kind::Kind::TaskDelete),
             is_list_of_tasks: false,
             org: "a".into(),
-            task: task.into(),
-            deleted_it: true,
+            object: task.into(),
+            did_it: true,
             retry_after_ms: None,
         }
     }
@@ -354,7 +374,7 @@ mod tests {
     fn balanced() -> Ledgers {
         Ledgers {
             commands: vec![
-                command("t1", Expected::Gone),
+                command("t1", Expected::Done),
                 command("m1", Expected::DeadLetter("malformed")),
             ],
             events: vec![event("t1", "deleted"), event("m1", "dead_lettered")],
@@ -389,6 +409,28 @@ mod tests {
     }
 
     #[test]
+    fn what_was_sent_twice_may_fail_once_where_not_found_is_a_failure() {
+        let sent = |attempted| {
+            findings(|l| {
+                l.commands[0].kind = kind::Kind::FileDelete;
+                l.commands[0].attempted = attempted;
+                l.calls[0].kind = Some(kind::Kind::FileDelete);
+                let reason = "not_found".to_owned();
+                l.events.push(Event { reason: reason.clone(), ..event("t1", "dead_lettered") });
+                l.dead_letters.push(DeadLetter { at_ms: 0, command_id: "t1".into(), reason });
+            })
+        };
+        assert_eq!(sent(2), []);
+        assert_eq!(sent(1), [Kind::TwoEnds, Kind::WrongEnd, Kind::WronglyDead]);
+    }
+
+    #[test]
+    fn a_call_of_another_kind_than_the_command_is_found() {
+        let other = |l: &mut Ledgers| l.calls[0].kind = Some(kind::Kind::TaskArchive);
+        assert_eq!(findings(other), [Kind::UnexpectedCall]);
+    }
+
+    #[test]
     fn a_confirmed_command_without_an_end_is_lost_and_an_unconfirmed_one_is_not() {
         assert_eq!(findings(|l| drop(l.events.remove(0))), [Kind::Lost]);
         assert_eq!(
@@ -408,14 +450,14 @@ mod tests {
             findings(|l| l.events.push(event("t1", "dead_lettered"))),
             [Kind::TwoEnds, Kind::WrongEnd, Kind::HalfDead]
         );
-        assert_eq!(findings(|l| l.calls[0].deleted_it = false), [Kind::FalseEnd]);
+        assert_eq!(findings(|l| l.calls[0].did_it = false), [Kind::FalseEnd]);
         let other_id =
             |l: &mut Ledgers| l.events.push(Event { id: "x".into(), ..event("t1", "deleted") });
         assert_eq!(findings(other_id), [Kind::TwoEventIds]);
         assert_eq!(findings(|l| l.calls.push(call("t2", 0))), [Kind::UnexpectedCall]);
         assert_eq!(findings(|l| l.calls.push(call("m1", 0))), [Kind::UnexpectedCall]);
         assert_eq!(
-            findings(|l| l.calls.push(Call { is_delete_of_a_task: false, ..call("t1", 0) })),
+            findings(|l| l.calls.push(Call { kind: None, ..call("t1", 0) })),
             [Kind::UnexpectedCall]
         );
         let poison = DeadLetter { at_ms: 0, command_id: "t1".into(), reason: String::new() };
@@ -432,11 +474,7 @@ mod tests {
     #[test]
     fn a_call_before_its_retry_after_is_found_unless_the_worker_could_not_know() {
         let early = |l: &mut Ledgers| {
-            l.calls.push(Call {
-                retry_after_ms: Some(2000),
-                deleted_it: false,
-                ..call("t1", 100_000)
-            });
+            l.calls.push(Call { retry_after_ms: Some(2000), did_it: false, ..call("t1", 100_000) });
             l.calls.push(call("t1", 101_000));
         };
         assert_eq!(findings(early), [Kind::EarlyCall]);
@@ -459,12 +497,8 @@ mod tests {
 
     #[test]
     fn the_question_whether_a_token_reaches_its_organisation_is_no_unexpected_call() {
-        let asks = |org: &str| Call {
-            is_delete_of_a_task: false,
-            is_list_of_tasks: true,
-            org: org.into(),
-            ..call("", 0)
-        };
+        let asks =
+            |org: &str| Call { kind: None, is_list_of_tasks: true, org: org.into(), ..call("", 0) };
         assert_eq!(findings(|l| l.calls.push(asks("a"))), []);
         assert_eq!(findings(|l| l.calls.push(asks("b"))), [Kind::UnexpectedCall]);
     }

@@ -75,7 +75,7 @@ pub(crate) async fn fight(scenario: &Scenario) -> Result<Outcome, String> {
     let producer = Producer::new(url.clone(), plan);
     let nemesis = place(scenario, broker, &url, directory.path()).await;
     let planned = producer.plan.lock().expect("the plan").clone();
-    nemesis.sandbox.tell_of_tasks(&planned).await;
+    nemesis.sandbox.tell_of_objects(&planned).await;
     // RabbitMQ 3.10 may break a queue that was declared in the seconds before a `kill -9`.
     sleep(Duration::from_secs(5)).await;
     let bad_exits = rage(scenario, &mut rng, &producer, &nemesis, &url).await;
@@ -95,8 +95,7 @@ async fn declare(url: &str) -> Result<(), String> {
     let connection = BrokerConnection::open(&url.parse()?, &TlsFiles::default(), "campaign")
         .await
         .map_err(|error| error.to_string())?;
-    let topology =
-        Topology { provision: Provision::Declare, kinds: vec![Kind::TaskDelete], delays };
+    let topology = Topology { provision: Provision::Declare, kinds: Kind::ALL.to_vec(), delays };
     topology::ensure(&connection, &topology).await.map_err(|error| error.to_string())
 }
 
@@ -237,11 +236,14 @@ async fn stop(nemesis: &Nemesis) {
 async fn left(url: &str) -> Option<BTreeMap<String, u32>> {
     let connection = Connection::connect(url, ConnectionProperties::default()).await.ok()?;
     let channel = connection.create_channel().await.ok()?;
-    let waits = LADDER_MS.map(|(name, _)| format!("task.delete.wait.{name}"));
-    let others =
-        ["task.delete", "task.delete.dead", "task.events.unrouted", EVENTS].map(str::to_owned);
+    let of_kind = |kind: Kind| {
+        let waits = LADDER_MS.map(|(name, _)| kind.delay_queue(name));
+        waits.into_iter().chain([kind.queue().to_owned(), kind.dead_letter_queue()])
+    };
+    let of_kinds = Kind::ALL.into_iter().flat_map(of_kind);
+    let others = ["task.events.unrouted", EVENTS].map(str::to_owned);
     let mut left = BTreeMap::new();
-    for queue in waits.into_iter().chain(others) {
+    for queue in of_kinds.chain(others) {
         let options = QueueDeclareOptions { durable: true, passive: true, ..Default::default() };
         let declared = channel
             .queue_declare(queue.as_str().into(), options, FieldTable::default())
@@ -254,9 +256,10 @@ async fn left(url: &str) -> Option<BTreeMap<String, u32>> {
 
 async fn collect(producer: &Producer, nemesis: &Nemesis, url: &str) -> Result<Ledgers, String> {
     let plan = producer.plan.lock().expect("nobody panics with the plan").clone();
-    let there = plan.iter().filter(|planned| planned.state == Some("present"));
+    let is_there = |state| matches!(state, "present" | "archived");
+    let there = plan.iter().filter(|planned| planned.state.is_some_and(is_there));
     let were_there: HashSet<String> =
-        there.map(|planned| format!("{}/{}", planned.command.org, planned.command.task)).collect();
+        there.map(|p| format!("{}/{}", p.command.org, p.command.object)).collect();
     let retry_after = nemesis.retry_after.lock().expect("nobody panics with it").clone();
     let calls = nemesis.sandbox.calls(|fault| retry_after.get(&fault).copied()).await;
     let left = left(url).await.ok_or("the broker does not say what is left in its queues")?;

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use tallyfy_delete_worker::kind::Kind;
+
 /// What a command must come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expected {
-    /// `deleted` or `already_absent`, and the task is gone.
-    Gone,
+    /// The kind's word for success, or `already_absent`; and the object is gone, or archived.
+    Done,
     /// A dead letter for this reason, and no call at all where it is refused before one.
     DeadLetter(&'static str),
 }
@@ -14,9 +16,11 @@ pub(crate) enum Expected {
 /// A command of the plan, and what its producer knows of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Command {
+    pub(crate) kind: Kind,
     pub(crate) id: String,
     pub(crate) org: String,
-    pub(crate) task: String,
+    /// The id of the task, process, tag or file.
+    pub(crate) object: String,
     pub(crate) expected: Expected,
     /// Times that it was sent.
     pub(crate) attempted: u32,
@@ -34,7 +38,7 @@ pub(crate) struct Event {
     pub(crate) id: String,
     pub(crate) command_id: String,
     pub(crate) org: String,
-    pub(crate) task: String,
+    pub(crate) object: String,
     pub(crate) outcome: String,
     pub(crate) reason: String,
 }
@@ -54,12 +58,14 @@ pub(crate) struct DeadLetter {
 pub(crate) struct Call {
     pub(crate) at_ms: i64,
     pub(crate) path: String,
-    pub(crate) is_delete_of_a_task: bool,
+    /// The kind whose call it is, if it deletes or archives.
+    pub(crate) kind: Option<Kind>,
     /// Asks whether the token reaches the organisation.
     pub(crate) is_list_of_tasks: bool,
     pub(crate) org: String,
-    pub(crate) task: String,
-    pub(crate) deleted_it: bool,
+    pub(crate) object: String,
+    /// The object is gone by this call, or archived.
+    pub(crate) did_it: bool,
     /// The `Retry-After` of its answer.
     pub(crate) retry_after_ms: Option<i64>,
 }
@@ -87,7 +93,7 @@ pub(crate) struct Ledgers {
     pub(crate) dead_letters: Vec<DeadLetter>,
     pub(crate) calls: Vec<Call>,
     pub(crate) journal: Vec<Blow>,
-    /// Tasks that were there at the beginning, as `org/task`.
+    /// Objects that were there at the beginning, as `org/id`.
     pub(crate) were_there: std::collections::HashSet<String>,
     /// Messages left in the queues.
     pub(crate) left: BTreeMap<String, u32>,

@@ -1,5 +1,6 @@
 //! The sandbox, on a thread of ours, and the workers, as processes: started again when they die, each on wires of its own.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tallyfy_delete_worker::kind::Kind;
 use testkit::proxy::Proxy;
 use testkit::rabbitmq::guardian::guard;
 use testkit::sandbox;
@@ -40,18 +42,32 @@ impl Sandbox {
         self.0.url().trim_start_matches("http://")
     }
 
-    /// Which tasks there are, and which of them it never manages to delete.
-    pub(crate) async fn tell_of_tasks(&self, plan: &[Planned]) {
+    /// Which tasks, processes, tags and files there are, and which of them it never manages to delete.
+    pub(crate) async fn tell_of_objects(&self, plan: &[Planned]) {
         for planned in plan.iter().filter(|planned| planned.always_fails) {
-            let scope = json!({"org_id": planned.command.org, "task_id": planned.command.task});
+            let scope = json!({"org_id": planned.command.org, "task_id": planned.command.object});
             self.fault(json!({"match": scope, "effect": {"status": 500}})).await;
         }
         for org in ORGS {
-            for state in ["present", "gone", "forbidden"] {
+            for state in ["present", "archived", "gone", "forbidden"] {
                 let wanted = plan.iter().filter(|p| p.command.org == org && p.state == Some(state));
-                let ids: Vec<&str> = wanted.map(|planned| planned.command.task.as_str()).collect();
-                self.0.post("tasks", json!({"org_id": org, "task_ids": ids, "state": state})).await;
+                let mut by_type = BTreeMap::<_, Vec<&str>>::new();
+                for Planned { command, .. } in wanted {
+                    by_type.entry(command.kind.spec().object).or_default().push(&command.object);
+                }
+                for (object, ids) in by_type {
+                    self.tell(org, object, &ids, state).await;
+                }
             }
+        }
+    }
+
+    async fn tell(&self, org: &str, object: &str, ids: &[&str], state: &str) {
+        if object == "task" {
+            self.0.tasks(org, ids, state).await;
+        } else {
+            let body = json!({"org_id": org, "type": object, "ids": ids, "state": state});
+            self.0.post("objects", body).await;
         }
     }
 
@@ -73,14 +89,26 @@ impl Sandbox {
         let calls = entries.iter().map(|entry| Call {
             at_ms: entry["at_ms"].as_i64().unwrap_or_default(),
             path: format!("{} {}", text(&entry["method"]), text(&entry["path"])),
-            is_delete_of_a_task: entry["method"] == "DELETE" && entry["operation"] == "delete",
+            kind: (entry["method"] == "DELETE").then(|| kind_of(&entry["operation"])).flatten(),
             is_list_of_tasks: entry["operation"] == "list",
             org: text(&entry["org_id"]),
-            task: text(&entry["task_id"]),
-            deleted_it: entry["effect"] == "deleted",
+            object: text(&entry["task_id"]),
+            did_it: entry["effect"] == "deleted" || entry["effect"] == "archived",
             retry_after_ms: entry["fault"].as_u64().and_then(&retry_after),
         });
         calls.collect()
+    }
+}
+
+/// The kind whose call the sandbox calls by this name.
+fn kind_of(operation: &Value) -> Option<Kind> {
+    match operation.as_str()? {
+        "delete" => Some(Kind::TaskDelete),
+        "archive" => Some(Kind::TaskArchive),
+        "delete_process" => Some(Kind::ProcessDelete),
+        "delete_tag" => Some(Kind::TagDelete),
+        "delete_file" => Some(Kind::FileDelete),
+        _ => None,
     }
 }
 
@@ -225,6 +253,7 @@ impl Slot {
             ("AMQP_URL", url.into()),
             ("TALLYFY_BASE_URL", format!("http://{}/api", self.to_api.addr)),
             ("TALLYFY_CREDENTIALS_DIR", self.directory.join("tokens").display().to_string()),
+            ("KINDS", Kind::ALL.map(Kind::as_str).join(",")),
             ("WAIT_LADDER", "500ms,1s,2s,4s".to_owned()),
             ("REQUEST_TIMEOUT", "4s".to_owned()),
             ("CONCURRENCY", "16".to_owned()),

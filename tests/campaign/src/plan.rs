@@ -15,6 +15,10 @@ pub(crate) const STRUCK: [&str; 4] = ["north", "south", "west", "inland"];
 pub(crate) const UNHARMED: [&str; 2] = ["east", "centre"];
 /// Organisations that the workers may touch.
 pub(crate) const ORGS: [&str; 6] = ["north", "south", "west", "inland", UNHARMED[0], UNHARMED[1]];
+const OTHER_KINDS: [Kind; 4] =
+    [Kind::TaskArchive, Kind::ProcessDelete, Kind::TagDelete, Kind::FileDelete];
+/// One of so many commands is of a certain other kind.
+const OTHER_KINDS_SHARE: usize = 16;
 /// Too few to look like an outage.
 const ALWAYS_FAILING: usize = 4;
 
@@ -30,7 +34,7 @@ pub(crate) struct Planned {
     pub(crate) straight: bool,
     /// Sent a second time, as a producer does that has lost a confirm.
     pub(crate) twice: bool,
-    /// The state of the task before, where the sandbox is told of it.
+    /// The state of the object before, where the sandbox is told of it.
     pub(crate) state: Option<&'static str>,
     /// The API answers 500 to it, whatever else it does.
     pub(crate) always_fails: bool,
@@ -78,21 +82,45 @@ fn always_failing(number: usize) -> Planned {
         .to_string()
         .into_bytes();
     let expected = Expected::DeadLetter("attempts_exhausted");
-    let command = command(id.clone(), org, task, expected);
+    let command = command(Kind::TaskDelete, id.clone(), org, task, expected);
     let after = Duration::ZERO;
     let (straight, twice, state, always_fails) = (true, false, Some("present"), true);
     Planned { command, body, message_id: Some(id), after, straight, twice, state, always_fails }
 }
 
 fn one(rng: &mut Rng, number: usize, org: &'static str) -> Planned {
+    match rng.usize(..OTHER_KINDS_SHARE) {
+        which if which < OTHER_KINDS.len() => of_another_kind(rng, number, org, OTHER_KINDS[which]),
+        _ => of_a_task(rng, number, org),
+    }
+}
+
+/// It must succeed, whatever befalls it: also if its first answer is lost and the second says "not found".
+fn of_another_kind(rng: &mut Rng, number: usize, org: &str, kind: Kind) -> Planned {
+    let (object, id) = (format!("t{number:06}"), format!("command-{number:06}"));
+    let body = json!({"org_id": org, kind.spec().id_member: object, "requested_by": "campaign"});
+    let is_archived_first = kind == Kind::ProcessDelete;
+    Planned {
+        command: command(kind, id.clone(), org, object, Expected::Done),
+        body: body.to_string().into_bytes(),
+        message_id: Some(id),
+        after: Duration::ZERO,
+        straight: rng.bool(),
+        twice: false,
+        state: Some(if is_archived_first { "archived" } else { "present" }),
+        always_fails: false,
+    }
+}
+
+fn of_a_task(rng: &mut Rng, number: usize, org: &'static str) -> Planned {
     let task = format!("t{number:06}");
     let ordinary = json!({"org_id": org, "task_id": task, "requested_by": "campaign"});
     let late = json!({"org_id": org, "task_id": task, "not_after": "2020-01-01T00:00:00Z"});
     let foreign = json!({"org_id": "elsewhere", "task_id": task});
     let dead = Expected::DeadLetter;
     let (expected, body, state) = match rng.u8(..100) {
-        0..82 => (Expected::Gone, ordinary, Some("present")),
-        82..88 => (Expected::Gone, ordinary, Some("gone")),
+        0..82 => (Expected::Done, ordinary, Some("present")),
+        82..88 => (Expected::Done, ordinary, Some("gone")),
         88..91 => (dead("forbidden"), ordinary, Some("forbidden")),
         91..94 => (dead("expired"), late, Some("present")),
         94..97 => (dead("org_not_allowed"), foreign, None),
@@ -107,16 +135,17 @@ fn one(rng: &mut Rng, number: usize, org: &'static str) -> Planned {
     let derived = readable.filter(|_| rng.u8(..10) == 0).map(|command| command.derived_id());
     let message_id = derived.is_none().then(|| format!("command-{number:06}"));
     let id = derived.or(message_id.clone()).unwrap_or_default();
-    let command = command(id, org, task, expected);
+    let command = command(Kind::TaskDelete, id, org, task, expected);
     let (after, straight, twice) = (Duration::ZERO, rng.bool(), rng.u8(..25) == 0);
     Planned { command, body, message_id, after, straight, twice, state, always_fails: false }
 }
 
-fn command(id: String, org: &str, task: String, expected: Expected) -> Command {
+fn command(kind: Kind, id: String, org: &str, object: String, expected: Expected) -> Command {
     Command {
+        kind,
         id,
         org: org.into(),
-        task,
+        object,
         expected,
         attempted: 0,
         acknowledged: 0,
@@ -140,6 +169,15 @@ mod tests {
         let ids: std::collections::HashSet<_> =
             once.iter().map(|planned| &planned.command.id).collect();
         assert_eq!(ids.len(), 2000);
+    }
+
+    #[test]
+    fn every_kind_has_its_commands() {
+        let planned = planned();
+        for kind in Kind::ALL {
+            let count = planned.iter().filter(|planned| planned.command.kind == kind).count();
+            assert!(count > 80, "{kind}: {count}");
+        }
     }
 
     #[test]

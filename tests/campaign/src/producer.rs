@@ -96,7 +96,7 @@ async fn send(channel: &Channel, planned: &Planned) -> lapin::Result<bool> {
     let options = BasicPublishOptions { mandatory: true, ..Default::default() };
     let sent = channel.basic_publish(
         exchange.into(),
-        "task.delete".into(),
+        planned.command.kind.queue().into(),
         options,
         &planned.body,
         properties,

@@ -23,7 +23,6 @@ pub(crate) const EVENTS: &str = "campaign.events";
 const ROOM: i32 = 30;
 /// Without a word for this long it connects again.
 const PATIENCE: Duration = Duration::from_secs(10);
-const DEAD_LETTERS: &str = "task.delete.dead";
 
 /// What was seen so far.
 #[derive(Default)]
@@ -48,10 +47,11 @@ impl Witness {
         let channel = connection.create_channel().await.expect("a channel");
         declare(&channel).await.expect("the queue of the events");
         let (seen, looks) = (Arc::default(), watch::Sender::new(true));
-        for queue in [EVENTS, DEAD_LETTERS] {
+        let dead_letters = Kind::ALL.map(|kind| (kind.dead_letter_queue(), Some(kind)));
+        for (queue, kind) in dead_letters.into_iter().chain([(EVENTS.to_owned(), None)]) {
             tokio::spawn(watch_for_ever(
                 url.to_owned(),
-                queue,
+                (queue, kind),
                 Arc::clone(&seen),
                 looks.subscribe(),
             ));
@@ -94,27 +94,33 @@ async fn declare(channel: &Channel) -> lapin::Result<()> {
 
 async fn watch_for_ever(
     url: String,
-    queue: &'static str,
+    (queue, kind): (String, Option<Kind>),
     seen: Arc<Mutex<Seen>>,
     mut looks: watch::Receiver<bool>,
 ) {
     loop {
         let _ = looks.wait_for(|looks| *looks).await;
         tokio::select! {
-            _ = watch_once(&url, queue, &seen) => {}
-            _ = looks.wait_for(|looks| !*looks), if queue == EVENTS => {}
+            _ = watch_once(&url, &queue, kind, &seen) => {}
+            _ = looks.wait_for(|looks| !*looks), if kind.is_none() => {}
         }
         sleep(Duration::from_millis(200)).await;
     }
 }
 
-async fn watch_once(url: &str, queue: &str, seen: &Mutex<Seen>) -> lapin::Result<()> {
+/// A queue of dead letters has a kind; the queue of the events has none.
+async fn watch_once(
+    url: &str,
+    queue: &str,
+    kind: Option<Kind>,
+    seen: &Mutex<Seen>,
+) -> lapin::Result<()> {
     // A port that Docker holds open for a broker that is dead takes the connection and never answers.
     let Ok(opened) = timeout(PATIENCE, consume(url, queue)).await else { return Ok(()) };
     let (_connection, _channel, mut deliveries) = opened?;
     while let Ok(Some(delivery)) = timeout(PATIENCE, deliveries.next()).await {
         let delivery = delivery?;
-        write_down(queue, &delivery, &mut seen.lock().expect("nobody panics with it"));
+        write_down(queue, kind, &delivery, &mut seen.lock().expect("nobody panics with it"));
         delivery.acker.ack(BasicAckOptions::default()).await?;
     }
     Ok(())
@@ -130,16 +136,15 @@ async fn consume(url: &str, queue: &str) -> lapin::Result<(Connection, Channel, 
     Ok((connection, channel, deliveries))
 }
 
-fn write_down(queue: &str, delivery: &Delivery, seen: &mut Seen) {
+fn write_down(queue: &str, kind: Option<Kind>, delivery: &Delivery, seen: &mut Seen) {
     let everything =
         format!("{:?} {}", delivery.properties, String::from_utf8_lossy(&delivery.data));
     if everything.contains(crate::parts::TOKEN_MARK) {
         seen.leaks.push(format!("a message in {queue}"));
     }
-    if queue == EVENTS {
-        seen.events.push(event(delivery));
-    } else {
-        seen.dead_letters.push(dead_letter(delivery));
+    match kind {
+        None => seen.events.push(event(delivery)),
+        Some(kind) => seen.dead_letters.push(dead_letter(kind, delivery)),
     }
 }
 
@@ -152,21 +157,25 @@ fn event(delivery: &Delivery) -> Event {
         id: text(&event["id"]),
         command_id: text(&data["command_id"]),
         org: text(&data["org_id"]),
-        task: text(&data["task_id"]),
+        object: Kind::ALL
+            .map(|kind| text(&data[kind.spec().id_member]))
+            .into_iter()
+            .find(|id| !id.is_empty())
+            .unwrap_or_default(),
         outcome: text(&data["outcome"]),
         reason: text(&data["failure"]["reason"]),
     }
 }
 
 /// A dead letter without a message id is about a command whose id its event derives from the body in the same way.
-fn dead_letter(delivery: &Delivery) -> DeadLetter {
+fn dead_letter(kind: Kind, delivery: &Delivery) -> DeadLetter {
     let headers = delivery.properties.headers().clone().unwrap_or_default();
     let reason = match headers.inner().get("x-failure-reason") {
         Some(AMQPValue::LongString(reason)) => reason.to_string(),
         _ => String::new(),
     };
     let derived = || {
-        tallyfy_delete_worker::messages::Command::decode(Kind::TaskDelete, &delivery.data)
+        tallyfy_delete_worker::messages::Command::decode(kind, &delivery.data)
             .map(|c| c.derived_id())
     };
     let id = delivery.properties.message_id().as_ref().map(ToString::to_string);
