@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::command_line::with_settings;
-use crate::support::crowd::{all_deleted_within, calls_for, commands, ends, output, world_at};
+use crate::support::crowd::{all_deleted_within, calls_for, commands, ends, world_at};
+use crate::support::process::output;
 use crate::support::rabbitmq::broker;
 use crate::support::stand_in::{Call, Reply, StandIn, span};
 use crate::support::world::{ORG, World};

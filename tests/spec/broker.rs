@@ -1,8 +1,6 @@
 //! Broker outages: lost connections, lost consumers, few permissions.
 
-use std::process::{Child, Output};
-use std::time::{Duration, Instant};
-
+use futures_util::future::join_all;
 use lapin::options::QueueDeleteOptions;
 use serde_json::json;
 use tallyfy_delete_worker::kind::Kind;
@@ -10,10 +8,11 @@ use tallyfy_delete_worker::rabbitmq::topology::Provision;
 use url::Url;
 
 use crate::command_line::with_settings;
+use crate::support::eventually;
+use crate::support::process::output;
 use crate::support::proxy::Proxy;
 use crate::support::rabbitmq::broker;
 use crate::support::world::World;
-use crate::support::{PATIENCE, eventually};
 
 #[tokio::test]
 async fn a_lost_connection_is_noticed_at_once_and_rebuilt() {
@@ -156,7 +155,7 @@ async fn no_request_to_the_broker_waits_for_ever() {
     let world = World::without_worker(|_| {}).await;
     let (host, port) = broker().host_port();
     let at = || format!("{host}:{port}");
-    for (command, proxy, code, said) in [
+    let commands = [
         ("setup", Proxy::silent_from(at(), GOOD_BYE).await, 0, "the topology is declared"),
         ("check", Proxy::silent_from(at(), GOOD_BYE).await, 0, "ok       base URL"),
         ("setup", Proxy::losing(at(), DECLARED).await, 1, "did not answer in time"),
@@ -166,29 +165,17 @@ async fn no_request_to_the_broker_waits_for_ever() {
             1,
             "did not answer in time. That does not tell what is wrong",
         ),
-    ] {
+    ];
+    let ends_in_time = async |(command, proxy, code, said): (&str, Proxy, _, _)| {
         let mut url = Url::parse(&broker().amqp_url(&world.vhost)).unwrap();
         url.set_port(Some(proxy.addr.port())).unwrap();
-        let process =
-            with_settings(&world, &[command]).env("AMQP_URL", url.as_str()).spawn().unwrap();
-        let output =
-            output_in_time(process).await.unwrap_or_else(|| panic!("{command} does not end"));
+        let mut process = with_settings(&world, &[command]);
+        process.env("AMQP_URL", url.as_str());
+        let output = output(process).await;
         let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         assert_eq!(output.status.code(), Some(code), "{command}: {text}");
         assert!(text.contains(said), "{command}: {text}");
-    }
+    };
+    join_all(commands.map(ends_in_time)).await;
     broker().delete_vhost(&world.vhost).await;
-}
-
-/// `None` where it does not end by itself. What it says is little enough for a pipe to hold.
-async fn output_in_time(mut process: Child) -> Option<Output> {
-    let began = Instant::now();
-    while process.try_wait().unwrap().is_none() {
-        if began.elapsed() > PATIENCE {
-            process.kill().unwrap();
-            return None;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Some(process.wait_with_output().unwrap())
 }

@@ -8,6 +8,7 @@ use lapin::types::FieldTable;
 use serde_json::{Value, json};
 
 use crate::command_line::with_settings;
+use crate::support::process::output;
 use crate::support::rabbitmq::broker;
 use crate::support::sandbox::TOKEN;
 use crate::support::world::{ORG, OTHER_ORG, World};
@@ -16,7 +17,7 @@ use crate::support::world::{ORG, OTHER_ORG, World};
 async fn check(world: &World, settings: &[(&str, &str)]) -> (Option<i32>, Value) {
     let mut command = with_settings(world, &["check", "--json"]);
     command.envs(settings.iter().copied());
-    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let output = output(command).await;
     let said = String::from_utf8(output.stdout).unwrap();
     let mut facts = json!({});
     for fact in said.lines().map(|line| serde_json::from_str::<Value>(line).expect(line)) {

@@ -1,13 +1,14 @@
 //! The real binary, as a person or a script uses it.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
 use crate::support::eventually;
+use crate::support::process::{Running, output};
 use crate::support::rabbitmq::broker;
 use crate::support::sandbox::TOKEN;
 use crate::support::world::{ORG, World};
@@ -35,10 +36,6 @@ pub(crate) fn with_settings(world: &World, args: &[&str]) -> Command {
     command
 }
 
-async fn output(mut command: Command) -> Output {
-    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
-}
-
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
@@ -57,12 +54,8 @@ pub(crate) fn signal(child: &Child, name: &str) {
 async fn run_works_until_a_signal_and_exits_0_without_a_word_of_the_token() {
     for name in ["TERM", "INT"] {
         let world = World::without_worker(|_| {}).await;
-        let mut child = with_settings(&world, &["run", "--rust-log=trace"]).spawn().unwrap();
-        let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-        let log = std::thread::spawn(move || {
-            let mut log = String::new();
-            err.read_to_string(&mut log).map(|_| log).unwrap()
-        });
+        let mut command = with_settings(&world, &["run", "--rust-log=trace"]);
+        let child = Running::start_and_listen(&mut command);
         world
             .sandbox
             .fault("t1", 1, json!({"status": 401, "body": {"message": format!("bad {TOKEN}")}}))
@@ -72,16 +65,14 @@ async fn run_works_until_a_signal_and_exits_0_without_a_word_of_the_token() {
         world.publish(b"not a command", "m1").await;
         world.end("m1").await;
         signal(&child, name);
-        let status = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
-        let log = log.join().unwrap();
-        assert_eq!(status.code(), Some(0), "{log}");
+        let output = child.output().await;
+        let log = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{log}");
         for line in ["\"command ended\"", "\"command dead-lettered\"", "\"drained\""] {
             assert!(log.contains(line), "{log}");
         }
         assert!(!log.contains(TOKEN), "the token is in the log");
-        let mut said = String::new();
-        out.read_to_string(&mut said).unwrap();
-        assert_eq!(said, "", "logs go to standard error");
+        assert_eq!(text(&output.stdout), "", "logs go to standard error");
         broker().delete_vhost(&world.vhost).await;
     }
 }
@@ -90,14 +81,14 @@ async fn run_works_until_a_signal_and_exits_0_without_a_word_of_the_token() {
 #[tokio::test]
 async fn no_core_dump_of_ours_holds_a_token() {
     let world = World::without_worker(|_| {}).await;
-    let mut child = with_settings(&world, &["run"]).spawn().unwrap();
+    let child = Running::start(with_settings(&world, &["run"]).stderr(Stdio::null()));
     world.delete("t1").await;
     world.end("t1").await;
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().collect::<Vec<_>>()[4..6], ["0", "0"], "{core}");
     signal(&child, "ABRT");
-    let ended = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
+    let ended = child.output().await.status;
     assert!(!ended.core_dumped(), "{ended}");
     broker().delete_vhost(&world.vhost).await;
 }
@@ -111,18 +102,15 @@ async fn a_worker_that_is_killed_loses_nothing_and_repeats_with_the_same_event_i
         world.delete(task).await;
     }
     for calls in [20, 60, 100] {
-        let mut child = with_settings(&world, &["run", "--concurrency=8"])
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut command = with_settings(&world, &["run", "--concurrency=8"]);
+        let child = Running::start(command.stderr(Stdio::null()));
         eventually("some calls", async || {
             (world.sandbox.calls().await.len() >= calls).then_some(())
         })
         .await;
-        child.kill().unwrap();
-        child.wait().unwrap();
+        drop(child);
     }
-    let mut last = with_settings(&world, &["run"]).stderr(Stdio::null()).spawn().unwrap();
+    let mut last = Running::start(with_settings(&world, &["run"]).stderr(Stdio::null()));
     for task in &tasks {
         let end = world.end(task).await;
         let is_success = end["outcome"] == "deleted"
@@ -288,13 +276,10 @@ async fn delete_reads_ids_from_standard_input_and_exits_1_when_one_failed() {
     let world = World::without_worker(|_| {}).await;
     world.sandbox.tasks(ORG, &["t1"], "present").await;
     world.sandbox.tasks(ORG, &["t2"], "forbidden").await;
-    let mut child = with_settings(&world, &["delete", "--org", ORG, "-"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut command = with_settings(&world, &["delete", "--org", ORG, "-"]);
+    let mut child = Running::start(command.stdin(Stdio::piped()));
     child.stdin.take().unwrap().write_all(b"t1\n\n  t2\n").unwrap();
-    let output =
-        tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+    let output = child.output().await;
     assert_eq!(output.status.code(), Some(1));
     let failed: Vec<_> =
         json_lines(&output.stdout).into_iter().filter(|end| end["failure"].is_object()).collect();
@@ -308,14 +293,10 @@ async fn delete_with_a_line_that_cannot_be_read_deletes_nothing() {
     for (list, said) in
         [(&b"t1\n\xff\nt2\n"[..], "line 2: cannot be read"), (b"\xff\xfet\x001\x00", "line 1:")]
     {
-        let mut child = with_settings(&world, &["delete", "--org", ORG, "-"])
-            .stdin(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = with_settings(&world, &["delete", "--org", ORG, "-"]);
+        let mut child = Running::start(command.stdin(Stdio::piped()));
         child.stdin.take().unwrap().write_all(list).unwrap();
-        let output =
-            tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+        let output = child.output().await;
         assert_eq!(output.status.code(), Some(64));
         assert!(text(&output.stderr).starts_with(said), "{}", text(&output.stderr));
     }
@@ -344,13 +325,13 @@ async fn delete_interrupted_while_it_waits_exits_1() {
     let world = World::without_worker(|_| {}).await;
     world.sandbox.fault_for_all(json!({"status": 429, "headers": {"Retry-After": "600"}})).await;
     world.sandbox.tasks(ORG, &["t1"], "present").await;
-    let child = with_settings(&world, &["delete", "--org", ORG, "t1", "--wait-ladder=10m"])
-        .spawn()
-        .unwrap();
+    let child = Running::start(&mut with_settings(
+        &world,
+        &["delete", "--org", ORG, "t1", "--wait-ladder=10m"],
+    ));
     world.called("t1", 1).await;
     signal(&child, "INT");
-    let output =
-        tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+    let output = child.output().await;
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), String::new()));
     assert_eq!(world.sandbox.state(ORG, "t1").await, "present");
 }

@@ -1,6 +1,6 @@
 //! TLS to the broker, and a proxy on the way to the API: the real binary.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use axum::Router;
 use axum::body::Body;
@@ -8,6 +8,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 
 use crate::command_line::{signal, with_settings};
+use crate::support::process::{Running, output};
 use crate::support::rabbitmq::{broker, http};
 use crate::support::world::World;
 
@@ -47,7 +48,7 @@ fn over_tls(world: &World, files: &Files, args: &[&str]) -> Command {
     command
 }
 
-fn end(mut worker: Child) {
+fn end(mut worker: Running) {
     signal(&worker, "TERM");
     assert_eq!(worker.wait().unwrap().code(), Some(0));
 }
@@ -58,7 +59,7 @@ async fn a_broker_with_an_authority_of_its_own_that_asks_for_a_certificate_gets_
     let mut command = run_over_tls(&world, &files);
     command.env("AMQP_CLIENT_CERT_FILE", files.at("client.pem"));
     command.env("AMQP_CLIENT_KEY_FILE", files.at("client.key"));
-    let worker = command.stderr(Stdio::null()).spawn().unwrap();
+    let worker = Running::start(command.stderr(Stdio::null()));
     world.delete("t1").await;
     assert_eq!(world.end("t1").await["outcome"], "deleted");
     end(worker);
@@ -73,7 +74,7 @@ async fn without_the_authority_or_the_certificate_the_log_says_that_tls_failed()
         if without == "AMQP_CA_FILE" {
             command.env_remove(without);
         }
-        let mut worker = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut worker = Running::start(command.stderr(Stdio::piped()));
         let log = std::io::BufReader::new(worker.stderr.take().unwrap());
         let told = tokio::task::spawn_blocking(move || {
             std::io::BufRead::lines(log)
@@ -82,8 +83,6 @@ async fn without_the_authority_or_the_certificate_the_log_says_that_tls_failed()
         });
         let told = told.await.unwrap().expect("the worker says so").to_lowercase();
         assert!(told.contains("certificate") || told.contains("alert"), "{told}");
-        worker.kill().unwrap();
-        worker.wait().unwrap();
     }
     broker().delete_vhost(&world.vhost).await;
 }
@@ -97,12 +96,12 @@ async fn check_tells_tls_that_works_from_tls_that_does_not() {
     let mut without_authority = over_tls(&world, &files, &["check"]);
     without_authority.env_remove("AMQP_CA_FILE");
     let without_certificate = over_tls(&world, &files, &["check"]);
-    for (mut command, code, line) in [
+    for (command, code, line) in [
         (whole, 0, "ok       TLS: "),
         (without_authority, 1, "AMQP_CA_FILE"),
         (without_certificate, 1, "AMQP_CLIENT_"),
     ] {
-        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let output = output(command).await;
         let said = String::from_utf8(output.stdout).unwrap();
         assert_eq!(output.status.code(), Some(code), "{said}");
         assert!(said.contains(line), "{said}");
@@ -121,7 +120,9 @@ async fn a_wrong_file_is_named_and_nothing_starts() {
         ("TALLYFY_PROXY", "proxy:3128", "TALLYFY_PROXY: takes"),
         ("AMQP_URL", &broker().amqp_url(&world.vhost), "must begin with amqps://"),
     ] {
-        let output = run_over_tls(&world, &files).env(name, file).output().unwrap();
+        let mut command = run_over_tls(&world, &files);
+        command.env(name, file);
+        let output = output(command).await;
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(64));
         assert!(said.contains(expected), "{name}: {said}");
@@ -156,7 +157,7 @@ async fn calls_go_through_the_proxy_that_is_set_and_through_none_of_the_environm
     let world = World::without_worker(|_| {}).await;
     for (name, task) in [("HTTP_PROXY", "t1"), ("TALLYFY_PROXY", "t2")] {
         let mut command = with_settings(&world, &["run"]);
-        let worker = command.env(name, &proxy).stderr(Stdio::null()).spawn().unwrap();
+        let worker = Running::start(command.env(name, &proxy).stderr(Stdio::null()));
         world.delete(task).await;
         assert_eq!(world.end(task).await["outcome"], "deleted");
         end(worker);

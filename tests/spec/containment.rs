@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::support::crowd::{
-    RunningBinary, THIRD_ORG, all_deleted_within, calls_for, commands, commands_for, world_at,
+    THIRD_ORG, all_deleted_within, calls_for, commands, commands_for, run_the_binary, world_at,
 };
 use crate::support::eventually;
 use crate::support::proxy::Proxy;
@@ -27,7 +27,7 @@ async fn served_behind_150_commands_of(bad_orgs: &[&str]) {
         commands(&world, org, &format!("bad-{org}"), 150 / bad_orgs.len()).await;
     }
     let good = commands(&world, THIRD_ORG, "good", 10).await;
-    let worker = RunningBinary::start(&world, &api);
+    let worker = run_the_binary(&world, &api);
     all_deleted_within(A_MINUTE, &world, &good).await;
     assert_eq!(world.tester.dead_letters().len(), 0);
     drop(worker);
@@ -55,7 +55,7 @@ async fn a_very_large_backlog_of_a_bad_organisation_delays_a_healthy_one_by_seco
     let world = world_at(&api, |_| {}).await;
     commands(&world, ORG, "bad", backlog()).await;
     let good = commands(&world, OTHER_ORG, "good", 1).await;
-    let worker = RunningBinary::start(&world, &api);
+    let worker = run_the_binary(&world, &api);
     all_deleted_within(Duration::from_secs(12), &world, &good).await;
     drop(worker);
     broker().delete_vhost(&world.vhost).await;
@@ -67,7 +67,7 @@ async fn bad_commands_in_front_of_good_ones_of_their_organisation_step_aside() {
     let world = world_at(&api, |_| {}).await;
     commands(&world, ORG, "bad", 40).await;
     let good = commands(&world, ORG, "good", 3).await;
-    let worker = RunningBinary::start(&world, &api);
+    let worker = run_the_binary(&world, &api);
     all_deleted_within(A_MINUTE, &world, &good).await;
     drop(worker);
     broker().delete_vhost(&world.vhost).await;

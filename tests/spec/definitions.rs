@@ -1,11 +1,14 @@
 //! `deploy/rabbitmq/definitions.json` is what `setup` declares, and its users may do what they must and no more.
 
+use std::process::Stdio;
+
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Confirmation, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 use tallyfy_delete_worker::kind::Kind;
 
 use crate::command_line::{binary, signal};
+use crate::support::process::Running;
 use crate::support::rabbitmq::broker_to_harm;
 use crate::support::sandbox::{Sandbox, TOKEN};
 use crate::support::tester::Tester;
@@ -66,14 +69,14 @@ async fn the_definitions_are_what_setup_declares_and_their_users_have_what_they_
     sandbox.fault("t1", 4, json!({"status": 503})).await;
     broker.set_permissions(VHOST, "guest", ".*", ".*", ".*").await;
     let tester = Tester::connect(&broker.amqp_url(VHOST)).await;
-    let mut worker = binary(&["run", "--declare-topology=false", "--http-addr=127.0.0.1:0"])
+    let mut command = binary(&["run", "--declare-topology=false", "--http-addr=127.0.0.1:0"]);
+    command
         .env("AMQP_URL", url("tallyfy-worker"))
         .env("KINDS", Kind::ALL.map(Kind::as_str).join(","))
         .env("TALLYFY_BASE_URL", sandbox.base_url())
         .env("TALLYFY_ORG_ID", ORG)
-        .env("TALLYFY_ACCESS_TOKEN", TOKEN)
-        .spawn()
-        .unwrap();
+        .env("TALLYFY_ACCESS_TOKEN", TOKEN);
+    let mut worker = Running::start(command.stderr(Stdio::null()));
     for task in ["t1", "t2"] {
         let body = json!({"org_id": ORG, "task_id": task}).to_string();
         let published =

@@ -2,26 +2,17 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::command_line::{binary, signal, with_settings};
 use crate::support::eventually;
+use crate::support::process::{Running, output};
 use crate::support::rabbitmq::broker;
 use crate::support::sandbox::TOKEN;
 use crate::support::world::{ORG, World};
-
-/// A worker that is ended with the test, however it ends.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 fn free_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -46,7 +37,7 @@ async fn half_open_requests_on_the_operators_port_do_not_stop_deletion() {
     let address = free_address();
     let mut command = with_settings(&world, &["run"]);
     command.env("HTTP_ADDR", &address);
-    let worker = Running(with_few_descriptors(&command, 128).spawn().unwrap());
+    let worker = Running::start(&mut with_few_descriptors(&command, 128));
     world.delete("before").await;
     world.end("before").await;
     let half_open: Vec<_> = (0..400)
@@ -84,27 +75,27 @@ async fn a_hangup_reads_the_credentials_again_and_ends_nothing() {
     fs::write(&token, "wrong").unwrap();
     let mut command = with_settings(&world, &["run"]);
     command.env_remove("TALLYFY_ACCESS_TOKEN").env("TALLYFY_ACCESS_TOKEN_FILE", &token);
-    let mut worker = Running(command.stderr(Stdio::null()).spawn().unwrap());
+    let mut worker = Running::start(command.stderr(Stdio::null()));
     world.delete("t1").await;
     world.called("t1", 1).await;
     fs::write(&token, TOKEN).unwrap();
-    signal(&worker.0, "HUP");
+    signal(&worker, "HUP");
     assert_eq!(world.end("t1").await["outcome"], "deleted");
-    assert!(worker.0.try_wait().unwrap().is_none(), "it goes on");
-    signal(&worker.0, "TERM");
-    let status = tokio::task::spawn_blocking(move || worker.0.wait().unwrap()).await.unwrap();
+    assert!(worker.try_wait().unwrap().is_none(), "it goes on");
+    signal(&worker, "TERM");
+    let status = worker.output().await.status;
     assert_eq!(status.code(), Some(0));
     broker().delete_vhost(&world.vhost).await;
 }
 
-#[test]
-fn a_token_that_is_not_there_is_a_wrong_setting_and_exits_64() {
+#[tokio::test]
+async fn a_token_that_is_not_there_is_a_wrong_setting_and_exits_64() {
     let nowhere = tempfile::tempdir().unwrap();
     let missing = nowhere.path().join("token");
     for command in [&["run"][..], &["delete", "--org", ORG, "t1"]] {
         let mut command = binary(command);
         command.env("TALLYFY_ORG_ID", ORG).env("TALLYFY_ACCESS_TOKEN_FILE", &missing);
-        let output = command.output().unwrap();
+        let output = output(command).await;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(64), "{said}");
         assert!(said.contains("TALLYFY_ACCESS_TOKEN_FILE"), "{said}");

@@ -1,12 +1,15 @@
 //! Messages that mean harm: none stops the worker, none makes a call or a publish that it should not, none costs another
 //! command its place. Where a fault of the worker's would end its process, it runs as one of its own.
 
+use std::process::Stdio;
+
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use serde_json::json;
 use tallyfy_delete_worker::kind::Kind;
 
 use crate::command_line::{signal, with_settings};
+use crate::support::process::Running;
 use crate::support::rabbitmq::broker;
 use crate::support::raw_amqp::{
     self, Property, RawMessage, array, entry, nested_arrays, nested_tables, text,
@@ -106,7 +109,7 @@ async fn header_tables_of_any_size_or_depth_stop_nothing() {
         world.sandbox.tasks(ORG, &[task], "present").await;
         send(&world, &command(task).headers(&traced(table))).await;
     }
-    let mut worker = with_settings(&world, &["run"]).spawn().unwrap();
+    let mut worker = Running::start(with_settings(&world, &["run"]).stderr(Stdio::null()));
     for task in &tasks {
         let end = world.end_message(task).await;
         assert_eq!(end.json()["data"]["outcome"], "deleted", "{task}");
@@ -132,7 +135,7 @@ async fn a_header_larger_than_the_agreed_frame_does_not_silence_the_connection()
         broker().publish_with_headers(&world.vhost, "task.delete", &body, task, &table).await;
     }
     let last = world.delete("last").await;
-    let mut worker = with_settings(&world, &["run"]).spawn().unwrap();
+    let mut worker = Running::start(with_settings(&world, &["run"]).stderr(Stdio::null()));
     for task in tasks.iter().chain([&last]) {
         assert_eq!(world.end(task).await["outcome"], "deleted");
     }
@@ -287,14 +290,13 @@ async fn long_strings_and_control_characters_are_carried_and_break_no_line_of_th
     let message = RawMessage::to("task.delete", "no command");
     let message = message.with(Property::MessageId, &id).with(Property::CorrelationId, [b'c'; 255]);
     send(&world, &message.headers(&text("tracestate", [b't'; 1025]))).await;
-    let worker = with_settings(&world, &["run", "--log-format=json"]).spawn().unwrap();
+    let worker = Running::start(&mut with_settings(&world, &["run", "--log-format=json"]));
     let dead_letter = world.dead_letter(&id).await;
     assert_eq!(dead_letter.properties.correlation_id().as_ref().unwrap().as_str().len(), 255);
     assert_eq!(dead_letter.header("tracestate"), None, "what is longer than a KiB is left behind");
     assert_eq!(world.end(&id).await["failure"]["reason"], "malformed");
     signal(&worker, "TERM");
-    let output =
-        tokio::task::spawn_blocking(move || worker.wait_with_output().unwrap()).await.unwrap();
+    let output = worker.output().await;
     let said = String::from_utf8(output.stderr).unwrap();
     for line in said.lines() {
         assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line:?}");

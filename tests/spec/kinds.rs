@@ -11,8 +11,9 @@ use tallyfy_delete_worker::service::ServiceSettings;
 
 use crate::command_line::with_settings;
 use crate::dead_letters::{audits, done, lines};
-use crate::support::crowd::{output, world_at};
+use crate::support::crowd::world_at;
 use crate::support::eventually;
+use crate::support::process::output;
 use crate::support::rabbitmq::broker;
 use crate::support::stand_in::{Call, Reply, StandIn};
 use crate::support::tester::Message;

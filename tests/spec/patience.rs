@@ -12,10 +12,9 @@ use tallyfy_delete_worker::messages::OrgId;
 use tempfile::TempDir;
 
 use crate::command_line::binary;
-use crate::support::crowd::{
-    all_deleted_within, calls_for, commands, commands_for, output, world_at,
-};
+use crate::support::crowd::{all_deleted_within, calls_for, commands, commands_for, world_at};
 use crate::support::eventually;
+use crate::support::process::output;
 use crate::support::stand_in::{Call, Reply, StandIn};
 use crate::support::world::{ORG, OTHER_ORG, World};
 

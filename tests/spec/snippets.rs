@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::definitions::definitions;
 use crate::pages::{page, snippet, table};
 use crate::support::eventually;
+use crate::support::process::{Running, output};
 use crate::support::rabbitmq::broker;
 use crate::support::sandbox::{Sandbox, TOKEN};
 use crate::support::world::{ORG, World};
@@ -62,12 +63,12 @@ async fn the_first_configuration_of_the_readme_deletes_the_task_of_its_first_com
     let printed = snippet(&format!("\n#\n{behind_the_build}"), "#", "sh");
     let url = broker().amqp_url(&world.vhost);
     let ours = with(&printed, "amqp://guest:guest@127.0.0.1:5672/%2f", &url);
-    let child = shell(&ours, home.path(), &sandbox.base_url()).spawn().unwrap();
+    let child = Running::start(&mut shell(&ours, home.path(), &sandbox.base_url()));
     world.tester.publish(body.as_bytes(), BasicProperties::default()).await;
     let event = eventually("the event", async || world.tester.events().into_iter().next()).await;
     let group = format!("-{}", child.id());
     assert!(Command::new("kill").args(["-TERM", "--", &group]).status().unwrap().success());
-    let output = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap()).await.unwrap();
+    let output = child.output().await;
 
     assert_eq!(event.json()["data"]["outcome"], "deleted", "{}", lines(&output));
     let checked = String::from_utf8(output.stdout).unwrap();
@@ -92,8 +93,8 @@ async fn the_check_of_the_systemd_recipe_reads_the_settings_of_the_unit() {
 
     let printed = snippet(&page("docs/operations.md"), "### Check with systemd", "sh");
     let ours = with(&printed, "/etc/tallyfy-delete-worker", &etc.path().display().to_string());
-    let mut check = shell(&ours, etc.path(), &world.sandbox.base_url());
-    let output = tokio::task::spawn_blocking(move || check.output().unwrap()).await.unwrap();
+    let check = shell(&ours, etc.path(), &world.sandbox.base_url());
+    let output = output(check).await;
     let said = lines(&output);
     assert!(said.contains("ok       broker: "), "{said}");
     assert!(said.contains(&format!("ok       organisation {ORG}: ")), "{said}");

@@ -1,7 +1,7 @@
 //! One trace for one command, whatever befalls it, and real spans at a real collector.
 
 use std::collections::BTreeMap;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -16,6 +16,7 @@ use serde_json::json;
 
 use crate::command_line::{signal, with_settings};
 use crate::support::eventually;
+use crate::support::process::Running;
 use crate::support::rabbitmq::broker;
 use crate::support::world::{ORG, World};
 
@@ -60,18 +61,14 @@ impl Collector {
     }
 }
 
-fn worker(world: &World, settings: &[(&str, &str)]) -> Child {
+fn worker(world: &World, settings: &[(&str, &str)]) -> Running {
     let mut command = with_settings(world, &["run"]);
-    command.envs(settings.iter().copied()).stderr(Stdio::piped()).spawn().unwrap()
+    Running::start(command.envs(settings.iter().copied()).stderr(Stdio::piped()))
 }
 
-async fn ended(mut worker: Child) -> String {
+async fn ended(worker: Running) -> String {
     signal(&worker, "TERM");
-    let output = tokio::task::spawn_blocking(move || {
-        worker.wait().unwrap();
-        std::io::read_to_string(worker.stderr.take().unwrap()).unwrap()
-    });
-    output.await.unwrap()
+    String::from_utf8(worker.output().await.stderr).unwrap()
 }
 
 fn traced(id: &str, traceparent: &str) -> BasicProperties {

@@ -1,9 +1,7 @@
 //! Many commands at once: publishes them, and watches what becomes of them at a stand-in for the API.
 
 use std::collections::BTreeMap;
-use std::future::ready;
-use std::io::Read;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
@@ -11,6 +9,7 @@ use serde_json::Value;
 use tallyfy_delete_worker::service::ServiceSettings;
 
 use super::eventually;
+use super::process::Running;
 use super::stand_in::{StandIn, span};
 use super::world::{ORG, OTHER_ORG, World};
 use crate::command_line::with_settings;
@@ -32,38 +31,13 @@ pub(crate) async fn world_at(api: &StandIn, change: impl FnOnce(&mut ServiceSett
     .await
 }
 
-/// The real binary with its own defaults; ends with its owner.
-pub(crate) struct RunningBinary(Child);
-
-impl RunningBinary {
-    /// For three organisations.
-    pub(crate) fn start(world: &World, api: &StandIn) -> Self {
-        let mut command = with_settings(world, &["run"]);
-        command
-            .env("TALLYFY_BASE_URL", api.base_url().as_str())
-            .env("TALLYFY_ORG_ID", [ORG, OTHER_ORG, THIRD_ORG].join(","));
-        Self(
-            command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the worker starts"),
-        )
-    }
-}
-
-impl Drop for RunningBinary {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// What a command says and how it exits; it has as long as anything has.
-pub(crate) async fn output(mut command: Command) -> Output {
-    let mut running = RunningBinary(command.spawn().expect("the command starts"));
-    let status =
-        eventually("the end of the command", || ready(running.0.try_wait().unwrap())).await;
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    running.0.stdout.take().unwrap().read_to_end(&mut stdout).unwrap();
-    running.0.stderr.take().unwrap().read_to_end(&mut stderr).unwrap();
-    Output { status, stdout, stderr }
+/// The real binary with its own defaults, for three organisations.
+pub(crate) fn run_the_binary(world: &World, api: &StandIn) -> Running {
+    let mut command = with_settings(world, &["run"]);
+    command
+        .env("TALLYFY_BASE_URL", api.base_url().as_str())
+        .env("TALLYFY_ORG_ID", [ORG, OTHER_ORG, THIRD_ORG].join(","));
+    Running::start(command.stdout(Stdio::null()).stderr(Stdio::null()))
 }
 
 /// Publishes this many commands; returns their ids, which are their tasks' too.
