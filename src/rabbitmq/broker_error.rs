@@ -1,5 +1,6 @@
 //! What goes wrong with the broker, for an operator and for those who tell one refusal from another.
 
+use std::io;
 use std::time::Duration;
 
 use lapin::ErrorKind;
@@ -7,6 +8,7 @@ use lapin::protocol::AMQPSoftError;
 use thiserror::Error;
 
 use super::tls::TlsError;
+use super::url::AmqpUrl;
 
 /// How long a connection may take to come about.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,6 +25,16 @@ pub enum BrokerError {
     /// Refused, wrong credentials, wrong virtual host, TLS.
     #[error("cannot connect to RabbitMQ at {address}: {source}")]
     Connect {
+        /// Host and port.
+        address: String,
+        /// lapin's word.
+        source: lapin::Error,
+    },
+    /// The broker has hung up where a TLS connection begins.
+    #[error(
+        "cannot connect to RabbitMQ at {address}: the broker closed the TLS handshake; does it want a client certificate? ({source})"
+    )]
+    TlsClosed {
         /// Host and port.
         address: String,
         /// lapin's word.
@@ -64,10 +76,29 @@ pub enum BrokerError {
 }
 
 impl BrokerError {
+    /// Why no connection came about.
+    ///
+    /// # A broker that wants a certificate is not taken for one that is gone
+    ///
+    /// It says so in an alert and hangs up at once. What we have sent meanwhile makes the system throw the alert away, unless it was
+    /// read in time, and report a reset instead.
+    pub(super) fn connect(url: &AmqpUrl, source: lapin::Error) -> Self {
+        let address = url.to_string();
+        match source.kind() {
+            ErrorKind::IOError(error) if url.is_tls() && is_hangup(error.kind()) => {
+                Self::TlsClosed { address, source }
+            }
+            _ => Self::Connect { address, source },
+        }
+    }
+
     /// What kind of trouble it is: another one of the same kind is not worth a log line.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::ConnectTimeout(_) | Self::Tls(_) | Self::Connect { .. } => "connect",
+            Self::ConnectTimeout(_)
+            | Self::Tls(_)
+            | Self::Connect { .. }
+            | Self::TlsClosed { .. } => "connect",
             Self::Topology { .. } => "topology",
             Self::Consume { .. } => "consume",
             Self::DeadLetters { .. } => "dead_letters",
@@ -82,6 +113,11 @@ impl BrokerError {
             _ => None,
         }
     }
+}
+
+fn is_hangup(error: io::ErrorKind) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 /// Why the broker has refused something that it understood.
@@ -106,5 +142,25 @@ impl Refusal {
         let refusal =
             refusals.into_iter().find(|(word_of_it, _)| word_of_it.get_id() == word.get_id());
         refusal.map(|(_, refusal)| refusal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_that_wants_a_certificate_is_not_taken_for_one_that_is_gone() {
+        let told = |url: &str, kind: io::ErrorKind| {
+            let url = url.parse().unwrap();
+            BrokerError::connect(&url, io::Error::from(kind).into()).to_string()
+        };
+        let question = "closed the TLS handshake; does it want a client certificate?";
+        for kind in [io::ErrorKind::ConnectionReset, io::ErrorKind::UnexpectedEof] {
+            assert!(told("amqps://h", kind).contains(question), "{kind}");
+            assert!(!told("amqp://h", kind).contains(question), "{kind}: no TLS");
+        }
+        let refused = told("amqps://h", io::ErrorKind::ConnectionRefused);
+        assert!(!refused.contains(question), "{refused}");
     }
 }

@@ -33,7 +33,7 @@ impl Connection {
         let connect = lapin_guard::connect(url.to_lapin(), tls, properties, KEEP);
         match timeout(CONNECT_TIMEOUT, connect).await {
             Ok(Ok(connection)) => Ok(Self(connection)),
-            Ok(Err(source)) => Err(BrokerError::Connect { address: url.to_string(), source }),
+            Ok(Err(source)) => Err(BrokerError::connect(url, source)),
             Err(_) => Err(BrokerError::ConnectTimeout(url.to_string())),
         }
     }
