@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, stdin};
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -11,7 +11,7 @@ use super::broker_args::BrokerArgs;
 use super::log_args::LogArgs;
 use super::read::Reader;
 use super::values::{Setting, any_duration, checked, kind, reason, reasons, up_to};
-use crate::dead_letters::{Bulk, Consent, DeadJob, OutputFormat, Selection};
+use crate::dead_letters::{Bulk, Consent, DeadJob, OutputFormat, Selection, Successes};
 use crate::kind::Kind;
 
 #[derive(Args)]
@@ -33,6 +33,7 @@ Examples:
   dead list
   dead show --reason rejected --limit 3
   dead replay --reason attempts_exhausted --org ORG --rate 20
+  dead discard --superseded-by events.jsonl --to discarded.jsonl --why 'succeeded after all'
   dead discard --reason malformed --to discarded.jsonl --why 'producer fixed, see 4711'
   dead export --to dead.jsonl
   dead import dead.jsonl
@@ -126,6 +127,10 @@ pub(super) struct SelectionArgs {
     /// Died not longer ago than this.
     #[arg(long, value_name = "DURATION", help_heading = "Which dead letters", value_parser = checked(any_duration))]
     newer_than: Option<Setting<Duration>>,
+    /// Superseded: their command has succeeded by one of the events of this file. One line for each event, as it was published,
+    /// or its id.
+    #[arg(long, value_name = "FILE", help_heading = "Which dead letters")]
+    superseded_by: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -179,7 +184,8 @@ fn form(json: bool) -> OutputFormat {
 impl Reader {
     fn selection(&mut self, args: &SelectionArgs) -> Option<Selection> {
         let before = self.problems.len();
-        let SelectionArgs { reason, org, id, command_id, older_than, newer_than } = args;
+        let SelectionArgs { reason, org, id, command_id, older_than, newer_than, superseded_by } =
+            args;
         let selection = Selection {
             reason: self.take_if(reason.as_ref()),
             org: org.clone(),
@@ -187,9 +193,20 @@ impl Reader {
             command_id: command_id.clone(),
             older_than: self.take_if(older_than.as_ref()),
             newer_than: self.take_if(newer_than.as_ref()),
+            superseded_by: superseded_by.as_deref().and_then(|file| self.successes(file)),
         };
         // One that lacks a wrong member would fit more dead letters than were meant.
         (self.problems.len() == before).then_some(selection)
+    }
+
+    fn successes(&mut self, file: &Path) -> Option<Successes> {
+        let name = "--superseded-by";
+        match std::fs::read_to_string(file) {
+            Ok(text) => Successes::read(file.to_owned(), &text)
+                .map_err(|line| format!("line {line} of {} is no event", file.display()))
+                .map_or_else(|error| self.problem(name, error), Some),
+            Err(error) => self.problem(name, format!("cannot read {}: {error}", file.display())),
+        }
     }
 
     fn limit(&mut self, limit: Option<&Setting<NonZeroU32>>) -> Option<usize> {

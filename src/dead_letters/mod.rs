@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 pub use actions::run;
-pub use selection::{Group, Groups, Selection};
+pub use selection::{Group, Groups, Selection, Successes};
 
 use crate::rabbitmq::{BrokerError, PublishError};
 

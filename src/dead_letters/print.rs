@@ -9,23 +9,29 @@ use jiff::Timestamp;
 use super::selection::Group;
 use crate::kind::Kind;
 use crate::messages::dead_letter::Exported;
+use crate::messages::ids::EventIds;
 use crate::messages::{DeadLetter, Properties, RetryState};
 
 const LONGEST_DETAIL: usize = 60;
+const MAY_BE_DONE: &str =
+    "it may have succeeded: an answer was lost, or it was delivered more than once";
 /// A reader of dead letters takes no longer text from a header; and all headers of a message share one frame.
 const LONGEST_HEADER: usize = 1024;
 /// Columns whose texts stand to the right.
-const NUMBERS: [usize; 3] = [2, 3, 4];
+const NUMBERS: [usize; 4] = [2, 3, 4, 5];
 
 /// A table, the widths by what stands in it.
 pub(super) fn groups(out: &mut impl Write, groups: &[Group], now: Timestamp) -> io::Result<()> {
-    let mut rows =
-        vec![["REASON", "ORGANISATION", "COUNT", "OLDEST", "NEWEST", "DETAIL"].map(str::to_owned)];
+    let mut rows = vec![
+        ["REASON", "ORGANISATION", "COUNT", "AMBIGUOUS", "OLDEST", "NEWEST", "DETAIL"]
+            .map(str::to_owned),
+    ];
     rows.extend(groups.iter().map(|group| {
         [
             group.reason.clone(),
             group.org_id.as_deref().map_or_else(|| "-".to_owned(), printable),
             group.letters.to_string(),
+            group.ambiguous.to_string(),
             age(group.oldest, now),
             age(group.newest, now),
             printable(&group.detail).chars().take(LONGEST_DETAIL).collect(),
@@ -55,6 +61,7 @@ pub(super) fn dead_letter(
     now: Timestamp,
 ) -> io::Result<()> {
     let (properties, retry_state) = (&dead_letter.properties, &dead_letter.retry_state);
+    let EventIds { failure, success } = dead_letter.event_ids();
     let time = |time: Option<Timestamp>| {
         time.map(|time| format!("{time:.0} ({} ago)", age(Some(time), now)))
     };
@@ -68,7 +75,9 @@ pub(super) fn dead_letter(
         (dead_letter.kind.spec().object, dead_letter.object_id()),
         ("attempts", Some(retry_state.attempts.to_string())),
         ("last status", retry_state.last_status.map(|status| status.to_string())),
-        ("ambiguous", Some("an answer was lost".to_owned()).filter(|_| retry_state.ambiguous)),
+        ("ambiguous", Some(MAY_BE_DONE.to_owned()).filter(|_| dead_letter.may_be_done())),
+        ("event id", Some(failure)),
+        ("superseded by", Some(format!("{success}, if there is such an event"))),
         ("published by", properties.published_by.clone()),
         ("correlation id", properties.correlation_id.clone()),
         ("traceparent", properties.traceparent.clone()),
@@ -108,7 +117,10 @@ pub(super) fn exported(dead_letter: &DeadLetter) -> Exported {
         Ok(text) => (Some(text.to_owned()), None),
         Err(_) => (None, Some(STANDARD.encode(&dead_letter.body))),
     };
+    let EventIds { failure: event_id, success: superseded_by } = dead_letter.event_ids();
     Exported {
+        event_id,
+        superseded_by,
         kind: dead_letter.kind.as_str().to_owned(),
         reason: dead_letter.reason.clone(),
         detail: dead_letter.detail.clone(),

@@ -1,10 +1,13 @@
 //! Which dead letters are meant, and how many there are of each kind. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::Value;
+use uuid::Uuid;
 
 use crate::messages::{DeadLetter, time};
 
@@ -26,6 +29,41 @@ pub struct Selection {
     /// Died not longer ago than this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub newer_than: Option<Duration>,
+    /// Superseded by one of these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub superseded_by: Option<Successes>,
+}
+
+/// Success events that a consumer has seen, which supersede dead letters.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Successes {
+    /// The file that they are from.
+    pub file: PathBuf,
+    #[serde(skip)]
+    ids: HashSet<String>,
+}
+
+impl Successes {
+    /// From a file of one event a line, as it was published; or of one event id a line.
+    ///
+    /// # Errors
+    /// The number of the line that is neither.
+    pub fn read(file: PathBuf, text: &str) -> Result<Self, usize> {
+        let id = |line: &str| {
+            let event = serde_json::from_str::<Value>(line).ok();
+            let id = event.as_ref().map_or(Some(line), |event| event["id"].as_str());
+            id.and_then(|id| Uuid::try_parse(id).ok()).map(|id| id.to_string())
+        };
+        let lines =
+            (1_usize..).zip(text.lines().map(str::trim)).filter(|(_, line)| !line.is_empty());
+        let ids = lines.map(|(number, line)| id(line).ok_or(number)).collect::<Result<_, _>>()?;
+        Ok(Self { file, ids })
+    }
+
+    /// Whether the command of this dead letter has succeeded after all.
+    fn supersede(&self, dead_letter: &DeadLetter) -> bool {
+        self.ids.contains(&dead_letter.event_ids().success)
+    }
 }
 
 impl Selection {
@@ -39,6 +77,7 @@ impl Selection {
             && (self.id.is_none() || is(&self.id, dead_letter.object_id()))
             && self.older_than.is_none_or(|least| age.is_some_and(|age| age > least))
             && self.newer_than.is_none_or(|most| age.is_some_and(|age| age <= most))
+            && self.superseded_by.as_ref().is_none_or(|events| events.supersede(dead_letter))
     }
 }
 
@@ -48,6 +87,8 @@ pub struct Group {
     /// Of which organisation, where the body names one.
     pub org_id: Option<String>,
     pub letters: usize,
+    /// How many of them may have succeeded: an answer was lost, or they were delivered more than once.
+    pub ambiguous: usize,
     /// When the first of them died.
     #[serde(serialize_with = "time::serialize")]
     pub oldest: Option<Timestamp>,
@@ -69,11 +110,13 @@ impl Groups {
             reason,
             org_id,
             letters: 0,
+            ambiguous: 0,
             oldest: dead_letter.failed_at,
             newest: dead_letter.failed_at,
             detail: String::new(),
         });
         group.letters += 1;
+        group.ambiguous += usize::from(dead_letter.may_be_done());
         // `None` is less than any moment.
         group.oldest = [group.oldest, dead_letter.failed_at].into_iter().flatten().min();
         group.newest = group.newest.max(dead_letter.failed_at);
@@ -94,6 +137,8 @@ impl Groups {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kind::Kind;
+    use crate::messages::{Properties, RetryState};
 
     fn now() -> Timestamp {
         "2026-11-24T10:00:00Z".parse().unwrap()
@@ -151,6 +196,27 @@ mod tests {
     }
 
     #[test]
+    fn a_dead_letter_is_superseded_by_the_success_of_its_own_command_only() {
+        let command = |kind, id: &str| DeadLetter {
+            kind,
+            properties: Properties { message_id: Some(id.into()), ..Properties::default() },
+            ..dead_letter("forbidden", r#"{"org_id":"o","task_id":"t"}"#, Some(1))
+        };
+        let (mine, other) = (command(Kind::TaskDelete, "m1"), command(Kind::TaskDelete, "m2"));
+        let success = mine.event_ids().success;
+        let as_published = format!(r#"{{"id":"{success}","type":"task.deleted"}}"#);
+        for text in [&success, &as_published, &format!("\n{as_published}\n")] {
+            let events = Successes::read("events".into(), text).unwrap();
+            let selection = Selection { superseded_by: Some(events), ..Selection::default() };
+            assert!(takes(&selection, &mine) && !takes(&selection, &other), "{text}");
+            assert!(!takes(&selection, &command(Kind::TaskArchive, "m1")));
+        }
+        for (text, line) in [("m1", 1), ("\n{}", 2), (r#"{"id":"m1"}"#, 1)] {
+            assert_eq!(Successes::read("events".into(), text), Err(line));
+        }
+    }
+
+    #[test]
     fn letters_are_counted_by_reason_and_organisation_with_the_first_and_the_last() {
         let mut groups = Groups::default();
         for (reason, body, minutes) in [
@@ -161,10 +227,14 @@ mod tests {
         ] {
             groups.add(&dead_letter(reason, body, minutes));
         }
-        assert_eq!(groups.letters(), 4);
+        let retry_state = RetryState { ambiguous: true, ..RetryState::default() };
+        let ambiguous = dead_letter("rejected", r#"{"org_id":"b"}"#, Some(7));
+        groups.add(&DeadLetter { retry_state, ..ambiguous });
+        assert_eq!(groups.letters(), 5);
         let [malformed, rejected] = &groups.all()[..] else { panic!("two groups") };
         assert_eq!((malformed.org_id.as_deref(), malformed.letters), (None, 1));
-        assert_eq!((rejected.org_id.as_deref(), rejected.letters), (Some("b"), 3));
+        assert_eq!((rejected.org_id.as_deref(), rejected.letters), (Some("b"), 4));
+        assert_eq!((malformed.ambiguous, rejected.ambiguous), (0, 1));
         let ago = |minutes| Some(now() - Duration::from_mins(minutes));
         assert_eq!((rejected.oldest, rejected.newest), (ago(9), ago(5)));
     }

@@ -52,6 +52,7 @@ pub(crate) fn schema() -> Schema {
         description: "What an operator did with dead letters: a `CloudEvents` 1.0 event in structured JSON.",
         types: &[names::REPLAYED_EVENT, names::DISCARDED_EVENT, names::IMPORTED_EVENT],
         subject: None,
+        supersedes: None,
     })
 }
 

@@ -17,6 +17,9 @@ pub(super) struct CloudEvent<'a, Data> {
     specversion: &'static str,
     /// The same for every repeat: dedupe by it.
     id: &'a str,
+    /// An extension attribute: id of an event that no longer holds, or never will.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    supersedes: Option<String>,
     #[schemars(extend("const" = names::SOURCE))]
     source: &'static str,
     #[serde(rename = "type")]
@@ -35,6 +38,7 @@ impl<'a, Data: Serialize> CloudEvent<'a, Data> {
         Self {
             specversion: "1.0",
             id,
+            supersedes: None,
             source: names::SOURCE,
             kind,
             subject: None,
@@ -46,6 +50,10 @@ impl<'a, Data: Serialize> CloudEvent<'a, Data> {
 
     pub(super) fn about(self, subject: Option<String>) -> Self {
         Self { subject, ..self }
+    }
+
+    pub(super) fn superseding(self, supersedes: Option<String>) -> Self {
+        Self { supersedes, ..self }
     }
 
     pub(super) fn body(&self) -> Vec<u8> {
@@ -63,6 +71,8 @@ pub(super) struct EventSchema<'a> {
     pub(super) types: &'a [&'static str],
     /// Events of this kind may have a subject: this.
     pub(super) subject: Option<&'static str>,
+    /// Events of this kind may supersede another: this.
+    pub(super) supersedes: Option<&'static str>,
 }
 
 pub(super) fn schema<Data: JsonSchema>(of: &EventSchema<'_>) -> Schema {
@@ -72,9 +82,11 @@ pub(super) fn schema<Data: JsonSchema>(of: &EventSchema<'_>) -> Schema {
     schema.insert("description".to_owned(), json!(of.description));
     if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
         properties["type"]["enum"] = json!(of.types);
-        match of.subject {
-            Some(subject) => properties["subject"]["description"] = json!(subject),
-            None => _ = properties.remove("subject"),
+        for (name, description) in [("subject", of.subject), ("supersedes", of.supersedes)] {
+            match description {
+                Some(text) => properties[name]["description"] = json!(text),
+                None => _ = properties.remove(name),
+            }
         }
     }
     schema

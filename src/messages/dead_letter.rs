@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::command::MAX_BODY_BYTES;
+use super::ids::EventIds;
 use super::publication::{HeaderValue, Publication};
 use super::{Properties, RetryState, names, time};
 use crate::kind::Kind;
@@ -48,9 +49,15 @@ pub(crate) struct Exported {
     pub first_seen: Option<Timestamp>,
     #[serde(default)]
     pub attempts: u32,
-    /// An answer was lost.
+    /// An answer was lost, or it was delivered more than once.
     #[serde(default)]
     pub ambiguous: bool,
+    /// Of its failure event.
+    #[serde(default, skip_deserializing)]
+    pub event_id: String,
+    /// Of the success event that supersedes it, if there is one.
+    #[serde(default, skip_deserializing)]
+    pub superseded_by: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_status: Option<u16>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -95,6 +102,17 @@ impl DeadLetter {
         self.member(self.kind.spec().id_member)
     }
 
+    /// Its call may have succeeded: an answer was lost, or it was delivered more than once. RabbitMQ moves a command after it was
+    /// delivered again and again: nobody knows whether it was called for.
+    pub fn may_be_done(&self) -> bool {
+        self.retry_state.ambiguous || self.reason == names::POISON
+    }
+
+    /// Of the event that tells of it, and of the one that would supersede that.
+    pub(crate) fn event_ids(&self) -> EventIds {
+        EventIds::of(self.kind, self.properties.message_id.as_deref(), &self.body)
+    }
+
     fn member(&self, name: &str) -> Option<String> {
         if self.body.len() > MAX_BODY_BYTES {
             return None;
@@ -111,12 +129,7 @@ impl DeadLetter {
     pub fn replay(&self, by: &str, now: Timestamp) -> Publication<'_> {
         let history = self.history_with(&format!("replayed {now:.0} by {by}"));
         let headers = [
-            (
-                names::X_AMBIGUOUS,
-                // RabbitMQ moved it after it was delivered again and again: nobody knows whether it was called for.
-                Some(HeaderValue::Flag(true))
-                    .filter(|_| self.retry_state.ambiguous || self.reason == names::POISON),
-            ),
+            (names::X_AMBIGUOUS, Some(HeaderValue::Flag(true)).filter(|_| self.may_be_done())),
             (names::X_PUBLISHED_BY, self.properties.published_by.clone().map(HeaderValue::Text)),
             (names::X_HISTORY, Some(HeaderValue::Text(history))),
         ];

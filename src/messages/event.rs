@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
-use uuid::Uuid;
 
 use super::Incoming;
 use super::cloud_event::{self, CloudEvent, EventSchema};
-use super::command::{Command, ID_NAMESPACE, Target};
+use super::command::{Command, Target};
+use super::ids;
 use crate::kind::Kind;
 
 /// How a command ended.
@@ -189,6 +189,9 @@ pub(crate) fn schema() -> Schema {
         subject: Some(
             "`{org_id}/{task_id}`, or the id of another object; absent if the command could not be read.",
         ),
+        supersedes: Some(
+            "Of a success: id of the failure event that no longer holds, whether or not there is one, and whichever comes first.",
+        ),
     })
 }
 
@@ -203,31 +206,35 @@ impl Outcome {
     /// Two producers may use the same `message_id` (a counter, say), so the target is part of it: neither type nor ids hold a
     /// slash, and the command's id, which may, stands last.
     pub fn event_id(&self) -> String {
-        let target = self.target.as_ref().map(ToString::to_string).unwrap_or_default();
-        let name = [self.outcome.event_type(), "/", &target, "/", &self.command_id].concat();
-        Uuid::new_v5(&ID_NAMESPACE, name.as_bytes()).to_string()
+        ids::event_id(self.outcome.event_type(), self.target.as_ref(), &self.command_id)
+    }
+
+    /// Id of the failure event that this success supersedes; `None` of a failure.
+    ///
+    /// # A success is final, whatever was told before or is told later
+    ///
+    /// A command can come to two ends: it is dead-lettered, the acknowledgement is lost, and the next worker succeeds; or the other way
+    /// round; or an operator replays it. Whoever published the first end, nobody can take it back, and the worker with the second does
+    /// not know of it. But the object is gone, so the success holds. Each success names the one failure event that the command can
+    /// have, whether or not there is one, so a consumer needs nothing but ids to tell which end holds, in any order of arrival.
+    pub fn supersedes(&self) -> Option<String> {
+        let is_success = self.outcome.how != EndKind::DeadLettered;
+        let failed_event = self.outcome.kind.spec().failed_event;
+        is_success.then(|| ids::event_id(failed_event, self.target.as_ref(), &self.command_id))
     }
 
     pub fn event_body(&self, id: &str, time: Timestamp) -> Vec<u8> {
         let event = CloudEvent::new(self.outcome.event_type(), id, time, self);
-        event.about(self.target.as_ref().map(ToString::to_string)).body()
+        event
+            .about(self.target.as_ref().map(ToString::to_string))
+            .superseding(self.supersedes())
+            .body()
     }
 
     /// The id of a command: its `message_id`; else from what it is about; else, if it could not be read, from its kind and body.
     pub fn command_id(incoming: &Incoming, command: Option<&Command>) -> String {
-        match (&incoming.properties.message_id, command) {
-            (Some(id), _) => id.clone(),
-            (None, Some(command)) => command.derived_id(),
-            (None, None) => {
-                let kind = match incoming.kind {
-                    // As it was when this was the only kind.
-                    Kind::TaskDelete => "",
-                    kind => kind.as_str(),
-                };
-                let name = [kind.as_bytes(), &incoming.body].concat();
-                Uuid::new_v5(&ID_NAMESPACE, &name).to_string()
-            }
-        }
+        let Incoming { kind, properties, body, .. } = incoming;
+        ids::command_id(*kind, properties.message_id.as_deref(), command, body)
     }
 }
 
@@ -268,6 +275,7 @@ mod tests {
     use super::*;
     use crate::messages::ObjectId;
     use proptest::prelude::*;
+    use uuid::Uuid;
 
     #[test]
     fn the_same_end_has_the_same_event_id_however_often_it_is_published() {
@@ -278,10 +286,31 @@ mod tests {
     }
 
     #[test]
+    fn a_success_is_final_whatever_was_told_before_or_is_told_later() {
+        let failure = outcome(EndKind::DeadLettered);
+        for success in [outcome(EndKind::Done), outcome(EndKind::AlreadyAbsent)] {
+            assert_eq!(success.supersedes(), Some(failure.event_id()));
+        }
+        assert_eq!(failure.supersedes(), None);
+        let body = br#"{"org_id":"o","task_id":"t"}"#;
+        let success = outcome(EndKind::Done).event_id();
+        let ids = ids::EventIds { failure: failure.event_id(), success };
+        assert_eq!(
+            ids::EventIds::of(Kind::TaskDelete, Some("c1"), body),
+            ids,
+            "a dead letter knows it"
+        );
+        let body = failure.event_body("e1", "2026-11-23T10:00:00Z".parse().unwrap());
+        let event: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(event.get("supersedes"), None);
+    }
+
+    #[test]
     fn an_event_reads_as_the_contract_shows_it() {
         let body = outcome(EndKind::Done).event_body("e1", "2026-11-23T10:00:00Z".parse().unwrap());
         let expected = serde_json::json!({
             "specversion": "1.0", "id": "e1", "source": "tallyfy-delete-worker", "type": "task.deleted",
+            "supersedes": outcome(EndKind::DeadLettered).event_id(),
             "subject": "o/t", "time": "2026-11-23T10:00:00.000Z", "datacontenttype": "application/json",
             "data": {"command_id": "c1", "org_id": "o", "task_id": "t", "outcome": "deleted", "attempts": 1,
                      "ambiguous": false, "http_status": 204, "requested_by": "billing", "duration_ms": 41}

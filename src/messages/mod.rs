@@ -8,6 +8,7 @@ mod cloud_event;
 pub mod command;
 pub(crate) mod dead_letter;
 pub(crate) mod event;
+pub(crate) mod ids;
 pub(crate) mod incoming;
 pub mod names;
 pub(crate) mod publication;

@@ -37,7 +37,9 @@ pub fn admit(
 ) -> Result<Command, Refusal> {
     let refuse = |reason, detail, command| Err(Refusal { reason, detail, command });
     if let Some(fault) = &incoming.fault {
-        return refuse(FailureReason::Malformed, fault.clone(), None);
+        // Named all the same: a replay without these headers may succeed, and must supersede this end.
+        let command = Command::decode(incoming.kind, &incoming.body).ok();
+        return refuse(FailureReason::Malformed, fault.clone(), command);
     }
     let command = match Command::decode(incoming.kind, &incoming.body) {
         Ok(command) => command,
@@ -89,6 +91,15 @@ mod tests {
         let late = r#"{"org_id":"mine","task_id":"t","not_after":"2026-11-23T09:59:59Z"}"#;
         assert_eq!(refusal(late), Some(FailureReason::Expired));
         assert_eq!(refusal(&late.replace("09:59:59", "10:00:00")), None);
+    }
+
+    #[test]
+    fn what_has_unreadable_headers_is_refused_and_named() {
+        let (fault, body) = (Some("a header".to_owned()), br#"{"org_id":"mine","task_id":"t"}"#);
+        let incoming = Incoming { fault, body: body.to_vec(), ..Incoming::default() };
+        let refusal = admit(&incoming, |_| true, NOW.parse().unwrap()).unwrap_err();
+        assert_eq!(refusal.reason, FailureReason::Malformed);
+        assert_eq!(refusal.command.unwrap().target.id.as_str(), "t");
     }
 
     #[test]

@@ -267,8 +267,11 @@ impl<'a> CommandRun<'a> {
         Settlement::Finish(Outcome { ambiguous, verified: is_verified, ..self.outcome(end, None) })
     }
 
+    /// # A dead letter of a redelivered command says that it may be done
+    ///
+    /// The worker that had this delivery before may have made its call, and may have told of its success.
     fn dead_letter(&mut self, reason: FailureReason, detail: &str) -> Settlement {
-        self.keep_doubt();
+        self.retry_state.ambiguous |= self.incoming.redelivered;
         let failure = Failure { reason, detail: cut(detail) };
         Settlement::DeadLetter(
             self.outcome(EndKind::DeadLettered, Some(failure)),
@@ -383,5 +386,33 @@ mod tests {
         let mut run = CommandRun::open(&incoming, &engine).ok().unwrap();
         let wait = waits(run.without_call(NoCall::Refused(Refused::Stopped)));
         assert!(!wait.retry_state.ambiguous);
+    }
+
+    #[tokio::test]
+    async fn a_dead_letter_of_a_redelivered_command_says_that_it_may_be_done() {
+        let engine = engine();
+        let dead = |incoming: &Incoming| {
+            let mut run = CommandRun::open(incoming, &engine).ok().unwrap();
+            match run.dead_letter(FailureReason::Forbidden, "HTTP 403") {
+                Settlement::DeadLetter(outcome, retry_state) => {
+                    (outcome.ambiguous, retry_state.ambiguous)
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        for redelivered in [true, false] {
+            let expected = (redelivered, redelivered);
+            assert_eq!(dead(&incoming(Duration::ZERO, redelivered)), expected);
+            assert_eq!(dead(&of_a_process(redelivered)), expected);
+        }
+        let late = br#"{"org_id":"a","task_id":"t1","not_after":"2020-01-01T00:00:00Z"}"#.to_vec();
+        for (body, expected) in [(late, true), (b"no command".to_vec(), false)] {
+            let refused = Incoming { body, ..incoming(Duration::ZERO, true) };
+            let Err(Settlement::DeadLetter(outcome, _)) = CommandRun::open(&refused, &engine)
+            else {
+                panic!("refused");
+            };
+            assert_eq!(outcome.ambiguous, expected, "{:?}", outcome.failure);
+        }
     }
 }

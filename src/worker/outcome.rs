@@ -13,10 +13,13 @@ use crate::policy::settlement::{Settlement, Wait};
 
 const LONGEST_DETAIL: usize = 1024;
 
-/// The dead letter of what may not be carried out.
+/// The dead letter of what may not be carried out. An earlier delivery may have been: its time was not over yet, say. What is
+/// malformed never was.
 pub(super) fn refused(incoming: &Incoming, refusal: &Refusal, received: Instant) -> Settlement {
     let failure = Failure { reason: refusal.reason, detail: cut(&refusal.detail) };
-    let retry_state = incoming.retry_state.clone();
+    let may_be_done = incoming.redelivered && refusal.reason != FailureReason::Malformed;
+    let ambiguous = incoming.retry_state.ambiguous || may_be_done;
+    let retry_state = RetryState { ambiguous, ..incoming.retry_state.clone() };
     let end = EndKind::DeadLettered;
     let outcome =
         outcome(incoming, refusal.command.as_ref(), &retry_state, end, Some(failure), received);

@@ -12,6 +12,7 @@ use tallyfy_delete_worker::schema::{Subject, schema};
 
 use crate::command_line::with_settings;
 use crate::support::eventually;
+use crate::support::process::{Running, output};
 use crate::support::rabbitmq::broker;
 use crate::support::world::{ORG, OTHER_ORG, World};
 
@@ -32,7 +33,7 @@ async fn with_forbidden(tasks: &[&str]) -> World {
 async fn dead(world: &World, args: &[&str]) -> Output {
     let mut command = with_settings(world, &[&["dead"], args].concat());
     command.env("USER", "ann");
-    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    output(command).await
 }
 
 /// What it wrote to standard output; it has exited 0.
@@ -183,7 +184,7 @@ async fn a_replay_that_is_killed_loses_no_letter() {
         let before = letters(&world).await;
         let mut command =
             with_settings(&world, &["dead", "replay", "--rate=200", "--yes", "--by=ann"]);
-        let mut replay = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut replay = Running::start(command.stdout(Stdio::null()).stderr(Stdio::null()));
         eventually("some are replayed", async || {
             let back = world.tester.ready(&["task.delete".to_owned()]).await["task.delete"];
             (back as usize > LETTERS - before as usize + 20).then_some(())
@@ -279,6 +280,44 @@ async fn nothing_in_bulk_is_done_where_nobody_agreed() {
     world.assert_drained().await;
 }
 
+/// Refused; delivered again when the right was granted: one command, two ends.
+#[tokio::test]
+async fn a_success_supersedes_the_failure_of_its_command_and_the_dead_letter_knows_by_which_event()
+{
+    let (directory, file) = scratch();
+    let world = with_forbidden(&["t1", "t2"]).await;
+    world.sandbox.tasks(ORG, &["t1"], "present").await;
+    world.command(ORG, "t1").await;
+    let of_t1 = |event: &Value| event["data"]["command_id"] == "t1";
+    let events = eventually("both ends", async || {
+        let events = world.tester.events().into_iter().map(|event| event.json());
+        Some(events.filter(of_t1).collect::<Vec<_>>()).filter(|events| events.len() == 2)
+    });
+    let [failure, success] = &events.await[..] else { panic!("two events") };
+    assert_eq!(success["data"]["outcome"], "deleted");
+    assert_eq!((&success["supersedes"], &failure["supersedes"]), (&failure["id"], &Value::Null));
+    let shown = lines(&world, &["show", "--json", "--command-id", "t1"]).await;
+    let ids = (&shown[0]["event_id"], &shown[0]["superseded_by"]);
+    assert_eq!(ids, (&failure["id"], &success["id"]));
+
+    let events = directory.path().join("events.jsonl");
+    std::fs::write(&events, format!("{failure}\n{success}\n")).unwrap();
+    let of_these = ["--superseded-by", path(&events)];
+    let groups = lines(&world, &[&["list", "--json"][..], &of_these].concat()).await;
+    assert_eq!(groups[0]["letters"], 1);
+    let discard = ["discard", "--yes", "--why", "succeeded after all", "--to", path(&file)];
+    done(&world, &[&discard[..], &of_these].concat()).await;
+    has_dead_letters(&world, 1).await;
+    let left = lines(&world, &["show", "--json"]).await;
+    assert_eq!(left[0]["message_id"], "t2");
+
+    std::fs::write(&events, "t1\n").unwrap();
+    let wrong = dead(&world, &[&["list"][..], &of_these].concat()).await;
+    let said = String::from_utf8(wrong.stderr).unwrap();
+    assert!(wrong.status.code() == Some(64) && said.contains("line 1 of"), "{said}");
+    world.assert_drained().await;
+}
+
 #[tokio::test]
 async fn a_user_who_could_not_keep_a_dead_letter_does_not_get_to_look_at_it() {
     let world = with_forbidden(&["t1"]).await;
@@ -326,7 +365,7 @@ async fn limit_and_rate_are_kept_and_a_signal_ends_it_after_the_letter_in_hand()
     done(&world, &["replay", "--limit", "1", "--yes"]).await;
     has_dead_letters(&world, 3).await;
     let replay = ["dead", "replay", "--rate=1", "--yes", "--by=ann"];
-    let replay = with_settings(&world, &replay).stderr(Stdio::null()).spawn().unwrap();
+    let replay = Running::start(with_settings(&world, &replay).stderr(Stdio::null()));
     audits(&world, 3).await;
     eventually("one is replayed", async || (letters(&world).await < 3).then_some(())).await;
     crate::command_line::signal(&replay, "INT");
@@ -336,7 +375,7 @@ async fn limit_and_rate_are_kept_and_a_signal_ends_it_after_the_letter_in_hand()
         (&json!(true), true),
         "{data}"
     );
-    assert_eq!(replay.wait_with_output().unwrap().status.code(), Some(1));
+    assert_eq!(replay.output().await.status.code(), Some(1));
     has_dead_letters(&world, 3).await;
     assert_eq!(world.sandbox.unexpected().await, Vec::<Value>::new());
     world.assert_drained().await;
@@ -351,10 +390,10 @@ async fn a_replay_that_finds_fewer_than_it_announced_says_so() {
         world.tester.publish_to("task.dlx", "task.delete", b"{}", properties).await;
     }
     let replay = ["dead", "replay", "--rate=1", "--yes", "--by=ann"];
-    let replay = with_settings(&world, &replay).stderr(Stdio::piped()).spawn().unwrap();
+    let replay = Running::start(with_settings(&world, &replay).stderr(Stdio::piped()));
     eventually("one is replayed", async || world.tester.take("task.delete").await).await;
     world.tester.take(DEAD).await.expect("one that is not unacknowledged yet");
-    let output = tokio::task::spawn_blocking(|| replay.wait_with_output().unwrap()).await.unwrap();
+    let output = replay.output().await;
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("not all dead letters that were announced were there"), "{said}");
     assert_eq!(output.status.code(), Some(0));
@@ -397,9 +436,9 @@ async fn a_slow_reader_does_not_silence_the_connection() {
     has_dead_letters(&world, 3).await;
     let mut command = with_settings(&world, &["dead", "export"]);
     command.env("AMQP_URL", format!("{}?heartbeat=1", broker().amqp_url(&world.vhost)));
-    let child = command.spawn().unwrap();
+    let child = Running::start(&mut command);
     tokio::time::sleep(MORE_THAN_THE_BROKERS_PATIENCE).await;
-    let output = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap()).await.unwrap();
+    let output = child.output().await;
     let log = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{log}");
     assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 3, "{log}");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use tallyfy_delete_worker::kind;
 
-use crate::ledgers::{Blow, Command, DeadLetter, Event, Expected, Ledgers};
+use crate::ledgers::{Blow, Call, Command, DeadLetter, Event, Expected, Ledgers};
 
 /// What can be wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,12 +13,14 @@ pub(crate) enum Kind {
     Lost,
     /// An end for a command that nobody gave.
     UnexpectedEnd,
-    /// Two different ends.
+    /// Two different ends, and no rule for a consumer that says which one holds.
     TwoEnds,
     /// The end is not the one that the command had to come to.
     WrongEnd,
     /// A success, and the object is still there.
     FalseEnd,
+    /// A failure, and the object is gone.
+    MissedSuccess,
     /// The same end with two event ids.
     TwoEventIds,
     /// A call for an id that nobody named, or on another path.
@@ -65,6 +67,8 @@ pub(crate) struct Balance {
     pub(crate) duplicated: usize,
     /// Never confirmed, and come to an end all the same.
     pub(crate) recovered: usize,
+    /// Failures that a success superseded.
+    pub(crate) superseded: usize,
     /// The longest that a command of an organisation that was healthy throughout has waited.
     pub(crate) longest_delay_ms: usize,
     pub(crate) findings: Vec<Finding>,
@@ -94,10 +98,13 @@ pub(crate) fn check(ledgers: &Ledgers) -> Balance {
     findings.extend(ledgers.commands.iter().filter_map(|c| lost(c, &ends)));
     findings
         .extend(ends.iter().flat_map(|(id, ends)| ends_of_one(commands.get(id).copied(), ends)));
+    findings.extend(unsettled(&ledgers.events));
     findings.extend(false_ends(ledgers));
+    findings
+        .extend(ledgers.commands.iter().filter_map(|c| missed_success(c, &ends, &ledgers.calls)));
     findings.extend(unexpected_calls(ledgers));
     findings.extend(
-        ledgers.dead_letters.iter().filter_map(|dead_letter| wrongly_dead(dead_letter, &commands)),
+        ledgers.dead_letters.iter().filter_map(|letter| wrongly_dead(letter, &commands, &ends)),
     );
     findings.extend(half_dead(ledgers));
     findings.extend(early_calls(ledgers, &commands));
@@ -123,29 +130,46 @@ fn count(ledgers: &Ledgers, ends: &HashMap<&str, Vec<&Event>>, balance: &mut Bal
         balance.acknowledged += usize::from(command.acknowledged > 0);
         balance.lost += usize::from(command.acknowledged > 0 && ends.is_none());
         balance.recovered += usize::from(command.acknowledged == 0 && ends.is_some());
-        let is_right = ends.is_some_and(|ends| ends.iter().all(|end| is_expected(command, end)));
+        let is_right = ends.is_some_and(|ends| {
+            let has_succeeded = has_succeeded(ends);
+            ends.iter().all(|end| is_expected(command, end, has_succeeded))
+        });
         balance.ok += usize::from(command.acknowledged > 0 && is_right);
+        let has =
+            |is_death| ends.is_some_and(|ends| ends.iter().any(|e| is_failure(e) == is_death));
+        balance.superseded += usize::from(has(true) && has(false));
     }
     let given: HashSet<&str> = ledgers.commands.iter().map(|c| c.id.as_str()).collect();
     balance.unexpected = ends.keys().filter(|id| !given.contains(*id)).count();
     balance.duplicated = ends.values().filter(|ends| ends.len() > 1).count();
 }
 
-fn is_expected(command: &Command, end: &Event) -> bool {
+fn is_expected(command: &Command, end: &Event, has_succeeded: bool) -> bool {
     match command.expected {
         Expected::Done => {
             end.outcome == command.kind.spec().outcome
                 || end.outcome == "already_absent"
-                || is_second_not_found(command, &end.reason)
+                || is_second_not_found(command, &end.reason, has_succeeded)
         }
-        Expected::DeadLetter(reason) => end.outcome == "dead_lettered" && end.reason == reason,
+        Expected::DeadLetter(reason) => is_failure(end) && end.reason == reason,
+        Expected::RefusedOnce => !is_failure(end) || end.reason == "forbidden",
     }
 }
 
-/// A producer that has lost a confirm sends the command again. Where "not found" is a failure, the second one fails if the first was carried out.
-fn is_second_not_found(command: &Command, reason: &str) -> bool {
+fn is_failure(event: &Event) -> bool {
+    event.outcome == "dead_lettered"
+}
+
+/// A producer that has lost a confirm sends the command again; a worker that has lost an acknowledgement leaves two copies in the delay
+/// queues. Where "not found" is a failure, the second one fails if the first was carried out, and the success supersedes that.
+fn is_second_not_found(command: &Command, reason: &str, has_succeeded: bool) -> bool {
     let is_not_found = matches!(reason, "not_found" | "not_found_or_not_archived");
-    command.attempted > 1 && command.kind.fails_when_not_found() && is_not_found
+    let there_are_two = command.attempted > 1 || has_succeeded;
+    there_are_two && command.kind.fails_when_not_found() && is_not_found
+}
+
+fn has_succeeded(ends: &[&Event]) -> bool {
+    ends.iter().any(|end| !is_failure(end))
 }
 
 fn lost(command: &Command, ends: &HashMap<&str, Vec<&Event>>) -> Option<Finding> {
@@ -161,22 +185,64 @@ fn ends_of_one(command: Option<&Command>, ends: &[&Event]) -> Vec<Finding> {
         return vec![finding(Kind::UnexpectedEnd, id.clone())];
     };
     let mut findings = Vec::new();
-    let ends: Vec<_> =
-        ends.iter().filter(|end| !is_second_not_found(command, &end.reason)).collect();
-    let is_death = |end: &&&&Event| end.outcome == "dead_lettered";
-    let deaths = ends.iter().filter(is_death).count();
-    if deaths > 0 && deaths < ends.len() {
-        findings.push(finding(Kind::TwoEnds, id.clone()));
-    }
+    let has_succeeded = has_succeeded(ends);
+    let is_second = |end: &Event| is_second_not_found(command, &end.reason, has_succeeded);
+    let ends: Vec<_> = ends.iter().filter(|end| !is_second(end)).collect();
+    let deaths = ends.iter().filter(|end| is_failure(end)).count();
     let event_ids: BTreeSet<&str> = ends.iter().map(|end| end.id.as_str()).collect();
     if event_ids.len() > 1 && (deaths == 0 || deaths == ends.len()) {
         findings.push(finding(Kind::TwoEventIds, format!("{id}: {event_ids:?}")));
     }
-    if let Some(wrong) = ends.iter().find(|end| !is_expected(command, end)) {
+    if let Some(wrong) = ends.iter().find(|end| !is_expected(command, end, has_succeeded)) {
         let what = format!("{id}: {} {}, not {:?}", wrong.outcome, wrong.reason, command.expected);
         findings.push(finding(Kind::WrongEnd, what));
     }
     findings
+}
+
+/// # A consumer that knows nothing but ids has one end for each command, in whatever order the events come
+///
+/// It follows the rule of `docs/messages.md`, once forwards and once backwards.
+fn unsettled(events: &[Event]) -> Vec<Finding> {
+    let (forwards, backwards) = (holding(events.iter()), holding(events.iter().rev()));
+    let ids = events.iter().map(|event| event.command_id.as_str()).collect::<BTreeSet<_>>();
+    let is_settled = |id: &&str| {
+        let (one, other) = (forwards.get(id), backwards.get(id));
+        one == other && one.is_some_and(|ends| ends.len() == 1)
+    };
+    let unsettled = ids.into_iter().filter(|id| !is_settled(id));
+    unsettled.map(|id| finding(Kind::TwoEnds, id.to_owned())).collect()
+}
+
+/// The ends that hold, by the command: their event ids.
+fn holding<'a>(events: impl Iterator<Item = &'a Event>) -> HashMap<&'a str, BTreeSet<&'a str>> {
+    let mut superseded = HashSet::new();
+    let mut ends: HashMap<&str, BTreeSet<&str>> = HashMap::new();
+    for event in events {
+        let ends = ends.entry(&event.command_id).or_default();
+        if let Some(failure) = event.supersedes.as_deref() {
+            superseded.insert(failure);
+            ends.remove(failure);
+        }
+        if !superseded.contains(event.id.as_str()) {
+            ends.insert(&event.id);
+        }
+    }
+    ends
+}
+
+/// A success that was told to nobody: the object is gone, and its command has only failed.
+fn missed_success(
+    command: &Command,
+    ends: &HashMap<&str, Vec<&Event>>,
+    calls: &[Call],
+) -> Option<Finding> {
+    let ends = ends.get(command.id.as_str())?;
+    let is_it = |call: &Call| call.org == command.org && call.object == command.object;
+    let is_missed = command.expected == Expected::RefusedOnce
+        && ends.iter().all(|end| is_failure(end))
+        && calls.iter().any(|call| call.did_it && is_it(call));
+    is_missed.then(|| finding(Kind::MissedSuccess, command.id.clone()))
 }
 
 fn false_ends(ledgers: &Ledgers) -> Vec<Finding> {
@@ -187,7 +253,7 @@ fn false_ends(ledgers: &Ledgers) -> Vec<Finding> {
         .map(|call| format!("{}/{}", call.org, call.object))
         .collect();
     let mut findings = Vec::new();
-    for end in ledgers.events.iter().filter(|end| end.outcome != "dead_lettered") {
+    for end in ledgers.events.iter().filter(|end| !is_failure(end)) {
         let object = format!("{}/{}", end.org, end.object);
         if ledgers.were_there.contains(&object) && !done.contains(&object) {
             findings.push(finding(
@@ -201,7 +267,7 @@ fn false_ends(ledgers: &Ledgers) -> Vec<Finding> {
 
 fn unexpected_calls(ledgers: &Ledgers) -> Vec<Finding> {
     let callable = |command: &&Command| match command.expected {
-        Expected::Done => true,
+        Expected::Done | Expected::RefusedOnce => true,
         Expected::DeadLetter(reason) => {
             matches!(reason, "forbidden" | "rejected" | "attempts_exhausted")
         }
@@ -214,7 +280,7 @@ fn unexpected_calls(ledgers: &Ledgers) -> Vec<Finding> {
         .map(|command| (command.kind, command.org.as_str(), command.object.as_str()))
         .collect();
     let organisations: HashSet<&str> = named.iter().map(|(_, org, _)| *org).collect();
-    let is_wrong = |call: &&crate::ledgers::Call| {
+    let is_wrong = |call: &&Call| {
         let asks = call.is_list_of_tasks && organisations.contains(call.org.as_str());
         let deletes = call
             .kind
@@ -229,11 +295,18 @@ fn unexpected_calls(ledgers: &Ledgers) -> Vec<Finding> {
         .collect()
 }
 
-fn wrongly_dead(dead_letter: &DeadLetter, commands: &HashMap<&str, &Command>) -> Option<Finding> {
+fn wrongly_dead(
+    dead_letter: &DeadLetter,
+    commands: &HashMap<&str, &Command>,
+    ends: &HashMap<&str, Vec<&Event>>,
+) -> Option<Finding> {
+    let ends = ends.get(dead_letter.command_id.as_str());
+    let has_succeeded = ends.is_some_and(|ends| has_succeeded(ends));
     let command = commands.get(dead_letter.command_id.as_str());
     let is_right = command.is_some_and(|command| match command.expected {
         Expected::DeadLetter(reason) => reason == dead_letter.reason,
-        Expected::Done => is_second_not_found(command, &dead_letter.reason),
+        Expected::Done => is_second_not_found(command, &dead_letter.reason, has_succeeded),
+        Expected::RefusedOnce => dead_letter.reason == "forbidden",
     });
     let reason = if dead_letter.reason.is_empty() {
         "the broker's delivery limit"
@@ -294,12 +367,18 @@ fn dead_while_out(
     Some(finding(Kind::DeadWhileOut, what))
 }
 
+/// A worker may die between a dead letter and its event. If the next one succeeds, there is nothing left to tell but that.
 fn half_dead(ledgers: &Ledgers) -> Vec<Finding> {
     let letters: HashSet<&str> =
         ledgers.dead_letters.iter().map(|l| l.command_id.as_str()).collect();
-    let deaths = ledgers.events.iter().filter(|event| event.outcome == "dead_lettered");
-    let told: HashSet<&str> = deaths.map(|event| event.command_id.as_str()).collect();
-    let apart: BTreeSet<&&str> = letters.symmetric_difference(&told).collect();
+    let (deaths, successes): (Vec<_>, Vec<_>) = ledgers.events.iter().partition(|e| is_failure(e));
+    let told: HashSet<&str> = deaths.iter().map(|event| event.command_id.as_str()).collect();
+    let succeeded: HashSet<&str> = successes.iter().map(|e| e.command_id.as_str()).collect();
+    let refused = ledgers.commands.iter().filter(|c| c.expected == Expected::RefusedOnce);
+    let superseded: HashSet<&str> =
+        refused.map(|c| c.id.as_str()).filter(|id| succeeded.contains(id)).collect();
+    let without_event = letters.difference(&told).filter(|id| !superseded.contains(*id));
+    let apart: BTreeSet<&&str> = told.difference(&letters).chain(without_event).collect();
     apart.into_iter().map(|id| finding(Kind::HalfDead, (*id).to_owned())).collect()
 }
 
@@ -309,7 +388,7 @@ fn early_calls(ledgers: &Ledgers, commands: &HashMap<&str, &Command>) -> Vec<Fin
     const STILL_UNDER_WAY_MS: i64 = 15_000;
     let sent_twice: HashSet<&str> =
         commands.values().filter(|c| c.attempted > 1).map(|c| c.object.as_str()).collect();
-    let mut of_object: BTreeMap<(&str, &str), Vec<&crate::ledgers::Call>> = BTreeMap::new();
+    let mut of_object: BTreeMap<(&str, &str), Vec<&Call>> = BTreeMap::new();
     for call in ledgers.calls.iter().filter(|call| call.kind.is_some()) {
         of_object.entry((&call.org, &call.object)).or_default().push(call);
     }
@@ -335,7 +414,6 @@ fn early_calls(ledgers: &Ledgers, commands: &HashMap<&str, &Command>) -> Vec<Fin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledgers::Call;
 
     fn command(id: &str, expected: Expected) -> Command {
         let (attempted, acknowledged, published_ms) = (1, 1, Some(0));
@@ -354,6 +432,7 @@ mod tests {
             object: id.into(),
             outcome: outcome.into(),
             reason: reason.into(),
+            supersedes: (outcome != "dead_lettered").then(|| format!("{id}-true")),
         }
     }
 
@@ -409,19 +488,77 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_twice_may_fail_once_where_not_found_is_a_failure() {
-        let sent = |attempted| {
+    fn what_was_sent_twice_or_has_two_copies_may_fail_once_where_not_found_is_a_failure() {
+        let second = |attempted, has_succeeded: bool| {
             findings(|l| {
                 l.commands[0].kind = kind::Kind::FileDelete;
                 l.commands[0].attempted = attempted;
                 l.calls[0].kind = Some(kind::Kind::FileDelete);
+                l.events.retain(|event| has_succeeded || event.command_id != "t1");
                 let reason = "not_found".to_owned();
                 l.events.push(Event { reason: reason.clone(), ..event("t1", "dead_lettered") });
                 l.dead_letters.push(DeadLetter { at_ms: 0, command_id: "t1".into(), reason });
             })
         };
-        assert_eq!(sent(2), []);
-        assert_eq!(sent(1), [Kind::TwoEnds, Kind::WrongEnd, Kind::WronglyDead]);
+        assert_eq!([second(2, true), second(1, true)], [[], []]);
+        assert_eq!(second(1, false), [Kind::WrongEnd, Kind::WronglyDead]);
+    }
+
+    /// Refused, then deleted by the next worker; in this order, or the other one.
+    fn refused_then_deleted(l: &mut Ledgers) {
+        l.commands[0].expected = Expected::RefusedOnce;
+        let reason = "forbidden".to_owned();
+        l.dead_letters.push(DeadLetter {
+            at_ms: 0,
+            command_id: "t1".into(),
+            reason: reason.clone(),
+        });
+        l.events.insert(0, Event { reason, ..event("t1", "dead_lettered") });
+    }
+
+    #[test]
+    fn of_two_ends_a_consumer_can_tell_which_one_holds_in_whatever_order_they_come() {
+        assert_eq!(findings(refused_then_deleted), []);
+        let other_order = |l: &mut Ledgers| {
+            refused_then_deleted(l);
+            l.events.reverse();
+        };
+        assert_eq!(findings(other_order), []);
+        for supersedes in [None, Some("another".to_owned())] {
+            let unsettled = |l: &mut Ledgers| {
+                refused_then_deleted(l);
+                l.events[1].supersedes = supersedes;
+            };
+            assert_eq!(findings(unsettled), [Kind::TwoEnds]);
+        }
+        let is_counted = |l: &Ledgers| check(l).superseded;
+        let mut ledgers = balanced();
+        assert_eq!(is_counted(&ledgers), 0);
+        refused_then_deleted(&mut ledgers);
+        assert_eq!(is_counted(&ledgers), 1);
+    }
+
+    #[test]
+    fn a_dead_letter_whose_event_was_never_told_is_no_end_beside_a_success() {
+        let without_event = |l: &mut Ledgers| {
+            refused_then_deleted(l);
+            l.events.remove(0);
+        };
+        assert_eq!(findings(without_event), []);
+    }
+
+    #[test]
+    fn a_success_that_was_told_to_nobody_is_found() {
+        let only_refused = |l: &mut Ledgers| {
+            refused_then_deleted(l);
+            l.events.remove(1);
+        };
+        assert_eq!(findings(only_refused), [Kind::MissedSuccess]);
+        let was_refused = |l: &mut Ledgers| {
+            only_refused(l);
+            l.calls[0].did_it = false;
+        };
+        assert_eq!(findings(was_refused), []);
     }
 
     #[test]
@@ -448,12 +585,12 @@ mod tests {
         assert_eq!(findings(never_sent), [Kind::UnexpectedEnd, Kind::UnexpectedCall]);
         assert_eq!(
             findings(|l| l.events.push(event("t1", "dead_lettered"))),
-            [Kind::TwoEnds, Kind::WrongEnd, Kind::HalfDead]
+            [Kind::WrongEnd, Kind::HalfDead]
         );
         assert_eq!(findings(|l| l.calls[0].did_it = false), [Kind::FalseEnd]);
         let other_id =
             |l: &mut Ledgers| l.events.push(Event { id: "x".into(), ..event("t1", "deleted") });
-        assert_eq!(findings(other_id), [Kind::TwoEventIds]);
+        assert_eq!(findings(other_id), [Kind::TwoEnds, Kind::TwoEventIds]);
         assert_eq!(findings(|l| l.calls.push(call("t2", 0))), [Kind::UnexpectedCall]);
         assert_eq!(findings(|l| l.calls.push(call("m1", 0))), [Kind::UnexpectedCall]);
         assert_eq!(

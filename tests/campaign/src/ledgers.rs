@@ -11,6 +11,9 @@ pub(crate) enum Expected {
     Done,
     /// A dead letter for this reason, and no call at all where it is refused before one.
     DeadLetter(&'static str),
+    /// The API refuses the first call and carries out the second: a dead letter, unless the command is delivered again or its first
+    /// answer is lost; then a success, which supersedes the dead letter if there is one.
+    RefusedOnce,
 }
 
 /// A command of the plan, and what its producer knows of it.
@@ -41,6 +44,8 @@ pub(crate) struct Event {
     pub(crate) object: String,
     pub(crate) outcome: String,
     pub(crate) reason: String,
+    /// Of a success: id of the failure event that does not hold beside it.
+    pub(crate) supersedes: Option<String>,
 }
 
 /// A dead letter.

@@ -17,7 +17,7 @@ use testkit::rabbitmq::guardian::guard;
 use testkit::sandbox;
 
 use crate::ledgers::{Blow, Call};
-use crate::plan::{ORGS, Planned};
+use crate::plan::{Answers, ORGS, Planned};
 
 /// Every token of a campaign has it inside; nothing else does.
 pub(crate) const TOKEN_MARK: &str = "s3cret-campaign-token";
@@ -44,9 +44,16 @@ impl Sandbox {
 
     /// Which tasks, processes, tags and files there are, and which of them it never manages to delete.
     pub(crate) async fn tell_of_objects(&self, plan: &[Planned]) {
-        for planned in plan.iter().filter(|planned| planned.always_fails) {
-            let scope = json!({"org_id": planned.command.org, "task_id": planned.command.object});
-            self.fault(json!({"match": scope, "effect": {"status": 500}})).await;
+        for Planned { command, answers, .. } in plan {
+            let scope = json!({"org_id": command.org, "task_id": command.object});
+            let refusal =
+                json!({"status": 403, "body": {"message": "Not yet", "code": "FORBIDDEN"}});
+            let fault = match answers {
+                Answers::Honest => continue,
+                Answers::AlwaysFails => json!({"match": scope, "effect": {"status": 500}}),
+                Answers::RefusesOnce => json!({"match": scope, "times": 1, "effect": refusal}),
+            };
+            self.fault(fault).await;
         }
         for org in ORGS {
             for state in ["present", "archived", "gone", "forbidden"] {

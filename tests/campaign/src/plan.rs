@@ -36,8 +36,18 @@ pub(crate) struct Planned {
     pub(crate) twice: bool,
     /// The state of the object before, where the sandbox is told of it.
     pub(crate) state: Option<&'static str>,
-    /// The API answers 500 to it, whatever else it does.
-    pub(crate) always_fails: bool,
+    /// What the API answers to it, whatever else it does.
+    pub(crate) answers: Answers,
+}
+
+/// What befalls one command only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answers {
+    Honest,
+    /// 500, each time.
+    AlwaysFails,
+    /// 403, once.
+    RefusesOnce,
 }
 
 /// Many commands of one organisation, in front of those of all others.
@@ -84,8 +94,8 @@ fn always_failing(number: usize) -> Planned {
     let expected = Expected::DeadLetter("attempts_exhausted");
     let command = command(Kind::TaskDelete, id.clone(), org, task, expected);
     let after = Duration::ZERO;
-    let (straight, twice, state, always_fails) = (true, false, Some("present"), true);
-    Planned { command, body, message_id: Some(id), after, straight, twice, state, always_fails }
+    let (straight, twice, state, answers) = (true, false, Some("present"), Answers::AlwaysFails);
+    Planned { command, body, message_id: Some(id), after, straight, twice, state, answers }
 }
 
 fn one(rng: &mut Rng, number: usize, org: &'static str) -> Planned {
@@ -108,7 +118,7 @@ fn of_another_kind(rng: &mut Rng, number: usize, org: &str, kind: Kind) -> Plann
         straight: rng.bool(),
         twice: false,
         state: Some(if is_archived_first { "archived" } else { "present" }),
-        always_fails: false,
+        answers: Answers::Honest,
     }
 }
 
@@ -119,7 +129,8 @@ fn of_a_task(rng: &mut Rng, number: usize, org: &'static str) -> Planned {
     let foreign = json!({"org_id": "elsewhere", "task_id": task});
     let dead = Expected::DeadLetter;
     let (expected, body, state) = match rng.u8(..100) {
-        0..82 => (Expected::Done, ordinary, Some("present")),
+        0..76 => (Expected::Done, ordinary, Some("present")),
+        76..82 => (Expected::RefusedOnce, ordinary, Some("present")),
         82..88 => (Expected::Done, ordinary, Some("gone")),
         88..91 => (dead("forbidden"), ordinary, Some("forbidden")),
         91..94 => (dead("expired"), late, Some("present")),
@@ -136,8 +147,14 @@ fn of_a_task(rng: &mut Rng, number: usize, org: &'static str) -> Planned {
     let message_id = derived.is_none().then(|| format!("command-{number:06}"));
     let id = derived.or(message_id.clone()).unwrap_or_default();
     let command = command(Kind::TaskDelete, id, org, task, expected);
-    let (after, straight, twice) = (Duration::ZERO, rng.bool(), rng.u8(..25) == 0);
-    Planned { command, body, message_id, after, straight, twice, state, always_fails: false }
+    let answers = match expected {
+        Expected::RefusedOnce => Answers::RefusesOnce,
+        _ => Answers::Honest,
+    };
+    // Both ends of one command come about by a lost acknowledgement, and by a producer that has lost a confirm.
+    let one_of = if answers == Answers::RefusesOnce { 4 } else { 25 };
+    let (after, straight, twice) = (Duration::ZERO, rng.bool(), rng.u8(..one_of) == 0);
+    Planned { command, body, message_id, after, straight, twice, state, answers }
 }
 
 fn command(kind: Kind, id: String, org: &str, object: String, expected: Expected) -> Command {
@@ -181,11 +198,21 @@ mod tests {
     }
 
     #[test]
+    fn some_are_refused_once_and_some_of_those_are_sent_twice() {
+        let refused = |twice| {
+            let is_it = |p: &&Planned| p.answers == Answers::RefusesOnce && p.twice == twice;
+            planned().iter().filter(is_it).count()
+        };
+        assert!(refused(false) > 40 && refused(true) > 10);
+    }
+
+    #[test]
     fn bad_commands_come_first_then_the_bursts_then_all_others_evenly() {
         let planned = planned();
         let (bad, rest) = planned.split_at(ALWAYS_FAILING);
-        assert!(bad.iter().all(|p| p.always_fails && UNHARMED.contains(&p.command.org.as_str())));
-        assert!(rest.iter().all(|p| !p.always_fails));
+        let is_bad = |p: &Planned| p.answers == Answers::AlwaysFails;
+        assert!(bad.iter().all(|p| is_bad(p) && UNHARMED.contains(&p.command.org.as_str())));
+        assert!(!rest.iter().any(is_bad));
         assert!(rest[..200].iter().all(|p| p.command.org == "north" && p.after.is_zero()));
         assert!(rest[200..300].iter().all(|p| p.command.org == "south" && p.after.is_zero()));
         assert!(

@@ -76,6 +76,7 @@ fn rows(balance: &Balance, ledgers: &Ledgers) -> Vec<(&'static str, usize, &'sta
         ("unexpected", balance.unexpected, "ends of commands that nobody gave"),
         ("duplicated", balance.duplicated, "ends told more than once, with the same event id"),
         ("recovered", balance.recovered, "never confirmed, and come to an end all the same"),
+        ("superseded", balance.superseded, "failures that a success superseded"),
         ("dead letters", ledgers.dead_letters.len(), "each for the command's own fault"),
         ("calls", ledgers.calls.len(), "that the API saw"),
         (

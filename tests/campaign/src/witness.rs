@@ -164,6 +164,7 @@ fn event(delivery: &Delivery) -> Event {
             .unwrap_or_default(),
         outcome: text(&data["outcome"]),
         reason: text(&data["failure"]["reason"]),
+        supersedes: event["supersedes"].as_str().map(str::to_owned),
     }
 }
 

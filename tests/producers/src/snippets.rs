@@ -105,7 +105,8 @@ fn lines_of(child: &mut Child) -> Receiver<String> {
     receiver
 }
 
-/// Publishes one event again and again, because its queue is bound only after a while, and some times more after it was seen.
+/// Publishes one event again and again, because its queue is bound only after a while, and some times more after it was seen. Then
+/// the failure that it supersedes, too late; and another command's two ends.
 async fn feed(
     channel: &Channel,
     lines: &Receiver<String>,
@@ -118,6 +119,20 @@ async fn feed(
     let data = &json["data"];
     let expected =
         [word(&json["type"]), word(&data["command_id"]), word(&data["outcome"])].join(" ");
+    let other = |id: &str, command: &str, superseded: Option<&str>| {
+        let mut event = json.clone();
+        (event["id"], event["data"]["command_id"]) = (id.into(), command.into());
+        let outcome = if superseded.is_some() { "deleted" } else { "dead_lettered" };
+        (event["supersedes"], event["data"]["outcome"]) = (superseded.into(), outcome.into());
+        if superseded.is_none() {
+            event.as_object_mut().map(|event| event.remove("supersedes"));
+        }
+        event.to_string()
+    };
+    let failure = other(json["supersedes"].as_str().unwrap_or_default(), "too late", None);
+    // And two ends of another command, in the order in which they usually come.
+    let two_ends =
+        [other("f2", "c2", None), other("s2", "c2", Some("f2")), other("f2", "c2", None)];
     let (deadline, mut seen) = (Instant::now() + PATIENCE, Vec::new());
     let mut repeats = 5;
     while repeats > 0 {
@@ -127,19 +142,32 @@ async fn feed(
         if Instant::now() > deadline {
             return Err("the consumer of docs/messages.md got no event in time".to_owned());
         }
-        let options = BasicPublishOptions::default();
-        let (exchange, key) = ("task.events".into(), json["type"].as_str().unwrap_or_default());
-        let properties = BasicProperties::default();
-        let published =
-            channel.basic_publish(exchange, key.into(), options, event.as_bytes(), properties);
-        published.await.map_err(|error| error.to_string())?;
+        publish_event(channel, event).await?;
         tokio::time::sleep(Duration::from_millis(200)).await;
         seen.extend(lines.try_iter());
         repeats -= usize::from(!seen.is_empty());
     }
-    if seen == [expected.as_str()] {
+    for event in [failure].iter().chain(&two_ends) {
+        publish_event(channel, event).await?;
+    }
+    let kind = word(&json["type"]);
+    let expected = [expected, format!("{kind} c2 dead_lettered"), format!("{kind} c2 deleted")];
+    while seen.len() < expected.len() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        seen.extend(lines.try_iter());
+    }
+    if seen == expected {
         Ok(())
     } else {
-        Err(format!("the consumer printed {seen:?} and not {expected:?} once"))
+        Err(format!("the consumer printed {seen:?} and not {expected:?}"))
     }
+}
+
+async fn publish_event(channel: &Channel, event: &str) -> Result<(), String> {
+    let json: Value = serde_json::from_str(event).map_err(|error| error.to_string())?;
+    let (exchange, key) = ("task.events".into(), json["type"].as_str().unwrap_or_default());
+    let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+    let published =
+        channel.basic_publish(exchange, key.into(), options, event.as_bytes(), properties);
+    published.await.map(|_| ()).map_err(|error| error.to_string())
 }

@@ -1,0 +1,55 @@
+//! Ids that are derived, so that whoever derives them again gets the same: of a command without one, and of the events of its end.
+
+use uuid::Uuid;
+
+use super::command::{Command, ID_NAMESPACE, Target};
+use crate::kind::Kind;
+
+/// The id of a command: its `message_id`; else from what it is about; else, if it could not be read, from its kind and body.
+pub(super) fn command_id(
+    kind: Kind,
+    message_id: Option<&str>,
+    command: Option<&Command>,
+    body: &[u8],
+) -> String {
+    match (message_id, command) {
+        (Some(id), _) => id.to_owned(),
+        (None, Some(command)) => command.derived_id(),
+        (None, None) => {
+            let kind = match kind {
+                // As it was when this was the only kind.
+                Kind::TaskDelete => "",
+                kind => kind.as_str(),
+            };
+            Uuid::new_v5(&ID_NAMESPACE, &[kind.as_bytes(), body].concat()).to_string()
+        }
+    }
+}
+
+/// The id of an event about a command: from the event's type, the target and the command's id.
+pub(super) fn event_id(event_type: &str, target: Option<&Target>, command_id: &str) -> String {
+    let target = target.map(ToString::to_string).unwrap_or_default();
+    let name = [event_type, "/", &target, "/", command_id].concat();
+    Uuid::new_v5(&ID_NAMESPACE, name.as_bytes()).to_string()
+}
+
+/// Ids of the two events that a command can end with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EventIds {
+    /// It was dead-lettered.
+    pub failure: String,
+    /// It succeeded: supersedes the other one.
+    pub success: String,
+}
+
+impl EventIds {
+    /// Of the command with this message id and body.
+    pub(crate) fn of(kind: Kind, message_id: Option<&str>, body: &[u8]) -> Self {
+        let command = Command::decode(kind, body).ok();
+        let command_id = command_id(kind, message_id, command.as_ref(), body);
+        let target = command.map(|command| command.target);
+        let id = |event_type| event_id(event_type, target.as_ref(), &command_id);
+        let spec = kind.spec();
+        Self { failure: id(spec.failed_event), success: id(spec.done_event) }
+    }
+}
