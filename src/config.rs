@@ -16,9 +16,11 @@ use std::io;
 use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
+use crate::consent::{Consent, somebody_is_there};
 use crate::dead_letters::{DeadJob, OutputFormat};
+use crate::delete_list::ListSettings;
 use crate::kind::Kind;
-use crate::messages::{OrgId, Target};
+use crate::messages::OrgId;
 use crate::policy::retry_schedule::{RetryDelays, RetrySchedule};
 use crate::rabbitmq::tls::{TlsFiles, certificates};
 use crate::rabbitmq::topology::{Provision, Topology};
@@ -45,7 +47,7 @@ pub enum Job {
     /// Prove that all is there that a worker needs.
     Check(Box<ServiceSettings>, OutputFormat),
     Setup(Box<BrokerSettings>),
-    Delete(Box<CoreSettings>, Vec<Target>),
+    Delete(Box<ListSettings>),
     Print(Vec<u8>),
     Dead(Kind, AmqpUrl, TlsFiles, DeadJob),
 }
@@ -204,9 +206,9 @@ fn delete(
     let core = core(reader, &args.core, &args.delays, org.as_ref());
     let kind = reader.take(&args.kind);
     let ids = reader.ids(kind.unwrap_or_default(), &args.ids, input);
-    let (kind, org) = (kind?, org?);
-    let target = |id| Target { kind, org: org.clone(), id };
-    Some(Job::Delete(Box::new(core?), ids?.into_iter().map(target).collect()))
+    let consent = if args.yes || !somebody_is_there() { Consent::Given } else { Consent::Ask };
+    let list = ListSettings { core: core?, kind: kind?, org: org?, ids: ids?, consent };
+    Some(Job::Delete(Box::new(list)))
 }
 
 fn logging(reader: &mut Reader, args: &LogArgs) -> Option<Logging> {
@@ -218,6 +220,7 @@ fn logging(reader: &mut Reader, args: &LogArgs) -> Option<Logging> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::messages::ObjectId;
 
     const BASE: [&str; 4] =
         ["tallyfy-delete-worker", "run", "--tallyfy-org-id=acme", "--tallyfy-access-token=tok"];
@@ -226,11 +229,11 @@ mod tests {
         read_from(BASE.iter().chain(args).copied(), std::iter::empty()).err().unwrap_or_default()
     }
 
-    fn delete(args: &[&str], input: &[&str]) -> Result<Vec<Target>, Vec<String>> {
+    fn delete(args: &[&str], input: &[&str]) -> Result<(Kind, Vec<ObjectId>), Vec<String>> {
         let base = ["tallyfy-delete-worker", "delete", "--org=acme", "--tallyfy-access-token=tok"];
         let input = input.iter().map(ToString::to_string);
         read_from(base.iter().chain(args).copied(), input).map(|(job, _)| match job {
-            Job::Delete(_, targets) => targets,
+            Job::Delete(list) => (list.kind, list.ids),
             _ => panic!("not a delete"),
         })
     }
@@ -321,11 +324,9 @@ mod tests {
 
     #[test]
     fn a_list_is_of_the_kind_that_is_named() {
-        let kinds = |args: &[&str]| {
-            delete(args, &[]).unwrap().iter().map(|target| target.kind).collect::<Vec<_>>()
-        };
-        assert_eq!(kinds(&["t1"]), [Kind::TaskDelete]);
-        assert_eq!(kinds(&["--kind=file.delete", "f1"]), [Kind::FileDelete]);
+        let kind = |args: &[&str]| delete(args, &[]).unwrap().0;
+        assert_eq!(kind(&["t1"]), Kind::TaskDelete);
+        assert_eq!(kind(&["--kind=file.delete", "f1"]), Kind::FileDelete);
         let error = delete(&["--kind=file.remove", "f1"], &[]).unwrap_err();
         assert!(
             error.len() == 1 && error[0].starts_with("--kind") && error[0].contains("file.delete"),
@@ -335,8 +336,8 @@ mod tests {
 
     #[test]
     fn one_wrong_id_refuses_the_whole_list() {
-        assert_eq!(delete(&["t1", "t2"], &[]).unwrap().len(), 2);
-        assert_eq!(delete(&["-"], &["t1", "", "  t2 "]).unwrap().len(), 2);
+        assert_eq!(delete(&["t1", "t2"], &[]).unwrap().1.len(), 2);
+        assert_eq!(delete(&["-"], &["t1", "", "  t2 "]).unwrap().1.len(), 2);
         assert_eq!(delete(&["-"], &["t1", "a/b", "t2", "?"]).unwrap_err().len(), 2);
         assert!(
             delete(&["--tallyfy-org-id=other", "t1"], &[]).unwrap_err()[0].starts_with("--org")

@@ -1,5 +1,6 @@
 //! The `delete` command: the same engine without a broker, for a list of ids. Waits are slept here, not in queues.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,11 +9,13 @@ use futures_util::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use crate::consent::{Consent, agrees};
 use crate::kind::Kind;
-use crate::messages::{EndKind, Incoming, OrgId, Outcome, RetryState, Target};
+use crate::messages::{EndKind, Incoming, ObjectId, OrgId, Outcome, RetryState, Target};
 use crate::metrics::NO_TOKEN;
 use crate::policy::api_access::SuspendReason;
 use crate::policy::settlement::Settlement;
@@ -20,37 +23,117 @@ use crate::service::{CoreSettings, StartError, credentials, engine};
 use crate::worker::handle::handle;
 use crate::worker::{Engine, reload_credentials};
 
+/// A list of ids, all of one kind and one organisation.
+pub struct ListSettings {
+    pub core: CoreSettings,
+    pub kind: Kind,
+    pub org: OrgId,
+    /// As given: an id may be there twice.
+    pub ids: Vec<ObjectId>,
+    /// Whether to ask first.
+    pub consent: Consent,
+}
+
 /// How a list came out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
-    pub gone: usize,
+    /// By a call of ours.
+    pub done: usize,
+    pub already_absent: usize,
     pub failed: usize,
-    /// Tasks that an interruption left alone, or whose answers were still missing.
+    /// Not ended: an interruption came first, or waiting would not have helped.
     pub left: usize,
+    /// Ids that were given before, and are ignored.
+    pub duplicates: usize,
+    pub end: ListEnd,
+}
+
+/// Why nothing more is done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ListEnd {
+    /// Each has its line: an outcome, or that it was given up.
+    #[default]
+    Through,
+    /// A signal came before each had its outcome.
+    Interrupted,
+    /// Somebody was asked and did not agree: nothing has begun.
+    NotAgreed,
 }
 
 impl Tally {
     pub fn is_complete(self) -> bool {
-        self.failed == 0 && self.left == 0
+        self.end == ListEnd::Through && self.failed == 0 && self.left == 0
     }
 }
 
-/// Deletes tasks and writes one outcome a line, as JSON, to `out`; shows the progress.
+/// The line of one that has no outcome: it can be given again.
+#[derive(Debug, Serialize)]
+struct Left<'a> {
+    #[serde(flatten)]
+    target: &'a Target,
+    outcome: &'static str,
+    reason: String,
+    attempts: u32,
+    /// The answer of a call was lost: it may have had its effect.
+    ambiguous: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http_status: Option<u16>,
+}
+
+/// Asks, deletes, and writes one line of JSON to `out` for each id, its outcome or that it is left; shows the progress.
 ///
 /// # Errors
 /// [`StartError`] where a token cannot be had or the engine cannot be built.
 pub async fn delete_list(
-    core: CoreSettings,
-    targets: Vec<Target>,
+    list: ListSettings,
     out: impl Write + Send,
     shutdown: CancellationToken,
 ) -> Result<Tally, StartError> {
-    let kinds: Vec<Kind> = targets.first().map(|target| target.kind).into_iter().collect();
-    let credentials = credentials(&core.credentials)?;
-    let engine = engine(&core, &kinds, &credentials, true)?;
-    let draining = engine.draining.clone();
+    let credentials = credentials(&list.core.credentials)?;
+    let engine = engine(&list.core, &[list.kind], &credentials, true)?;
+    let (targets, duplicates) = distinct(&list);
+    if !agrees(list.consent, &question(&list, targets.len(), duplicates), &shutdown).await {
+        let interrupted = shutdown.is_cancelled();
+        let end = if interrupted { ListEnd::Interrupted } else { ListEnd::NotAgreed };
+        return Ok(Tally { left: targets.len(), duplicates, end, ..Tally::default() });
+    }
+    let tally = work_off(engine, targets, out, list.core.concurrency, &shutdown).await;
+    let interrupted = shutdown.is_cancelled() && tally.left > 0;
+    let end = if interrupted { ListEnd::Interrupted } else { ListEnd::Through };
+    Ok(Tally { duplicates, end, ..tally })
+}
+
+/// Each once, in the order in which they are given; and how many were given again.
+fn distinct(list: &ListSettings) -> (Vec<Target>, usize) {
+    let mut seen = HashSet::new();
+    let first = list.ids.iter().filter(|id| seen.insert(id.as_str()));
+    let target = |id: &ObjectId| Target { kind: list.kind, org: list.org.clone(), id: id.clone() };
+    let targets: Vec<_> = first.map(target).collect();
+    let duplicates = list.ids.len() - targets.len();
+    (targets, duplicates)
+}
+
+fn question(list: &ListSettings, number: usize, duplicates: usize) -> String {
+    let (kind, org) = (list.kind, &list.org);
+    let ids = if number == 1 { "id" } else { "ids" };
+    let ignored = if duplicates == 0 {
+        String::new()
+    } else {
+        format!(" ({duplicates} given more than once, and taken once)")
+    };
+    format!("{kind}: {number} {ids} of organisation {org}{ignored}. ")
+}
+
+async fn work_off(
+    engine: Engine,
+    targets: Vec<Target>,
+    out: impl Write + Send,
+    concurrency: usize,
+    shutdown: &CancellationToken,
+) -> Tally {
+    let (draining, signal) = (engine.draining.clone(), shutdown.clone());
     let interrupted = tokio::spawn(async move {
-        shutdown.cancelled().await;
+        signal.cancelled().await;
         draining.cancel();
     });
     let engine = Arc::new(engine);
@@ -59,13 +142,16 @@ pub async fn delete_list(
     let (tally, out) = (Mutex::new(Tally::default()), Mutex::new(out));
     let (engine, bar, tally_ref, out) = (&engine, &bar, &tally, &out);
     stream::iter(targets)
-        .for_each_concurrent(core.concurrency, |target| async move {
-            let end = delete_one(engine, &target, bar).await;
+        .for_each_concurrent(concurrency, |target| async move {
+            let end = delete_one(engine, &target, bar, shutdown).await;
             let mut tally = tally_ref.lock().unwrap_or_else(PoisonError::into_inner);
             let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
-            count(&mut tally, end.as_ref());
+            count(&mut tally, end.as_ref().ok());
             bar.inc(1);
-            write_line(&mut *out, bar, end.as_ref());
+            match end {
+                Ok(outcome) => write_line(&mut *out, bar, &outcome),
+                Err(left) => write_line(&mut *out, bar, &left),
+            }
         })
         .await;
     interrupted.abort();
@@ -73,20 +159,30 @@ pub async fn delete_list(
     bar.finish_and_clear();
     let spans = engine.spans.clone();
     let _ = tokio::task::spawn_blocking(move || spans.flush()).await;
-    Ok(tally.into_inner().unwrap_or_else(PoisonError::into_inner))
+    tally.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Handles one command until it ends; `None` where it was given up before that.
-async fn delete_one(engine: &Engine, target: &Target, bar: &ProgressBar) -> Option<Outcome> {
+/// Handles one command until it ends, or is left before that.
+async fn delete_one<'a>(
+    engine: &Engine,
+    target: &'a Target,
+    bar: &ProgressBar,
+    shutdown: &CancellationToken,
+) -> Result<Outcome, Left<'a>> {
     let mut incoming = command(target);
+    let left = |reason: &str, state: &RetryState| {
+        let reason = if shutdown.is_cancelled() { "interrupted" } else { reason }.to_owned();
+        let RetryState { attempts, ambiguous, last_status: http_status, .. } = *state;
+        Err(Left { target, outcome: "left", reason, attempts, ambiguous, http_status })
+    };
     let (stop, began) = (engine.stop(CancellationToken::new()), Instant::now());
     loop {
         let token = engine.token(&target.org);
         let wait = match handle(&incoming, engine, &stop).await {
             Settlement::Finish(outcome) | Settlement::DeadLetter(outcome, _) => {
-                return Some(outcome);
+                return Ok(outcome);
             }
-            Settlement::Requeue => return None,
+            Settlement::Requeue => return left("given_up", &incoming.retry_state),
             Settlement::RetryLater(wait) | Settlement::Postpone(wait) => wait,
         };
         let (delay, reason) = (wait.delay, wait.retry_state.wait_reason().unwrap_or_default());
@@ -100,7 +196,7 @@ async fn delete_one(engine: &Engine, target: &Target, bar: &ProgressBar) -> Opti
             bar.suspend(
                 || error!(kind = %target.kind, id = %target.id, reason, http_status = wait.retry_state.last_status, "not deleted"),
             );
-            return None;
+            return left(reason, &wait.retry_state);
         }
         if wait.is_news {
             let (status, delay) = (wait.retry_state.last_status, delay.name());
@@ -111,7 +207,7 @@ async fn delete_one(engine: &Engine, target: &Target, bar: &ProgressBar) -> Opti
         let first_seen = incoming.retry_state.first_seen.or_else(|| Some(Timestamp::now()));
         incoming.retry_state = RetryState { first_seen, ..wait.retry_state };
         if !engine.sleep(delay.wait()).await {
-            return None;
+            return left("given_up", &incoming.retry_state);
         }
     }
 }
@@ -148,14 +244,15 @@ fn command(target: &Target) -> Incoming {
 
 fn count(tally: &mut Tally, end: Option<&Outcome>) {
     match end.map(|outcome| outcome.outcome.how) {
-        Some(EndKind::Done | EndKind::AlreadyAbsent) => tally.gone += 1,
+        Some(EndKind::Done) => tally.done += 1,
+        Some(EndKind::AlreadyAbsent) => tally.already_absent += 1,
         Some(EndKind::DeadLettered) => tally.failed += 1,
         None => tally.left += 1,
     }
 }
 
-fn write_line(out: &mut impl Write, bar: &ProgressBar, end: Option<&Outcome>) {
-    let Some(line) = end.and_then(|outcome| serde_json::to_string(outcome).ok()) else { return };
+fn write_line(out: &mut impl Write, bar: &ProgressBar, end: &impl Serialize) {
+    let Ok(line) = serde_json::to_string(end) else { return };
     // A reader that has gone away must not stop deletions half way; the exit code still tells.
     bar.suspend(|| writeln!(out, "{line}").and_then(|()| out.flush())).unwrap_or_default();
 }

@@ -53,6 +53,7 @@ pub mod delete_list;
 pub mod service;
 
 pub mod config;
+pub mod consent;
 pub mod core_dump;
 mod failpoint;
 mod health;

@@ -7,15 +7,18 @@ use anyhow::Context;
 use tallyfy_delete_worker::check::check;
 use tallyfy_delete_worker::config::{self, EXIT_USAGE, Job};
 use tallyfy_delete_worker::dead_letters::{self, DeadJob, Done};
-use tallyfy_delete_worker::delete_list::delete_list;
+use tallyfy_delete_worker::delete_list::{ListEnd, ListSettings, Tally, delete_list};
 use tallyfy_delete_worker::kind::Kind;
-use tallyfy_delete_worker::messages::Target;
+use tallyfy_delete_worker::messages::{End, EndKind};
 use tallyfy_delete_worker::rabbitmq::AmqpUrl;
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
-use tallyfy_delete_worker::service::{CoreSettings, Service, ServiceSettings, StartError, setup};
+use tallyfy_delete_worker::service::{Service, ServiceSettings, StartError, setup};
 use tallyfy_delete_worker::{core_dump, shutdown, telemetry, tls_provider};
 use tokio::runtime::{Builder, Runtime};
 use tracing::{error, info, warn};
+
+/// Exit code of `delete` after a signal, as shells have it for SIGINT.
+const EXIT_INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     let (job, logging) = match config::read() {
@@ -64,7 +67,7 @@ async fn execute(job: Job) -> anyhow::Result<ExitCode> {
         Job::Setup(settings) => {
             setup(&settings).await.map(|()| ExitCode::SUCCESS).map_err(Into::into)
         }
-        Job::Delete(core, targets) => delete(*core, targets).await,
+        Job::Delete(list) => delete(*list).await,
         Job::Dead(kind, url, tls, job) => dead(kind, &url, &tls, job).await,
     }
 }
@@ -92,11 +95,23 @@ async fn dead(kind: Kind, url: &AmqpUrl, tls: &TlsFiles, job: DeadJob) -> anyhow
     Ok(code(dead_letters::run(kind, job, url, tls, stop).await? == Done::Completed))
 }
 
-async fn delete(core: CoreSettings, targets: Vec<Target>) -> anyhow::Result<ExitCode> {
+async fn delete(list: ListSettings) -> anyhow::Result<ExitCode> {
     let shutdown = shutdown::on_signal().context("cannot listen for signals")?;
-    let tally = delete_list(core, targets, io::stdout(), shutdown).await?;
-    info!(gone = tally.gone, failed = tally.failed, left = tally.left, "the list is done");
-    Ok(code(tally.is_complete()))
+    let (kind, org_id) = (list.kind, list.org.to_string());
+    let tally = delete_list(list, io::stdout(), shutdown).await?;
+    let Tally { done, already_absent, failed, left, duplicates, end } = tally;
+    let word = End { kind, how: EndKind::Done }.as_str();
+    let counts = format!(
+        "{done} {word}, {already_absent} already_absent, {failed} failed, {left} left; {duplicates} duplicates ignored"
+    );
+    let what = match end {
+        ListEnd::Through => "the list is done",
+        ListEnd::Interrupted => "interrupted",
+        ListEnd::NotAgreed => "not agreed to, nothing has begun",
+    };
+    info!(%kind, org_id, done, already_absent, failed, left, duplicates, "{what}: {counts}");
+    let is_interrupted = end == ListEnd::Interrupted;
+    Ok(if is_interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { code(tally.is_complete()) })
 }
 
 fn code(is_well: bool) -> ExitCode {

@@ -33,13 +33,17 @@ Example, with the worker's own settings:
   AMQP_URL=amqps://tallyfy-worker:SECRET@rabbit.example/tallyfy TALLYFY_CREDENTIALS_DIR=/run/secrets/tallyfy tallyfy-delete-worker check
 FAILED: the worker could not work; the line says what to do. warning: it could, and somebody should look. skipped: not to be seen by this
 user, or not in use. Exit 0 where nothing FAILED.";
+const DELETE_EXAMPLE: &str = "\
+Example: printf '%s\\n' ID1 ID2 | tallyfy-delete-worker delete --org ORG - > outcomes.jsonl
+On a terminal it asks first. Interrupted, it exits 130 and prints a line with \"outcome\":\"left\" for each id that has no outcome. To go on:
+  jq -r 'select(.outcome == \"left\").task_id' outcomes.jsonl | tallyfy-delete-worker delete --org ORG -";
 const EXIT_CODES: &str = "\
 Examples:
   tallyfy-delete-worker check        is all there that a worker needs?
   tallyfy-delete-worker run          work
   tallyfy-delete-worker dead list    what has failed, and why
 
-Exit codes: 0 done; 1 failed (for delete: a task could not be deleted); 64 a wrong setting or flag.
+Exit codes: 0 done; 1 failed (for delete: one could not be deleted); 64 a wrong setting or flag; 130 delete was interrupted.
 Every setting is a flag and an environment variable; flags win. `COMMAND --help` lists them.";
 
 #[derive(Subcommand)]
@@ -51,9 +55,7 @@ pub(super) enum Sub {
     /// Declare exchanges, queues and bindings, and end.
     Setup(SetupArgs),
     /// Delete tasks without a broker: same engine, one JSON outcome a line on standard output.
-    #[command(
-        after_help = "Example: printf '%s\\n' ID1 ID2 | tallyfy-delete-worker delete --org ORG -"
-    )]
+    #[command(after_help = DELETE_EXAMPLE)]
     Delete(Box<DeleteArgs>),
     /// Look at dead letters, replay, discard, export or import them.
     Dead(Box<DeadArgs>),
@@ -158,7 +160,11 @@ pub(super) struct DeleteArgs {
     /// Organisation that they belong to.
     #[arg(long, value_parser = checked(org))]
     pub(super) org: Setting<OrgId>,
-    /// Ids of the tasks, processes, tags or files, or - to read them from standard input, one a line.
+    /// Do not ask at the terminal before it begins.
+    #[arg(long)]
+    pub(super) yes: bool,
+    /// Ids of the tasks, processes, tags or files, or - to read them from standard input, one a line. An id that is given twice is taken
+    /// once.
     #[arg(required = true, value_name = "ID")]
     pub(super) ids: Vec<String>,
     #[command(flatten)]

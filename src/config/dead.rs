@@ -11,7 +11,8 @@ use super::broker_args::BrokerArgs;
 use super::log_args::LogArgs;
 use super::read::Reader;
 use super::values::{Setting, any_duration, checked, kind, reason, reasons, up_to};
-use crate::dead_letters::{Bulk, Consent, DeadJob, OutputFormat, Selection, Successes};
+use crate::consent::Consent;
+use crate::dead_letters::{Bulk, DeadJob, ExportFile, OutputFormat, Selection, Successes};
 use crate::kind::Kind;
 
 #[derive(Args)]
@@ -28,6 +29,8 @@ pub(super) struct DeadArgs {
     pub(super) log: LogArgs,
 }
 
+const SELECT: &str =
+    "select by --reason, --org, --id, --command-id, --older-than, --newer-than or --superseded-by";
 const EXAMPLES: &str = "\
 Examples:
   dead list
@@ -35,6 +38,7 @@ Examples:
   dead replay --reason attempts_exhausted --org ORG --rate 20
   dead discard --superseded-by events.jsonl --to discarded.jsonl --why 'succeeded after all'
   dead discard --reason malformed --to discarded.jsonl --why 'producer fixed, see 4711'
+  dead replay --all --limit 100
   dead export --to dead.jsonl
   dead import dead.jsonl
   dead list --kind process.delete
@@ -68,12 +72,16 @@ pub(super) enum Action {
         #[command(flatten)]
         selection: SelectionArgs,
         #[command(flatten)]
+        all: AllArgs,
+        #[command(flatten)]
         bulk: BulkArgs,
     },
     /// Write them to a file, then remove them.
     Discard {
         #[command(flatten)]
         selection: SelectionArgs,
+        #[command(flatten)]
+        all: AllArgs,
         #[command(flatten)]
         bulk: BulkArgs,
         /// File that they are added to, as JSON lines.
@@ -87,9 +95,12 @@ pub(super) enum Action {
     Export {
         #[command(flatten)]
         selection: SelectionArgs,
-        /// File that they are added to; without one, standard output.
+        /// New file that they are written to; without one, standard output.
         #[arg(long, value_name = "FILE")]
         to: Option<PathBuf>,
+        /// Add them to the file if it is there already.
+        #[arg(long, requires = "to")]
+        append: bool,
         /// How many at most.
         #[arg(long, value_name = "NUMBER", value_parser = checked(up_to(u32::MAX)))]
         limit: Option<Setting<NonZeroU32>>,
@@ -134,6 +145,13 @@ pub(super) struct SelectionArgs {
 }
 
 #[derive(Args)]
+pub(super) struct AllArgs {
+    /// All dead letters of the kind: needed where nothing else says which.
+    #[arg(long, help_heading = "Which dead letters")]
+    all: bool,
+}
+
+#[derive(Args)]
 pub(super) struct BulkArgs {
     /// Do not ask.
     #[arg(long)]
@@ -158,20 +176,23 @@ pub(super) fn job(reader: &mut Reader, action: Action) -> Option<DeadJob> {
             let (selection, limit) = (reader.selection(&selection), reader.limit(Some(&limit)));
             DeadJob::Show(selection?, form(json), limit)
         }
-        Action::Export { selection, to, limit } => {
+        Action::Export { selection, to, append, limit } => {
             let (selection, limit) = (reader.selection(&selection), reader.limit(limit.as_ref()));
-            DeadJob::Export(selection?, to, limit)
+            let file = to.map(|path| ExportFile { path, may_exist: append });
+            DeadJob::Export(selection?, file, limit)
         }
         Action::Import { file, bulk } => {
             let from_input = file.as_os_str() == "-";
             DeadJob::Import((!from_input).then_some(file), reader.bulk(&bulk, from_input)?)
         }
-        Action::Replay { selection, bulk } => {
-            let (selection, bulk) = (reader.selection(&selection), reader.bulk(&bulk, false));
+        Action::Replay { selection, all, bulk } => {
+            let selection = reader.narrow_selection(&selection, &all);
+            let bulk = reader.bulk(&bulk, false);
             DeadJob::Replay(selection?, bulk?)
         }
-        Action::Discard { selection, bulk, to, why } => {
-            let (selection, bulk) = (reader.selection(&selection), reader.bulk(&bulk, false));
+        Action::Discard { selection, all, bulk, to, why } => {
+            let selection = reader.narrow_selection(&selection, &all);
+            let bulk = reader.bulk(&bulk, false);
             DeadJob::Discard(selection?, bulk?, to, why)
         }
     })
@@ -206,6 +227,18 @@ impl Reader {
                 .map_err(|line| format!("line {line} of {} is no event", file.display()))
                 .map_or_else(|error| self.problem(name, error), Some),
             Err(error) => self.problem(name, format!("cannot read {}: {error}", file.display())),
+        }
+    }
+
+    /// # Nothing is removed because a flag was forgotten
+    ///
+    /// Without a selection all dead letters would be meant. Who means all of them says so.
+    fn narrow_selection(&mut self, args: &SelectionArgs, all: &AllArgs) -> Option<Selection> {
+        let selection = self.selection(args)?;
+        match (selection == Selection::default(), all.all) {
+            (true, false) => self.problem("--all", format!("is needed to mean all; else {SELECT}")),
+            (false, true) => self.problem("--all", format!("means all, so do not {SELECT}")),
+            _ => Some(selection),
         }
     }
 

@@ -29,7 +29,7 @@ pub async fn run(
         DeadJob::List(selection, form) => session.list(&selection, form).await,
         DeadJob::Show(selection, form, limit) => session.show(&selection, form, limit).await,
         DeadJob::Export(selection, file, limit) => {
-            session.export(&selection, file.as_deref(), limit).await
+            session.export(&selection, file.as_ref(), limit).await
         }
         DeadJob::Import(_, bulk) => session.import(&lines, &bulk).await,
         DeadJob::Replay(selection, bulk) => session.replay(&selection, &bulk).await,

@@ -8,13 +8,13 @@ use serde_json::json;
 use tracing::warn;
 
 use super::audit_trail::AuditTrail;
-use super::consent::agrees;
 use super::lines::Lines;
 use super::pace::{Pace, progress_bar};
 use super::queue::{Disposition, Pass};
 use super::selection::Selection;
 use super::session::{Result, Session, done};
-use super::{Bulk, Consent, DeadLettersError, Done, print};
+use super::{Bulk, DeadLettersError, Done, print};
+use crate::consent::{Consent, agrees};
 use crate::messages::{DeadLetter, names, time};
 use crate::rabbitmq::Delivery;
 
@@ -83,7 +83,7 @@ impl Session {
         let _ = print::groups(&mut io::stderr(), &groups.all(), self.began);
         let _ = writeln!(io::stderr(), "{verb} {letters} of them");
         let consent = if letters == 0 { Consent::Given } else { bulk.consent };
-        Ok(agrees(consent, &self.stop).await.then_some(letters))
+        Ok(agrees(consent, "", &self.stop).await.then_some(letters))
     }
 
     /// # A dead letter is removed only when it is safe elsewhere
@@ -149,7 +149,7 @@ impl Session {
         }
         letters.truncate(bulk.limit.unwrap_or(usize::MAX));
         let _ = writeln!(io::stderr(), "import {} dead letters", letters.len());
-        if !agrees(bulk.consent, &self.stop).await {
+        if !agrees(bulk.consent, "", &self.stop).await {
             return Ok(Done::Interrupted);
         }
         let selection = &Selection::default();

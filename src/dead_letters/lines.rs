@@ -1,10 +1,10 @@
 //! Lines of JSON: in files that must outlive us, and from them.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::DeadLettersError;
+use super::{DeadLettersError, ExportFile};
 
 type Result<T> = std::result::Result<T, DeadLettersError>;
 
@@ -20,9 +20,28 @@ impl Lines {
     /// A new file outlives a power cut only where its directory was forced to the disk too. And a line that was cut short (a
     /// full disk, a kill) must not spoil the next one.
     pub(super) fn append_to(path: &Path) -> Result<Self> {
+        Self::open(path, OpenOptions::new().create(true))
+    }
+
+    /// An export that is added to another by mistake would be imported, or replayed, with it. So a file that is there is
+    /// taken only where that was asked for. A device or a pipe holds nothing that could be mixed up.
+    pub(super) fn of_export(ExportFile { path, may_exist }: &ExportFile) -> Result<Self> {
+        if *may_exist || fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+            return Self::append_to(path);
+        }
+        match Self::open(path, OpenOptions::new().create_new(true)) {
+            Err(DeadLettersError::File { path, source })
+                if source.kind() == io::ErrorKind::AlreadyExists =>
+            {
+                Err(DeadLettersError::FileExists { path })
+            }
+            opened => opened,
+        }
+    }
+
+    fn open(path: &Path, how: &mut OpenOptions) -> Result<Self> {
         let failed = |source| DeadLettersError::File { path: path.to_owned(), source };
-        let mut file =
-            OpenOptions::new().create(true).read(true).append(true).open(path).map_err(failed)?;
+        let mut file = how.read(true).append(true).open(path).map_err(failed)?;
         end_the_line(&mut file).map_err(failed)?;
         sync_directory_of(path).map_err(failed)?;
         Ok(Self { path: path.to_owned(), file })
@@ -80,11 +99,25 @@ mod tests {
     fn a_line_that_was_cut_short_does_not_spoil_the_next() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("letters.jsonl");
-        std::fs::write(&path, "{\"a\":1}\n{\"b\"").unwrap();
+        fs::write(&path, "{\"a\":1}\n{\"b\"").unwrap();
         for number in 0..2 {
             Lines::append_to(&path).unwrap().write(&number).unwrap();
         }
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"a\":1}\n{\"b\"\n0\n1\n");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"a\":1}\n{\"b\"\n0\n1\n");
+    }
+
+    #[test]
+    fn an_export_is_added_to_another_only_where_that_was_asked_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("letters.jsonl");
+        let open = |may_exist| Lines::of_export(&ExportFile { path: path.clone(), may_exist });
+        open(false).unwrap().write(&1).unwrap();
+        let refused = open(false).err().unwrap().to_string();
+        assert!(refused.contains("letters.jsonl is there already; --append"), "{refused}");
+        open(true).unwrap().write(&2).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "1\n2\n");
+        let device = ExportFile { path: "/dev/null".into(), may_exist: false };
+        assert!(Lines::of_export(&device).is_ok());
     }
 
     #[test]

@@ -1,12 +1,11 @@
 //! The actions that only look: list, show, export.
 
 use std::io::{self, Write};
-use std::path::Path;
 
 use super::lines::{Lines, json_line};
 use super::selection::Selection;
 use super::session::{Result, Session};
-use super::{DeadLettersError, Done, Limit, OutputFormat, print};
+use super::{DeadLettersError, Done, ExportFile, Limit, OutputFormat, print};
 
 impl Session {
     pub(super) async fn list(&self, selection: &Selection, form: OutputFormat) -> Result<Done> {
@@ -42,11 +41,11 @@ impl Session {
     pub(super) async fn export(
         &self,
         selection: &Selection,
-        file: Option<&Path>,
+        file: Option<&ExportFile>,
         limit: Limit,
     ) -> Result<Done> {
-        let Some(path) = file else { return self.show(selection, OutputFormat::Json, limit).await };
-        let mut lines = Lines::append_to(path)?;
+        let Some(file) = file else { return self.show(selection, OutputFormat::Json, limit).await };
+        let mut lines = Lines::of_export(file)?;
         let done = self
             .each(selection, limit, |dead_letter| lines.write(&print::exported(dead_letter)))
             .await?;

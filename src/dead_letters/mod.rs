@@ -3,7 +3,6 @@
 mod actions;
 mod audit_trail;
 mod bulk;
-mod consent;
 mod lines;
 mod look;
 mod pace;
@@ -21,6 +20,7 @@ use thiserror::Error;
 pub use actions::run;
 pub use selection::{Group, Groups, Selection, Successes};
 
+use crate::consent::Consent;
 use crate::rabbitmq::{BrokerError, PublishError};
 
 #[derive(Debug, Clone)]
@@ -30,7 +30,7 @@ pub enum DeadJob {
     /// Print them whole.
     Show(Selection, OutputFormat, Limit),
     /// Write them as JSON lines; to standard output, where no file is given.
-    Export(Selection, Option<PathBuf>, Limit),
+    Export(Selection, Option<ExportFile>, Limit),
     /// Put exported ones back among the dead letters; from standard input, where no file is given.
     Import(Option<PathBuf>, Bulk),
     /// Put them back on the work queue.
@@ -54,13 +54,12 @@ pub struct Bulk {
     pub by: String,
 }
 
-/// Whether a person must agree first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Consent {
-    /// Ask at the terminal.
-    Ask,
-    /// Given on the command line.
-    Given,
+/// Where an export goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportFile {
+    pub path: PathBuf,
+    /// Whether it may be there already.
+    pub may_exist: bool,
 }
 
 /// For whom to print.
@@ -105,6 +104,9 @@ pub enum DeadLettersError {
     Publish { to: String, source: PublishError },
     #[error("{path}: {source}")]
     File { path: PathBuf, source: io::Error },
+    /// An export does not mix with what is there.
+    #[error("{path} is there already; --append adds to it, another name keeps the two apart")]
+    FileExists { path: PathBuf },
     #[error("standard output: {0}")]
     Output(io::Error),
     /// A line of an import is no dead letter.

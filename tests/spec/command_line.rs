@@ -320,8 +320,93 @@ async fn delete_with_one_wrong_id_deletes_nothing() {
     assert_eq!(world.sandbox.calls().await.len(), 0);
 }
 
+/// What it answers is typed at a terminal of its own (`script` of util-linux).
+async fn at_a_terminal(command: &Command, answer: &str) -> Output {
+    let shown = |text: &std::ffi::OsStr| format!("'{}'", text.to_str().unwrap());
+    let line: Vec<_> = [command.get_program()].into_iter().chain(command.get_args()).collect();
+    let line: Vec<_> = line.into_iter().map(shown).collect();
+    let mut script = Command::new("script");
+    script.args(["-qec", &line.join(" "), "/dev/null"]).env_clear().env("PATH", "/usr/bin:/bin");
+    script.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // Of util-linux (Debian: bsdutils). Its end would be the end of the terminal, so it is held open.
+    let mut child = Running::start(&mut script);
+    let mut typed = child.stdin.take().unwrap();
+    typed.write_all(answer.as_bytes()).unwrap();
+    let output = child.output().await;
+    drop(typed);
+    output
+}
+
 #[tokio::test]
-async fn delete_interrupted_while_it_waits_exits_1() {
+async fn delete_asks_at_a_terminal_before_it_begins() {
+    let world = World::without_worker(|_| {}).await;
+    world.sandbox.tasks(ORG, &["t1", "t2"], "present").await;
+    let delete = with_settings(&world, &["delete", "--org", ORG, "t1", "t2", "t1"]);
+    for answer in ["n\n", "\n", "\u{4}"] {
+        let refused = at_a_terminal(&delete, answer).await;
+        let said = text(&refused.stdout);
+        assert!(said.contains("task.delete: 2 ids of organisation acme (1 given more than once"));
+        assert!(said.contains("Go on? [y/N]") && said.contains("nothing has begun"), "{said}");
+        assert_eq!((refused.status.code(), world.sandbox.calls().await.len()), (Some(1), 0));
+    }
+    let agreed = at_a_terminal(&delete, "y\n").await;
+    assert_eq!(agreed.status.code(), Some(0), "{}", text(&agreed.stdout));
+    assert_eq!(world.sandbox.calls().await.len(), 2);
+    let unasked = with_settings(&world, &["delete", "--yes", "--org", ORG, "t1"]);
+    let unasked = at_a_terminal(&unasked, "").await;
+    assert!(unasked.status.success() && !text(&unasked.stdout).contains("Go on?"));
+}
+
+#[tokio::test]
+async fn an_id_that_is_given_twice_is_taken_once_and_the_summary_tells_the_ends_apart() {
+    let world = World::without_worker(|_| {}).await;
+    world.sandbox.tasks(ORG, &["t1", "t2"], "present").await;
+    world.sandbox.tasks(ORG, &["t3"], "gone").await;
+    world.sandbox.tasks(ORG, &["t4"], "forbidden").await;
+    let output = deleted(&world, &["t1", "t2", "t1", "t3", "t4", "t1"], &[]).await;
+    let summary = json_lines(&output.stderr).pop().unwrap();
+    let counts = ["done", "already_absent", "failed", "left", "duplicates"].map(|n| &summary[n]);
+    assert_eq!(counts.map(Value::as_u64), [2, 1, 1, 0, 2].map(Some), "{summary}");
+    let said = summary["message"].as_str().unwrap();
+    assert!(said.starts_with("the list is done: 2 deleted, 1 already_absent, 1 failed"), "{said}");
+    assert_eq!((json_lines(&output.stdout).len(), output.status.code()), (4, Some(1)));
+    assert_eq!(world.sandbox.calls_for("t1").await.len(), 1);
+}
+
+#[tokio::test]
+async fn what_an_interruption_leaves_is_told_from_what_is_done_and_can_be_given_again() {
+    let world = World::without_worker(|_| {}).await;
+    let tasks: Vec<String> = (0..30).map(|number| format!("task-{number}")).collect();
+    let tasks: Vec<&str> = tasks.iter().map(String::as_str).collect();
+    world.sandbox.tasks(ORG, &tasks, "present").await;
+    world.sandbox.fault_for_all(json!({"latency_ms": 100})).await;
+    let list = [&["delete", "--concurrency=2", "--org", ORG], &tasks[..]].concat();
+    let child = Running::start(&mut with_settings(&world, &list));
+    world.called("task-1", 1).await;
+    signal(&child, "TERM");
+    let output = child.output().await;
+    let log = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{log}");
+    assert!(log.contains("\"interrupted: "), "{log}");
+    let lines = json_lines(&output.stdout);
+    assert_eq!(lines.len(), tasks.len(), "each has its line");
+    let left: Vec<_> = lines.iter().filter(|line| line["outcome"] == "left").collect();
+    assert!(
+        !left.is_empty() && left.iter().all(|line| line["reason"] == "interrupted"),
+        "{left:?}"
+    );
+    let left: Vec<_> = left.iter().map(|line| line["task_id"].as_str().unwrap()).collect();
+    for task in &tasks {
+        let state = if left.contains(task) { "present" } else { "gone" };
+        assert_eq!(world.sandbox.state(ORG, task).await, state, "{task}");
+    }
+    let rest = deleted(&world, &left, &[]).await;
+    assert_eq!((json_lines(&rest.stdout).len(), rest.status.code()), (left.len(), Some(0)));
+}
+
+#[tokio::test]
+async fn delete_interrupted_while_it_waits_exits_130() {
     let world = World::without_worker(|_| {}).await;
     world.sandbox.fault_for_all(json!({"status": 429, "headers": {"Retry-After": "600"}})).await;
     world.sandbox.tasks(ORG, &["t1"], "present").await;
@@ -332,7 +417,9 @@ async fn delete_interrupted_while_it_waits_exits_1() {
     world.called("t1", 1).await;
     signal(&child, "INT");
     let output = child.output().await;
-    assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), String::new()));
+    assert_eq!(output.status.code(), Some(130));
+    let left = json!({"org_id": ORG, "task_id": "t1", "outcome": "left", "reason": "interrupted", "attempts": 0, "ambiguous": false, "http_status": 429});
+    assert_eq!(json_lines(&output.stdout), [left]);
     assert_eq!(world.sandbox.state(ORG, "t1").await, "present");
 }
 

@@ -155,7 +155,7 @@ async fn replay_moves_those_that_are_meant_and_the_worker_deletes_them() {
 #[tokio::test]
 async fn a_letter_that_dies_again_tells_its_history() {
     let world = with_forbidden(&["t1"]).await;
-    done(&world, &["replay", "--yes", "--by", "bob"]).await;
+    done(&world, &["replay", "--all", "--yes", "--by", "bob"]).await;
     let dead_letter = eventually("the second death", async || {
         let letters = lines(&world, &["export"]).await;
         letters.into_iter().find(|dead_letter| dead_letter["history"].is_string())
@@ -183,7 +183,7 @@ async fn a_replay_that_is_killed_loses_no_letter() {
     for _ in 0..3 {
         let before = letters(&world).await;
         let mut command =
-            with_settings(&world, &["dead", "replay", "--rate=200", "--yes", "--by=ann"]);
+            with_settings(&world, &["dead", "replay", "--all", "--rate=200", "--yes", "--by=ann"]);
         let mut replay = Running::start(command.stdout(Stdio::null()).stderr(Stdio::null()));
         eventually("some are replayed", async || {
             let back = world.tester.ready(&["task.delete".to_owned()]).await["task.delete"];
@@ -199,7 +199,7 @@ async fn a_replay_that_is_killed_loses_no_letter() {
         })
         .await;
     }
-    done(&world, &["replay", "--yes"]).await;
+    done(&world, &["replay", "--all", "--yes"]).await;
     let mut back = std::collections::BTreeSet::new();
     while let Some(message) = world.tester.take("task.delete").await {
         back.insert(message.properties.message_id().clone().unwrap().to_string());
@@ -220,7 +220,7 @@ async fn one_look_after_the_other_sees_every_letter_and_so_does_the_replay_behin
     for _ in 0..8 {
         assert_eq!(lines(&world, &["list", "--json"]).await[0]["letters"], LETTERS);
     }
-    done(&world, &["replay", "--yes"]).await;
+    done(&world, &["replay", "--all", "--yes"]).await;
     assert_eq!(audits(&world, 2).await[1]["letters"], LETTERS);
     assert_eq!(letters(&world).await, 0);
     broker().delete_vhost(&world.vhost).await;
@@ -266,9 +266,11 @@ async fn what_was_exported_is_imported_as_it_was() {
 #[tokio::test]
 async fn nothing_in_bulk_is_done_where_nobody_agreed() {
     let world = with_forbidden(&["t1"]).await;
-    for action in
-        [&["replay"][..], &["discard", "--to", "/dev/null", "--why", "x"], &["import", "-"]]
-    {
+    for action in [
+        &["replay", "--all"][..],
+        &["discard", "--all", "--to", "/dev/null", "--why", "x"],
+        &["import", "-"],
+    ] {
         let refused = dead(&world, action).await;
         assert_eq!(refused.status.code(), Some(64));
         assert!(String::from_utf8(refused.stderr).unwrap().starts_with("--yes"));
@@ -319,6 +321,37 @@ async fn a_success_supersedes_the_failure_of_its_command_and_the_dead_letter_kno
 }
 
 #[tokio::test]
+async fn nothing_is_removed_because_a_flag_was_forgotten() {
+    let (_directory, file) = scratch();
+    let world = with_forbidden(&["t1"]).await;
+    let discard = ["discard", "--to", path(&file), "--why", "x"];
+    for action in [&["replay", "--limit=1"][..], &discard, &["replay", "--all", "--org", ORG]] {
+        let refused = dead(&world, &[action, &["--yes"]].concat()).await;
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(64), "{action:?}: {said}");
+        assert!(said.starts_with("--all: ") && said.contains("--older-than"), "{said}");
+    }
+    assert!(!file.exists());
+    has_dead_letters(&world, 1).await;
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn an_export_is_added_to_a_file_only_where_that_was_asked_for() {
+    let (_directory, file) = scratch();
+    let world = with_forbidden(&["t1"]).await;
+    done(&world, &["export", "--to", path(&file)]).await;
+    let refused = dead(&world, &["export", "--to", path(&file)]).await;
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(refused.status.code() == Some(1) && said.contains("--append"), "{said}");
+    let number = || std::fs::read_to_string(&file).unwrap().lines().count();
+    assert_eq!(number(), 1);
+    done(&world, &["export", "--append", "--to", path(&file)]).await;
+    assert_eq!(number(), 2);
+    world.assert_drained().await;
+}
+
+#[tokio::test]
 async fn a_user_who_could_not_keep_a_dead_letter_does_not_get_to_look_at_it() {
     let world = with_forbidden(&["t1"]).await;
     let url = user(&world, "^$").await;
@@ -340,7 +373,7 @@ async fn a_user_who_could_not_keep_a_dead_letter_does_not_get_to_look_at_it() {
 async fn nothing_is_done_that_cannot_be_put_on_record_and_the_operators_permissions_suffice() {
     let (_directory, file) = scratch();
     let world = with_forbidden(&["t1", "t2"]).await;
-    let discard = ["discard", "--to", path(&file), "--why", "x", "--yes", "--amqp-url"];
+    let discard = ["discard", "--all", "--to", path(&file), "--why", "x", "--yes", "--amqp-url"];
     let url = user(&world, r"^amq\.default$").await;
     let refused = dead(&world, &[&discard[..], &[&url]].concat()).await;
     let said = String::from_utf8(refused.stderr).unwrap();
@@ -354,7 +387,7 @@ async fn nothing_is_done_that_cannot_be_put_on_record_and_the_operators_permissi
     done(&world, &[&discard[..], &[&url]].concat()).await;
     done(&world, &["import", path(&file), "--limit=1", "--yes", "--amqp-url", &url]).await;
     has_dead_letters(&world, 1).await;
-    done(&world, &["replay", "--yes", "--amqp-url", &url]).await;
+    done(&world, &["replay", "--all", "--yes", "--amqp-url", &url]).await;
     has_dead_letters(&world, 1).await;
     world.assert_drained().await;
 }
@@ -362,9 +395,9 @@ async fn nothing_is_done_that_cannot_be_put_on_record_and_the_operators_permissi
 #[tokio::test]
 async fn limit_and_rate_are_kept_and_a_signal_ends_it_after_the_letter_in_hand() {
     let world = with_forbidden(&["t1", "t2", "t3"]).await;
-    done(&world, &["replay", "--limit", "1", "--yes"]).await;
+    done(&world, &["replay", "--all", "--limit", "1", "--yes"]).await;
     has_dead_letters(&world, 3).await;
-    let replay = ["dead", "replay", "--rate=1", "--yes", "--by=ann"];
+    let replay = ["dead", "replay", "--all", "--rate=1", "--yes", "--by=ann"];
     let replay = Running::start(with_settings(&world, &replay).stderr(Stdio::null()));
     audits(&world, 3).await;
     eventually("one is replayed", async || (letters(&world).await < 3).then_some(())).await;
@@ -389,7 +422,7 @@ async fn a_replay_that_finds_fewer_than_it_announced_says_so() {
         let properties = BasicProperties::default().with_message_id(id.into());
         world.tester.publish_to("task.dlx", "task.delete", b"{}", properties).await;
     }
-    let replay = ["dead", "replay", "--rate=1", "--yes", "--by=ann"];
+    let replay = ["dead", "replay", "--all", "--rate=1", "--yes", "--by=ann"];
     let replay = Running::start(with_settings(&world, &replay).stderr(Stdio::piped()));
     eventually("one is replayed", async || world.tester.take("task.delete").await).await;
     world.tester.take(DEAD).await.expect("one that is not unacknowledged yet");

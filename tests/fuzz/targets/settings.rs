@@ -71,16 +71,12 @@ fn check(flags: &BTreeMap<&str, &str>, tasks: &[String]) {
     }
     match read_from(args.iter().map(String::as_str), tasks.iter().cloned()) {
         Ok((Job::Run(settings), _)) => service_is_sound(&settings, flags),
-        Ok((Job::Delete(core, targets), _)) => {
-            core_is_sound(&core, flags);
-            assert!(
-                targets
-                    .iter()
-                    .all(|target| target.kind == Kind::TaskDelete && is_id(target.org.as_str()))
-            );
+        Ok((Job::Delete(list), _)) => {
+            core_is_sound(&list.core, flags);
+            assert!(list.kind == Kind::TaskDelete && is_id(list.org.as_str()));
             let named: Vec<_> =
                 tasks.iter().map(|task| task.trim()).filter(|task| !task.is_empty()).collect();
-            assert_eq!(targets.iter().map(|target| target.id.as_str()).collect::<Vec<_>>(), named);
+            assert_eq!(list.ids.iter().map(|id| id.as_str()).collect::<Vec<_>>(), named);
             assert!(named.iter().all(|id| is_id(id)));
         }
         Ok(_) => unreachable!("neither run nor delete"),
