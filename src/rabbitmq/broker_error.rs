@@ -194,8 +194,9 @@ mod tests {
     #[test]
     fn a_broker_that_wants_a_certificate_is_not_taken_for_one_that_is_gone() {
         let told = |url: &str, kind: io::ErrorKind| {
-            let url = url.parse().unwrap();
-            BrokerError::connect(&url, io::Error::from(kind).into()).to_string()
+            let address = ([127, 0, 0, 1], 5671).into();
+            let place = Place { uri: url.parse().unwrap(), address };
+            BrokerError::connect(&place, io::Error::from(kind).into()).to_string()
         };
         let question = "closed the TLS handshake; does it want a client certificate?";
         for kind in [io::ErrorKind::ConnectionReset, io::ErrorKind::UnexpectedEof] {
