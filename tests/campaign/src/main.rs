@@ -83,7 +83,9 @@ async fn one(arguments: &Arguments) -> Result<bool, String> {
         time: Duration::try_from_secs_f64(arguments.minutes * 60.0)
             .map_err(|e| format!("--minutes: {e}"))?,
         workers: arguments.workers.max(1),
-        patience: Duration::from_mins(3),
+        // What a delay queue had handed to a queue that was still starting, after a kill, RabbitMQ hands over again only after
+        // three minutes (`dead_letter_worker_publisher_confirm_timeout`).
+        patience: Duration::from_mins(6),
         program,
         organisations_time: TROUBLE_OF_ONE,
         organisations: nemesis::ORGANISATIONS.to_vec(),
