@@ -6,18 +6,23 @@ mod args;
 mod broker_args;
 mod core_args;
 mod dead;
+mod ledger_args;
 mod log_args;
 mod print;
 mod read;
 mod values;
 
 use std::io;
+use std::num::NonZeroU32;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
 use crate::dead_letters::{DeadJob, OutputFormat};
+use crate::guard_tool::LedgerJob;
 use crate::kind::Kind;
+use crate::messages::ledger::{Decision, GuardLimit};
 use crate::messages::{OrgId, Target};
 use crate::policy::retry_schedule::{RetryDelays, RetrySchedule};
 use crate::rabbitmq::tls::{TlsFiles, certificates};
@@ -29,6 +34,7 @@ use crate::telemetry::LogFormat;
 use args::{Cli, DeleteArgs, RetryDelayArgs, RunArgs, Sub};
 use broker_args::BrokerArgs;
 use core_args::CoreArgs;
+use ledger_args::PauseArgs;
 use log_args::LogArgs;
 use read::Reader;
 
@@ -48,6 +54,8 @@ pub enum Job {
     Delete(Box<CoreSettings>, Vec<Target>),
     Print(Vec<u8>),
     Dead(Kind, AmqpUrl, TlsFiles, DeadJob),
+    /// What an operator decides: about held commands, to pause or to resume.
+    Decide(AmqpUrl, TlsFiles, LedgerJob),
 }
 
 pub struct Logging {
@@ -113,12 +121,29 @@ fn interpret(
             let job = broker.zip(kind.zip(job));
             (job.map(|((url, tls), (kind, job))| Job::Dead(kind, url, tls, job)), args.log)
         }
+        Sub::Guard(args) => {
+            let broker = reader.broker_address(&args.broker);
+            let job = broker.zip(reader.guard_job(&args));
+            (job.map(|((url, tls), job)| Job::Decide(url, tls, job)), args.log)
+        }
+        Sub::Pause(args) => pause(&mut reader, *args, LedgerJob::Pause),
+        Sub::Resume(args) => pause(&mut reader, *args, LedgerJob::Resume),
     };
     let logging = logging(&mut reader, &log);
     match (job, logging) {
         (Some(job), Some(logging)) if reader.problems.is_empty() => Ok((job, logging)),
         _ => Err(reader.problems),
     }
+}
+
+fn pause(
+    reader: &mut Reader,
+    args: PauseArgs,
+    job: fn(Option<OrgId>, Decision) -> LedgerJob,
+) -> (Option<Job>, LogArgs) {
+    let broker = reader.broker_address(&args.broker);
+    let job = broker.zip(reader.pause_job(&args, job));
+    (job.map(|((url, tls), job)| Job::Decide(url, tls, job)), args.log)
 }
 
 fn service(reader: &mut Reader, args: &RunArgs) -> Option<ServiceSettings> {
@@ -153,6 +178,8 @@ fn core(
     let request_timeout = reader.take(&args.request_timeout);
     let max_attempts = reader.take(&args.max_attempts);
     let max_age = reader.take(&args.max_age);
+    let guard_max = reader.take(&args.guard_max_deletes);
+    let guard_window = reader.take(&args.guard_window);
     let delays = reader.take(&delays.wait_ladder);
     let otlp = reader.otlp(args);
     let (proxy, ca_file) = (reader.take_if(args.proxy.as_ref()).flatten(), args.ca_file.clone());
@@ -166,7 +193,13 @@ fn core(
         otlp,
         schedule: RetrySchedule { max_attempts: max_attempts?, max_age: max_age?, delays: delays? },
         concurrency: concurrency? as usize,
+        guard: guard(guard_max?, guard_window?),
     })
+}
+
+fn guard(max_deletes: Option<u32>, window: Duration) -> Option<GuardLimit> {
+    let window_s = u32::try_from(window.as_secs()).unwrap_or(u32::MAX);
+    max_deletes.map(|max_deletes| GuardLimit { max_deletes, window_s })
 }
 
 fn topology(
@@ -204,9 +237,12 @@ fn delete(
     let core = core(reader, &args.core, &args.delays, org.as_ref());
     let kind = reader.take(&args.kind);
     let ids = reader.ids(kind.unwrap_or_default(), &args.ids, input);
+    let max = reader.take_if(args.max.as_ref()).map(NonZeroU32::get);
+    let (core, ids) = (core?, ids?);
+    reader.is_short_enough(ids.len(), max, core.guard)?;
     let (kind, org) = (kind?, org?);
     let target = |id| Target { kind, org: org.clone(), id };
-    Some(Job::Delete(Box::new(core?), ids?.into_iter().map(target).collect()))
+    Some(Job::Delete(Box::new(core), ids.into_iter().map(target).collect()))
 }
 
 fn logging(reader: &mut Reader, args: &LogArgs) -> Option<Logging> {
@@ -331,6 +367,32 @@ mod tests {
             error.len() == 1 && error[0].starts_with("--kind") && error[0].contains("file.delete"),
             "{error:?}"
         );
+    }
+
+    #[test]
+    fn a_list_that_is_longer_than_the_guard_allows_is_refused_before_the_first_call() {
+        let ids: Vec<_> = (0..501).map(|n| format!("t{n}")).collect();
+        let ids: Vec<_> = ids.iter().map(String::as_str).collect();
+        let refused = delete(&["-"], &ids).unwrap_err();
+        assert!(refused[0].starts_with("--max:") && refused[0].contains("501"), "{refused:?}");
+        assert_eq!(delete(&["-"], &ids[..500]).unwrap().len(), 500);
+        assert_eq!(delete(&["--max=501", "-"], &ids).unwrap().len(), 501);
+        assert!(delete(&["--max=2", "-"], &ids[..3]).is_err());
+        assert_eq!(delete(&["--guard-max-deletes=off", "-"], &ids).unwrap().len(), 501);
+    }
+
+    #[test]
+    fn only_the_word_off_switches_the_guard_off() {
+        for wrong in ["0", "false", "none", "-1", ""] {
+            let problems = problems(&[&format!("--guard-max-deletes={wrong}")]);
+            assert!(
+                problems.len() == 1
+                    && problems[0].starts_with("GUARD_MAX_DELETES: ")
+                    && problems[0].contains("off"),
+                "{wrong}: {problems:?}"
+            );
+        }
+        assert_eq!(problems(&["--guard-max-deletes=off"]), [""; 0]);
     }
 
     #[test]

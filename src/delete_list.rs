@@ -86,7 +86,7 @@ async fn delete_one(engine: &Engine, target: &Target, bar: &ProgressBar) -> Opti
             Settlement::Finish(outcome) | Settlement::DeadLetter(outcome, _) => {
                 return Some(outcome);
             }
-            Settlement::Requeue => return None,
+            Settlement::Hold(_) | Settlement::Requeue => return None,
             Settlement::RetryLater(wait) | Settlement::Postpone(wait) => wait,
         };
         let (delay, reason) = (wait.delay, wait.retry_state.wait_reason().unwrap_or_default());

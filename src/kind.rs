@@ -47,6 +47,8 @@ pub struct KindSpec {
     pub done_event: &'static str,
     /// The same for a command that was dead-lettered.
     pub failed_event: &'static str,
+    /// The same for the guard that has tripped.
+    pub held_event: &'static str,
 }
 
 /// Which answer means that the object is gone.
@@ -98,6 +100,7 @@ impl Kind {
                 not_found: NotFound::Absent,
                 done_event: "task.deleted",
                 failed_event: "task.delete_failed",
+                held_event: "task.delete_held",
             },
             Self::TaskArchive => &KindSpec {
                 name: "task.archive",
@@ -110,6 +113,7 @@ impl Kind {
                 not_found: NotFound::Missing,
                 done_event: "task.archived",
                 failed_event: "task.archive_failed",
+                held_event: "task.archive_held",
             },
             Self::ProcessDelete => &KindSpec {
                 name: "process.delete",
@@ -122,6 +126,7 @@ impl Kind {
                 not_found: NotFound::MissingOrNotArchived,
                 done_event: "process.deleted",
                 failed_event: "process.delete_failed",
+                held_event: "process.delete_held",
             },
             Self::TagDelete => &KindSpec {
                 name: "tag.delete",
@@ -134,6 +139,7 @@ impl Kind {
                 not_found: NotFound::NotTheApi,
                 done_event: "tag.deleted",
                 failed_event: "tag.delete_failed",
+                held_event: "tag.delete_held",
             },
             Self::FileDelete => &KindSpec {
                 name: "file.delete",
@@ -146,6 +152,7 @@ impl Kind {
                 not_found: NotFound::Missing,
                 done_event: "file.deleted",
                 failed_event: "file.delete_failed",
+                held_event: "file.delete_held",
             },
         }
     }
@@ -163,6 +170,11 @@ impl Kind {
     /// The queue that its commands are consumed from, which is their routing key and that of their dead letters too.
     pub const fn queue(self) -> &'static str {
         self.spec().name
+    }
+
+    /// The queue of the commands that the guard holds.
+    pub fn held_queue(self) -> String {
+        format!("{}.held", self.queue())
     }
 
     /// The queue of its dead letters.

@@ -50,6 +50,7 @@ pub mod tallyfy_api;
 pub mod check;
 pub mod dead_letters;
 pub mod delete_list;
+pub mod guard_tool;
 pub mod service;
 
 pub mod config;
@@ -60,5 +61,6 @@ pub mod metrics;
 pub mod schema;
 pub mod shutdown;
 mod spans;
+mod table;
 pub mod telemetry;
 pub mod tls_provider;

@@ -36,7 +36,7 @@ type Received = (Instant, u64);
 
 const PREFIX: &str = "tallyfy_delete_worker";
 /// Beside the reasons of dead letters.
-const SETTLEMENTS: [&str; 4] = ["already_absent", "retry_later", "postponed", "returned"];
+const SETTLEMENTS: [&str; 5] = ["already_absent", "retry_later", "postponed", "held", "returned"];
 const PUBLISHES: [&str; 6] =
     ["confirmed", "rejected", "returned", "timeout", "too_large", "broken"];
 const ACKNOWLEDGEMENTS: [&str; 2] = ["acknowledged", "lost"];
@@ -56,6 +56,8 @@ pub struct Metrics {
     queues: QueueGauges,
     first_answers: Family<KindLabel, Counter>,
     suspended: Family<Label, Gauge>,
+    held: Family<Label, Gauge>,
+    paused: Family<Label, Gauge>,
     deliveries_unsettled: Gauge,
     oldest_delivery_age: Gauge<f64, AtomicU64>,
     unacknowledged: Mutex<BTreeSet<Received>>,
@@ -167,6 +169,20 @@ impl Metrics {
                 "reason",
                 reasons,
             ),
+            held: labelled(
+                r,
+                "guard_tripped",
+                "Organisations whose commands the mass-deletion guard holds",
+                "kind",
+                kinds.iter().map(|kind| kind.as_str()),
+            ),
+            paused: labelled(
+                r,
+                "paused",
+                "1 while all organisations are paused, and how many are paused by themselves",
+                "scope",
+                ["all", "organisations"],
+            ),
             oldest_credential: add(
                 r,
                 "oldest_credential_timestamp_seconds",
@@ -213,6 +229,20 @@ impl Metrics {
         self.suspended
             .get_or_create(&[("reason", reason)])
             .set(i64::try_from(organisations).unwrap_or(i64::MAX));
+    }
+
+    /// So many organisations are held for this kind.
+    pub fn set_held(&self, kind: Kind, organisations: usize) {
+        if let Some(held) = self.held.get(&[("kind", kind.as_str())]) {
+            held.set(i64::try_from(organisations).unwrap_or(i64::MAX));
+        }
+    }
+
+    pub fn set_paused(&self, organisations: usize, is_all: bool) {
+        let organisations = i64::try_from(organisations).unwrap_or(i64::MAX);
+        for (scope, value) in [("all", i64::from(is_all)), ("organisations", organisations)] {
+            self.paused.get_or_create(&[("scope", scope)]).set(value);
+        }
     }
 
     /// The API has answered one call.

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::kind::Kind;
-use crate::messages::{Command, audit, event};
+use crate::messages::{Command, audit, event, held};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
@@ -11,6 +11,8 @@ pub enum Subject {
     Event,
     /// The body of the event about what operators did with dead letters.
     Audit,
+    /// The body of the event about the guard that has tripped.
+    Held,
 }
 
 /// The schema of one, or of all under their names; of the command, for this kind or, with all, for each.
@@ -19,10 +21,12 @@ pub fn schema(subject: Option<Subject>, kind: Kind) -> Value {
         Some(Subject::Command) => Command::schema(kind).to_value(),
         Some(Subject::Event) => event::schema().to_value(),
         Some(Subject::Audit) => audit::schema().to_value(),
+        Some(Subject::Held) => held::schema().to_value(),
         None => json!({
             "commands": commands(),
             "event": schema(Some(Subject::Event), kind),
             "audit": schema(Some(Subject::Audit), kind),
+            "held": schema(Some(Subject::Held), kind),
         }),
     }
 }

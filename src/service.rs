@@ -16,6 +16,7 @@ use crate::credentials::{Credentials, CredentialsError, CredentialsSource};
 use crate::health::{Component, Health};
 use crate::http::{self, Bound, Pages};
 use crate::kind::Kind;
+use crate::messages::ledger::GuardLimit;
 use crate::metrics::Metrics;
 use crate::policy::retry_schedule::RetrySchedule;
 use crate::rabbitmq::{BrokerError, BrokerSettings, Connection, topology};
@@ -35,6 +36,8 @@ pub struct CoreSettings {
     pub schedule: RetrySchedule,
     /// Calls in flight at once.
     pub concurrency: usize,
+    /// The limit of the mass-deletion guard; without one it is off.
+    pub guard: Option<GuardLimit>,
     /// Where spans go, where they are made.
     pub otlp: Option<OtlpSettings>,
 }
@@ -107,6 +110,7 @@ pub fn engine(
         credentials: Arc::clone(credentials),
         schedule: core.schedule.clone(),
         concurrency: core.concurrency,
+        guard: core.guard,
         is_attended,
         spans: core.otlp.as_ref().map_or_else(|| Ok(Spans::default()), Spans::to)?,
     };

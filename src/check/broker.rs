@@ -107,11 +107,16 @@ async fn permissions(connection: &Connection, settings: &BrokerSettings) -> Vec<
     let kinds = &settings.topology.kinds;
     let grant = grant(kinds);
     let mut facts = Vec::new();
-    for queue in kinds.iter().map(|kind| kind.queue()) {
+    for queue in kinds.iter().map(|kind| kind.queue()).chain([names::LEDGER]) {
         let may = ask.may_read(queue).await;
         facts.push(judge::needed(&format!("read {queue}"), may, grant.clone()));
     }
-    for exchange in [names::EVENTS_EXCHANGE, names::RETRY_EXCHANGE, names::DEAD_LETTER_EXCHANGE] {
+    for exchange in [
+        names::EVENTS_EXCHANGE,
+        names::RETRY_EXCHANGE,
+        names::DEAD_LETTER_EXCHANGE,
+        names::LEDGER_EXCHANGE,
+    ] {
         facts.push(judge::needed(
             &format!("write {exchange}"),
             ask.may_write(exchange).await,
@@ -180,13 +185,10 @@ fn cure_of_publishing(error: &PublishError, kinds: &[Kind]) -> Cow<'static, str>
 
 /// What gives the worker's user all that it needs, and no more.
 fn grant(kinds: &[Kind]) -> Cow<'static, str> {
-    let queues = kinds.iter().map(|kind| kind.queue().replace('.', r"\.")).collect::<Vec<_>>();
-    let read = match queues.as_slice() {
-        [queue] => format!("^{queue}$"),
-        queues => format!("^({})$", queues.join("|")),
-    };
-    format!(r"rabbitmqctl set_permissions -p VHOST USER '^$' '^task\.(events|retry|dlx)$' '{read}'")
-        .into()
+    let queues = kinds.iter().map(|kind| kind.queue()).chain([names::LEDGER]);
+    let read = queues.map(|queue| queue.replace('.', r"\.")).collect::<Vec<_>>().join("|");
+    let write = r"^task\.(events|retry|dlx|ledger)$";
+    format!("rabbitmqctl set_permissions -p VHOST USER '^$' '{write}' '^({read})$'").into()
 }
 
 /// A name that nothing has: it hangs on the moment.

@@ -14,6 +14,7 @@ pub(super) fn schema(subject: Option<SubjectArg>, kind: Kind) -> Vec<u8> {
         SubjectArg::Command => Subject::Command,
         SubjectArg::Event => Subject::Event,
         SubjectArg::Audit => Subject::Audit,
+        SubjectArg::Held => Subject::Held,
     });
     format!("{:#}\n", schema_of(subject, kind)).into_bytes()
 }

@@ -53,10 +53,12 @@ pub enum FailureReason {
     NotFound,
     /// There is no such process, or it is not archived.
     NotFoundOrNotArchived,
+    /// A person has rejected what the mass-deletion guard had held.
+    GuardRejected,
 }
 
 impl FailureReason {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Malformed,
         Self::OrgNotAllowed,
         Self::Expired,
@@ -65,6 +67,7 @@ impl FailureReason {
         Self::AttemptsExhausted,
         Self::NotFound,
         Self::NotFoundOrNotArchived,
+        Self::GuardRejected,
     ];
 
     /// The word that headers, events, metrics and logs use.
@@ -78,6 +81,7 @@ impl FailureReason {
             Self::AttemptsExhausted => "attempts_exhausted",
             Self::NotFound => "not_found",
             Self::NotFoundOrNotArchived => "not_found_or_not_archived",
+            Self::GuardRejected => "guard_rejected",
         }
     }
 }

@@ -42,6 +42,8 @@ pub enum Settlement {
     Postpone(Wait),
     /// It cannot succeed: dead letter and event.
     DeadLetter(Outcome, RetryState),
+    /// The guard has tripped: it is held until a person decides.
+    Hold(RetryState),
     /// Not begun: back to the work queue.
     Requeue,
 }
@@ -70,6 +72,9 @@ impl Settlement {
                     event(outcome, incoming, now),
                 ]
             }
+            Self::Hold(retry_state) => {
+                vec![Publication::held_copy(incoming, retry_state, first_seen, now)]
+            }
             Self::Requeue => Vec::new(),
         }
     }
@@ -80,6 +85,7 @@ impl Settlement {
             Self::Finish(outcome) | Self::DeadLetter(outcome, _) => outcome.outcome.as_str(),
             Self::RetryLater(..) => "retry_later",
             Self::Postpone(..) => "postponed",
+            Self::Hold(_) => "held",
             Self::Requeue => "returned",
         }
     }

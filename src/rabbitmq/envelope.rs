@@ -73,6 +73,11 @@ pub fn delivery_count(properties: &BasicProperties) -> u32 {
         .map_or(0, |count| u32::try_from(count.max(0)).unwrap_or(u32::MAX))
 }
 
+/// A header's number, where it is one that is not negative.
+pub fn number(properties: &BasicProperties, name: &str) -> Option<u64> {
+    header(properties, name).and_then(as_number).and_then(|number| u64::try_from(number).ok())
+}
+
 /// A header's text, where it is one of a sensible length.
 pub fn text(properties: &BasicProperties, name: &str) -> Option<String> {
     header(properties, name).and_then(as_text)

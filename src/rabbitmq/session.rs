@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::broker_error::{BrokerError, CONNECT_TIMEOUT};
 use super::connection::Connection;
 use super::deliveries::Deliveries;
+use super::ledger::LedgerReader;
 use super::publisher::Publisher;
 use super::tls::TlsFiles;
 use super::topology::{self, Provision, Topology};
@@ -112,6 +113,14 @@ impl Session {
     /// [`BrokerError::Consume`].
     pub async fn consume(&self, kinds: &[Kind], prefetch: u16) -> Result<Deliveries, BrokerError> {
         Deliveries::begin(&self.channel, kinds, prefetch).await
+    }
+
+    /// Reads the ledger from this record on.
+    ///
+    /// # Errors
+    /// [`BrokerError::Consume`].
+    pub async fn read_ledger(&self, from: u64) -> Result<LedgerReader, BrokerError> {
+        LedgerReader::open(&self.consuming, from).await
     }
 
     /// Whether what is unacknowledged can still be settled.

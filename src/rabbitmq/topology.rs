@@ -11,6 +11,12 @@ use crate::messages::names;
 
 const DELIVERY_LIMIT: i32 = 20;
 const UNROUTED_EVENTS_LIMIT: i32 = 100_000;
+/// Each look at what lies in a queue counts as a return.
+const LOOKS_LIMIT: i32 = 100_000;
+/// Some 400,000 records, which a worker reads in a few seconds when it starts.
+const LEDGER_BYTES: i64 = 64 * 1024 * 1024;
+/// A stream forgets whole segments.
+const LEDGER_SEGMENT: i64 = 8 * 1024 * 1024;
 
 /// What shall be there.
 #[derive(Debug, Clone)]
@@ -81,7 +87,7 @@ pub(super) async fn depth(channel: &Channel, queue: &str) -> lapin::Result<u32> 
     Ok(declared?.message_count())
 }
 
-fn exchanges() -> [(&'static str, ExchangeKind, FieldTable); 5] {
+fn exchanges() -> [(&'static str, ExchangeKind, FieldTable); 6] {
     let alternate = table([("alternate-exchange", text(names::UNROUTED_EVENTS))]);
     [
         (names::COMMANDS_EXCHANGE, ExchangeKind::Topic, FieldTable::default()),
@@ -89,6 +95,7 @@ fn exchanges() -> [(&'static str, ExchangeKind, FieldTable); 5] {
         (names::EVENTS_EXCHANGE, ExchangeKind::Topic, alternate),
         (names::RETRY_EXCHANGE, ExchangeKind::Direct, FieldTable::default()),
         (names::DEAD_LETTER_EXCHANGE, ExchangeKind::Direct, FieldTable::default()),
+        (names::LEDGER_EXCHANGE, ExchangeKind::Direct, FieldTable::default()),
     ]
 }
 
@@ -130,6 +137,12 @@ fn queues(topology: &Topology) -> Vec<QueueSpec> {
             arguments: table(limited.chain([("x-delivery-limit", number(DELIVERY_LIMIT))])),
             bindings: vec![(names::COMMANDS_EXCHANGE, key.into())],
         };
+        // As long as a person takes to decide.
+        let held = QueueSpec {
+            name: kind.held_queue(),
+            arguments: table([quorum(), ("x-delivery-limit", number(LOOKS_LIMIT))]),
+            bindings: vec![(names::RETRY_EXCHANGE, kind.held_queue())],
+        };
         let delays = topology.delays.iter().map(|(delay, ttl_ms)| {
             let name = kind.delay_queue(delay);
             // The default exchange, so that no other subscriber of task.commands sees a retry.
@@ -137,10 +150,22 @@ fn queues(topology: &Topology) -> Vec<QueueSpec> {
             let arguments = table(to("", key).into_iter().chain(ttl));
             QueueSpec { bindings: vec![(names::RETRY_EXCHANGE, name.clone())], name, arguments }
         });
-        [dead, work].into_iter().chain(delays).collect::<Vec<_>>()
+        [dead, work, held].into_iter().chain(delays).collect::<Vec<_>>()
     };
     let kinds = topology.kinds.iter().flat_map(of_a_kind);
-    [unrouted].into_iter().chain(kinds).collect()
+    [unrouted, ledger()].into_iter().chain(kinds).collect()
+}
+
+fn ledger() -> QueueSpec {
+    QueueSpec {
+        name: names::LEDGER.into(),
+        arguments: table([
+            ("x-queue-type", text("stream")),
+            ("x-max-length-bytes", AMQPValue::LongLongInt(LEDGER_BYTES)),
+            ("x-stream-max-segment-size-bytes", AMQPValue::LongLongInt(LEDGER_SEGMENT)),
+        ]),
+        bindings: vec![(names::LEDGER_EXCHANGE, names::LEDGER.into())],
+    }
 }
 
 async fn declare_exchange(

@@ -8,10 +8,12 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 
 use super::engine::Engine;
+use super::ledger::Braked;
 use super::permits::{PermitGuard, Refused};
 use super::stop::Stop;
 use crate::failpoint::{self, Failpoint};
-use crate::messages::{Command, OrgId, Properties, Target};
+use crate::messages::ledger::Scope;
+use crate::messages::{Command, Properties, Target};
 use crate::policy::absence::{Reach, believe, in_its_place};
 use crate::policy::answer::Answer;
 use crate::policy::api_access::{CommandKey, Feedback};
@@ -56,6 +58,14 @@ pub(super) enum NoCall {
     Refused(Refused),
     /// Its organisation has no token at the moment.
     NoToken,
+    /// An operator or the guard has decided so.
+    Braked(Braked),
+}
+
+impl From<Braked> for NoCall {
+    fn from(why: Braked) -> Self {
+        if why == Braked::Stopped { Self::Refused(Refused::Stopped) } else { Self::Braked(why) }
+    }
 }
 
 impl Engine {
@@ -65,15 +75,22 @@ impl Engine {
     /// [`NoCall`]: then no call may be made.
     pub(super) async fn call(
         &self,
-        org: &OrgId,
+        target: &Target,
         was_tried: bool,
         stop: &Stop,
     ) -> Result<Call<'_>, NoCall> {
+        let org = &target.org;
+        let scope = Scope { org_id: org.clone(), kind: target.kind };
+        self.ledger.check(&scope, was_tried).map_err(NoCall::from)?;
         if self.credentials.token(org).is_none() {
             return Err(NoCall::NoToken);
         }
         let permit = self.permits.acquire(org, was_tried, stop).await.map_err(NoCall::Refused)?;
-        // The one that is in force now: the wait may have been long.
+        // The wait may have been long: pauses, trips and the token are those that are in force now.
+        self.ledger.check(&scope, was_tried).map_err(NoCall::from)?;
+        if !was_tried {
+            self.ledger.admit(&scope, stop).await.map_err(NoCall::from)?;
+        }
         let token = self.credentials.token(org).ok_or(NoCall::NoToken)?;
         Ok(Call { engine: self, permit, token })
     }

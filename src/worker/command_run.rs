@@ -8,6 +8,7 @@ use tracing::debug;
 use super::call::{Answered, Moment, NoCall};
 use super::engine::Engine;
 use super::in_process_delays::InProcessDelays;
+use super::ledger::Braked;
 use super::outcome::{cut, detail, identity, outcome, refused};
 use super::permits::Refused;
 use crate::messages::event::Failure;
@@ -181,6 +182,11 @@ impl<'a> CommandRun<'a> {
                 (SLOW_ORGANISATION, Duration::ZERO, None)
             }
             NoCall::NoToken => (NO_TOKEN, Duration::ZERO, None),
+            NoCall::Braked(Braked::Held) => {
+                self.keep_doubt();
+                return Settlement::Hold(self.retry_state.clone());
+            }
+            NoCall::Braked(why) => (why.as_str(), Duration::ZERO, None),
         };
         // The first time aside lets others be seen; after that each copy costs the broker more than it gains.
         let is_brief = reason == SLOW_ORGANISATION && !self.retry_state.has_waited_for(reason);

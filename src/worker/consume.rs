@@ -63,6 +63,7 @@ impl<'a> Consumption<'a> {
         loop {
             let end = match self.engine.permits.intake() {
                 _ if self.session.blocked().is_some() => self.wait_for_the_broker().await,
+                _ if self.engine.ledger.is_paused() => self.wait_for_the_operator().await,
                 Intake::Paused(until) => self.pause(until).await,
                 intake @ (Intake::Bulk | Intake::Probing) => self.take_turn(intake).await,
             };
@@ -130,6 +131,7 @@ impl<'a> Consumption<'a> {
         let mut heartbeats = interval(HEARTBEAT);
         heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut changes = self.engine.permits.changes();
+        let mut decisions = self.engine.ledger.changes();
         let mut is_empty = true;
         // Each ends the loop when it comes about, so that one of each is enough for all deliveries.
         let (draining, lost) = (self.engine.draining.cancelled(), self.session.lost.cancelled());
@@ -149,6 +151,7 @@ impl<'a> Consumption<'a> {
                 }
                 _ = heartbeats.tick() => self.engine.health.heartbeat(),
                 _ = changes.changed() => {}
+                _ = decisions.changed() => {}
                 delivery = deliveries.next() => match delivery {
                     Ok(delivery) => {
                         is_empty = false;
@@ -163,7 +166,7 @@ impl<'a> Consumption<'a> {
                     Err(error) => return TurnEnd::Lost(error.to_string()),
                 },
             }
-            if self.engine.permits.intake() != intake {
+            if self.engine.permits.intake() != intake || self.engine.ledger.is_paused() {
                 return TurnEnd::Over;
             }
         }

@@ -9,12 +9,14 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
+use super::ledger::Ledger;
 use super::permits::Permits;
 use super::reach::ReachCache;
 use super::stop::Stop;
 use crate::credentials::Credentials;
 use crate::health::Health;
 use crate::messages::OrgId;
+use crate::messages::ledger::GuardLimit;
 use crate::metrics::Metrics;
 use crate::policy::clock::ClockCheck;
 use crate::policy::retry_schedule::RetrySchedule;
@@ -33,7 +35,9 @@ pub struct EngineSettings {
     pub schedule: RetrySchedule,
     /// Calls in flight at once.
     pub concurrency: usize,
-    /// Somebody looks on and waits for the end.
+    /// The limit of the mass-deletion guard; without one it is off.
+    pub guard: Option<GuardLimit>,
+    /// Somebody looks on and waits for the end; there is no broker, and so no ledger.
     pub is_attended: bool,
     /// Where spans go.
     pub spans: Spans,
@@ -43,6 +47,7 @@ pub struct EngineSettings {
 pub struct Engine {
     pub(super) api: TallyfyApi,
     pub(super) reach: ReachCache,
+    pub(super) ledger: Ledger,
     pub(super) credentials: Arc<Credentials>,
     pub(super) clock: Mutex<ClockCheck>,
     /// Somebody looks on and waits: failures use up attempts in an outage too.
@@ -68,6 +73,7 @@ impl Engine {
         let engine = Self {
             api: settings.api,
             reach: ReachCache::default(),
+            ledger: if settings.is_attended { Ledger::none() } else { Ledger::new(settings.guard) },
             credentials: settings.credentials,
             clock: Mutex::default(),
             is_attended: settings.is_attended,
@@ -177,6 +183,7 @@ pub(super) mod samples {
             credentials: Arc::new(Credentials::load(source).unwrap()),
             schedule: RetrySchedule { max_attempts: 20, max_age: Duration::from_hours(24), delays },
             concurrency: 1,
+            guard: None,
             is_attended: false,
             spans: Spans::default(),
         };

@@ -36,9 +36,9 @@ async fn process(incoming: &Incoming, engine: &Engine, stop: &Stop) -> Settlemen
         Ok(run) => run,
         Err(settlement) => return settlement,
     };
-    let org = run.command.target.org.clone();
+    let target = run.command.target.clone();
     loop {
-        let call = match engine.call(&org, run.was_tried(), stop).await {
+        let call = match engine.call(&target, run.was_tried(), stop).await {
             Ok(call) => call,
             Err(why) => return run.without_call(why),
         };

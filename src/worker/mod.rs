@@ -9,6 +9,9 @@ pub mod engine;
 pub mod handle;
 mod handlers;
 mod in_process_delays;
+mod ledger;
+mod ledger_session;
+mod ledger_state;
 mod outcome;
 mod pause;
 pub mod permits;
@@ -24,5 +27,6 @@ pub mod stop;
 mod waiting_lines;
 
 pub use engine::{Engine, EngineSettings, reload_credentials};
+pub use outcome::rejected_by_a_person;
 pub use run::Worker;
 pub use status::status;

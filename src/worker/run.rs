@@ -11,6 +11,7 @@ use super::consume::Consumption;
 use super::depths;
 use super::engine::Engine;
 use super::handlers::count_down;
+use super::ledger_session::follow_ledger;
 use super::session_end::SessionEnd;
 use super::session_log::SessionLog;
 use super::settle::Settler;
@@ -90,6 +91,7 @@ impl Worker {
             Arc::clone(&engine.health),
         ));
         let depths = depths::watch(&session, &engine.metrics);
+        let ledger = tokio::spawn(follow_ledger(Arc::clone(&session), Arc::clone(engine)));
         let consumption = Consumption::new(
             engine,
             (&session, &settler),
@@ -107,6 +109,8 @@ impl Worker {
             engine.metrics.reconnects.inc();
             self.report(&end);
         }
+        ledger.abort();
+        engine.ledger.close();
         session.close().await;
         end
     }

@@ -179,7 +179,8 @@ fn report(incoming: &Incoming, settlement: &Settlement) {
         Settlement::DeadLetter(outcome, _) => report_dead_letter(outcome, trace_id),
         Settlement::RetryLater(wait) => report_wait(wait, true, incoming, trace_id),
         Settlement::Postpone(wait) => report_wait(wait, wait.is_news, incoming, trace_id),
-        Settlement::Requeue => {}
+        // One line tells of the trip.
+        Settlement::Hold(_) | Settlement::Requeue => {}
     }
 }
 
@@ -240,7 +241,7 @@ fn report_end(outcome: &Outcome, trace_id: Option<&str>) {
     let ids = Ids::of(outcome.target.as_ref());
     info!(
         command_id = outcome.command_id,
-        kind = %outcome.outcome.kind,
+        kind = outcome.outcome.kind.as_str(),
         org_id = ids.org,
         task_id = ids.task,
         process_id = ids.process,
@@ -265,7 +266,7 @@ fn report_dead_letter(outcome: &Outcome, trace_id: Option<&str>) {
     let ids = Ids::of(outcome.target.as_ref());
     error!(
         command_id = outcome.command_id,
-        kind = %outcome.outcome.kind,
+        kind = outcome.outcome.kind.as_str(),
         org_id = ids.org,
         task_id = ids.task,
         process_id = ids.process,

@@ -48,7 +48,9 @@ async fn user(world: &World, configure: &str, write: &str, read: &str) -> String
 #[tokio::test]
 async fn all_is_well_with_the_least_permissions() {
     let world = World::without_worker(|_| {}).await;
-    let url = user(&world, "^$", r"^task\.(events|retry|dlx)$", r"^task\.delete$").await;
+    let url =
+        user(&world, "^$", r"^task\.(events|retry|dlx|ledger)$", r"^task\.delete(\.ledger)?$")
+            .await;
     let (code, facts) = check(&world, &[("AMQP_URL", &url), ("DECLARE_TOPOLOGY", "false")]).await;
     let expected = [
         ("TLS", "skipped"),
@@ -61,8 +63,10 @@ async fn all_is_well_with_the_least_permissions() {
         ("least permissions", "ok"),
         ("organisation acme", "ok"),
         ("permission to read task.delete", "ok"),
+        ("permission to read task.delete.ledger", "ok"),
         ("permission to write task.dlx", "ok"),
         ("permission to write task.events", "ok"),
+        ("permission to write task.ledger", "ok"),
         ("permission to write task.retry", "ok"),
         ("topology", "ok"),
     ];

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tallyfy_delete_worker::credentials::CredentialsSource;
 use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::messages::OrgId;
+use tallyfy_delete_worker::messages::ledger::GuardLimit;
 use tallyfy_delete_worker::policy::retry_schedule::{RetryDelays, RetrySchedule};
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::rabbitmq::topology::{self, Provision, Topology};
@@ -39,10 +40,26 @@ pub(crate) struct World {
     worker: Option<RunningWorker>,
 }
 
-struct RunningWorker {
+pub(crate) struct RunningWorker {
     job: JoinHandle<()>,
     shutdown: CancellationToken,
     port: String,
+}
+
+async fn run(settings: ServiceSettings) -> RunningWorker {
+    let service = Service::start(settings).await.unwrap();
+    let port = format!("http://{}", service.http_address().unwrap());
+    let shutdown = CancellationToken::new();
+    let job = tokio::spawn(service.run(shutdown.clone()));
+    RunningWorker { job, shutdown, port }
+}
+
+impl RunningWorker {
+    /// Ends it as a signal would and waits for it.
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        self.job.await.expect("the worker ends without a panic");
+    }
 }
 
 impl World {
@@ -88,18 +105,17 @@ impl World {
     }
 
     pub(crate) async fn start_worker(&mut self) {
-        let service = Service::start(self.settings.clone()).await.unwrap();
-        let port = format!("http://{}", service.http_address().unwrap());
-        let shutdown = CancellationToken::new();
-        let job = tokio::spawn(service.run(shutdown.clone()));
-        self.worker = Some(RunningWorker { job, shutdown, port });
+        self.worker = Some(run(self.settings.clone()).await);
+    }
+
+    /// Another one at the same queues; its owner ends it.
+    pub(crate) async fn another_worker(&self) -> RunningWorker {
+        run(self.settings.clone()).await
     }
 
     /// Ends the worker as a signal would and waits for it.
     pub(crate) async fn stop_worker(&mut self) {
-        let worker = self.worker.take().expect("a worker runs");
-        worker.shutdown.cancel();
-        worker.job.await.expect("the worker ends without a panic");
+        self.worker.take().expect("a worker runs").stop().await;
     }
 
     /// Tells the worker to end and goes on.
@@ -256,6 +272,7 @@ fn settings(amqp_url: &str, base_url: &str) -> ServiceSettings {
             credentials: CredentialsSource::Fixed { orgs, token: SecretString::from(TOKEN) },
             schedule: RetrySchedule { max_attempts: 20, max_age: Duration::from_hours(24), delays },
             concurrency: 8,
+            guard: Some(GuardLimit { max_deletes: 1_000_000, window_s: 3600 }),
             otlp: None,
         },
         broker: BrokerSettings {
