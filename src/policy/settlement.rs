@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::admission::first_seen;
 use super::retry_schedule::RetryDelay;
 use super::verdict::Verdict;
-use crate::messages::{Command, Incoming, Outcome, Publication, RetryState};
+use crate::messages::{Command, DryRun, Incoming, Outcome, Publication, RetryState};
 
 /// A wait in a delay queue.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +42,8 @@ pub enum Settlement {
     Postpone(Wait),
     /// It cannot succeed: dead letter and event.
     DeadLetter(Outcome, RetryState),
+    /// A dry run has looked at the object: publish the event that says what would have happened.
+    DryRun(DryRun),
     /// Not begun: back to the work queue.
     Requeue,
 }
@@ -70,6 +72,7 @@ impl Settlement {
                     event(outcome, incoming, now),
                 ]
             }
+            Self::DryRun(dry_run) => vec![dry_run.event(incoming, now)],
             Self::Requeue => Vec::new(),
         }
     }
@@ -80,6 +83,7 @@ impl Settlement {
             Self::Finish(outcome) | Self::DeadLetter(outcome, _) => outcome.outcome.as_str(),
             Self::RetryLater(..) => "retry_later",
             Self::Postpone(..) => "postponed",
+            Self::DryRun(_) => "dry_run",
             Self::Requeue => "returned",
         }
     }
