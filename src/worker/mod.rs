@@ -24,6 +24,7 @@ mod settle_log;
 mod status;
 pub mod stop;
 mod waiting_lines;
+mod waits;
 
 pub use engine::{Engine, EngineSettings, reload_credentials};
 pub use run::Worker;
