@@ -48,10 +48,10 @@ async fn greeting(settings: &BrokerSettings) -> String {
 
 fn cure(error: &BrokerError, url: &AmqpUrl) -> &'static str {
     match error {
-        // Whether it is the certificate that fails is told in the text of the system alone.
         BrokerError::TlsClosed { .. } => {
             "Set AMQP_CLIENT_CERT_FILE and AMQP_CLIENT_KEY_FILE if it does; otherwise look whether this port speaks TLS"
         }
+        // Whether it is the certificate that fails is told in the text of the system alone.
         BrokerError::Connect { .. } if url.is_tls() => {
             "Look at AMQP_URL (TLS has a port of its own; user, password, virtual host), and whether the broker runs; where it is the \
              certificate: at AMQP_CA_FILE for the broker's authority, at AMQP_CLIENT_CERT_FILE and AMQP_CLIENT_KEY_FILE for our own"

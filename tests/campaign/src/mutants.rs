@@ -35,7 +35,7 @@ const SHORT: Mutant = Mutant {
 const OF_ORGANISATIONS: Mutant = Mutant { commands: 1600, time: Duration::from_secs(30), ..SHORT };
 
 /// All of them.
-pub(crate) const MUTANTS: [Mutant; 7] = [
+pub(crate) const MUTANTS: [Mutant; 8] = [
     Mutant {
         name: "mutant-acknowledges-early",
         changes: &[(
@@ -84,6 +84,19 @@ pub(crate) const MUTANTS: [Mutant; 7] = [
         )],
         families: &[Family::EventsRejected],
         found: &[Kind::Lost, Kind::HalfDead],
+        ..SHORT
+    },
+    Mutant {
+        name: "mutant-does-not-say-which-end-holds",
+        changes: &[(
+            "src/messages/event.rs",
+            &[(
+                "        let failed_event = self.outcome.kind.spec().failed_event;",
+                "        let failed_event = self.outcome.kind.spec().done_event;",
+            )],
+        )],
+        families: &[Family::WorkerKilled],
+        found: &[Kind::TwoEnds],
         ..SHORT
     },
     Mutant {
