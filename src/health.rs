@@ -25,6 +25,8 @@ pub enum Component {
     Blocked,
     /// Publishes and their confirms.
     Publisher,
+    /// The consumer of what RabbitMQ itself took out of the work queues.
+    Undeliverable,
     Breaker,
     /// All organisations are suspended.
     Organisations,

@@ -160,7 +160,7 @@ impl Kind {
         self.spec().name
     }
 
-    /// The queue that its commands are consumed from, which is their routing key and that of their dead letters too.
+    /// The queue that its commands are consumed from. Also their routing key, and that of what RabbitMQ itself dead-letters.
     pub const fn queue(self) -> &'static str {
         self.spec().name
     }
@@ -168,6 +168,11 @@ impl Kind {
     /// The queue of its dead letters.
     pub fn dead_letter_queue(self) -> String {
         format!("{}.dead", self.queue())
+    }
+
+    /// The queue of the commands that RabbitMQ itself took out of their work queue, on their way to the dead letters.
+    pub fn undeliverable_queue(self) -> String {
+        format!("{}.undeliverable", self.queue())
     }
 
     /// The delay queue of a delay, by the delay's name.
@@ -240,6 +245,7 @@ mod tests {
         let kind = Kind::ProcessDelete;
         assert_eq!(kind.queue(), "process.delete");
         assert_eq!(kind.dead_letter_queue(), "process.delete.dead");
+        assert_eq!(kind.undeliverable_queue(), "process.delete.undeliverable");
         assert_eq!(kind.delay_queue("5s"), "process.delete.wait.5s");
     }
 

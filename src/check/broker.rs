@@ -82,7 +82,12 @@ async fn topology(connection: &Connection, topology: &Topology) -> Vec<Fact> {
         return vec![Fact::failed(TOPOLOGY, error.to_string(), cure)];
     }
     let arguments = match ensure(Provision::Compare).await {
-        Ok(()) => Fact::ok("arguments", "every exchange and queue is as it should be"),
+        Ok(old) if old.is_empty() => {
+            Fact::ok("arguments", "every exchange and queue is as it should be")
+        }
+        Ok(old) => {
+            Fact::ok("arguments", format!("{}: {}", old.join(" "), topology::cure_of_old_queues()))
+        }
         Err(error) if error.refusal() == Some(Refusal::AccessRefused) => Fact::skipped(
             "arguments",
             "the user may not configure, so cannot see them; `setup` can",
@@ -107,8 +112,10 @@ async fn permissions(connection: &Connection, settings: &BrokerSettings) -> Vec<
     let kinds = &settings.topology.kinds;
     let grant = grant(kinds);
     let mut facts = Vec::new();
-    for queue in kinds.iter().map(|kind| kind.queue()) {
-        let may = ask.may_read(queue).await;
+    let queues =
+        kinds.iter().flat_map(|kind| [kind.queue().to_owned(), kind.undeliverable_queue()]);
+    for queue in queues {
+        let may = ask.may_read(&queue).await;
         facts.push(judge::needed(&format!("read {queue}"), may, grant.clone()));
     }
     for exchange in [names::EVENTS_EXCHANGE, names::RETRY_EXCHANGE, names::DEAD_LETTER_EXCHANGE] {
@@ -182,8 +189,8 @@ fn cure_of_publishing(error: &PublishError, kinds: &[Kind]) -> Cow<'static, str>
 fn grant(kinds: &[Kind]) -> Cow<'static, str> {
     let queues = kinds.iter().map(|kind| kind.queue().replace('.', r"\.")).collect::<Vec<_>>();
     let read = match queues.as_slice() {
-        [queue] => format!("^{queue}$"),
-        queues => format!("^({})$", queues.join("|")),
+        [queue] => format!(r"^{queue}(\.undeliverable)?$"),
+        queues => format!(r"^({})(\.undeliverable)?$", queues.join("|")),
     };
     format!(r"rabbitmqctl set_permissions -p VHOST USER '^$' '^task\.(events|retry|dlx)$' '{read}'")
         .into()

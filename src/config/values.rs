@@ -13,7 +13,6 @@ use jiff::SignedDuration;
 use url::Url;
 
 use crate::kind::Kind;
-use crate::messages::names::POISON;
 use crate::messages::{FailureReason, OrgId};
 use crate::policy::retry_schedule::RetryDelays;
 use crate::telemetry::LogFormat;
@@ -198,12 +197,12 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
 
 /// Why a dead letter died.
 pub(super) fn reason(text: &str) -> Result<String, String> {
-    let is_known =
-        text == POISON || FailureReason::ALL.iter().any(|reason| reason.as_str() == text);
-    is_known.then(|| text.to_owned()).ok_or_else(|| format!("takes {}, not {text:?}", reasons()))
+    FailureReason::named(text)
+        .map(|reason| reason.as_str().to_owned())
+        .ok_or_else(|| format!("takes {}, not {text:?}", reasons()))
 }
 
 /// All words that [`reason`] takes.
 pub(super) fn reasons() -> String {
-    format!("{} or {POISON}", FailureReason::ALL.map(FailureReason::as_str).join(", "))
+    FailureReason::ALL.map(FailureReason::as_str).join(", ")
 }

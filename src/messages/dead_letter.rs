@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::command::MAX_BODY_BYTES;
 use super::ids::EventIds;
 use super::publication::{HeaderValue, Publication};
-use super::{Properties, RetryState, names, time};
+use super::{FailureReason, Properties, RetryState, names, time};
 use crate::kind::Kind;
 
 const LONGEST_HISTORY: usize = 1024;
@@ -22,7 +22,7 @@ pub struct DeadLetter {
     pub properties: Properties,
     /// How far it had come.
     pub retry_state: RetryState,
-    /// One of the contract's reasons, or `poison`.
+    /// One of the contract's reasons.
     pub reason: String,
     /// The reason, for a person.
     pub detail: String,
@@ -105,7 +105,7 @@ impl DeadLetter {
     /// Its call may have succeeded: an answer was lost, or it was delivered more than once. RabbitMQ moves a command after it was
     /// delivered again and again: nobody knows whether it was called for.
     pub fn may_be_done(&self) -> bool {
-        self.retry_state.ambiguous || self.reason == names::POISON
+        self.retry_state.ambiguous || self.reason == FailureReason::Poison.as_str()
     }
 
     /// Of the event that tells of it, and of the one that would supersede that.

@@ -53,10 +53,16 @@ pub enum FailureReason {
     NotFound,
     /// There is no such process, or it is not archived.
     NotFoundOrNotArchived,
+    /// RabbitMQ moved it: it was delivered again and again, and never acknowledged.
+    Poison,
+    /// RabbitMQ moved it: its producer's own `expiration` passed before a worker had it.
+    ExpiredInQueue,
+    /// RabbitMQ moved it for another reason, or somebody published it where only RabbitMQ should.
+    Undeliverable,
 }
 
 impl FailureReason {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Malformed,
         Self::OrgNotAllowed,
         Self::Expired,
@@ -65,7 +71,15 @@ impl FailureReason {
         Self::AttemptsExhausted,
         Self::NotFound,
         Self::NotFoundOrNotArchived,
+        Self::Poison,
+        Self::ExpiredInQueue,
+        Self::Undeliverable,
     ];
+
+    /// The reason of this word.
+    pub fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == word)
+    }
 
     /// The word that headers, events, metrics and logs use.
     pub fn as_str(self) -> &'static str {
@@ -78,6 +92,9 @@ impl FailureReason {
             Self::AttemptsExhausted => "attempts_exhausted",
             Self::NotFound => "not_found",
             Self::NotFoundOrNotArchived => "not_found_or_not_archived",
+            Self::Poison => "poison",
+            Self::ExpiredInQueue => "expired_in_queue",
+            Self::Undeliverable => "undeliverable",
         }
     }
 }

@@ -20,6 +20,8 @@ pub struct Incoming {
     pub fault: Option<String>,
     /// The broker gave this message to somebody before, who did not acknowledge it.
     pub redelivered: bool,
+    /// When it failed, if a worker wrote that down before.
+    pub failed_at: Option<Timestamp>,
 }
 
 /// Properties and headers that are carried to what is published about a command. Whatever is not here is left behind:

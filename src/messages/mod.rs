@@ -13,9 +13,11 @@ pub(crate) mod incoming;
 pub mod names;
 pub(crate) mod publication;
 pub(crate) mod time;
+mod undeliverable;
 
 pub use command::{Command, Malformed, ObjectId, OrgId, Target};
 pub use dead_letter::DeadLetter;
 pub use event::{End, EndKind, FailureReason, Outcome};
 pub use incoming::{Incoming, Properties, RetryState, TraceContext};
 pub use publication::{HeaderValue, Publication};
+pub use undeliverable::{Cause, Undeliverable};

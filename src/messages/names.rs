@@ -19,8 +19,6 @@ pub const REPLAYED_EVENT: &str = "task.dead_letters.replayed";
 pub const DISCARDED_EVENT: &str = "task.dead_letters.discarded";
 /// See [`REPLAYED_EVENT`].
 pub const IMPORTED_EVENT: &str = "task.dead_letters.imported";
-/// Reason of the dead letters that the broker itself has made.
-pub const POISON: &str = "poison";
 /// Content type of the events: CloudEvents in structured JSON mode.
 pub const EVENT_CONTENT_TYPE: &str = "application/cloudevents+json";
 
@@ -34,6 +32,8 @@ pub const X_AMBIGUOUS: &str = "x-ambiguous";
 pub const X_NOT_BEFORE: &str = "x-not-before";
 /// Header of a quorum queue: how often the message was taken back from a consumer.
 pub const X_DELIVERY_COUNT: &str = "x-delivery-count";
+/// RabbitMQ's header of a message that it has dead-lettered: a list of the queues and the reasons, the latest first.
+pub const X_DEATH: &str = "x-death";
 /// Header: the `user_id` that the broker validated on the original; a copy cannot carry another's `user_id`.
 pub const X_PUBLISHED_BY: &str = "x-published-by";
 /// Header: HTTP status of the last answer.

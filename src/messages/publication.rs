@@ -57,7 +57,12 @@ impl<'a> Publication<'a> {
         headers.push((names::X_FAILURE_REASON, HeaderValue::Text(reason.to_owned())));
         headers.push((names::X_FAILURE_DETAIL, HeaderValue::Text(detail.to_owned())));
         push_time(&mut headers, names::X_FAILED_AT, Some(failed_at));
-        Self::copy(incoming, names::DEAD_LETTER_EXCHANGE, incoming.kind.queue().to_owned(), headers)
+        Self::copy(
+            incoming,
+            names::DEAD_LETTER_EXCHANGE,
+            incoming.kind.dead_letter_queue(),
+            headers,
+        )
     }
 
     pub fn is_dead_letter(&self) -> bool {
@@ -214,7 +219,7 @@ mod tests {
         let why = ("rejected", "HTTP 422");
         let incoming = incoming();
         let dead = Publication::dead_letter(&incoming, &retry_state(), moment(), why, moment());
-        assert_eq!((dead.exchange, dead.routing_key.as_str()), ("task.dlx", "task.delete"));
+        assert_eq!((dead.exchange, dead.routing_key.as_str()), ("task.dlx", "task.delete.dead"));
         is_the_command_as_it_came(&dead);
         let names: Vec<_> = dead.headers.iter().map(|(name, _)| *name).collect();
         let own = [

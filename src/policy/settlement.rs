@@ -65,8 +65,9 @@ impl Settlement {
                     .failure
                     .as_ref()
                     .map_or(("", ""), |f| (f.reason.as_str(), f.detail.as_str()));
+                let failed_at = incoming.failed_at.unwrap_or(now);
                 vec![
-                    Publication::dead_letter(incoming, retry_state, first_seen, why, now),
+                    Publication::dead_letter(incoming, retry_state, first_seen, why, failed_at),
                     event(outcome, incoming, now),
                 ]
             }
@@ -133,7 +134,10 @@ mod tests {
                 ["task.events task.deleted"]
             );
         }
-        assert_eq!(addresses(&dead()), ["task.dlx task.delete", "task.events task.delete_failed"]);
+        assert_eq!(
+            addresses(&dead()),
+            ["task.dlx task.delete.dead", "task.events task.delete_failed"]
+        );
         for wait in waits() {
             assert_eq!(addresses(&wait), ["task.retry task.delete.wait.5s"]);
             assert_eq!(&*published(&wait)[0].body, b"as it came");

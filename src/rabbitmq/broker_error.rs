@@ -60,7 +60,7 @@ pub enum BrokerError {
     #[error("cannot consume from {queue}: {source}")]
     Consume {
         /// The queue.
-        queue: &'static str,
+        queue: String,
         /// lapin's word.
         source: lapin::Error,
     },
@@ -68,7 +68,7 @@ pub enum BrokerError {
     #[error("the broker has ended the consumer of {queue}")]
     ConsumerEnded {
         /// Its queue.
-        queue: &'static str,
+        queue: String,
     },
     /// The channel or the connection is gone.
     #[error(transparent)]

@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use lapin::options::{BasicGetOptions, BasicNackOptions};
-use lapin::types::AMQPValue;
 use lapin::{BasicProperties, Channel};
 
 use super::broker_error::BrokerError;
+use super::cause;
 use super::connection::{Connection, in_time};
 use super::delivery::Delivery;
 use super::envelope::{self, X_UNREADABLE};
 use super::topology;
 use crate::kind::Kind;
-use crate::messages::{DeadLetter, names};
+use crate::messages::event::Failure;
+use crate::messages::{Cause, DeadLetter};
 
 /// Requeues all that the channel holds.
 const ALL_BACK: BasicNackOptions = BasicNackOptions { multiple: true, requeue: true };
@@ -67,38 +67,26 @@ impl DeadLetterReader {
 
 fn read(kind: Kind, message: &BasicProperties, body: Vec<u8>) -> DeadLetter {
     let (properties, retry_state) = envelope::read(message);
-    let text = |name: &str| envelope::text(message, name);
-    let fault = text(X_UNREADABLE);
-    let time = text(names::X_FAILED_AT).and_then(|time| time.parse().ok());
-    let (reason, detail) = match text(names::X_FAILURE_REASON) {
-        Some(reason) => (reason, text(names::X_FAILURE_DETAIL).unwrap_or_default()),
-        None => (names::POISON.to_owned(), moved_by_the_broker(message)),
+    let fault = envelope::text(message, X_UNREADABLE);
+    let cause = cause::read(kind, message);
+    let failed_at = cause.failed_at().or_else(|| cause::moved_at(message));
+    let (reason, detail) = match cause {
+        // A reason that only another version knows is shown as it is.
+        Cause::Written { reason, detail, .. } => (reason, detail),
+        other => {
+            let Failure { reason, detail } = other.failure();
+            (reason.as_str().to_owned(), detail)
+        }
     };
-    let failed_at = time.or_else(|| moved_at(message));
     DeadLetter { kind, body, properties, retry_state, reason, detail, failed_at, fault }
-}
-
-fn moved_by_the_broker(message: &BasicProperties) -> String {
-    let why =
-        envelope::text(message, "x-first-death-reason").unwrap_or_else(|| "unknown".to_owned());
-    format!("RabbitMQ itself moved it here, for: {why}")
-}
-
-/// `x-death` is a list of tables, the latest first; whole seconds.
-fn moved_at(message: &BasicProperties) -> Option<Timestamp> {
-    let AMQPValue::FieldArray(deaths) = message.headers().as_ref()?.inner().get("x-death")? else {
-        return None;
-    };
-    let AMQPValue::FieldTable(death) = deaths.as_slice().first()? else { return None };
-    let AMQPValue::Timestamp(seconds) = death.inner().get("time")? else { return None };
-    Timestamp::from_second(i64::try_from(*seconds).ok()?).ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::cause::samples::moved;
     use super::*;
-    use crate::messages::{Properties, RetryState};
-    use lapin::types::{FieldArray, FieldTable};
+    use crate::messages::{Properties, RetryState, names};
+    use jiff::Timestamp;
 
     #[test]
     fn a_letter_is_the_same_after_it_was_published_again() {
@@ -135,15 +123,14 @@ mod tests {
     }
 
     #[test]
-    fn what_the_broker_moved_is_poison_and_died_when_it_was_moved() {
-        let (mut death, mut headers) = (FieldTable::default(), FieldTable::default());
-        death.insert("time".into(), AMQPValue::Timestamp(1_800_000_000));
-        let deaths = FieldArray::from(vec![AMQPValue::FieldTable(death)]);
-        headers.insert("x-death".into(), AMQPValue::FieldArray(deaths));
-        headers
-            .insert("x-first-death-reason".into(), AMQPValue::LongString("delivery_limit".into()));
-        let dead_letter =
-            read(Kind::TaskDelete, &BasicProperties::default().with_headers(headers), Vec::new());
+    fn what_the_broker_moved_is_poison_and_died_when_it_was_moved_whatever_its_headers_say() {
+        let forged = [
+            (names::X_FAILURE_REASON, "forbidden"),
+            (names::X_FAILURE_DETAIL, "says who?"),
+            (names::X_FAILED_AT, "2099-01-01T00:00:00Z"),
+        ];
+        let message = moved(&[("task.delete", "delivery_limit")], &forged);
+        let dead_letter = read(Kind::TaskDelete, &message, Vec::new());
         assert_eq!(
             (dead_letter.reason.as_str(), dead_letter.failed_at),
             ("poison", Timestamp::from_second(1_800_000_000).ok())

@@ -10,42 +10,66 @@ use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
 
 use super::broker_error::BrokerError;
+use super::cause;
 use super::connection::in_time;
 use super::delivery::Delivery;
 use super::envelope::{self, X_UNREADABLE};
 use crate::kind::Kind;
-use crate::messages::Incoming;
+use crate::messages::{Incoming, Undeliverable};
 
 /// A delivery or an error of the consumer of a kind, or its end.
 type Event = (Kind, Option<lapin::Result<lapin::message::Delivery>>);
 
+/// From which queue of a kind messages are consumed, and how they are read.
+pub(super) struct Source<M> {
+    queue: fn(Kind) -> String,
+    read: fn(Kind, &BasicProperties, Incoming) -> M,
+}
+
+/// The work queues.
+pub(super) const COMMANDS: Source<Incoming> =
+    Source { queue: |kind| kind.queue().to_owned(), read: |_, _, incoming| incoming };
+
+/// What RabbitMQ itself took out of them.
+pub(super) const UNDELIVERABLE: Source<Undeliverable> = Source {
+    queue: Kind::undeliverable_queue,
+    read: |kind, properties, incoming| {
+        let cause = cause::read(kind, properties);
+        let failed_at = cause.failed_at();
+        Undeliverable { incoming: Incoming { failed_at, ..incoming }, cause }
+    },
+};
+
 /// The consumers of some kinds, one for each.
-pub struct Deliveries {
+pub struct Deliveries<M = Incoming> {
     consumers: SelectAll<BoxStream<'static, Event>>,
     tags: Vec<ShortString>,
     channel: Arc<Channel>,
+    source: Source<M>,
 }
 
-impl Deliveries {
+impl<M> Deliveries<M> {
     pub(super) async fn begin(
         channel: &Arc<Channel>,
+        source: Source<M>,
         kinds: &[Kind],
         prefetch: u16,
     ) -> Result<Self, BrokerError> {
         let (mut consumers, mut tags) = (SelectAll::new(), Vec::new());
         for kind in kinds.iter().copied() {
-            let failed = |source| BrokerError::Consume { queue: kind.queue(), source };
+            let queue = (source.queue)(kind);
+            let failed = |source| BrokerError::Consume { queue: queue.clone(), source };
             // Before consuming: lapin's own buffer has no bound but this one.
             let qos = channel.basic_qos(prefetch, BasicQosOptions { global: false });
             in_time(qos).await.map_err(failed)?;
             let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
             let consumer =
-                channel.basic_consume(kind.queue().into(), "".into(), options, arguments);
+                channel.basic_consume(queue.as_str().into(), "".into(), options, arguments);
             let consumer = in_time(consumer).await.map_err(failed)?;
             tags.push(consumer.tag());
             consumers.push(events(kind, consumer).boxed());
         }
-        Ok(Self { consumers, tags, channel: Arc::clone(channel) })
+        Ok(Self { consumers, tags, channel: Arc::clone(channel), source })
     }
 
     /// The next one.
@@ -53,13 +77,15 @@ impl Deliveries {
     /// # Errors
     /// [`BrokerError::Lost`], or [`BrokerError::ConsumerEnded`] as soon as one of the consumers has ended: the others would go on
     /// without it, and nobody would notice.
-    pub async fn next(&mut self) -> Result<Delivery, BrokerError> {
+    pub async fn next(&mut self) -> Result<Delivery<M>, BrokerError> {
         match self.consumers.next().await {
-            Some((kind, Some(delivery))) => delivery
-                .map(|delivery| read(kind, delivery, &self.channel))
-                .map_err(BrokerError::Lost),
-            Some((kind, None)) => Err(BrokerError::ConsumerEnded { queue: kind.queue() }),
-            None => Err(BrokerError::ConsumerEnded { queue: "any queue" }),
+            Some((kind, Some(delivery))) => {
+                delivery.map(|delivery| self.read(kind, delivery)).map_err(BrokerError::Lost)
+            }
+            Some((kind, None)) => {
+                Err(BrokerError::ConsumerEnded { queue: (self.source.queue)(kind) })
+            }
+            None => Err(BrokerError::ConsumerEnded { queue: "any queue".to_owned() }),
         }
     }
 
@@ -67,24 +93,31 @@ impl Deliveries {
     ///
     /// # Errors
     /// [`BrokerError::Lost`]: the channel is gone, or no answer has come in time.
-    pub async fn cancel(self) -> Result<Prefetched, BrokerError> {
+    pub async fn cancel(self) -> Result<Prefetched<M>, BrokerError> {
         for tag in &self.tags {
             let cancelled = self.channel.basic_cancel(tag.clone(), BasicCancelOptions::default());
             in_time(cancelled).await.map_err(BrokerError::Lost)?;
         }
         Ok(Prefetched(self))
     }
+
+    fn read(&self, kind: Kind, delivery: lapin::message::Delivery) -> Delivery<M> {
+        let redelivered = delivery.redelivered;
+        Delivery::new(delivery, &self.channel, |message, body| {
+            (self.source.read)(kind, message, incoming(kind, message, body, redelivered))
+        })
+    }
 }
 
 /// What the broker had sent before it was told to stop.
-pub struct Prefetched(Deliveries);
+pub struct Prefetched<M = Incoming>(Deliveries<M>);
 
-impl Prefetched {
+impl<M> Prefetched<M> {
     /// The next one, until all consumers have ended or the channel is gone.
-    pub async fn next(&mut self) -> Option<Delivery> {
+    pub async fn next(&mut self) -> Option<Delivery<M>> {
         loop {
             match self.0.consumers.next().await? {
-                (kind, Some(Ok(delivery))) => return Some(read(kind, delivery, &self.0.channel)),
+                (kind, Some(Ok(delivery))) => return Some(self.0.read(kind, delivery)),
                 (_, Some(Err(_))) => return None,
                 (_, None) => {}
             }
@@ -98,12 +131,8 @@ fn events(kind: Kind, consumer: lapin::Consumer) -> impl Stream<Item = Event> {
     consumer.map(move |delivery| (kind, Some(delivery))).chain(end)
 }
 
-fn read(kind: Kind, delivery: lapin::message::Delivery, channel: &Arc<Channel>) -> Delivery {
-    let redelivered = delivery.redelivered;
-    let incoming = |message: &BasicProperties, body| {
-        let (properties, retry_state) = envelope::read(message);
-        let fault = envelope::text(message, X_UNREADABLE);
-        Incoming { kind, body, properties, retry_state, fault, redelivered }
-    };
-    Delivery::new(delivery, channel, incoming)
+fn incoming(kind: Kind, message: &BasicProperties, body: Vec<u8>, redelivered: bool) -> Incoming {
+    let (properties, retry_state) = envelope::read(message);
+    let fault = envelope::text(message, X_UNREADABLE);
+    Incoming { kind, body, properties, retry_state, fault, redelivered, failed_at: None }
 }

@@ -40,6 +40,12 @@ impl<M> Delivery<M> {
         self.redeliveries
     }
 
+    /// The same delivery, with less of what it says.
+    pub fn map<N>(self, read: impl FnOnce(M) -> N) -> Delivery<N> {
+        let Self { message, redeliveries, channel, tag } = self;
+        Delivery { message: read(message), redeliveries, channel, tag }
+    }
+
     /// Tells the broker to forget it; `false` if the broker could not be told, or was not told in time.
     #[must_use]
     pub async fn acknowledge(self) -> bool {

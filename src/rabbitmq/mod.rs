@@ -3,6 +3,7 @@
 //! Nothing outside this folder names lapin.
 
 mod broker_error;
+mod cause;
 mod connection;
 pub mod dead_letters;
 mod deliveries;
@@ -14,6 +15,7 @@ pub mod publisher;
 mod session;
 pub mod tls;
 pub mod topology;
+mod undeliverable;
 pub mod url;
 
 pub use broker_error::{BrokerError, Refusal};
@@ -22,4 +24,5 @@ pub use deliveries::{Deliveries, Prefetched};
 pub use delivery::Delivery;
 pub use publisher::{PublishError, Publisher};
 pub use session::{BrokerSettings, Session};
+pub use undeliverable::UndeliverableQueues;
 pub use url::AmqpUrl;

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::broker_error::{BrokerError, CONNECT_TIMEOUT};
 use super::connection::Connection;
-use super::deliveries::Deliveries;
+use super::deliveries::{COMMANDS, Deliveries};
 use super::publisher::Publisher;
 use super::tls::TlsFiles;
 use super::topology::{self, Provision, Topology};
@@ -57,10 +57,11 @@ impl Session {
     /// [`BrokerError`] says what to check.
     pub async fn open(settings: &BrokerSettings) -> Result<Self, BrokerError> {
         let consuming = Connection::open(&settings.url, &settings.tls, "consume").await?;
-        topology::ensure(&consuming, &settings.topology).await?;
+        let old = topology::ensure(&consuming, &settings.topology).await?;
+        topology::warn_of_old_queues(&old);
         let channel = consuming.channel().await;
         let channel =
-            channel.map_err(|source| BrokerError::Consume { queue: "any queue", source })?;
+            channel.map_err(|source| BrokerError::Consume { queue: "any queue".into(), source })?;
         let publishing = Connection::open(&settings.url, &settings.tls, "publish").await?;
         let lost = CancellationToken::new();
         watch(&consuming, &lost);
@@ -111,7 +112,7 @@ impl Session {
     /// # Errors
     /// [`BrokerError::Consume`].
     pub async fn consume(&self, kinds: &[Kind], prefetch: u16) -> Result<Deliveries, BrokerError> {
-        Deliveries::begin(&self.channel, kinds, prefetch).await
+        Deliveries::begin(&self.channel, COMMANDS, kinds, prefetch).await
     }
 
     /// Whether what is unacknowledged can still be settled.

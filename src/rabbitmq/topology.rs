@@ -1,16 +1,19 @@
-//! Every exchange, queue, binding and argument of the topology, and making sure that they are there.
+//! The topology, and making sure that it is there. `layout` lists its parts.
+
+mod layout;
+
+use std::sync::Once;
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::FieldTable;
 use lapin::{Channel, ExchangeKind};
+use tracing::warn;
 
-use super::broker_error::BrokerError;
+use super::broker_error::{BrokerError, Refusal};
 use super::connection::{Connection, in_time};
 use crate::kind::Kind;
 use crate::messages::names;
-
-const DELIVERY_LIMIT: i32 = 20;
-const UNROUTED_EVENTS_LIMIT: i32 = 100_000;
+use layout::{LOOKS_LIMIT, QueueSpec, exchanges, queues};
 
 /// What shall be there.
 #[derive(Debug, Clone)]
@@ -35,34 +38,87 @@ pub enum Provision {
     Check,
 }
 
-struct QueueSpec {
-    name: String,
-    arguments: FieldTable,
-    bindings: Vec<(&'static str, String)>,
-}
-
-/// Makes sure of the topology.
+/// Makes sure of the topology. Returns the names of the queues that have the arguments of the versions before.
 ///
 /// # Errors
 /// [`BrokerError::Topology`] names the first exchange or queue that is missing, has other arguments or was not answered for.
-pub async fn ensure(connection: &Connection, topology: &Topology) -> Result<(), BrokerError> {
-    let failed = |what: String| move |source| BrokerError::Topology { what, source };
-    let channel = connection.channel().await.map_err(failed("cannot open a channel".into()))?;
-    let verb = match topology.provision {
-        Provision::Declare => "cannot declare",
-        Provision::Compare => "is not as it should be:",
-        Provision::Check => "cannot find",
-    };
+pub async fn ensure(
+    connection: &Connection,
+    topology: &Topology,
+) -> Result<Vec<String>, BrokerError> {
+    let provision = topology.provision;
+    let mut channel = open_channel(connection).await?;
     for (name, kind, arguments) in exchanges() {
-        let declared = declare_exchange(&channel, topology.provision, name, kind, arguments).await;
-        declared.map_err(failed(format!("{verb} exchange {name}")))?;
+        let declared = declare_exchange(&channel, provision, name, kind, arguments).await;
+        declared.map_err(|source| failed(provision, &format!("exchange {name}"), source))?;
     }
-    for queue in queues(topology) {
-        let what = format!("{verb} queue {}", queue.name);
-        declare_queue(&channel, topology.provision, queue).await.map_err(failed(what))?;
+    let mut old = Vec::new();
+    let queues = queues(topology);
+    for queue in &queues {
+        let failed = |source| failed(provision, &format!("queue {}", queue.name), source);
+        match declare_queue(&channel, provision, &queue.name, queue.arguments.clone()).await {
+            Ok(()) => {}
+            Err(refused) => {
+                let differs = Refusal::of(&refused) == Some(Refusal::PreconditionFailed);
+                let Some(arguments) = queue.old_arguments.clone().filter(|_| differs) else {
+                    return Err(failed(refused));
+                };
+                // A refusal closes the channel.
+                channel = open_channel(connection).await?;
+                let declared = declare_queue(&channel, provision, &queue.name, arguments).await;
+                declared.map_err(|_| failed(refused))?;
+                old.push(queue.name.clone());
+            }
+        }
+        if provision == Provision::Declare {
+            bind(&channel, queue).await.map_err(failed)?;
+        }
+    }
+    if provision == Provision::Declare {
+        for queue in &queues {
+            let failed = |source| failed(provision, &format!("queue {}", queue.name), source);
+            unbind_old(&channel, queue).await.map_err(failed)?;
+        }
     }
     let _ = in_time(channel.close(200, "OK".into())).await;
-    Ok(())
+    Ok(old)
+}
+
+/// Says once how queues that an older version declared get the limit that they lack.
+pub fn warn_of_old_queues(queues: &[String]) {
+    static ONCE: Once = Once::new();
+    if !queues.is_empty() {
+        ONCE.call_once(|| {
+            warn!(queues = queues.join(" "), "{}", cure_of_old_queues());
+        });
+    }
+}
+
+/// What to do about them.
+pub fn cure_of_old_queues() -> String {
+    format!(
+        "an older version declared these queues without a delivery limit: on RabbitMQ 4.0 to 4.2 a message in them that was looked \
+         at 20 times is dropped. This gives them the limit: rabbitmqctl set_policy -p VHOST dead-letters \
+         '^(.+\\.dead|{})$' '{{\"delivery-limit\":{LOOKS_LIMIT}}}' --apply-to queues",
+        names::UNROUTED_EVENTS.replace('.', "\\.")
+    )
+}
+
+async fn open_channel(connection: &Connection) -> Result<Channel, BrokerError> {
+    let what = "cannot open a channel".to_owned();
+    connection.channel().await.map_err(|source| BrokerError::Topology { what, source })
+}
+
+fn failed(provision: Provision, what: &str, source: lapin::Error) -> BrokerError {
+    let what = match provision {
+        Provision::Declare => format!("cannot declare {what}"),
+        Provision::Compare => format!("is not as it should be: {what}"),
+        Provision::Check if Refusal::of(&source) == Some(Refusal::NotFound) => {
+            format!("cannot find {what}, run `setup`")
+        }
+        Provision::Check => format!("cannot find {what}"),
+    };
+    BrokerError::Topology { what, source }
 }
 
 /// Names of all queues.
@@ -79,68 +135,6 @@ pub(super) async fn depth(channel: &Channel, queue: &str) -> lapin::Result<u32> 
     let declared =
         in_time(channel.queue_declare(queue.into(), options, FieldTable::default())).await;
     Ok(declared?.message_count())
-}
-
-fn exchanges() -> [(&'static str, ExchangeKind, FieldTable); 5] {
-    let alternate = table([("alternate-exchange", text(names::UNROUTED_EVENTS))]);
-    [
-        (names::COMMANDS_EXCHANGE, ExchangeKind::Topic, FieldTable::default()),
-        (names::UNROUTED_EVENTS, ExchangeKind::Fanout, FieldTable::default()),
-        (names::EVENTS_EXCHANGE, ExchangeKind::Topic, alternate),
-        (names::RETRY_EXCHANGE, ExchangeKind::Direct, FieldTable::default()),
-        (names::DEAD_LETTER_EXCHANGE, ExchangeKind::Direct, FieldTable::default()),
-    ]
-}
-
-/// # No queue loses what it dead-letters
-///
-/// At-least-once dead-lettering needs all of: a dead-letter exchange, the strategy, and `reject-publish`; with the default
-/// overflow RabbitMQ falls back to at-most-once without a word. The dead-letter queue comes first and the work queue
-/// before the delay queues, so that no queue ever dead-letters to one that is not there yet.
-fn queues(topology: &Topology) -> Vec<QueueSpec> {
-    let quorum = || ("x-queue-type", text("quorum"));
-    let to = |exchange, key| {
-        [
-            quorum(),
-            ("x-dead-letter-exchange", text(exchange)),
-            ("x-dead-letter-routing-key", text(key)),
-            ("x-dead-letter-strategy", text("at-least-once")),
-            ("x-overflow", text("reject-publish")),
-        ]
-    };
-    let unrouted = QueueSpec {
-        name: names::UNROUTED_EVENTS.into(),
-        arguments: table([
-            quorum(),
-            ("x-max-length", number(UNROUTED_EVENTS_LIMIT)),
-            ("x-overflow", text("drop-head")),
-        ]),
-        bindings: vec![(names::UNROUTED_EVENTS, String::new())],
-    };
-    let of_a_kind = |kind: &Kind| {
-        let key = kind.queue();
-        let dead = QueueSpec {
-            name: kind.dead_letter_queue(),
-            arguments: table([quorum()]),
-            bindings: vec![(names::DEAD_LETTER_EXCHANGE, key.into())],
-        };
-        let limited = to(names::DEAD_LETTER_EXCHANGE, key).into_iter();
-        let work = QueueSpec {
-            name: key.into(),
-            arguments: table(limited.chain([("x-delivery-limit", number(DELIVERY_LIMIT))])),
-            bindings: vec![(names::COMMANDS_EXCHANGE, key.into())],
-        };
-        let delays = topology.delays.iter().map(|(delay, ttl_ms)| {
-            let name = kind.delay_queue(delay);
-            // The default exchange, so that no other subscriber of task.commands sees a retry.
-            let ttl = [("x-message-ttl", AMQPValue::LongUInt(*ttl_ms))];
-            let arguments = table(to("", key).into_iter().chain(ttl));
-            QueueSpec { bindings: vec![(names::RETRY_EXCHANGE, name.clone())], name, arguments }
-        });
-        [dead, work].into_iter().chain(delays).collect::<Vec<_>>()
-    };
-    let kinds = topology.kinds.iter().flat_map(of_a_kind);
-    [unrouted].into_iter().chain(kinds).collect()
 }
 
 async fn declare_exchange(
@@ -161,36 +155,31 @@ async fn declare_exchange(
 async fn declare_queue(
     channel: &Channel,
     provision: Provision,
-    queue: QueueSpec,
+    name: &str,
+    arguments: FieldTable,
 ) -> lapin::Result<()> {
     let options = QueueDeclareOptions {
         durable: true,
         passive: provision == Provision::Check,
         ..Default::default()
     };
-    in_time(channel.queue_declare(queue.name.as_str().into(), options, queue.arguments)).await?;
-    if provision == Provision::Declare {
-        for (exchange, key) in queue.bindings {
-            let (name, key) = (queue.name.as_str().into(), key.as_str().into());
-            let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
-            in_time(channel.queue_bind(name, exchange.into(), key, options, arguments)).await?;
-        }
+    in_time(channel.queue_declare(name.into(), options, arguments)).await.map(drop)
+}
+
+async fn bind(channel: &Channel, queue: &QueueSpec) -> lapin::Result<()> {
+    for (exchange, key) in &queue.bindings {
+        let (name, exchange, key) =
+            (queue.name.as_str().into(), (*exchange).into(), key.as_str().into());
+        let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
+        in_time(channel.queue_bind(name, exchange, key, options, arguments)).await?;
     }
     Ok(())
 }
 
-fn table(entries: impl IntoIterator<Item = (&'static str, AMQPValue)>) -> FieldTable {
-    let mut table = FieldTable::default();
-    for (name, value) in entries {
-        table.insert(name.into(), value);
-    }
-    table
-}
-
-fn text(value: &str) -> AMQPValue {
-    AMQPValue::LongString(value.into())
-}
-
-fn number(value: i32) -> AMQPValue {
-    AMQPValue::LongInt(value)
+/// Succeeds if there is no such binding, too.
+async fn unbind_old(channel: &Channel, queue: &QueueSpec) -> lapin::Result<()> {
+    let Some((exchange, key)) = &queue.old_binding else { return Ok(()) };
+    let (name, exchange, key) =
+        (queue.name.as_str().into(), (*exchange).into(), key.as_str().into());
+    in_time(channel.queue_unbind(name, exchange, key, FieldTable::default())).await
 }

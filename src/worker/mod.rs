@@ -21,6 +21,7 @@ mod session_log;
 pub mod settle;
 mod status;
 pub mod stop;
+mod undeliverable;
 mod waiting_lines;
 
 pub use engine::{Engine, EngineSettings, reload_credentials};

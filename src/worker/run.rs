@@ -13,7 +13,8 @@ use super::engine::Engine;
 use super::handlers::count_down;
 use super::session_end::SessionEnd;
 use super::session_log::SessionLog;
-use super::settle::Settler;
+use super::settle::{ACKNOWLEDGEMENTS_ARRIVE, Settler};
+use super::undeliverable;
 use crate::health::Component;
 use crate::kind::Kind;
 use crate::rabbitmq::{BrokerError, BrokerSettings, Session};
@@ -21,9 +22,6 @@ use crate::rabbitmq::{BrokerError, BrokerSettings, Session};
 const FIRST_RECONNECT: Duration = Duration::from_millis(200);
 /// A session that lasted this long was a good one: the next pause is short again.
 const STABLE: Duration = Duration::from_secs(10);
-/// A channel of RabbitMQ hands acknowledgements on to a quorum queue in the background, tells nobody when, and forgets with its end
-/// those that it still has: up to 62 commands were delivered again after a drain under load (RabbitMQ 4.0, measured).
-const ACKNOWLEDGEMENTS_ARRIVE: Duration = Duration::from_millis(300);
 
 /// A consumer of commands, with the handlers of its deliveries.
 pub struct Worker {
@@ -90,6 +88,11 @@ impl Worker {
             Arc::clone(&engine.health),
         ));
         let depths = depths::watch(&session, &engine.metrics);
+        self.handlers.spawn(undeliverable::consume(
+            Arc::clone(engine),
+            Arc::clone(&settler),
+            self.broker.clone(),
+        ));
         let consumption = Consumption::new(
             engine,
             (&session, &settler),

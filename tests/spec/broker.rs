@@ -84,7 +84,9 @@ async fn a_worker_whose_broker_user_may_configure_nothing_runs() {
     let user = format!("worker-{}", world.vhost);
     broker().put_user(&user, "p@ss/word").await;
     let write = "^(task.events|task.retry|task.dlx)$";
-    broker().set_permissions(&world.vhost, &user, "^$", write, "^task.delete$").await;
+    broker()
+        .set_permissions(&world.vhost, &user, "^$", write, r"^task\.delete(\.undeliverable)?$")
+        .await;
     let url = broker().amqp_url_as(&user, "p@ss/word", &world.vhost);
     world.connect_worker_with(&url);
     world.start_worker().await;

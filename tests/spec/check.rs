@@ -48,7 +48,9 @@ async fn user(world: &World, configure: &str, write: &str, read: &str) -> String
 #[tokio::test]
 async fn all_is_well_with_the_least_permissions() {
     let world = World::without_worker(|_| {}).await;
-    let url = user(&world, "^$", r"^task\.(events|retry|dlx)$", r"^task\.delete$").await;
+    let url =
+        user(&world, "^$", r"^task\.(events|retry|dlx)$", r"^task\.delete(\.undeliverable)?$")
+            .await;
     let (code, facts) = check(&world, &[("AMQP_URL", &url), ("DECLARE_TOPOLOGY", "false")]).await;
     let expected = [
         ("TLS", "skipped"),
@@ -61,6 +63,7 @@ async fn all_is_well_with_the_least_permissions() {
         ("least permissions", "ok"),
         ("organisation acme", "ok"),
         ("permission to read task.delete", "ok"),
+        ("permission to read task.delete.undeliverable", "ok"),
         ("permission to write task.dlx", "ok"),
         ("permission to write task.events", "ok"),
         ("permission to write task.retry", "ok"),
@@ -125,15 +128,20 @@ async fn a_binding_that_is_missing_is_not_made() {
     let unbound = channel.queue_unbind(
         "task.delete.dead".into(),
         "task.dlx".into(),
-        "task.delete".into(),
+        "task.delete.dead".into(),
         FieldTable::default(),
     );
     unbound.await.unwrap();
     let (code, facts) = check(&world, &[]).await;
     assert_eq!((code, &facts["arguments"]["state"]), (Some(0), &json!("ok")), "{facts:#}");
     let (options, nothing) = (BasicPublishOptions::default(), BasicProperties::default());
-    let published =
-        channel.basic_publish("task.dlx".into(), "task.delete".into(), options, b"{}", nothing);
+    let published = channel.basic_publish(
+        "task.dlx".into(),
+        "task.delete.dead".into(),
+        options,
+        b"{}",
+        nothing,
+    );
     published.await.unwrap().await.unwrap();
     assert_eq!(world.tester.ready(&["task.delete.dead".to_owned()]).await["task.delete.dead"], 0);
     ended(world).await;

@@ -178,7 +178,7 @@ async fn a_replay_that_is_killed_loses_no_letter() {
     world.tester.leave_dead_letters_alone().await;
     for number in 0..LETTERS {
         let properties = BasicProperties::default().with_message_id(format!("m{number}").into());
-        world.tester.publish_to("task.dlx", "task.delete", b"{}", properties).await;
+        world.tester.publish_to("task.dlx", DEAD, b"{}", properties).await;
     }
     for _ in 0..3 {
         let before = letters(&world).await;
@@ -215,7 +215,7 @@ async fn one_look_after_the_other_sees_every_letter_and_so_does_the_replay_behin
     world.tester.leave_dead_letters_alone().await;
     for number in 0..LETTERS {
         let properties = BasicProperties::default().with_message_id(format!("m{number}").into());
-        world.tester.publish_to("task.dlx", "task.delete", b"{}", properties).await;
+        world.tester.publish_to("task.dlx", DEAD, b"{}", properties).await;
     }
     for _ in 0..8 {
         assert_eq!(lines(&world, &["list", "--json"]).await[0]["letters"], LETTERS);
@@ -420,7 +420,7 @@ async fn a_replay_that_finds_fewer_than_it_announced_says_so() {
     world.tester.leave_dead_letters_alone().await;
     for id in ["m1", "m2", "m3"] {
         let properties = BasicProperties::default().with_message_id(id.into());
-        world.tester.publish_to("task.dlx", "task.delete", b"{}", properties).await;
+        world.tester.publish_to("task.dlx", DEAD, b"{}", properties).await;
     }
     let replay = ["dead", "replay", "--all", "--rate=1", "--yes", "--by=ann"];
     let replay = Running::start(with_settings(&world, &replay).stderr(Stdio::piped()));
@@ -438,18 +438,8 @@ async fn what_the_broker_itself_moved_there_is_called_poison() {
     let world = World::without_worker(|_| {}).await;
     world.tester.leave_dead_letters_alone().await;
     world.command(OTHER_ORG, "t1").await;
-    eventually("the broker has moved it", async || {
-        let got = world
-            .tester
-            .channel
-            .basic_get("task.delete".into(), lapin::options::BasicGetOptions::default());
-        if let Some(message) = got.await.unwrap() {
-            let again = lapin::options::BasicNackOptions { requeue: true, multiple: false };
-            message.delivery.acker.nack(again).await.unwrap();
-        }
-        (letters(&world).await == 1).then_some(())
-    })
-    .await;
+    world.tester.poison("task.delete", "task.delete.undeliverable").await;
+    world.tester.poison("task.delete.undeliverable", DEAD).await;
     let groups = lines(&world, &["list", "--json"]).await;
     assert_eq!((&groups[0]["reason"], &groups[0]["org_id"]), (&json!("poison"), &json!(OTHER_ORG)));
     assert!(groups[0]["detail"].as_str().unwrap().contains("delivery_limit"), "{groups:?}");

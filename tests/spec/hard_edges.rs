@@ -14,7 +14,7 @@ use crate::support::rabbitmq::broker;
 use crate::support::sandbox::TOKEN;
 use crate::support::world::{ORG, World};
 
-fn free_address() -> String {
+pub(crate) fn free_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()
 }

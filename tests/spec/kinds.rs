@@ -181,7 +181,8 @@ async fn a_not_found_is_a_dead_letter_of_its_own_kind_where_it_is_no_success() {
         assert_eq!((event.as_str(), &data["outcome"]), (row.failed, &json!("dead_lettered")));
         assert_eq!((&data["failure"]["reason"], &data["attempts"]), (&json!(reason), &json!(1)));
         let dead_letter = world.dead_letter(&command_id).await;
-        assert_eq!(dead_letter.routing_key, row.kind.as_str(), "its own queue of dead letters");
+        let own = row.kind.dead_letter_queue();
+        assert_eq!(dead_letter.routing_key, own, "its own queue of dead letters");
         assert_eq!(dead_letter.header("x-failure-reason").as_deref(), Some(reason));
     }
     let absent = world.command_of(Kind::TaskDelete, "x").await;
@@ -251,7 +252,7 @@ async fn a_body_with_another_kinds_id_is_malformed_and_no_call_is_made() {
             let id = format!("{}-{number}", row.kind);
             publish(&world, row.kind, &body, &id).await;
             let dead_letter = world.dead_letter(&id).await;
-            assert_eq!(dead_letter.routing_key, row.kind.as_str());
+            assert_eq!(dead_letter.routing_key, row.kind.dead_letter_queue());
             assert_eq!(dead_letter.header("x-failure-reason").as_deref(), Some("malformed"));
             assert_eq!(world.end_message(&id).await.routing_key, row.failed);
         }
@@ -271,11 +272,11 @@ async fn a_kind_that_is_not_served_has_no_queues_and_takes_no_commands() {
     let names: Vec<_> = queues.map(|queue| queue["name"].as_str().unwrap()).collect();
     for kind in Kind::ALL {
         let is_served = [Kind::TaskDelete, Kind::TagDelete].contains(&kind);
-        // The queue itself, its dead letters and three delays.
+        // The queue itself, its undeliverable commands, its dead letters and three delays.
         let number = names
             .iter()
             .filter(|name| **name == kind.as_str() || name.starts_with(&format!("{kind}.")));
-        assert_eq!(number.count(), if is_served { 5 } else { 0 }, "{kind}: {names:?}");
+        assert_eq!(number.count(), if is_served { 6 } else { 0 }, "{kind}: {names:?}");
         if !is_served {
             let nobody = BasicProperties::default();
             let confirmed =

@@ -103,7 +103,7 @@ fn to(key: &str) -> Publication<'_> {
 #[tokio::test]
 async fn a_message_is_not_acknowledged_before_its_outcome_is_confirmed() {
     let mut world = World::start_with(only_check_the_topology).await;
-    world.unbind("task.delete.dead", "task.dlx", "task.delete").await;
+    world.unbind("task.delete.dead", "task.dlx", "task.delete.dead").await;
     let id = world.publish(b"not a command", "m1").await;
     world.is_not_ready_because("cannot publish to task.dlx: RabbitMQ returned it: NO_ROUTE").await;
     assert_eq!(world.tester.events().len(), 0);
@@ -113,7 +113,7 @@ async fn a_message_is_not_acknowledged_before_its_outcome_is_confirmed() {
             .await;
     assert_eq!(kept.body, b"not a command");
     world.publish(b"not a command", "m1").await;
-    world.bind("task.delete.dead", "task.dlx", "task.delete").await;
+    world.bind("task.delete.dead", "task.dlx", "task.delete.dead").await;
     world.start_worker().await;
     assert_eq!(world.dead_letter(&id).await.body, b"not a command");
     world.end(&id).await;
@@ -137,7 +137,7 @@ async fn publishing_goes_on_by_itself_when_the_broker_takes_messages_again() {
 #[tokio::test]
 async fn a_publish_that_fails_is_tried_again_at_growing_intervals() {
     let world = World::start_with(only_check_the_topology).await;
-    world.unbind("task.delete.dead", "task.dlx", "task.delete").await;
+    world.unbind("task.delete.dead", "task.dlx", "task.delete.dead").await;
     world.publish(b"not a command", "m1").await;
     world.is_not_ready_because("cannot publish to task.dlx").await;
     world.sandbox.fault("t1", 1, json!({"latency_ms": 1500})).await;
@@ -145,7 +145,7 @@ async fn a_publish_that_fails_is_tried_again_at_growing_intervals() {
     world.end("t1").await;
     let tries = world.metric(RETURNED).await.unwrap();
     assert!(tries < 12.0, "{tries} tries");
-    world.bind("task.delete.dead", "task.dlx", "task.delete").await;
+    world.bind("task.delete.dead", "task.dlx", "task.delete.dead").await;
     world.dead_letter("m1").await;
     world.assert_drained().await;
 }
@@ -154,7 +154,7 @@ async fn a_publish_that_fails_is_tried_again_at_growing_intervals() {
 async fn of_several_publishes_that_fail_the_first_is_told_until_the_last_gets_through() {
     let world = World::start_with(only_check_the_topology).await;
     let (dead, wait) = ("task.delete.dead", "task.delete.wait.200ms");
-    world.unbind(dead, "task.dlx", "task.delete").await;
+    world.unbind(dead, "task.dlx", dead).await;
     world.unbind(wait, "task.retry", wait).await;
     world.publish(b"not a command", "m1").await;
     world.is_not_ready_because("cannot publish to task.dlx").await;
@@ -168,7 +168,7 @@ async fn of_several_publishes_that_fail_the_first_is_told_until_the_last_gets_th
     world.end("t1").await;
     let (status, reason) = world.page("/readyz").await;
     assert_eq!((status, reason.contains("cannot publish to task.dlx")), (503, true), "{reason}");
-    world.bind(dead, "task.dlx", "task.delete").await;
+    world.bind(dead, "task.dlx", dead).await;
     world.dead_letter("m1").await;
     world.is_ready().await;
     world.assert_drained().await;

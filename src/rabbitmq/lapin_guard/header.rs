@@ -6,7 +6,7 @@ use std::str;
 /// What to keep of a header that cannot be passed on as it is.
 #[derive(Debug, Clone, Copy)]
 pub struct Keep {
-    /// Names of the headers to keep, the most needed first. Tables, arrays and long texts are left out even so.
+    /// Names of the headers to keep, the most needed first. What is deep or long is left out even so.
     pub headers: &'static [&'static str],
     /// Name of the header that says what was wrong with the properties. It is added; a producer may forge it.
     pub fault: &'static str,
@@ -115,14 +115,15 @@ fn write_properties(found: &Found<'_>, fault: Option<&str>, keep: Keep) -> Vec<u
     [&flags.to_be_bytes()[..], &values].concat()
 }
 
-/// The entries that `keep` names and that are no tables, in at most `room` bytes; of several with one name the last.
+/// The entries that `keep` names and that are small and flat enough, in at most `room` bytes; of several with one name the last.
 fn kept(table: &[u8], fault: Option<&str>, keep: Keep, room: usize) -> Vec<u8> {
     let fault = fault.map(|fault| entry_of_fault(keep.fault, fault));
     let mut found = vec![None; keep.headers.len()];
     let mut rest = Reader(table);
     while let Some(entry) = rest.entry() {
         let place = keep.headers.iter().position(|name| name.as_bytes() == entry.name);
-        let is_small = !matches!(entry.kind, b'F' | b'A') && entry.value.len() <= LONGEST_TEXT;
+        let is_small =
+            entry.value.len() <= LONGEST_TEXT && is_plain_value(entry.kind, entry.value, DEEPEST);
         if let Some(place) = place.filter(|_| is_small) {
             found[place] = Some(entry.bytes);
         }

@@ -96,7 +96,7 @@ async fn declare(url: &str) -> Result<(), String> {
         .await
         .map_err(|error| error.to_string())?;
     let topology = Topology { provision: Provision::Declare, kinds: Kind::ALL.to_vec(), delays };
-    topology::ensure(&connection, &topology).await.map_err(|error| error.to_string())
+    topology::ensure(&connection, &topology).await.map(drop).map_err(|error| error.to_string())
 }
 
 async fn place(

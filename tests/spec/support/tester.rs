@@ -6,13 +6,15 @@ use std::sync::{Arc, Mutex};
 use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
-    QueueBindOptions, QueueDeclareOptions,
+    BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions,
+    ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use serde_json::Value;
 use tallyfy_delete_worker::kind::Kind;
+
+use super::eventually;
 
 /// A message as its reader sees it.
 #[derive(Debug, Clone)]
@@ -152,6 +154,19 @@ impl Tester {
             ready.insert(queue.clone(), declared.message_count());
         }
         ready
+    }
+
+    /// Takes the message of a queue and puts it back, until the broker moves it to the other one.
+    pub(crate) async fn poison(&self, from: &str, to: &str) {
+        eventually("the broker has moved it", async || {
+            let got = self.channel.basic_get(from.into(), BasicGetOptions::default());
+            if let Some(message) = got.await.unwrap() {
+                let again = BasicNackOptions { requeue: true, multiple: false };
+                message.delivery.acker.nack(again).await.unwrap();
+            }
+            (self.ready(&[to.to_owned()]).await[to] == 1).then_some(())
+        })
+        .await;
     }
 
     /// Takes one message out of a queue.

@@ -236,7 +236,8 @@ impl World {
             delays.iter().map(|(delay, _)| kind.delay_queue(delay)).collect::<Vec<_>>()
         };
         let waits = kinds.iter().flat_map(of_a_kind);
-        waits.chain(kinds.iter().map(|kind| kind.queue().to_owned())).collect()
+        let own = |kind: &Kind| [kind.undeliverable_queue(), kind.queue().to_owned()];
+        waits.chain(kinds.iter().flat_map(own)).collect()
     }
 }
 

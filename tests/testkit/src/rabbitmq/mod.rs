@@ -212,6 +212,12 @@ impl Broker {
         self.must(Method::PUT, &path, permissions).await;
     }
 
+    /// Sets a policy for the queues of a vhost.
+    pub async fn put_policy(&self, vhost: &str, pattern: &str, definition: Value) {
+        let policy = json!({"pattern": pattern, "definition": definition, "apply-to": "queues"});
+        self.must(Method::PUT, &format!("policies/{}/test", encoded(vhost)), policy).await;
+    }
+
     /// Has the broker close every connection to the vhost. Management lists a new connection only after a moment:
     /// waits until there is one.
     ///

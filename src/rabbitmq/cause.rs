@@ -1,0 +1,125 @@
+//! Reads why a message is among the dead letters. Pure.
+//!
+//! # A dead letter that RabbitMQ moved does not lie
+//!
+//! A producer may put any header into its command, those of a dead letter too. But the first entry of `x-death` is RabbitMQ's
+//! own: RabbitMQ 3 puts its entry before what a producer sent, and 4 forgets what a producer sent. So if that entry names the work
+//! queue, or the queue of undeliverable commands behind it, RabbitMQ moved the message as it was, and no worker wrote its headers.
+
+use jiff::Timestamp;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+
+use super::envelope::text;
+use crate::kind::Kind;
+use crate::messages::{Cause, names};
+
+/// Why a message that was found among the dead letters of a kind, or on its way there, is where it is.
+pub(super) fn read(kind: Kind, properties: &BasicProperties) -> Cause {
+    let of = |queue: &str| deaths(properties).find(|death| value(death, "queue") == Some(queue));
+    let undeliverable = kind.undeliverable_queue();
+    let last = deaths(properties).next().and_then(|death| value(death, "queue"));
+    if last.is_some_and(|queue| queue == kind.queue() || queue == undeliverable) {
+        let death = of(kind.queue()).or_else(|| of(&undeliverable));
+        let word = death.and_then(|death| value(death, "reason")).unwrap_or("unknown");
+        return Cause::Moved(word.to_owned());
+    }
+    match text(properties, names::X_FAILURE_REASON) {
+        Some(reason) => Cause::Written {
+            reason,
+            detail: text(properties, names::X_FAILURE_DETAIL).unwrap_or_default(),
+            failed_at: text(properties, names::X_FAILED_AT).and_then(|time| time.parse().ok()),
+        },
+        None => Cause::Unknown,
+    }
+}
+
+/// When RabbitMQ moved it; whole seconds.
+pub(super) fn moved_at(properties: &BasicProperties) -> Option<Timestamp> {
+    let death = deaths(properties).next()?;
+    let AMQPValue::Timestamp(seconds) = death.inner().get("time")? else { return None };
+    Timestamp::from_second(i64::try_from(*seconds).ok()?).ok()
+}
+
+/// The latest first.
+fn deaths(properties: &BasicProperties) -> impl Iterator<Item = &FieldTable> {
+    let header = properties.headers().as_ref().and_then(|table| table.inner().get(names::X_DEATH));
+    let deaths = match header {
+        Some(AMQPValue::FieldArray(deaths)) => deaths.as_slice(),
+        _ => &[],
+    };
+    deaths.iter().filter_map(|death| match death {
+        AMQPValue::FieldTable(death) => Some(death),
+        _ => None,
+    })
+}
+
+fn value<'a>(death: &'a FieldTable, name: &str) -> Option<&'a str> {
+    match death.inner().get(name)? {
+        AMQPValue::LongString(text) => str::from_utf8(text.as_bytes()).ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod samples {
+    use super::*;
+    use lapin::types::FieldArray;
+
+    /// The properties of a message that went this way, by queue and reason, the latest first.
+    pub(crate) fn moved(deaths: &[(&str, &str)], headers: &[(&str, &str)]) -> BasicProperties {
+        let long = |text: &str| AMQPValue::LongString(text.into());
+        let death = |(queue, reason): &(&str, &str)| {
+            let mut death = FieldTable::default();
+            death.insert("queue".into(), long(queue));
+            death.insert("reason".into(), long(reason));
+            death.insert("time".into(), AMQPValue::Timestamp(1_800_000_000));
+            AMQPValue::FieldTable(death)
+        };
+        let mut table = FieldTable::default();
+        if !deaths.is_empty() {
+            let deaths = FieldArray::from(deaths.iter().map(death).collect::<Vec<_>>());
+            table.insert(names::X_DEATH.into(), AMQPValue::FieldArray(deaths));
+        }
+        for (name, text) in headers {
+            table.insert((*name).into(), long(text));
+        }
+        BasicProperties::default().with_headers(table)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::samples::moved;
+    use super::*;
+
+    const FORGED: [(&str, &str); 2] =
+        [("x-failure-reason", "forbidden"), ("x-failed-at", "2099-01-01T00:00:00Z")];
+
+    fn cause(deaths: &[(&str, &str)]) -> Cause {
+        read(Kind::TaskDelete, &moved(deaths, &FORGED))
+    }
+
+    #[test]
+    fn a_dead_letter_that_rabbitmq_moved_does_not_lie() {
+        let expired = Cause::Moved("expired".to_owned());
+        let (work, undeliverable) = (("task.delete", "expired"), "task.delete.undeliverable");
+        assert_eq!(cause(&[work]), expired);
+        assert_eq!(cause(&[(undeliverable, "rejected"), work]), expired, "of the command");
+        assert_eq!(cause(&[work, ("task.delete.wait.5s", "expired")]), expired);
+        let poison = [(undeliverable, "delivery_limit")];
+        assert_eq!(cause(&poison), Cause::Moved("delivery_limit".to_owned()));
+    }
+
+    #[test]
+    fn what_rabbitmq_did_not_move_is_as_its_writer_says() {
+        for others in [&[][..], &[("task.archive", "expired")], &[("elsewhere", "rejected")]] {
+            let cause = cause(others);
+            assert_eq!(cause.failure().reason.as_str(), "forbidden", "{others:?}");
+            assert!(cause.failed_at().is_some());
+        }
+        assert_eq!(read(Kind::TaskDelete, &BasicProperties::default()), Cause::Unknown);
+        let no_list = moved(&[], &[("x-death", "forged")]);
+        assert_eq!(read(Kind::TaskDelete, &no_list), Cause::Unknown);
+    }
+}

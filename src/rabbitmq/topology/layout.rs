@@ -1,0 +1,140 @@
+//! Every exchange, queue, binding and argument. Pure.
+
+use lapin::ExchangeKind;
+use lapin::types::{AMQPValue, FieldTable};
+
+use super::Topology;
+use crate::kind::Kind;
+use crate::messages::names;
+
+const DELIVERY_LIMIT: i32 = 20;
+/// Of queues that people look into: RabbitMQ 4.0 to 4.2 drop a message that went back more often than their default, 20.
+pub(super) const LOOKS_LIMIT: i32 = 100_000;
+const X_DELIVERY_LIMIT: &str = "x-delivery-limit";
+const UNROUTED_EVENTS_LIMIT: i32 = 100_000;
+
+pub(super) struct QueueSpec {
+    pub(super) name: String,
+    pub(super) arguments: FieldTable,
+    pub(super) bindings: Vec<(&'static str, String)>,
+    /// A binding of the versions before, which is taken away when all of this queue's own are there.
+    pub(super) old_binding: Option<(&'static str, String)>,
+    /// The arguments of the versions before, with which the queue is accepted too.
+    pub(super) old_arguments: Option<FieldTable>,
+}
+
+pub(super) fn exchanges() -> [(&'static str, ExchangeKind, FieldTable); 5] {
+    let alternate = table([("alternate-exchange", text(names::UNROUTED_EVENTS))]);
+    [
+        (names::COMMANDS_EXCHANGE, ExchangeKind::Topic, FieldTable::default()),
+        (names::UNROUTED_EVENTS, ExchangeKind::Fanout, FieldTable::default()),
+        (names::EVENTS_EXCHANGE, ExchangeKind::Topic, alternate),
+        (names::RETRY_EXCHANGE, ExchangeKind::Direct, FieldTable::default()),
+        (names::DEAD_LETTER_EXCHANGE, ExchangeKind::Direct, FieldTable::default()),
+    ]
+}
+
+/// # No queue loses what it dead-letters
+///
+/// At-least-once dead-lettering needs all of: a dead-letter exchange, the strategy, and `reject-publish`; with the default
+/// overflow RabbitMQ falls back to at-most-once without a word. The dead-letter queue comes first, then that of undeliverable
+/// commands, and the work queue before the delay queues, so that no queue ever dead-letters to one that is not there yet.
+///
+/// # An older topology becomes this one with nothing lost
+///
+/// In the versions before, what RabbitMQ dead-letters went straight to the dead letters, by the key of its kind. No argument of a
+/// queue has changed for that, only bindings: the new ones are all made before the old one is taken away, so at each moment
+/// such a message has a queue. Between the two it has both, and its dead letter is there twice.
+pub(super) fn queues(topology: &Topology) -> Vec<QueueSpec> {
+    let kinds = topology.kinds.iter().flat_map(|kind| queues_of(*kind, &topology.delays));
+    [unrouted_events()].into_iter().chain(kinds).collect()
+}
+
+fn unrouted_events() -> QueueSpec {
+    let arguments = || {
+        [
+            quorum(),
+            ("x-max-length", number(UNROUTED_EVENTS_LIMIT)),
+            ("x-overflow", text("drop-head")),
+        ]
+    };
+    QueueSpec {
+        name: names::UNROUTED_EVENTS.into(),
+        arguments: table(arguments().into_iter().chain([looks_limit()])),
+        bindings: vec![(names::UNROUTED_EVENTS, String::new())],
+        old_binding: None,
+        old_arguments: Some(table(arguments())),
+    }
+}
+
+fn queues_of(kind: Kind, delays: &[(String, u32)]) -> Vec<QueueSpec> {
+    let key = kind.queue();
+    let limit = || [(X_DELIVERY_LIMIT, number(DELIVERY_LIMIT))];
+    let plain = |name: String, arguments, binding| {
+        let (bindings, old_binding, old_arguments) = (vec![binding], None, None);
+        QueueSpec { name, arguments, bindings, old_binding, old_arguments }
+    };
+    let dead = QueueSpec {
+        old_binding: Some((names::DEAD_LETTER_EXCHANGE, key.into())),
+        old_arguments: Some(table([quorum()])),
+        ..plain(
+            kind.dead_letter_queue(),
+            table([quorum(), looks_limit()]),
+            (names::DEAD_LETTER_EXCHANGE, kind.dead_letter_queue()),
+        )
+    };
+    let to_dead = dead_lettering(names::DEAD_LETTER_EXCHANGE, &dead.name);
+    let undeliverable = plain(
+        kind.undeliverable_queue(),
+        table(to_dead.into_iter().chain(limit())),
+        (names::DEAD_LETTER_EXCHANGE, key.into()),
+    );
+    let to_undeliverable = dead_lettering(names::DEAD_LETTER_EXCHANGE, key);
+    let work = plain(
+        key.into(),
+        table(to_undeliverable.into_iter().chain(limit())),
+        (names::COMMANDS_EXCHANGE, key.into()),
+    );
+    let delays = delays.iter().map(|(delay, ttl_ms)| {
+        let name = kind.delay_queue(delay);
+        // The default exchange, so that no other subscriber of task.commands sees a retry.
+        let ttl = [("x-message-ttl", AMQPValue::LongUInt(*ttl_ms))];
+        let arguments = table(dead_lettering("", key).into_iter().chain(ttl));
+        plain(name.clone(), arguments, (names::RETRY_EXCHANGE, name))
+    });
+    [dead, undeliverable, work].into_iter().chain(delays).collect()
+}
+
+fn quorum() -> (&'static str, AMQPValue) {
+    ("x-queue-type", text("quorum"))
+}
+
+fn looks_limit() -> (&'static str, AMQPValue) {
+    (X_DELIVERY_LIMIT, number(LOOKS_LIMIT))
+}
+
+fn dead_lettering(exchange: &str, key: &str) -> [(&'static str, AMQPValue); 5] {
+    [
+        quorum(),
+        ("x-dead-letter-exchange", text(exchange)),
+        ("x-dead-letter-routing-key", text(key)),
+        ("x-dead-letter-strategy", text("at-least-once")),
+        ("x-overflow", text("reject-publish")),
+    ]
+}
+
+fn table(entries: impl IntoIterator<Item = (&'static str, AMQPValue)>) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in entries {
+        table.insert(name.into(), value);
+    }
+    table
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}
+
+fn number(value: i32) -> AMQPValue {
+    AMQPValue::LongInt(value)
+}

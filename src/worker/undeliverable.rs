@@ -1,0 +1,134 @@
+//! Gives each command that RabbitMQ itself took out of its work queue a dead letter and an event, like every other end.
+//!
+//! It makes no call, so neither breaker nor suspension hold it up.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::engine::Engine;
+use super::outcome::{cut, outcome};
+use super::settle::{ACKNOWLEDGEMENTS_ARRIVE, Settler};
+use crate::health::Component;
+use crate::messages::event::Failure;
+use crate::messages::{Command, EndKind, FailureReason, RetryState, Undeliverable};
+use crate::policy::settlement::Settlement;
+use crate::rabbitmq::{BrokerError, BrokerSettings, UndeliverableQueues};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Consumes them for as long as a session with the broker lasts.
+pub(super) async fn consume(engine: Arc<Engine>, settler: Arc<Settler>, broker: BrokerSettings) {
+    let stop = engine.stop(settler.session_lost());
+    let mut pause = FIRST_PAUSE;
+    let mut has_failed = false;
+    while !stop.is_requested() {
+        let opened = tokio::select! {
+            () = stop.requested() => break,
+            opened = UndeliverableQueues::open(&broker) => opened,
+        };
+        let error = match opened {
+            Ok(queues) => {
+                if engine.health.set(Component::Undeliverable, None) {
+                    info!("undeliverable commands are consumed again");
+                }
+                (pause, has_failed) = (FIRST_PAUSE, false);
+                until_lost(queues, &engine, &settler).await
+            }
+            Err(error) => Some(error),
+        };
+        let Some(error) = error else { break };
+        // The first time it may be the end of the session, which is about to be told of, or a message that ends connections.
+        if has_failed {
+            let why = format!("undeliverable commands wait: {error}");
+            if engine.health.set(Component::Undeliverable, Some(why.clone())) {
+                warn!("{why}");
+            }
+        }
+        has_failed = true;
+        tokio::select! { () = stop.requested() => {} () = sleep(pause) => {} }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    engine.health.set(Component::Undeliverable, None);
+}
+
+/// `None`: told to stop, with nothing unacknowledged.
+async fn until_lost(
+    mut queues: UndeliverableQueues,
+    engine: &Engine,
+    settler: &Settler,
+) -> Option<BrokerError> {
+    let stop = engine.stop(settler.session_lost());
+    let mut last_settled = None;
+    let error = loop {
+        let delivery = tokio::select! {
+            biased;
+            () = stop.requested() => break None,
+            delivery = queues.next() => delivery,
+        };
+        match delivery {
+            Ok(delivery) => {
+                let _unacknowledged = engine.metrics.received();
+                let settlement = dead_letter(&delivery.message, Instant::now());
+                settler.settle(delivery.map(|message| message.incoming), &settlement).await;
+                last_settled = Some(Instant::now());
+            }
+            Err(error) => break Some(error),
+        }
+    };
+    if last_settled.is_some_and(|settled: Instant| settled.elapsed() < ACKNOWLEDGEMENTS_ARRIVE) {
+        sleep(ACKNOWLEDGEMENTS_ARRIVE).await;
+    }
+    queues.close().await;
+    error
+}
+
+/// # Nobody knows whether a poison command was called for
+///
+/// It was delivered again and again. So its event says `ambiguous`, and its dead letter does: after a replay, an object that is
+/// not there may be gone by one of those calls.
+fn dead_letter(message: &Undeliverable, received: Instant) -> Settlement {
+    let Undeliverable { incoming, cause } = message;
+    let Failure { reason, detail } = cause.failure();
+    let failure = Failure { reason, detail: cut(&detail) };
+    let ambiguous = incoming.retry_state.ambiguous || reason == FailureReason::Poison;
+    let retry_state = RetryState { ambiguous, ..incoming.retry_state.clone() };
+    let command =
+        Command::decode(incoming.kind, &incoming.body).ok().filter(|_| incoming.fault.is_none());
+    let end = EndKind::DeadLettered;
+    let outcome = outcome(incoming, command.as_ref(), &retry_state, end, Some(failure), received);
+    Settlement::DeadLetter(outcome, retry_state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::messages::{Cause, Incoming};
+
+    fn ended(cause: Cause, body: &str) -> (String, bool, Option<String>) {
+        let incoming = Incoming { body: body.into(), ..Incoming::default() };
+        let settlement = dead_letter(&Undeliverable { incoming, cause }, Instant::now());
+        let Settlement::DeadLetter(outcome, retry_state) = settlement else {
+            panic!("{settlement:?}")
+        };
+        assert_eq!(outcome.ambiguous, retry_state.ambiguous);
+        let reason = outcome.failure.unwrap().reason.as_str().to_owned();
+        (reason, outcome.ambiguous, outcome.target.map(|target| target.to_string()))
+    }
+
+    #[test]
+    fn nobody_knows_whether_a_poison_command_was_called_for() {
+        let command = r#"{"org_id":"a","task_id":"t"}"#;
+        let moved = |word: &str| ended(Cause::Moved(word.to_owned()), command);
+        let target = || Some("a/t".to_owned());
+        assert_eq!(moved("delivery_limit"), ("poison".to_owned(), true, target()));
+        assert_eq!(moved("expired"), ("expired_in_queue".to_owned(), false, target()));
+        assert_eq!(
+            ended(Cause::Moved("expired".to_owned()), "no command"),
+            ("expired_in_queue".to_owned(), false, None)
+        );
+    }
+}
