@@ -182,7 +182,10 @@ async fn delete_one<'a>(
             Settlement::Finish(outcome) | Settlement::DeadLetter(outcome, _) => {
                 return Ok(outcome);
             }
-            Settlement::Requeue => return left("given_up", &incoming.retry_state),
+            // No broker, so nothing is rejected: a command of our own is small.
+            Settlement::Reject(_) | Settlement::Requeue => {
+                return left("given_up", &incoming.retry_state);
+            }
             Settlement::RetryLater(wait) | Settlement::Postpone(wait) => wait,
         };
         let (delay, reason) = (wait.delay, wait.retry_state.wait_reason().unwrap_or_default());

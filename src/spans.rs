@@ -178,7 +178,7 @@ impl DeliverySpan {
             Settlement::RetryLater(wait) | Settlement::Postpone(wait) => {
                 span.set_attribute(KeyValue::new("tallyfy.wait", wait.delay.name()));
             }
-            Settlement::Requeue => {}
+            Settlement::Reject(_) | Settlement::Requeue => {}
         }
     }
 }

@@ -90,6 +90,11 @@ impl Session {
     ///
     /// `keep` has it confirmed by the broker, or on the disk, before it is removed. A kill in between leaves it in both places.
     /// What dies again meanwhile is left alone.
+    ///
+    /// # A dead letter that lies can be dealt with
+    ///
+    /// A date in the future cannot be that of a death, whoever wrote it: such a dead letter does not count as one that died
+    /// meanwhile. At most as many as were counted are removed, and a pass looks at no more than were there when it began.
     async fn remove_after(
         &self,
         selection: &Selection,
@@ -101,7 +106,8 @@ impl Session {
         let mut number = 0;
         let done = loop {
             let look = async |held: Delivery<DeadLetter>| {
-                let is_new = held.message.failed_at.is_some_and(|time| time > self.began);
+                let died_since = |time| time > self.began && time <= Timestamp::now();
+                let is_new = held.message.failed_at.is_some_and(died_since);
                 if number == letters {
                     return Ok(Disposition::Enough(held));
                 }

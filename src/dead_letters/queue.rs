@@ -67,7 +67,7 @@ impl DeadLetterQueue {
         url: &AmqpUrl,
         tls: &TlsFiles,
     ) -> Result<Self, DeadLettersError> {
-        let reading = Connection::open(url, tls, "dead letters").await?;
+        let reading = Connection::open_for_any_body(url, tls, "dead letters").await?;
         if Questions(&reading).may_write("").await == May::No {
             return Err(DeadLettersError::MayNotCopy);
         }

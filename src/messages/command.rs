@@ -65,14 +65,21 @@ pub enum Malformed {
     Json(#[from] serde_json::Error),
 }
 
+impl Malformed {
+    /// That a body is too large, if it is.
+    pub fn too_large(body: &[u8]) -> Option<Self> {
+        (body.len() > MAX_BODY_BYTES).then_some(Self::TooLarge(body.len()))
+    }
+}
+
 impl Command {
     /// Reads a command of this kind from a message body.
     ///
     /// # Errors
     /// [`Malformed`] says what is wrong with the body.
     pub fn decode(kind: Kind, body: &[u8]) -> Result<Self, Malformed> {
-        if body.len() > MAX_BODY_BYTES {
-            return Err(Malformed::TooLarge(body.len()));
+        if let Some(too_large) = Malformed::too_large(body) {
+            return Err(too_large);
         }
         match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
             // First of all UTF-8: serde_json would not look at what stands in a member that nobody reads.

@@ -1,8 +1,9 @@
 //! Ids that are derived, so that whoever derives them again gets the same: of a command without one, and of the events of its end.
 
+use sha1_smol::Sha1;
 use uuid::Uuid;
 
-use super::command::{Command, ID_NAMESPACE, Target};
+use super::command::{Command, ID_NAMESPACE, MAX_BODY_BYTES, Target};
 use crate::kind::Kind;
 
 /// The id of a command: its `message_id`; else from what it is about; else, if it could not be read, from its kind and body.
@@ -43,9 +44,11 @@ pub(crate) struct EventIds {
 }
 
 impl EventIds {
-    /// Of the command with this message id and body.
+    /// Of the command with this message id and body. A worker knows of a body that is too large only its SHA-1.
     pub(crate) fn of(kind: Kind, message_id: Option<&str>, body: &[u8]) -> Self {
         let command = Command::decode(kind, body).ok();
+        let digest = (body.len() > MAX_BODY_BYTES).then(|| Sha1::from(body).digest().bytes());
+        let body = digest.as_ref().map_or(body, |digest| digest);
         let command_id = command_id(kind, message_id, command.as_ref(), body);
         let target = command.map(|command| command.target);
         let id = |event_type| event_id(event_type, target.as_ref(), &command_id);

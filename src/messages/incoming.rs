@@ -18,6 +18,8 @@ pub struct Incoming {
     pub retry_state: RetryState,
     /// What is wrong with the properties, where they could not be read.
     pub fault: Option<String>,
+    /// The body was too large to be held: `body` is its SHA-1, and the message must not be published again.
+    pub is_oversized: bool,
     /// The broker gave this message to somebody before, who did not acknowledge it.
     pub redelivered: bool,
     /// When it failed, if a worker wrote that down before.

@@ -25,8 +25,9 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// The reason and the detail of the dead letter and of its event.
-    pub fn failure(&self) -> Failure {
+    /// The reason and the detail of the dead letter and of its event. `too_large` says so of a body that cannot be a command, which
+    /// a worker leaves to RabbitMQ.
+    pub fn failure(&self, too_large: Option<&str>) -> Failure {
         let (reason, detail) = match self {
             Self::Moved(word) => match word.as_str() {
                 "delivery_limit" => (
@@ -37,6 +38,9 @@ impl Cause {
                     FailureReason::ExpiredInQueue,
                     "RabbitMQ moved it: its expiration passed before a worker had it".to_owned(),
                 ),
+                _ if too_large.is_some() => {
+                    (FailureReason::Malformed, too_large.unwrap_or_default().to_owned())
+                }
                 word => {
                     (FailureReason::Undeliverable, format!("RabbitMQ moved it, for: {word}"))
                 }
@@ -68,19 +72,22 @@ mod tests {
 
     #[test]
     fn what_rabbitmq_moved_has_a_reason_of_its_own_and_never_one_of_the_api() {
-        let reason = |cause: Cause| cause.failure().reason.as_str();
+        let reason = |cause: Cause| cause.failure(None).reason.as_str();
         let moved = |word: &str| reason(Cause::Moved(word.to_owned()));
         assert_eq!(moved("delivery_limit"), "poison");
         assert_eq!(moved("expired"), "expired_in_queue");
         assert_eq!(moved("rejected"), "undeliverable", "the API has refused nothing");
         assert_eq!(reason(Cause::Unknown), "undeliverable");
+        let large = Cause::Moved("rejected".to_owned()).failure(Some("its body has 65537 bytes"));
+        assert_eq!(large.reason.as_str(), "malformed");
+        assert_eq!(large.detail, "its body has 65537 bytes");
     }
 
     #[test]
     fn what_a_worker_wrote_down_stays_as_it_is() {
         let written = |reason: &str| {
             let (reason, detail) = (reason.to_owned(), "HTTP 403".to_owned());
-            Cause::Written { reason, detail, failed_at: None }.failure()
+            Cause::Written { reason, detail, failed_at: None }.failure(None)
         };
         let known = written("forbidden");
         assert_eq!((known.reason.as_str(), known.detail.as_str()), ("forbidden", "HTTP 403"));

@@ -42,6 +42,8 @@ pub enum Settlement {
     Postpone(Wait),
     /// It cannot succeed: dead letter and event.
     DeadLetter(Outcome, RetryState),
+    /// It cannot be published again, so RabbitMQ itself moves it on, as it is; with the event, where that is told of it.
+    Reject(Option<Outcome>),
     /// Not begun: back to the work queue.
     Requeue,
 }
@@ -51,7 +53,9 @@ impl Settlement {
     pub fn publications<'a>(&self, incoming: &'a Incoming, now: Timestamp) -> Vec<Publication<'a>> {
         let first_seen = first_seen(incoming, now);
         match self {
-            Self::Finish(outcome) => vec![event(outcome, incoming, now)],
+            Self::Finish(outcome) | Self::Reject(Some(outcome)) => {
+                vec![event(outcome, incoming, now)]
+            }
             Self::RetryLater(wait) | Self::Postpone(wait) => {
                 vec![Publication::waiting_copy(
                     incoming,
@@ -71,14 +75,17 @@ impl Settlement {
                     event(outcome, incoming, now),
                 ]
             }
-            Self::Requeue => Vec::new(),
+            Self::Reject(None) | Self::Requeue => Vec::new(),
         }
     }
 
     /// The word that metrics and logs use.
     pub fn as_str(&self) -> &'static str {
         match self {
-            Self::Finish(outcome) | Self::DeadLetter(outcome, _) => outcome.outcome.as_str(),
+            Self::Finish(outcome) | Self::DeadLetter(outcome, _) | Self::Reject(Some(outcome)) => {
+                outcome.outcome.as_str()
+            }
+            Self::Reject(None) => "oversized",
             Self::RetryLater(..) => "retry_later",
             Self::Postpone(..) => "postponed",
             Self::Requeue => "returned",

@@ -115,7 +115,7 @@ mod tests {
     fn what_rabbitmq_did_not_move_is_as_its_writer_says() {
         for others in [&[][..], &[("task.archive", "expired")], &[("elsewhere", "rejected")]] {
             let cause = cause(others);
-            assert_eq!(cause.failure().reason.as_str(), "forbidden", "{others:?}");
+            assert_eq!(cause.failure(None).reason.as_str(), "forbidden", "{others:?}");
             assert!(cause.failed_at().is_some());
         }
         assert_eq!(read(Kind::TaskDelete, &BasicProperties::default()), Cause::Unknown);

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::broker_error::{BrokerError, CONNECT_TIMEOUT};
 use super::envelope::KEEP;
-use super::lapin_guard;
+use super::lapin_guard::{self, Keep};
 use super::tls::TlsFiles;
 use super::url::AmqpUrl;
 use crate::messages::names;
@@ -22,15 +22,36 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Connection(lapin::Connection);
 
 impl Connection {
-    /// Connects once; `purpose` shows in the broker's list of connections.
+    /// Connects once; `purpose` shows in the broker's list of connections. Bodies larger than a command's are left out.
     ///
     /// # Errors
     /// [`BrokerError::Connect`], [`BrokerError::ConnectTimeout`] or [`BrokerError::Tls`].
     pub async fn open(url: &AmqpUrl, tls: &TlsFiles, purpose: &str) -> Result<Self, BrokerError> {
+        Self::open_with(url, tls, purpose, KEEP).await
+    }
+
+    /// The same for those who read whole messages, however large, one by one.
+    ///
+    /// # Errors
+    /// See [`Connection::open`].
+    pub async fn open_for_any_body(
+        url: &AmqpUrl,
+        tls: &TlsFiles,
+        purpose: &str,
+    ) -> Result<Self, BrokerError> {
+        Self::open_with(url, tls, purpose, Keep { largest_body: u64::MAX, ..KEEP }).await
+    }
+
+    async fn open_with(
+        url: &AmqpUrl,
+        tls: &TlsFiles,
+        purpose: &str,
+        keep: Keep,
+    ) -> Result<Self, BrokerError> {
         let tls = tls.read()?;
         let properties = ConnectionProperties::default()
             .with_connection_name(format!("{} ({purpose})", names::SOURCE).into());
-        let connect = lapin_guard::connect(url.to_lapin(), tls, properties, KEEP);
+        let connect = lapin_guard::connect(url.to_lapin(), tls, properties, keep);
         match timeout(CONNECT_TIMEOUT, connect).await {
             Ok(Ok(connection)) => Ok(Self(connection)),
             Ok(Err(source)) => Err(BrokerError::connect(url, source)),

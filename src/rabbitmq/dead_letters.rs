@@ -13,7 +13,7 @@ use super::envelope::{self, X_UNREADABLE};
 use super::topology;
 use crate::kind::Kind;
 use crate::messages::event::Failure;
-use crate::messages::{Cause, DeadLetter};
+use crate::messages::{Cause, DeadLetter, Malformed};
 
 /// Requeues all that the channel holds.
 const ALL_BACK: BasicNackOptions = BasicNackOptions { multiple: true, requeue: true };
@@ -74,7 +74,8 @@ fn read(kind: Kind, message: &BasicProperties, body: Vec<u8>) -> DeadLetter {
         // A reason that only another version knows is shown as it is.
         Cause::Written { reason, detail, .. } => (reason, detail),
         other => {
-            let Failure { reason, detail } = other.failure();
+            let too_large = Malformed::too_large(&body).map(|malformed| malformed.to_string());
+            let Failure { reason, detail } = other.failure(too_large.as_deref());
             (reason.as_str().to_owned(), detail)
         }
     };

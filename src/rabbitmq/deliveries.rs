@@ -134,5 +134,15 @@ fn events(kind: Kind, consumer: lapin::Consumer) -> impl Stream<Item = Event> {
 fn incoming(kind: Kind, message: &BasicProperties, body: Vec<u8>, redelivered: bool) -> Incoming {
     let (properties, retry_state) = envelope::read(message);
     let fault = envelope::text(message, X_UNREADABLE);
-    Incoming { kind, body, properties, retry_state, fault, redelivered, failed_at: None }
+    let is_oversized = envelope::is_oversized(message);
+    Incoming {
+        kind,
+        body,
+        properties,
+        retry_state,
+        fault,
+        is_oversized,
+        redelivered,
+        failed_at: None,
+    }
 }

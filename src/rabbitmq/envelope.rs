@@ -5,11 +5,14 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::lapin_guard::Keep;
+use crate::messages::command::MAX_BODY_BYTES;
 use crate::messages::{HeaderValue, Properties, Publication, RetryState, names};
 
 const PERSISTENT: u8 = 2;
 /// Says what is wrong with a message's properties. A producer that forges it only has its own command refused.
 pub const X_UNREADABLE: &str = "x-unreadable";
+/// Says how large a body is that is not here. A producer that forges it only has its own command refused.
+const X_LEFT_OUT: &str = "x-left-out";
 /// What is kept of a header table that lapin would not survive as it is, the most needed first.
 pub const KEEP: Keep = Keep {
     headers: &[
@@ -29,6 +32,8 @@ pub const KEEP: Keep = Keep {
         names::X_FAILURE_DETAIL,
     ],
     fault: X_UNREADABLE,
+    largest_body: MAX_BODY_BYTES as u64,
+    left_out: X_LEFT_OUT,
 };
 
 /// What we carry on of a message, and what our own headers say of earlier deliveries. Anybody may have written them: what
@@ -70,6 +75,11 @@ pub fn delivery_count(properties: &BasicProperties) -> u32 {
     header(properties, names::X_DELIVERY_COUNT)
         .and_then(as_number)
         .map_or(0, |count| u32::try_from(count.max(0)).unwrap_or(u32::MAX))
+}
+
+/// Whether the body is not here, because it was larger than that of a command.
+pub fn is_oversized(properties: &BasicProperties) -> bool {
+    header(properties, X_LEFT_OUT).is_some()
 }
 
 /// A header's text, where it is one of a sensible length.

@@ -13,7 +13,15 @@ use crate::messages::Incoming;
 use crate::policy::settlement::Settlement;
 
 /// Decides the disposition of one message, a panic on the way included.
+///
+/// # A body that is not here is never published
+///
+/// A message that is too large to be held cannot be a command. RabbitMQ moves the original, as it is, and what consumes the
+/// undeliverable commands tells of it. Nothing else of the worker sees such a message.
 pub async fn handle(incoming: &Incoming, engine: &Engine, stop: &Stop) -> Settlement {
+    if incoming.is_oversized {
+        return Settlement::Reject(None);
+    }
     survive(process(incoming, engine, stop), incoming, engine).await
 }
 
@@ -61,6 +69,9 @@ async fn process(incoming: &Incoming, engine: &Engine, stop: &Stop) -> Settlemen
 mod tests {
     use std::time::Instant;
 
+    use jiff::Timestamp;
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
     use crate::messages::{OrgId, RetryState};
     use crate::policy::api_access::{CommandKey, Feedback};
@@ -73,6 +84,15 @@ mod tests {
         let body = br#"{"org_id":"a","task_id":"t1"}"#.to_vec();
         let incoming = Incoming { body, retry_state, ..Incoming::default() };
         survive(async { panic!("on purpose") }, &incoming, engine).await
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_not_here_is_never_published() {
+        let incoming = Incoming { is_oversized: true, ..Incoming::default() };
+        let (draining, session_lost) = <(CancellationToken, CancellationToken)>::default();
+        let settlement = handle(&incoming, &engine(), &Stop { draining, session_lost }).await;
+        assert_eq!(settlement, Settlement::Reject(None));
+        assert_eq!(settlement.publications(&incoming, Timestamp::now()), []);
     }
 
     #[tokio::test]

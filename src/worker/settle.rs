@@ -67,7 +67,7 @@ impl Settler {
             self.metrics.count_command(kind, settlement.as_str());
             return;
         }
-        let mut is_too_large = false;
+        let mut is_too_large = matches!(settlement, Settlement::Reject(_));
         for publication in settlement.publications(delivery.incoming(), Timestamp::now()) {
             match self.publish_until_confirmed(&publication).await {
                 Published::Confirmed => {}
@@ -168,7 +168,7 @@ impl Drop for PublishOutage<'_> {
 
 fn label(settlement: &Settlement) -> &'static str {
     match settlement {
-        Settlement::DeadLetter(outcome, _) => {
+        Settlement::DeadLetter(outcome, _) | Settlement::Reject(Some(outcome)) => {
             outcome.failure.as_ref().map_or("dead_lettered", |f| f.reason.as_str())
         }
         other => other.as_str(),
@@ -179,10 +179,13 @@ fn report(incoming: &Incoming, settlement: &Settlement) {
     let trace_id = incoming.properties.trace().map(|trace| trace.trace_id());
     match settlement {
         Settlement::Finish(outcome) => report_end(outcome, trace_id),
-        Settlement::DeadLetter(outcome, _) => report_dead_letter(outcome, trace_id),
+        Settlement::DeadLetter(outcome, _) | Settlement::Reject(Some(outcome)) => {
+            report_dead_letter(outcome, trace_id);
+        }
         Settlement::RetryLater(wait) => report_wait(wait, true, incoming, trace_id),
         Settlement::Postpone(wait) => report_wait(wait, wait.is_news, incoming, trace_id),
-        Settlement::Requeue => {}
+        // Told of where it goes.
+        Settlement::Reject(None) | Settlement::Requeue => {}
     }
 }
 

@@ -92,7 +92,8 @@ async fn until_lost(
 /// not there may be gone by one of those calls.
 fn dead_letter(message: &Undeliverable, received: Instant) -> Settlement {
     let Undeliverable { incoming, cause } = message;
-    let Failure { reason, detail } = cause.failure();
+    let too_large = incoming.fault.as_deref().filter(|_| incoming.is_oversized);
+    let Failure { reason, detail } = cause.failure(too_large);
     let failure = Failure { reason, detail: cut(&detail) };
     let ambiguous = incoming.retry_state.ambiguous || reason == FailureReason::Poison;
     let retry_state = RetryState { ambiguous, ..incoming.retry_state.clone() };
@@ -100,6 +101,9 @@ fn dead_letter(message: &Undeliverable, received: Instant) -> Settlement {
         Command::decode(incoming.kind, &incoming.body).ok().filter(|_| incoming.fault.is_none());
     let end = EndKind::DeadLettered;
     let outcome = outcome(incoming, command.as_ref(), &retry_state, end, Some(failure), received);
+    if incoming.is_oversized {
+        return Settlement::Reject(Some(outcome));
+    }
     Settlement::DeadLetter(outcome, retry_state)
 }
 

@@ -5,6 +5,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 
 use tallyfy_delete_worker::kind::Kind;
@@ -444,6 +445,29 @@ async fn what_the_broker_itself_moved_there_is_called_poison() {
     assert_eq!((&groups[0]["reason"], &groups[0]["org_id"]), (&json!("poison"), &json!(OTHER_ORG)));
     assert!(groups[0]["detail"].as_str().unwrap().contains("delivery_limit"), "{groups:?}");
     assert!(groups[0]["oldest"].is_string());
+    broker().delete_vhost(&world.vhost).await;
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_lies_can_be_dealt_with() {
+    let (_directory, file) = scratch();
+    let world = World::without_worker(|_| {}).await;
+    world.tester.leave_dead_letters_alone().await;
+    for id in ["m1", "m2"] {
+        let mut headers = FieldTable::default();
+        for (name, text) in
+            [("x-failure-reason", "forbidden"), ("x-failed-at", "2099-01-01T00:00:00Z")]
+        {
+            headers.insert(name.into(), AMQPValue::LongString(text.into()));
+        }
+        let forged = BasicProperties::default().with_message_id(id.into()).with_headers(headers);
+        world.tester.publish_to("", DEAD, b"{}", forged).await;
+    }
+    done(&world, &["replay", "--all", "--limit=1", "--yes"]).await;
+    has_dead_letters(&world, 1).await;
+    done(&world, &["discard", "--all", "--to", path(&file), "--why", "x", "--yes"]).await;
+    has_dead_letters(&world, 0).await;
+    assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 1);
     broker().delete_vhost(&world.vhost).await;
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tallyfy_delete_worker::config::read_from;
 use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::messages::FailureReason;
-use tallyfy_delete_worker::messages::names::X_DELIVERY_COUNT;
+use tallyfy_delete_worker::messages::names::{X_DEATH, X_DELIVERY_COUNT};
 use tallyfy_delete_worker::metrics::Metrics;
 use tallyfy_delete_worker::policy::verdict::Verdict;
 use tallyfy_delete_worker::schema::{Subject, schema};
@@ -112,8 +112,9 @@ fn every_header_and_every_member_of_an_event_is_explained() {
     let names = include_str!("../../src/messages/names.rs")
         .split('"')
         .filter(|word| word.starts_with("x-"));
-    let headers =
-        names.filter(|name| *name != X_DELIVERY_COUNT).map(|name| format!("| `{name}` |"));
+    let headers = names
+        .filter(|name| ![X_DELIVERY_COUNT, X_DEATH].contains(name))
+        .map(|name| format!("| `{name}` |"));
     let event: Value = schema(Some(Subject::Event), Kind::TaskDelete);
     let members = event["$defs"]["Outcome"]["properties"].as_object().unwrap().keys();
     let (_, data) = MESSAGES.split_once("| member of `data` |").unwrap();

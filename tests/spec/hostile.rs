@@ -1,14 +1,17 @@
 //! Messages that mean harm: none stops the worker, none makes a call or a publish that it should not, none costs another
 //! command its place. Where a fault of the worker's would end its process, it runs as one of its own.
 
+use std::collections::HashSet;
 use std::process::Stdio;
 
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
-use serde_json::json;
+use serde_json::{Value, json};
 use tallyfy_delete_worker::kind::Kind;
 
 use crate::command_line::{signal, with_settings};
+use crate::dead_letters::lines;
+use crate::support::eventually;
 use crate::support::process::Running;
 use crate::support::rabbitmq::broker;
 use crate::support::raw_amqp::{
@@ -265,20 +268,65 @@ async fn a_forged_age_or_number_of_attempts_harms_only_its_own_command() {
     world.assert_drained().await;
 }
 
+/// The worker does not hold it, and so cannot publish it: RabbitMQ moves it.
 #[tokio::test]
-async fn a_body_of_16_mib_is_dead_lettered_unchanged() {
+async fn a_body_of_16_mib_is_dead_lettered_unchanged_and_has_its_event() {
     let world = World::start().await;
-    for mebibytes in [8_usize, 16] {
-        let body: Vec<u8> = (0..=250).cycle().take(mebibytes * 1024 * 1024).collect();
-        let id = format!("{mebibytes} MiB");
+    for bytes in [64 * 1024 + 1, 8 * 1024 * 1024, 16 * 1024 * 1024_usize] {
+        let body: Vec<u8> = (0..=250).cycle().take(bytes).collect();
+        let id = format!("{bytes} bytes");
         send(&world, &RawMessage::to("task.delete", body.clone()).with(Property::MessageId, &id))
             .await;
-        let neighbour = world.delete(&format!("after-{mebibytes}")).await;
+        let neighbour = world.delete(&format!("after-{bytes}")).await;
         let dead_letter = world.dead_letter(&id).await;
         assert!(dead_letter.body == body, "byte for byte");
-        assert_eq!(dead_letter.header("x-failure-reason").as_deref(), Some("malformed"));
+        let end = world.end(&id).await;
+        assert_eq!(end["failure"]["reason"], "malformed");
+        let detail = format!("its body has {bytes} bytes, more than 65536");
+        assert_eq!(end["failure"]["detail"], detail);
         assert_eq!(world.end(&neighbour).await["outcome"], "deleted");
     }
+    world.assert_drained().await;
+}
+
+/// All of these together have 150 MiB; the manifest allows 128.
+#[tokio::test]
+async fn bodies_that_are_too_large_are_never_held() {
+    const BODIES: usize = 10;
+    let world = World::without_worker(|_| {}).await;
+    for number in 0..BODIES {
+        let body = vec![b'x'; 15 * 1024 * 1024];
+        let id = format!("large-{number}");
+        send(&world, &RawMessage::to("task.delete", body).with(Property::MessageId, &id)).await;
+    }
+    let mut worker = Running::start(&mut with_settings(&world, &["run"]));
+    world.ended_after(BODIES).await;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", worker.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak_kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak_kib < 64 * 1024, "{peak_kib} KiB resident at the most");
+    signal(&worker, "TERM");
+    assert_eq!(worker.wait().unwrap().code(), Some(0));
+    assert_eq!(world.dead_letters(BODIES).await.len(), BODIES);
+    broker().delete_vhost(&world.vhost).await;
+}
+
+#[tokio::test]
+async fn bodies_that_are_too_large_have_an_event_each_and_dead_reads_why() {
+    let world = World::start().await;
+    world.tester.leave_dead_letters_alone().await;
+    for byte in [b'a', b'b'] {
+        send(&world, &RawMessage::to("task.delete", vec![byte; 1_000_000])).await;
+    }
+    let ids: HashSet<_> =
+        world.ended_after(2).await.iter().map(|end| end["command_id"].to_string()).collect();
+    assert_eq!(ids.len(), 2, "told apart without a message_id");
+    eventually("both are dead letters", async || {
+        let groups = lines(&world, &["list", "--json"]).await;
+        let is_both = |group: &Value| group["letters"] == 2 && group["reason"] == "malformed";
+        groups.first().is_some_and(is_both).then_some(())
+    })
+    .await;
     world.assert_drained().await;
 }
 
@@ -299,7 +347,7 @@ async fn long_strings_and_control_characters_are_carried_and_break_no_line_of_th
     let output = worker.output().await;
     let said = String::from_utf8(output.stderr).unwrap();
     for line in said.lines() {
-        assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line:?}");
+        assert!(serde_json::from_str::<Value>(line).is_ok(), "{line:?}");
     }
     assert!(!said.contains('\u{1b}'));
     broker().delete_vhost(&world.vhost).await;

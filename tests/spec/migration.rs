@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use lapin::BasicProperties;
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::command_line::{binary, signal};
 use crate::support::eventually;
+use crate::support::process::{Running, output};
 use crate::support::rabbitmq::{broker, http};
 use crate::support::sandbox::{Sandbox, TOKEN};
 use crate::support::tester::{Message, Tester};
@@ -38,7 +39,7 @@ async fn older_vhost() -> String {
 async fn setup(vhost: &str) -> String {
     let mut setup = binary(&["setup"]);
     setup.env("AMQP_URL", broker().amqp_url(vhost));
-    let done = tokio::task::spawn_blocking(move || setup.output().unwrap()).await.unwrap();
+    let done = output(setup).await;
     let said = String::from_utf8(done.stderr).unwrap();
     assert_eq!(done.status.code(), Some(0), "{said}");
     said
@@ -47,7 +48,7 @@ async fn setup(vhost: &str) -> String {
 async fn dead(vhost: &str, args: &[&str]) -> Vec<Value> {
     let mut dead = binary(&[&["dead"], args].concat());
     dead.env("AMQP_URL", broker().amqp_url(vhost)).env("USER", "ann");
-    let done = tokio::task::spawn_blocking(move || dead.output().unwrap()).await.unwrap();
+    let done = output(dead).await;
     assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
     let said = String::from_utf8(done.stdout).unwrap();
     said.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
@@ -77,15 +78,15 @@ async fn bindings(vhost: &str) -> BTreeSet<String> {
 }
 
 /// A worker whose user may configure nothing; its port is there at once.
-fn worker(vhost: &str, user: &str, sandbox: &Sandbox, port: &str) -> Child {
-    binary(&["run", "--declare-topology=false", "--http-addr", port])
+fn worker(vhost: &str, user: &str, sandbox: &Sandbox, port: &str) -> Running {
+    let mut worker = binary(&["run", "--declare-topology=false", "--http-addr", port]);
+    worker
         .env("AMQP_URL", broker().amqp_url_as(user, "pw", vhost))
         .env("TALLYFY_BASE_URL", sandbox.base_url())
         .env("TALLYFY_ORG_ID", ORG)
         .env("TALLYFY_ACCESS_TOKEN", TOKEN)
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
+        .stderr(Stdio::null());
+    Running::start(&mut worker)
 }
 
 async fn readiness(port: &str, words: &str) {
@@ -154,7 +155,7 @@ async fn an_older_topology_becomes_this_one_with_nothing_lost() {
         .collect();
     assert_eq!(reasons, [(json!("expired_in_queue"), json!(1)), (json!("forbidden"), json!(1))]);
     sandbox.tasks(ORG, &["late", "forbidden"], "present").await;
-    dead(&vhost, &["replay", "--yes"]).await;
+    dead(&vhost, &["replay", "--all", "--yes"]).await;
     for task in ["late", "forbidden"] {
         eventually("the replayed command is carried out", async || {
             (sandbox.state(ORG, task).await == "gone").then_some(())
@@ -249,7 +250,7 @@ async fn a_queue_that_is_neither_as_now_nor_as_before_is_refused() {
     tester.channel.queue_declare(DEAD.into(), options, FieldTable::default()).await.unwrap();
     let mut setup = binary(&["setup"]);
     setup.env("AMQP_URL", broker().amqp_url(&vhost));
-    let done = tokio::task::spawn_blocking(move || setup.output().unwrap()).await.unwrap();
+    let done = output(setup).await;
     let said = String::from_utf8(done.stderr).unwrap();
     assert_eq!(done.status.code(), Some(1), "{said}");
     assert!(said.contains("cannot declare queue task.delete.dead"), "{said}");

@@ -1,11 +1,17 @@
 //! Splits the broker's bytes into frames, and changes those that lapin could not survive. Pure.
 
-use super::header::{Keep, make_readable, rewritten};
+use std::collections::HashMap;
+use std::fmt;
+
+use sha1_smol::Sha1;
+
+use super::header::{Keep, left_out, make_readable, rewritten};
 
 /// More than this is not kept allocated for the next frame.
 const KEPT_ALLOCATED: usize = 16 * 1024;
 const METHOD: u8 = 1;
 const HEADER: u8 = 2;
+const BODY: u8 = 3;
 /// Type, channel and size.
 const FRAME_HEAD: usize = 7;
 /// Class and method of what brings a message, and the bytes before its exchange and routing key.
@@ -15,17 +21,38 @@ const TAG_AND_FLAG: usize = 9;
 
 /// Splits the broker's bytes into frames, in whatever pieces they come. Bodies pass at once; what is looked into is held
 /// until it is whole.
+///
+/// # A body that is too large is never held
+///
+/// The header in front of a body says how large it is. Of one that is larger than `keep` says, each byte is forgotten as it
+/// comes, and lapin gets the SHA-1 of it instead: enough to tell one such message from another.
 #[derive(Debug)]
 pub struct WireGuard {
     keep: Keep,
     held: Vec<u8>,
+    /// Bytes of the present frame that need no looking at.
     passing: usize,
+    /// The channel whose body they are, if they are left out.
+    swallowing: Option<u16>,
+    left_out: HashMap<u16, LeftOut>,
+}
+
+/// A body that is left out, as far as it has come.
+struct LeftOut {
+    to_come: u64,
+    digest: Sha1,
+}
+
+impl fmt::Debug for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LeftOut").field("to_come", &self.to_come).finish_non_exhaustive()
+    }
 }
 
 impl WireGuard {
     /// A guard at the beginning of a connection.
     pub fn new(keep: Keep) -> Self {
-        Self { keep, held: Vec::new(), passing: 0 }
+        Self { keep, held: Vec::new(), passing: 0, swallowing: None, left_out: HashMap::new() }
     }
 
     /// Takes bytes as they come from the broker, and adds to `out` what lapin may have.
@@ -33,8 +60,12 @@ impl WireGuard {
         while !bytes.is_empty() {
             if self.passing > 0 {
                 let (passed, rest) = bytes.split_at(self.passing.min(bytes.len()));
-                out.extend(passed);
-                self.passing -= passed.len();
+                if let Some(channel) = self.swallowing {
+                    self.swallow(channel, passed, out);
+                } else {
+                    out.extend(passed);
+                    self.passing -= passed.len();
+                }
                 bytes = rest;
                 continue;
             }
@@ -51,9 +82,19 @@ impl WireGuard {
         let Some(length) = frame_length(&self.held) else { return };
         match self.held[0] {
             METHOD | HEADER if self.held.len() < length => return,
-            METHOD => make_address_readable(&mut self.held[FRAME_HEAD..]),
+            METHOD => {
+                self.left_out.remove(&self.channel());
+                make_address_readable(&mut self.held[FRAME_HEAD..]);
+            }
             HEADER => {
+                let channel = self.channel();
                 let payload = &self.held[FRAME_HEAD..length - 1];
+                match left_out(payload, self.keep) {
+                    Some(to_come) => {
+                        self.left_out.insert(channel, LeftOut { to_come, digest: Sha1::new() })
+                    }
+                    None => self.left_out.remove(&channel),
+                };
                 if let Some(payload) = rewritten(payload, self.keep) {
                     self.held.truncate(FRAME_HEAD - 4);
                     self.held
@@ -62,10 +103,41 @@ impl WireGuard {
                     self.held.push(FRAME_END);
                 }
             }
+            BODY if self.left_out.contains_key(&self.channel()) => {
+                self.passing = length - self.held.len();
+                self.swallowing = Some(self.channel());
+                self.held.clear();
+            }
             _ => self.passing = length - self.held.len(),
         }
         out.append(&mut self.held);
         self.held.shrink_to(KEPT_ALLOCATED);
+    }
+
+    /// Of the frame that is held.
+    fn channel(&self) -> u16 {
+        self.held.get(1..3).map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
+    }
+
+    /// Forgets a piece of a body frame, whose last byte is its end.
+    fn swallow(&mut self, channel: u16, piece: &[u8], out: &mut Vec<u8>) {
+        let payload = &piece[..piece.len().min(self.passing - 1)];
+        self.passing -= piece.len();
+        if self.passing == 0 {
+            self.swallowing = None;
+        }
+        let Some(body) = self.left_out.get_mut(&channel) else { return };
+        body.digest.update(payload);
+        body.to_come = body.to_come.saturating_sub(payload.len() as u64);
+        if self.passing == 0 && body.to_come == 0 {
+            let digest = body.digest.digest().bytes();
+            self.left_out.remove(&channel);
+            out.push(BODY);
+            out.extend(channel.to_be_bytes());
+            out.extend(u32::try_from(digest.len()).unwrap_or_default().to_be_bytes());
+            out.extend(digest);
+            out.push(FRAME_END);
+        }
     }
 }
 
@@ -97,9 +169,51 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const KEEP: Keep =
+        Keep { headers: &[], fault: "x-unreadable", largest_body: 64, left_out: "x-left-out" };
+
     fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+        frame_on(1, kind, payload)
+    }
+
+    fn frame_on(channel: u8, kind: u8, payload: &[u8]) -> Vec<u8> {
         let size = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        [&[kind, 0, 1][..], &size, payload, &[FRAME_END]].concat()
+        [&[kind, 0, channel][..], &size, payload, &[FRAME_END]].concat()
+    }
+
+    fn head_of(channel: u8, size: u64) -> Vec<u8> {
+        frame_on(channel, HEADER, &[&[0, 60, 0, 0][..], &size.to_be_bytes(), &[0, 0]].concat())
+    }
+
+    /// Its header, and its body in frames of 50 bytes, each with a frame of another channel behind it.
+    fn large(channel: u8, body: &[u8]) -> Vec<u8> {
+        let frames = body.chunks(50).flat_map(|chunk| [frame_on(channel, BODY, chunk), other()]);
+        [head_of(channel, body.len() as u64), frames.collect::<Vec<_>>().concat()].concat()
+    }
+
+    fn other() -> Vec<u8> {
+        frame_on(9, BODY, b"another's")
+    }
+
+    #[test]
+    fn a_body_that_is_too_large_is_never_held() {
+        let out = passed([&[large(1, &[7; 5000]), delivery(b"id", b"key")].concat()[..]]);
+        let digest = frame_on(1, BODY, &Sha1::from([7; 5000]).digest().bytes());
+        let body = [other().repeat(99), digest, other(), delivery(b"id", b"key")].concat();
+        assert!(out.ends_with(&body), "its digest, where its last byte was");
+        assert!(out.len() < body.len() + 150, "nothing but a header is left of it");
+        assert_eq!(
+            passed([&large(1, &[7; 64])[..]]),
+            large(1, &[7; 64]),
+            "the largest that passes"
+        );
+    }
+
+    #[test]
+    fn a_body_that_breaks_off_spoils_nothing_behind_it() {
+        let begun = [head_of(1, 5000), frame_on(1, BODY, &[7; 50])].concat();
+        let out = passed([&[begun, delivery(b"id", b"key")].concat()[..]]);
+        assert!(out.ends_with(&delivery(b"id", b"key")));
     }
 
     fn delivery(message_id: &[u8], routing_key: &[u8]) -> Vec<u8> {
@@ -117,8 +231,7 @@ mod tests {
     }
 
     fn passed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
-        let keep = Keep { headers: &[], fault: "x-unreadable" };
-        let (mut guard, mut out) = (WireGuard::new(keep), Vec::new());
+        let (mut guard, mut out) = (WireGuard::new(KEEP), Vec::new());
         pieces.into_iter().for_each(|piece| guard.pass(piece, &mut out));
         out
     }
@@ -147,7 +260,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_does_not_matter_in_which_pieces_the_bytes_come(piece in 1_usize..90) {
-            let bytes = [delivery(b"\xff", b"\xff"), delivery(b"id", b"key")].concat();
+            let bytes = [delivery(b"\xff", b"\xff"), large(2, &[3; 333]), delivery(b"id", b"key")].concat();
             prop_assert_eq!(passed(bytes.chunks(piece)), passed([&bytes[..]]));
             prop_assert!(passed([&bytes[..]]).ends_with(&delivery(b"id", b"key")));
         }

@@ -1,15 +1,20 @@
 //! A message's header as the broker sends it (class, size, properties), read before lapin reads it. Leaves out what lapin could
 //! not survive; what the reader of the message would then miss becomes a fault of the message. Pure.
 
+use std::ops::Range;
 use std::str;
 
-/// What to keep of a header that cannot be passed on as it is.
+/// What to keep of a message that cannot be passed on as it is.
 #[derive(Debug, Clone, Copy)]
 pub struct Keep {
     /// Names of the headers to keep, the most needed first. What is deep or long is left out even so.
     pub headers: &'static [&'static str],
-    /// Name of the header that says what was wrong with the properties. It is added; a producer may forge it.
+    /// Name of the header that says what was wrong with the message. It is added; a producer may forge it.
     pub fault: &'static str,
+    /// A body of more bytes is left out; its SHA-1 comes in its place.
+    pub largest_body: u64,
+    /// Name of the header that says how many bytes were left out. It is added; a producer may forge it.
+    pub left_out: &'static str,
 }
 
 /// Every AMQP peer takes frames of 4,096 bytes, eight of them around the payload, whatever else was agreed.
@@ -36,6 +41,12 @@ const PROPERTIES: [(&str, Form); 14] = [
     ("cluster_id", Form::Text),
 ];
 
+/// Class and weight, and the size of the body.
+const CLASS_AND_SIZE: usize = 12;
+const SIZE: Range<usize> = 4..CLASS_AND_SIZE;
+/// Of a SHA-1.
+const DIGEST_BYTES: [u8; 8] = 20_u64.to_be_bytes();
+
 #[derive(Clone, Copy)]
 enum Form {
     Text,
@@ -48,18 +59,34 @@ enum Form {
 /// lapin reads nested tables by recursion on a thread whose stack we cannot choose, and an overflow ends the process. A short
 /// string that is no UTF-8 ends the connection, each time it is delivered. So does a header larger than the agreed frame, which the
 /// broker does send; one of 32 frames first silences the connection for two heartbeats. So a header that is small, flat and
-/// readable passes as it is (`None`); any other is written again, with what `keep` names of it.
+/// readable passes as it is (`None`); any other is written again, with what `keep` names of it. So is that of a body which is
+/// left out.
 pub fn rewritten(payload: &[u8], keep: Keep) -> Option<Vec<u8>> {
-    let (frame, properties) = payload.split_at_checked(12)?;
+    let (frame, properties) = payload.split_at_checked(CLASS_AND_SIZE)?;
     let found = read_properties(properties);
-    let fault =
-        found.as_ref().map_or_else(|| Some("its properties cannot be read".to_owned()), fault);
+    let left_out = left_out(payload, keep);
+    let fault = match left_out {
+        Some(bytes) => Some(format!("its body has {bytes} bytes, more than {}", keep.largest_body)),
+        None => {
+            found.as_ref().map_or_else(|| Some("its properties cannot be read".to_owned()), fault)
+        }
+    };
     let found = found.unwrap_or_default();
     let is_plain = found[HEADERS].is_none_or(|table| is_plain(table, DEEPEST));
     if fault.is_none() && is_plain && payload.len() <= LARGEST {
         return None;
     }
-    Some([frame, &write_properties(&found, fault.as_deref(), keep)].concat())
+    let size = left_out.map_or(&frame[SIZE], |_| &DIGEST_BYTES);
+    let mut added: Vec<_> = fault.iter().map(|fault| entry_of_fault(keep.fault, fault)).collect();
+    added.extend(left_out.map(|bytes| entry_of_number(keep.left_out, bytes)));
+    Some([&frame[..SIZE.start], size, &write_properties(&found, &added, keep)].concat())
+}
+
+/// How many bytes the body has that follows this header, if it is left out.
+pub(super) fn left_out(payload: &[u8], keep: Keep) -> Option<u64> {
+    let size = payload.get(SIZE)?;
+    let size = size.iter().fold(0, |size, byte| size << 8 | u64::from(*byte));
+    (size > keep.largest_body).then_some(size)
 }
 
 /// The text of a short string that is read by somebody else, without what is no UTF-8; of the same length.
@@ -95,12 +122,12 @@ fn fault(found: &Found<'_>) -> Option<String> {
     Some(format!("its {name} is not UTF-8: {}", value.escape_ascii()))
 }
 
-fn write_properties(found: &Found<'_>, fault: Option<&str>, keep: Keep) -> Vec<u8> {
+fn write_properties(found: &Found<'_>, added: &[Vec<u8>], keep: Keep) -> Vec<u8> {
     let (mut flags, mut values) = (0_u16, Vec::new());
     let others = (0..).zip(found).filter(|(place, _)| *place != HEADERS);
     let others: usize = others.filter_map(|(_, value)| value.map(|value| value.len() + 1)).sum();
     let room = LARGEST - 18 - others;
-    let table = kept(found[HEADERS].unwrap_or_default(), fault, keep, room);
+    let table = kept(found[HEADERS].unwrap_or_default(), added, keep, room);
     for (place, (_, form)) in PROPERTIES.iter().enumerate() {
         match (form, found[place]) {
             (Form::Table, _) => put_long(&mut values, &table),
@@ -115,9 +142,8 @@ fn write_properties(found: &Found<'_>, fault: Option<&str>, keep: Keep) -> Vec<u
     [&flags.to_be_bytes()[..], &values].concat()
 }
 
-/// The entries that `keep` names and that are small and flat enough, in at most `room` bytes; of several with one name the last.
-fn kept(table: &[u8], fault: Option<&str>, keep: Keep, room: usize) -> Vec<u8> {
-    let fault = fault.map(|fault| entry_of_fault(keep.fault, fault));
+/// What is added, and the entries that `keep` names and that are small and flat enough, in at most `room` bytes; of several with one name the last.
+fn kept(table: &[u8], added: &[Vec<u8>], keep: Keep, room: usize) -> Vec<u8> {
     let mut found = vec![None; keep.headers.len()];
     let mut rest = Reader(table);
     while let Some(entry) = rest.entry() {
@@ -128,7 +154,7 @@ fn kept(table: &[u8], fault: Option<&str>, keep: Keep, room: usize) -> Vec<u8> {
             found[place] = Some(entry.bytes);
         }
     }
-    let entries = fault.iter().map(Vec::as_slice).chain(found.into_iter().flatten());
+    let entries = added.iter().map(Vec::as_slice).chain(found.into_iter().flatten());
     entries.fold(Vec::new(), |kept, bytes| {
         if kept.len() + bytes.len() <= room { [&kept[..], bytes].concat() } else { kept }
     })
@@ -139,6 +165,14 @@ fn entry_of_fault(name: &str, fault: &str) -> Vec<u8> {
     put_short(&mut entry, name.as_bytes());
     entry.push(b'S');
     put_long(&mut entry, &fault.as_bytes()[..fault.len().min(LONGEST_TEXT)]);
+    entry
+}
+
+fn entry_of_number(name: &str, number: u64) -> Vec<u8> {
+    let mut entry = Vec::new();
+    put_short(&mut entry, name.as_bytes());
+    entry.push(b'l');
+    entry.extend(number.to_be_bytes());
     entry
 }
 
@@ -256,12 +290,16 @@ mod tests {
     use lapin::types::AMQPValue;
     use proptest::prelude::*;
 
-    const KEEP: Keep =
-        Keep { headers: &["x-attempts", "traceparent", "tracestate"], fault: "x-unreadable" };
-    const CLASS_AND_SIZE: [u8; 12] = [0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
+    const KEEP: Keep = Keep {
+        headers: &["x-attempts", "traceparent", "tracestate"],
+        fault: "x-unreadable",
+        largest_body: 64,
+        left_out: "x-left-out",
+    };
+    const FRAME: [u8; 12] = [0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
 
     fn header(flags: u16, values: &[&[u8]]) -> Vec<u8> {
-        [&CLASS_AND_SIZE[..], &flags.to_be_bytes(), &values.concat()].concat()
+        [&FRAME[..], &flags.to_be_bytes(), &values.concat()].concat()
     }
 
     fn with_table(entries: &[u8]) -> Vec<u8> {
@@ -295,7 +333,7 @@ mod tests {
     /// As lapin reads it.
     fn read(payload: &[u8]) -> AMQPProperties {
         let payload = rewritten(payload, KEEP).unwrap_or(payload.to_vec());
-        assert!(payload.len() <= LARGEST && payload[..12] == CLASS_AND_SIZE);
+        assert!(payload.len() <= LARGEST && payload[..12] == FRAME);
         let (rest, properties) = parse_properties(&payload[12..]).expect("readable properties");
         assert!(rest.is_empty());
         properties
@@ -356,12 +394,26 @@ mod tests {
 
     #[test]
     fn properties_that_end_too_early_are_a_fault_of_the_message() {
-        for broken in
-            [&header(0x1080, &[&[2], b"\x09id"])[..], &header(0x0001, &[]), &CLASS_AND_SIZE]
-        {
+        for broken in [&header(0x1080, &[&[2], b"\x09id"])[..], &header(0x0001, &[]), &FRAME] {
             let fault = text_of(&read(broken), KEEP.fault);
             assert_eq!(fault.as_deref(), Some("its properties cannot be read"));
         }
+    }
+
+    #[test]
+    fn the_header_of_a_body_that_is_left_out_says_so_and_keeps_the_rest() {
+        let table = text("traceparent", "00-1");
+        let mut payload = with_table(&table);
+        payload[SIZE].copy_from_slice(&u64::to_be_bytes(64));
+        assert_eq!(rewritten(&payload, KEEP), None, "the largest that passes");
+        payload[SIZE].copy_from_slice(&u64::to_be_bytes(65));
+        let rewritten = rewritten(&payload, KEEP).unwrap();
+        assert_eq!((&rewritten[..4], &rewritten[SIZE]), (&FRAME[..4], &DIGEST_BYTES[..]));
+        let (_, properties) = parse_properties(&rewritten[CLASS_AND_SIZE..]).unwrap();
+        let of = |name| text_of(&properties, name);
+        assert_eq!(of(KEEP.fault).as_deref(), Some("its body has 65 bytes, more than 64"));
+        assert_eq!(of(KEEP.left_out).as_deref(), Some("LongLongInt(65)"));
+        assert_eq!(of("traceparent").as_deref(), Some("00-1"));
     }
 
     #[test]

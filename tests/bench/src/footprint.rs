@@ -17,6 +17,10 @@ const STARTS: usize = 7;
 const LARGEST: usize = 64 * 1024;
 /// As many unacknowledged as there can be, and some behind them.
 const EACH: usize = 6;
+/// Just over the limit, and up to the largest that RabbitMQ 4 takes.
+const OVERSIZED: [usize; 3] = [LARGEST + 1, 1024 * 1024, 15 * 1024 * 1024];
+const OVERSIZED_OF_EACH: usize = 60;
+const DEAD: &str = "task.delete.dead";
 /// For the first calls, the copies of all that is unacknowledged, and the first probes.
 const ALL_FAIL: Duration = Duration::from_secs(8);
 
@@ -69,6 +73,28 @@ async fn with_largest_bodies_failing(concurrency: usize) -> Value {
     json!({"concurrency": concurrency, "peak_mib": peak, "every_call": "503"})
 }
 
+/// Resident memory at the default concurrency while nothing but bodies comes that are too large for a command, of several sizes.
+async fn with_oversized_bodies(field: &Field) -> Value {
+    for bytes in OVERSIZED {
+        field.fill("acme", 0..OVERSIZED_OF_EACH, OutputFormat::Contract { bytes }).await;
+    }
+    let messages = OVERSIZED.len() * OVERSIZED_OF_EACH;
+    let child = Contestant::worker().command(field, messages, 64).spawn().unwrap();
+    let began = Instant::now();
+    while field.depth(EVENTS).await < messages {
+        assert!(began.elapsed() < PATIENCE, "the oversized bodies have no events");
+        sleep(Duration::from_millis(250)).await;
+    }
+    let peak = usage(&child).unwrap().peak_mib;
+    stop(child);
+    field.becomes(DEAD, messages).await;
+    for queue in [DEAD, EVENTS] {
+        field.purge(queue).await;
+        field.becomes(queue, 0).await;
+    }
+    json!({"messages": messages, "bytes": OVERSIZED, "peak_mib": peak})
+}
+
 async fn empty(field: &Field) {
     for queue in [COMMANDS, EVENTS] {
         field.purge(queue).await;
@@ -77,7 +103,7 @@ async fn empty(field: &Field) {
     field.calls().await;
 }
 
-/// Memory: `waiting` commands against a thousand; bodies of 64 KiB at three concurrencies, and where every call fails; and `minutes` of work, where they are more than none.
+/// Memory: `waiting` commands against a thousand; bodies of 64 KiB at three concurrencies, and where every call fails; larger ones; and `minutes` of work, where they are more than none.
 pub(crate) async fn memory(waiting: usize, minutes: u64) -> Value {
     let field = Field::new(LATENCY_MS).await;
     let short = with_waiting(&field, 1000, Duration::from_secs(20)).await;
@@ -87,7 +113,9 @@ pub(crate) async fn memory(waiting: usize, minutes: u64) -> Value {
         bodies.push(with_largest_bodies(&field, concurrency).await);
     }
     bodies.push(with_largest_bodies_failing(512).await);
-    let mut report = json!({"waiting": [short, long], "largest_bodies": bodies});
+    let oversized = with_oversized_bodies(&field).await;
+    let mut report =
+        json!({"waiting": [short, long], "largest_bodies": bodies, "oversized_bodies": oversized});
     if minutes > 0 {
         report["over_time"] = with_waiting(&field, waiting, Duration::from_mins(minutes)).await;
     }
