@@ -55,6 +55,7 @@ pub mod service;
 pub mod config;
 pub mod consent;
 pub mod core_dump;
+pub mod descriptors;
 mod failpoint;
 mod health;
 pub mod metrics;

@@ -13,7 +13,7 @@ use tallyfy_delete_worker::messages::{End, EndKind};
 use tallyfy_delete_worker::rabbitmq::AmqpUrl;
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::service::{Service, ServiceSettings, StartError, setup};
-use tallyfy_delete_worker::{core_dump, shutdown, telemetry, tls_provider};
+use tallyfy_delete_worker::{core_dump, descriptors, shutdown, telemetry, tls_provider};
 use tokio::runtime::{Builder, Runtime};
 use tracing::{error, info, warn};
 
@@ -34,6 +34,9 @@ fn main() -> ExitCode {
     tls_provider::install();
     if let Err(trouble) = core_dump::forbid() {
         warn!("core dumps cannot be forbidden, and one would hold the tokens: {trouble}");
+    }
+    if let Err(trouble) = descriptors::take_all() {
+        warn!("the limit of open files stays where it is: {trouble}");
     }
     runtime(&job).block_on(execute(job)).unwrap_or_else(|trouble| {
         error!("{}", error_chain(&trouble));

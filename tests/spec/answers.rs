@@ -221,7 +221,7 @@ async fn what_is_not_the_apis_word_is_no_success_and_no_dead_letter() {
 
 #[tokio::test]
 async fn a_hanging_call_is_cut_at_request_timeout() {
-    let world = World::start_with(|s| s.core.api.request_timeout = Duration::from_secs(1)).await;
+    let world = World::start_with(|s| s.core.api.request_timeout = Duration::from_secs(3)).await;
     world.sandbox.fault("t1", 1, json!({"hang": true})).await;
     world.sandbox.fault("t1", 1, json!({"drip_ms": 50, "status": 404})).await;
     let end = world.end(&world.delete("t1").await).await;

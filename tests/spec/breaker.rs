@@ -27,12 +27,14 @@ async fn with_one_organisation(change: impl FnOnce(&mut ServiceSettings)) -> Wor
 #[tokio::test]
 async fn when_the_api_fails_for_everybody_the_worker_stops_consuming_in_bulk_probes_and_goes_on() {
     let world = with_one_organisation(|settings| settings.core.schedule.max_attempts = 4).await;
-    world.sandbox.fault_for_all(json!({"status": 503})).await;
+    let body = json!({"message": "call us at 555-0100"});
+    world.sandbox.fault_for_all(json!({"status": 503, "body": body})).await;
     let tasks: Vec<String> = (0..200).map(|number| format!("task-{number}")).collect();
     for task in &tasks {
         world.delete(task).await;
     }
-    world.is_not_ready_because("circuit breaker open").await;
+    let reason = world.is_not_ready_because("circuit breaker open").await;
+    assert!(reason.contains("HTTP 503") && !reason.contains("555"), "{reason}");
     assert_eq!(world.metric("tallyfy_delete_worker_breaker_open").await, Some(1.0));
     let before = world.sandbox.calls().await.len();
     eventually("ten probes", async || {

@@ -1,11 +1,12 @@
 //! Broker outages: in each the worker says what is wrong, loses nothing, and goes on by itself when it is over.
 
+use futures_util::future::join_all;
 use serde_json::json;
 use tallyfy_delete_worker::rabbitmq::topology::Provision;
 
 use crate::support::eventually;
 use crate::support::proxy::{Direction, Proxy};
-use crate::support::rabbitmq::{broker, broker_to_harm};
+use crate::support::rabbitmq::{broker, broker_to_harm, own_broker};
 use crate::support::world::{ORG, World};
 
 async fn delete_some(world: &World, tasks: &[&str]) {
@@ -70,8 +71,8 @@ async fn a_broker_that_was_lost_during_an_alarm_is_not_said_to_be_blocked_when_i
 
 #[tokio::test]
 async fn a_confirm_that_never_comes_is_told_and_nothing_is_acknowledged() {
-    let (_turn, broker) = broker_to_harm().await;
-    let mut world = World::at(broker, |_| {}).await;
+    let broker = own_broker();
+    let mut world = World::without_worker(|_| {}).await;
     world.start_worker().await;
     world.is_ready().await;
     let queue = format!("'{}_task.delete.dead'", world.vhost);
@@ -153,7 +154,7 @@ async fn a_broker_that_freezes_is_noticed_by_its_heartbeat_and_loses_nothing() {
 
 #[tokio::test]
 async fn a_connection_that_carries_nothing_in_one_direction_or_in_both_is_noticed_and_rebuilt() {
-    for direction in [Some(Direction::ToTarget), Some(Direction::FromTarget), None] {
+    let is_noticed = async |direction: Option<Direction>| {
         let mut world = World::without_worker(|_| {}).await;
         let (host, port) = broker().host_port();
         let proxy = Proxy::start(format!("{host}:{port}")).await;
@@ -174,7 +175,9 @@ async fn a_connection_that_carries_nothing_in_one_direction_or_in_both_is_notice
         world.end("t1").await;
         world.is_ready().await;
         world.assert_drained().await;
-    }
+    };
+    let directions = [Some(Direction::ToTarget), Some(Direction::FromTarget), None];
+    join_all(directions.map(is_noticed)).await;
 }
 
 #[tokio::test]

@@ -474,7 +474,7 @@ async fn a_dead_letter_that_lies_can_be_dealt_with() {
 /// `dead export | less`, say: a pipe holds 64 KiB, and RabbitMQ ends a connection that was silent for some heartbeats.
 #[tokio::test]
 async fn a_slow_reader_does_not_silence_the_connection() {
-    const MORE_THAN_THE_BROKERS_PATIENCE: Duration = Duration::from_secs(6);
+    const MORE_THAN_THE_BROKERS_PATIENCE: Duration = Duration::from_secs(15);
     let world = World::start().await;
     world.tester.leave_dead_letters_alone().await;
     for id in ["m1", "m2", "m3"] {
@@ -482,7 +482,7 @@ async fn a_slow_reader_does_not_silence_the_connection() {
     }
     has_dead_letters(&world, 3).await;
     let mut command = with_settings(&world, &["dead", "export"]);
-    command.env("AMQP_URL", format!("{}?heartbeat=1", broker().amqp_url(&world.vhost)));
+    command.env("AMQP_URL", format!("{}?heartbeat=4", broker().amqp_url(&world.vhost)));
     let child = Running::start(&mut command);
     tokio::time::sleep(MORE_THAN_THE_BROKERS_PATIENCE).await;
     let output = child.output().await;

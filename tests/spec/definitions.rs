@@ -9,7 +9,7 @@ use tallyfy_delete_worker::kind::Kind;
 
 use crate::command_line::{binary, signal};
 use crate::support::process::Running;
-use crate::support::rabbitmq::broker_to_harm;
+use crate::support::rabbitmq::own_broker;
 use crate::support::sandbox::{Sandbox, TOKEN};
 use crate::support::tester::Tester;
 use crate::support::{eventually, world::ORG};
@@ -49,7 +49,7 @@ fn setup(url: &str) {
 
 #[tokio::test]
 async fn the_definitions_are_what_setup_declares_and_their_users_have_what_they_need() {
-    let (_turn, broker) = broker_to_harm().await;
+    let broker = own_broker();
     broker.import(&definitions()).await;
     let other = broker.new_vhost().await;
     setup(&broker.amqp_url(&other));

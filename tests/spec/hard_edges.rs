@@ -1,6 +1,7 @@
 //! What an operator or a stranger may do to the running binary, and what must not come of it.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -67,6 +68,29 @@ async fn half_open_requests_on_the_operators_port_do_not_stop_deletion() {
     broker().delete_vhost(&world.vhost).await;
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_worker_takes_as_many_descriptors_as_it_may_have() {
+    let world = World::without_worker(|_| {}).await;
+    let worker = Running::start(
+        Command::new("/bin/sh")
+            .args(["-c", "ulimit -S -n 64; ulimit -H -n 900; exec \"$0\" run"])
+            .arg(binary(&[]).get_program())
+            .env("AMQP_URL", broker().amqp_url(&world.vhost))
+            .env("TALLYFY_BASE_URL", world.sandbox.base_url())
+            .env("TALLYFY_ORG_ID", ORG)
+            .env("TALLYFY_ACCESS_TOKEN", TOKEN)
+            .env("HTTP_ADDR", "127.0.0.1:0")
+            .stderr(Stdio::null()),
+    );
+    world.delete("t1").await;
+    world.end("t1").await;
+    let limits = fs::read_to_string(format!("/proc/{}/limits", worker.id())).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(files.split_whitespace().collect::<Vec<_>>()[3..5], ["900", "900"], "{files}");
+    broker().delete_vhost(&world.vhost).await;
+}
+
 #[tokio::test]
 async fn a_hangup_reads_the_credentials_again_and_ends_nothing() {
     let world = World::without_worker(|_| {}).await;
@@ -86,6 +110,22 @@ async fn a_hangup_reads_the_credentials_again_and_ends_nothing() {
     let status = worker.output().await.status;
     assert_eq!(status.code(), Some(0));
     broker().delete_vhost(&world.vhost).await;
+}
+
+#[tokio::test]
+async fn an_organisation_of_the_list_without_a_token_file_is_named_at_the_start() {
+    let tokens = tempfile::tempdir().unwrap();
+    fs::write(tokens.path().join(ORG), TOKEN).unwrap();
+    let mut command = binary(&["run"]);
+    command.env("TALLYFY_ORG_ID", format!("{ORG},beta")).env("HTTP_ADDR", "127.0.0.1:0");
+    command.env("TALLYFY_CREDENTIALS_DIR", tokens.path()).env("AMQP_URL", "amqp://127.0.0.1:1");
+    let mut worker = Running::start(&mut command);
+    let log = BufReader::new(worker.stderr.take().unwrap());
+    let told = tokio::task::spawn_blocking(move || {
+        log.lines().map_while(Result::ok).find(|line| line.contains("organisation has no token"))
+    });
+    let told = told.await.unwrap().expect("a line of the log");
+    assert!(told.contains("beta is not there") && !told.contains(ORG), "{told}");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use lapin::{BasicProperties, Confirmation};
 use serde_json::{Value, json};
 use tallyfy_delete_worker::kind::Kind;
@@ -199,17 +200,17 @@ async fn a_not_found_after_a_lost_answer_is_most_likely_our_own_doing() {
         0 if !call.is_get() => Reply::status(200).after(late),
         _ => answered(call, |_| Reply::no_such_resource()),
     };
-    let half_a_second =
-        |settings: &mut ServiceSettings| settings.core.api.request_timeout = late / 40;
-    for (row, _) in failing_rows() {
-        let (api, world) = serving_with(lost_first, half_a_second).await;
+    let in_time = |settings: &mut ServiceSettings| settings.core.api.request_timeout = late / 5;
+    let is_our_own_doing = async |row: &Row| {
+        let (api, world) = serving_with(lost_first, in_time).await;
         let (event, data) = end_of(&world, row, &world.command_of(row.kind, "x").await).await;
         assert_eq!((event.as_str(), &data["outcome"]), (row.done, &json!("already_absent")));
         assert_eq!((&data["ambiguous"], &data["attempts"]), (&json!(true), &json!(2)));
         assert_eq!(deletions(&api), [row.path; 2]);
         assert_eq!(world.tester.dead_letters().len(), 0);
         world.assert_drained().await;
-    }
+    };
+    join_all(failing_rows().map(|(row, _)| is_our_own_doing(row))).await;
 }
 
 #[tokio::test]

@@ -250,7 +250,7 @@ fn settings(amqp_url: &str, base_url: &str) -> ServiceSettings {
         core: CoreSettings {
             api: ApiSettings {
                 base_url: base_url.parse().unwrap(),
-                request_timeout: Duration::from_secs(2),
+                request_timeout: Duration::from_secs(10),
                 proxy: None,
                 ca_file: None,
             },

@@ -78,14 +78,28 @@ impl Broker {
     fn signal_or(&self, docker: &str, signal: &str) {
         match &self.reins {
             Reins::NotOurs => unreachable!("`own_broker` gives no such broker"),
-            Reins::Container { .. } => self.docker(docker, &[]),
+            Reins::Container { .. } => self.docker_in_the_end(docker),
             Reins::Node { dir, .. } => run(Command::new("kill").args([signal, &pid(dir)])),
         }
     }
 
     fn docker(&self, verb: &str, arguments: &[&str]) {
-        let Reins::Container { endpoint, name } = &self.reins else { return };
-        run(Command::new("docker").args(["-H", endpoint, verb, name]).args(arguments));
+        run(self.docker_command(verb).args(arguments));
+    }
+
+    /// On a busy machine the engine may be "unable to freeze" a container at the first try.
+    fn docker_in_the_end(&self, verb: &str) {
+        let mut command = self.docker_command(verb);
+        until(verb, || command.output().is_ok_and(|output| output.status.success()));
+    }
+
+    fn docker_command(&self, verb: &str) -> Command {
+        let Reins::Container { endpoint, name } = &self.reins else {
+            unreachable!("asked of a container only")
+        };
+        let mut command = Command::new("docker");
+        command.args(["-H", endpoint, verb, name]);
+        command
     }
 
     fn until_it_takes_connections(&self) {

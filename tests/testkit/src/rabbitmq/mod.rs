@@ -52,6 +52,16 @@ pub fn broker() -> &'static Broker {
     started_once(&BROKER)
 }
 
+/// The broker of this process for a test that does something to its own virtual host which only an administrator may.
+///
+/// # Panics
+/// As [`broker`] does, and where `TEST_AMQP_URL` names one that is not ours.
+pub fn own_broker() -> &'static Broker {
+    let broker = broker();
+    broker.assert_ours();
+    broker
+}
+
 /// Another broker of this process, which may be harmed (see `harm`) by one test at a time.
 ///
 /// # Panics
@@ -61,9 +71,15 @@ pub async fn broker_to_harm() -> (MutexGuard<'static, ()>, &'static Broker) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
     let turn = ONE_AT_A_TIME.lock().await;
     let broker = started_once(&BROKER);
-    let is_ours = !matches!(broker.reins, Reins::NotOurs);
-    assert!(is_ours, "TEST_AMQP_URL names a broker that is not ours to harm: unset it");
+    broker.assert_ours();
     (turn, broker)
+}
+
+impl Broker {
+    fn assert_ours(&self) {
+        let is_ours = !matches!(self.reins, Reins::NotOurs);
+        assert!(is_ours, "TEST_AMQP_URL names a broker that is not ours to harm: unset it");
+    }
 }
 
 fn started_once(cell: &'static OnceLock<Result<Broker, String>>) -> &'static Broker {
