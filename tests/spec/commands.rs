@@ -21,7 +21,9 @@ async fn every_refused_body_lies_in_the_dead_letters_unchanged_and_makes_no_call
     for (number, body) in bodies.iter().enumerate() {
         let dead_letter = world.dead_letter(&format!("refused-{number}")).await;
         assert_eq!(dead_letter.body, *body, "byte for byte");
-        assert_eq!(dead_letter.header("x-failure-reason").as_deref(), Some("malformed"));
+        // RabbitMQ itself has moved what the worker does not even take in; `x-death` says so.
+        let reason = (*body != huge).then_some("malformed");
+        assert_eq!(dead_letter.header("x-failure-reason").as_deref(), reason);
         let end = world.end_message(&format!("refused-{number}")).await;
         assert_eq!(
             (end.routing_key.as_str(), &end.json()["data"]["outcome"]),
