@@ -24,7 +24,7 @@ use crate::messages::OrgId;
 use crate::policy::retry_schedule::{RetryDelays, RetrySchedule};
 use crate::rabbitmq::tls::{TlsFiles, certificates};
 use crate::rabbitmq::topology::{Provision, Topology};
-use crate::rabbitmq::{AmqpUrl, BrokerSettings};
+use crate::rabbitmq::{AmqpSource, BrokerSettings};
 use crate::service::{CoreSettings, ServiceSettings};
 use crate::tallyfy_api::ApiSettings;
 use crate::telemetry::LogFormat;
@@ -49,7 +49,7 @@ pub enum Job {
     Setup(Box<BrokerSettings>),
     Delete(Box<ListSettings>),
     Print(Vec<u8>),
-    Dead(Kind, AmqpUrl, TlsFiles, DeadJob),
+    Dead(Kind, AmqpSource, TlsFiles, DeadJob),
 }
 
 pub struct Logging {

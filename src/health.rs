@@ -21,6 +21,8 @@ pub enum Component {
     Draining,
     /// The connections and the consumer.
     Broker,
+    /// The consumer gets nothing, although it is there.
+    Hearing,
     /// The broker is blocking publishers: an alarm for memory or disk.
     Blocked,
     /// Publishes and their confirms.
@@ -50,8 +52,12 @@ impl Health {
 
     /// Whether the loop has beaten lately.
     pub fn is_alive(&self) -> bool {
+        self.silent_for() < LONGEST_SILENCE
+    }
+
+    /// How long ago the last beat was.
+    pub fn silent_for(&self) -> Duration {
         self.last_heartbeat.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
-            < LONGEST_SILENCE
     }
 
     /// Says why a component is not ready, or that it is (`None`). Returns whether that is news.

@@ -10,7 +10,7 @@ use tallyfy_delete_worker::dead_letters::{self, DeadJob, Done};
 use tallyfy_delete_worker::delete_list::{ListEnd, ListSettings, Tally, delete_list};
 use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::messages::{End, EndKind};
-use tallyfy_delete_worker::rabbitmq::AmqpUrl;
+use tallyfy_delete_worker::rabbitmq::AmqpSource;
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::service::{Service, ServiceSettings, StartError, setup};
 use tallyfy_delete_worker::{core_dump, descriptors, shutdown, telemetry, tls_provider};
@@ -93,7 +93,12 @@ async fn run(settings: ServiceSettings) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn dead(kind: Kind, url: &AmqpUrl, tls: &TlsFiles, job: DeadJob) -> anyhow::Result<ExitCode> {
+async fn dead(
+    kind: Kind,
+    url: &AmqpSource,
+    tls: &TlsFiles,
+    job: DeadJob,
+) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signal().context("cannot listen for signals")?;
     Ok(code(dead_letters::run(kind, job, url, tls, stop).await? == Done::Completed))
 }

@@ -9,9 +9,7 @@ use crate::kind::Kind;
 use crate::messages::{Publication, names};
 use crate::rabbitmq::probe::{May, Questions, version};
 use crate::rabbitmq::topology::{self, Provision, Topology};
-use crate::rabbitmq::{
-    AmqpUrl, BrokerError, BrokerSettings, Connection, PublishError, Publisher, Refusal,
-};
+use crate::rabbitmq::{BrokerError, BrokerSettings, Connection, PublishError, Publisher, Refusal};
 
 const TOPOLOGY: &str = "topology";
 const NO_ANSWER: &str =
@@ -20,17 +18,9 @@ const RUN_SETUP: &str =
     "Run `setup` as a user who may configure; with the same WAIT_LADDER as here";
 
 pub(super) async fn facts(settings: &BrokerSettings) -> Vec<Fact> {
-    let url = &settings.url;
-    let connection = match Connection::open(url, &settings.tls, "check").await {
-        Ok(connection) => connection,
-        Err(error) => {
-            return vec![Fact::failed("broker", error.to_string(), cure(&error, url))];
-        }
-    };
-    let mut facts = vec![
-        Fact::ok("broker", format!("RabbitMQ {} at {url}", greeting(settings).await)),
-        tls(settings),
-    ];
+    let (mut facts, connection) = hosts(settings).await;
+    let Some(connection) = connection else { return facts };
+    facts.push(tls(&connection));
     facts.extend(topology(&connection, &settings.topology).await);
     facts.extend(permissions(&connection, settings).await);
     facts.extend(settings.topology.kinds.iter().map(|kind| judge::kind(*kind)));
@@ -40,32 +30,61 @@ pub(super) async fn facts(settings: &BrokerSettings) -> Vec<Fact> {
     facts
 }
 
-async fn greeting(settings: &BrokerSettings) -> String {
-    version(&settings.url, &settings.tls)
-        .await
-        .unwrap_or_else(|| "of an unknown version".to_owned())
+/// Every address of every host, each with its fact; and a connection to one, for all that follows.
+async fn hosts(settings: &BrokerSettings) -> (Vec<Fact>, Option<Connection>) {
+    const BROKER: &str = "broker";
+    let opened = match Connection::open_each(&settings.url, &settings.tls, "check").await {
+        Ok(opened) => opened,
+        Err(error) => return (vec![Fact::failed(BROKER, error.to_string(), cure(&error))], None),
+    };
+    let is_one = opened.len() == 1;
+    let one_works = opened.iter().any(|(_, opened)| opened.is_ok());
+    let (mut facts, mut first) = (Vec::new(), None);
+    for (host, opened) in opened {
+        let name = if is_one { BROKER.to_owned() } else { format!("{BROKER} {host}") };
+        match opened {
+            Ok(connection) => {
+                let version = version(&connection, &settings.tls).await;
+                let version = version.unwrap_or_else(|| "of an unknown version".to_owned());
+                facts.push(Fact::ok(&name, format!("RabbitMQ {version} at {host}")));
+                if first.is_none() {
+                    first = Some(connection);
+                } else {
+                    connection.close().await;
+                }
+            }
+            // The worker works as long as one host does.
+            Err(error) if one_works => {
+                facts.push(Fact::warning(&name, error.to_string(), cure(&error)));
+            }
+            Err(error) => facts.push(Fact::failed(&name, error.to_string(), cure(&error))),
+        }
+    }
+    (facts, first)
 }
 
-fn cure(error: &BrokerError, url: &AmqpUrl) -> &'static str {
+fn cure(error: &BrokerError) -> &'static str {
     match error {
         BrokerError::TlsClosed { .. } => {
             "Set AMQP_CLIENT_CERT_FILE and AMQP_CLIENT_KEY_FILE if it does; otherwise look whether this port speaks TLS"
         }
         // Whether it is the certificate that fails is told in the text of the system alone.
-        BrokerError::Connect { .. } if url.is_tls() => {
+        BrokerError::Connect { is_tls: true, .. } => {
             "Look at AMQP_URL (TLS has a port of its own; user, password, virtual host), and whether the broker runs; where it is the \
              certificate: at AMQP_CA_FILE for the broker's authority, at AMQP_CLIENT_CERT_FILE and AMQP_CLIENT_KEY_FILE for our own"
         }
         BrokerError::Tls(_) => "Look at AMQP_CA_FILE and AMQP_CLIENT_*_FILE",
-        BrokerError::ConnectTimeout(_) => "Look at host and port of AMQP_URL, and at firewalls",
+        BrokerError::Source(_) => "Look at AMQP_URL_FILE and AMQP_PASSWORD_FILE",
+        BrokerError::NoAddress { .. } => "Look at the hosts of AMQP_URL, and at the name server",
+        BrokerError::ConnectTimeout { .. } => "Look at host and port of AMQP_URL, and at firewalls",
         _ => {
             "Look at AMQP_URL: host, port (TLS has its own), user, password, virtual host; and whether the broker runs"
         }
     }
 }
 
-fn tls(settings: &BrokerSettings) -> Fact {
-    if settings.url.is_tls() {
+fn tls(connection: &Connection) -> Fact {
+    if connection.is_tls() {
         Fact::ok("TLS", "the broker's certificate is trusted")
     } else {
         Fact::skipped("TLS", "not used (amqp://)")

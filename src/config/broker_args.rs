@@ -6,7 +6,7 @@ use clap::Args;
 
 #[derive(Args)]
 pub(super) struct BrokerArgs {
-    /// Broker, credentials and virtual host; amqps:// for TLS.
+    /// Broker, credentials and virtual host; amqps:// for TLS. Several hosts of a cluster are separated by commas.
     #[arg(
         global = true,
         long = "amqp-url",
@@ -17,6 +17,25 @@ pub(super) struct BrokerArgs {
         default_value = "amqp://guest:guest@127.0.0.1:5672/%2f"
     )]
     pub(super) url: String,
+    /// File with that URL, instead; read again at each connect.
+    #[arg(
+        global = true,
+        long = "amqp-url-file",
+        env = "AMQP_URL_FILE",
+        value_name = "FILE",
+        help_heading = "RabbitMQ",
+        conflicts_with = "url"
+    )]
+    pub(super) url_file: Option<PathBuf>,
+    /// File with the password, which takes the place of the URL's; read again at each connect.
+    #[arg(
+        global = true,
+        long = "amqp-password-file",
+        env = "AMQP_PASSWORD_FILE",
+        value_name = "FILE",
+        help_heading = "RabbitMQ"
+    )]
+    pub(super) password_file: Option<PathBuf>,
     /// For amqps: additional CA certificates (PEM).
     #[arg(
         global = true,

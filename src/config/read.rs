@@ -14,7 +14,7 @@ use super::values::{ID_FORM, Setting};
 use crate::credentials::{self, CredentialsSource};
 use crate::kind::Kind;
 use crate::messages::{ObjectId, OrgId};
-use crate::rabbitmq::AmqpUrl;
+use crate::rabbitmq::AmqpSource;
 use crate::rabbitmq::tls::{ClientFiles, TlsFiles};
 use crate::spans::OtlpSettings;
 use crate::telemetry::{self, LogFormat};
@@ -42,10 +42,23 @@ impl Reader {
         self.take(setting?)
     }
 
-    /// Address and, for `amqps`, the files, which are read once to see whether they can be.
-    pub(super) fn broker_address(&mut self, args: &BrokerArgs) -> Option<(AmqpUrl, TlsFiles)> {
-        let url = args.url.trim().parse::<AmqpUrl>();
-        let url = url.map_or_else(|error| self.problem("AMQP_URL", error), Some);
+    /// The URL, or where it is, and, for `amqps`, the files; all files are read once to see whether they can be.
+    pub(super) fn broker_address(&mut self, args: &BrokerArgs) -> Option<(AmqpSource, TlsFiles)> {
+        let source = if let Some(path) = &args.url_file {
+            Some(AmqpSource::file(path.clone()))
+        } else {
+            let source = args.url.trim().parse::<AmqpSource>();
+            source.map_or_else(|error| self.problem("AMQP_URL", error), Some)
+        };
+        let source = source.map(|source| source.with_password_file(args.password_file.clone()));
+        let url = source.as_ref().and_then(|source| {
+            let names = if args.password_file.is_none() {
+                "AMQP_URL_FILE"
+            } else {
+                "AMQP_URL_FILE, AMQP_PASSWORD_FILE"
+            };
+            source.read().map_or_else(|error| self.problem(names, error), Some)
+        });
         let client = match (&args.client_cert_file, &args.client_key_file) {
             (Some(certificate), Some(key)) => {
                 Some(ClientFiles { certificate: certificate.clone(), key: key.clone() })
@@ -69,7 +82,7 @@ impl Reader {
                 "must begin with amqps:// where AMQP_CA_FILE or a client certificate is set",
             );
         }
-        Some((url, tls))
+        Some((source?, tls))
     }
 
     pub(super) fn log_format(

@@ -6,7 +6,7 @@ use super::lines::read_lines;
 use super::session::{Result, Session};
 use super::{DeadJob, Done};
 use crate::kind::Kind;
-use crate::rabbitmq::AmqpUrl;
+use crate::rabbitmq::AmqpSource;
 use crate::rabbitmq::tls::TlsFiles;
 
 /// Does what is asked for. `stop` ends it after the dead letter that it is busy with.
@@ -16,7 +16,7 @@ use crate::rabbitmq::tls::TlsFiles;
 pub async fn run(
     kind: Kind,
     job: DeadJob,
-    url: &AmqpUrl,
+    url: &AmqpSource,
     tls: &TlsFiles,
     stop: CancellationToken,
 ) -> Result<Done> {

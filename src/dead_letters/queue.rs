@@ -12,7 +12,7 @@ use crate::messages::{DeadLetter, Publication};
 use crate::rabbitmq::dead_letters::DeadLetterReader;
 use crate::rabbitmq::probe::{May, Questions};
 use crate::rabbitmq::tls::TlsFiles;
-use crate::rabbitmq::{AmqpUrl, Connection, Delivery, Publisher};
+use crate::rabbitmq::{AmqpSource, Connection, Delivery, Publisher};
 
 /// A dead letter that went back this often is copied to the end of the queue instead (see [`DeadLetterQueue::go_through`]).
 const REDELIVERY_THRESHOLD: u32 = 8;
@@ -64,7 +64,7 @@ impl DeadLetterQueue {
     /// [`DeadLettersError::MayNotCopy`] before any dead letter is touched, else [`DeadLettersError::Broker`].
     pub(super) async fn open(
         kind: Kind,
-        url: &AmqpUrl,
+        url: &AmqpSource,
         tls: &TlsFiles,
     ) -> Result<Self, DeadLettersError> {
         let reading = Connection::open_for_any_body(url, tls, "dead letters").await?;

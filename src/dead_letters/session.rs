@@ -9,7 +9,7 @@ use super::{DeadLettersError, Done, Limit};
 use crate::kind::Kind;
 use crate::messages::DeadLetter;
 use crate::rabbitmq::tls::TlsFiles;
-use crate::rabbitmq::{AmqpUrl, Delivery};
+use crate::rabbitmq::{AmqpSource, Delivery};
 
 pub(super) type Result<T> = std::result::Result<T, DeadLettersError>;
 
@@ -22,7 +22,7 @@ pub(super) struct Session {
 impl Session {
     pub(super) async fn open(
         kind: Kind,
-        url: &AmqpUrl,
+        url: &AmqpSource,
         tls: &TlsFiles,
         stop: CancellationToken,
     ) -> Result<Self> {

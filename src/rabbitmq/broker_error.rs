@@ -7,18 +7,38 @@ use lapin::ErrorKind;
 use lapin::protocol::AMQPSoftError;
 use thiserror::Error;
 
+use super::source::SourceError;
 use super::tls::TlsError;
-use super::url::AmqpUrl;
 
-/// How long a connection may take to come about.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long TLS and the greetings may take once an address has taken the connection, and how long a topology that is declared
+/// again.
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What went wrong with the broker, for an operator.
 #[derive(Debug, Error)]
 pub enum BrokerError {
     /// No connection came about in time.
-    #[error("no connection to RabbitMQ at {0} within {CONNECT_TIMEOUT:?}")]
-    ConnectTimeout(String),
+    #[error("no connection to RabbitMQ at {address} within {limit:?}")]
+    ConnectTimeout {
+        /// Host, port and address.
+        address: String,
+        /// The time limit of this address.
+        limit: Duration,
+    },
+    /// A host's name has no address.
+    #[error("cannot find the address of RabbitMQ at {host}: {source}")]
+    NoAddress {
+        /// Host and port.
+        host: String,
+        /// The system's word.
+        source: io::Error,
+    },
+    /// Several addresses, and none of them works.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    NoneWorks(Vec<BrokerError>),
+    /// A file that says where the broker is cannot be used.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// A certificate or a key cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -27,6 +47,8 @@ pub enum BrokerError {
     Connect {
         /// Host and port.
         address: String,
+        /// Whether it was to be encrypted.
+        is_tls: bool,
         /// lapin's word.
         source: lapin::Error,
     },
@@ -82,20 +104,22 @@ impl BrokerError {
     ///
     /// It says so in an alert and hangs up at once. What we have sent meanwhile makes the system throw the alert away, unless it was
     /// read in time, and report a reset instead.
-    pub(super) fn connect(url: &AmqpUrl, source: lapin::Error) -> Self {
-        let address = url.to_string();
+    pub(super) fn connect(address: String, is_tls: bool, source: lapin::Error) -> Self {
         match source.kind() {
-            ErrorKind::IOError(error) if url.is_tls() && is_hangup(error.kind()) => {
+            ErrorKind::IOError(error) if is_tls && is_hangup(error.kind()) => {
                 Self::TlsClosed { address, source }
             }
-            _ => Self::Connect { address, source },
+            _ => Self::Connect { address, is_tls, source },
         }
     }
 
     /// What kind of trouble it is: another one of the same kind is not worth a log line.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::ConnectTimeout(_)
+            Self::ConnectTimeout { .. }
+            | Self::NoAddress { .. }
+            | Self::NoneWorks(_)
+            | Self::Source(_)
             | Self::Tls(_)
             | Self::Connect { .. }
             | Self::TlsClosed { .. } => "connect",
@@ -106,13 +130,33 @@ impl BrokerError {
         }
     }
 
+    /// Why no address works: the one reason, or all of them. `None` where there was none to try.
+    pub(super) fn of_all(mut errors: Vec<Self>) -> Option<Self> {
+        if errors.len() > 1 { Some(Self::NoneWorks(errors)) } else { errors.pop() }
+    }
+
     /// What the broker objected to, where it was a part of the topology that it objected to.
     pub fn refusal(&self) -> Option<Refusal> {
         match self {
-            Self::Topology { source, .. } => Refusal::of(source),
+            Self::Topology { source, .. } | Self::Consume { source, .. } => Refusal::of(source),
             _ => None,
         }
     }
+
+    /// Whether the topology may be at fault that nothing is consumed (any more).
+    pub(super) fn is_of_the_topology(&self) -> bool {
+        matches!(self, Self::ConsumerEnded { .. }) || self.refusal().is_some()
+    }
+
+    /// Whether the broker said nothing in time.
+    pub(super) fn is_unanswered(&self) -> bool {
+        matches!(self, Self::Topology { source, .. } if is_late(source))
+    }
+}
+
+/// Whether a time limit of ours, or of the system, is why there is no answer.
+pub(super) fn is_late(error: &lapin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::IOError(error) if error.kind() == io::ErrorKind::TimedOut)
 }
 
 fn is_hangup(error: io::ErrorKind) -> bool {
@@ -151,16 +195,15 @@ mod tests {
 
     #[test]
     fn a_broker_that_wants_a_certificate_is_not_taken_for_one_that_is_gone() {
-        let told = |url: &str, kind: io::ErrorKind| {
-            let url = url.parse().unwrap();
-            BrokerError::connect(&url, io::Error::from(kind).into()).to_string()
+        let told = |is_tls, kind: io::ErrorKind| {
+            BrokerError::connect("h:5671".into(), is_tls, io::Error::from(kind).into()).to_string()
         };
         let question = "closed the TLS handshake; does it want a client certificate?";
         for kind in [io::ErrorKind::ConnectionReset, io::ErrorKind::UnexpectedEof] {
-            assert!(told("amqps://h", kind).contains(question), "{kind}");
-            assert!(!told("amqp://h", kind).contains(question), "{kind}: no TLS");
+            assert!(told(true, kind).contains(question), "{kind}");
+            assert!(!told(false, kind).contains(question), "{kind}: no TLS");
         }
-        let refused = told("amqps://h", io::ErrorKind::ConnectionRefused);
+        let refused = told(true, io::ErrorKind::ConnectionRefused);
         assert!(!refused.contains(question), "{refused}");
     }
 }

@@ -1,17 +1,22 @@
 //! One connection to the broker, through the guard; and the bounds in time of what is asked over it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::Stream;
+use futures_util::future::join_all;
+use lapin::tcp::OwnedTLSConfig;
 use lapin::{Channel, ConnectionProperties, Event};
+use rustix::system::uname;
 use tokio::time::timeout;
 
-use super::broker_error::{BrokerError, CONNECT_TIMEOUT};
+use super::broker_error::{BrokerError, HANDSHAKE_TIMEOUT, is_late};
 use super::envelope::KEEP;
-use super::lapin_guard::{self, Keep};
+use super::lapin_guard::{self, Keep, dial};
+use super::places::{Place, Preference, in_order, places};
+use super::source::AmqpSource;
 use super::tls::TlsFiles;
-use super::url::AmqpUrl;
 use crate::messages::names;
 
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -19,60 +24,168 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection. lapin's own recovery stays off: when its retries end, the consumer hangs silently.
 #[derive(Debug)]
-pub struct Connection(lapin::Connection);
+pub struct Connection {
+    connection: lapin::Connection,
+    place: Place,
+}
 
 impl Connection {
-    /// Connects once; `purpose` shows in the broker's list of connections. Bodies larger than a command's are left out.
+    /// Connects to one of the addresses; `purpose` shows in the broker's list of connections. Bodies larger than a command's are left out.
     ///
     /// # Errors
-    /// [`BrokerError::Connect`], [`BrokerError::ConnectTimeout`] or [`BrokerError::Tls`].
-    pub async fn open(url: &AmqpUrl, tls: &TlsFiles, purpose: &str) -> Result<Self, BrokerError> {
-        Self::open_with(url, tls, purpose, KEEP).await
+    /// [`BrokerError`] says why none of them works, or which file cannot be used.
+    pub async fn open(
+        source: &AmqpSource,
+        tls: &TlsFiles,
+        purpose: &str,
+    ) -> Result<Self, BrokerError> {
+        Self::open_preferring(source, tls, purpose, Preference::default()).await
     }
 
     /// The same for those who read whole messages, however large, one by one.
     ///
     /// # Errors
-    /// See [`Connection::open`].
+    /// As [`Connection::open`].
     pub async fn open_for_any_body(
-        url: &AmqpUrl,
+        source: &AmqpSource,
         tls: &TlsFiles,
         purpose: &str,
     ) -> Result<Self, BrokerError> {
-        Self::open_with(url, tls, purpose, Keep { largest_body: u64::MAX, ..KEEP }).await
+        let keep = Keep { largest_body: u64::MAX, ..KEEP };
+        Self::open_first(source, tls, purpose, Preference::default(), keep).await
     }
 
-    async fn open_with(
-        url: &AmqpUrl,
+    /// The same as [`Connection::open`], in this order.
+    ///
+    /// # An address that does not answer does not hold up the others
+    ///
+    /// Hosts are shuffled, and each address has a time limit of its own. A host's name may have several addresses, and one that is
+    /// black-holed answers neither yes nor no.
+    ///
+    /// # Errors
+    /// As [`Connection::open`].
+    pub async fn open_preferring(
+        source: &AmqpSource,
         tls: &TlsFiles,
+        purpose: &str,
+        preference: Preference,
+    ) -> Result<Self, BrokerError> {
+        Self::open_first(source, tls, purpose, preference, KEEP).await
+    }
+
+    async fn open_first(
+        source: &AmqpSource,
+        tls: &TlsFiles,
+        purpose: &str,
+        preference: Preference,
+        keep: Keep,
+    ) -> Result<Self, BrokerError> {
+        let (url, tls) = (source.read()?, tls.read()?);
+        let (places, errors) = places(&url).await;
+        let mut errors: Vec<_> = errors.into_iter().map(|(_, error)| error).collect();
+        for place in in_order(places, preference) {
+            match Self::open_at(&place, url.connect_within(), &tls, purpose, keep).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => errors.push(error),
+            }
+        }
+        let nothing_to_try = || BrokerError::NoAddress {
+            host: url.to_string(),
+            source: io::ErrorKind::NotFound.into(),
+        };
+        Err(BrokerError::of_all(errors).unwrap_or_else(nothing_to_try))
+    }
+
+    /// Connects to every address of every host at once: for `check`. Each with its name.
+    ///
+    /// # Errors
+    /// [`BrokerError`] where a file cannot be used.
+    pub async fn open_each(
+        source: &AmqpSource,
+        tls: &TlsFiles,
+        purpose: &str,
+    ) -> Result<Vec<(String, Result<Self, BrokerError>)>, BrokerError> {
+        let (url, tls) = (source.read()?, tls.read()?);
+        let (places, errors) = places(&url).await;
+        let open = places.iter().map(async |place| {
+            let within = url.connect_within();
+            (place.name(), Self::open_at(place, within, &tls, purpose, KEEP).await)
+        });
+        let mut opened = join_all(open).await;
+        opened.extend(errors.into_iter().map(|(host, error)| (host, Err(error))));
+        opened.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(opened)
+    }
+
+    async fn open_at(
+        place: &Place,
+        limit: Duration,
+        tls: &OwnedTLSConfig,
         purpose: &str,
         keep: Keep,
     ) -> Result<Self, BrokerError> {
-        let tls = tls.read()?;
-        let properties = ConnectionProperties::default()
-            .with_connection_name(format!("{} ({purpose})", names::SOURCE).into());
-        let connect = lapin_guard::connect(url.to_lapin(), tls, properties, keep);
-        match timeout(CONNECT_TIMEOUT, connect).await {
-            Ok(Ok(connection)) => Ok(Self(connection)),
-            Ok(Err(source)) => Err(BrokerError::connect(url, source)),
-            Err(_) => Err(BrokerError::ConnectTimeout(url.to_string())),
+        let (address, whole) = (place.name(), limit + HANDSHAKE_TIMEOUT);
+        let connect = async {
+            let socket = dial(&place.uri, place.address, limit, tls).await?;
+            let properties =
+                ConnectionProperties::default().with_connection_name(name(purpose).into());
+            lapin_guard::connect(place.uri.clone(), socket, properties, keep).await
+        };
+        match timeout(whole, connect).await {
+            Ok(Ok(connection)) => Ok(Self { connection, place: place.clone() }),
+            Ok(Err(source)) if is_late(&source) => {
+                Err(BrokerError::ConnectTimeout { address, limit })
+            }
+            Ok(Err(source)) => Err(BrokerError::connect(address, place.is_tls(), source)),
+            Err(_) => Err(BrokerError::ConnectTimeout { address, limit: whole }),
         }
+    }
+
+    /// Where it goes.
+    pub fn address(&self) -> SocketAddr {
+        self.place.address
+    }
+
+    /// Who it was opened as.
+    pub fn user(&self) -> &str {
+        &self.place.uri.authority.userinfo.username
+    }
+
+    /// Whether it is encrypted.
+    pub fn is_tls(&self) -> bool {
+        self.place.is_tls()
+    }
+
+    /// Host and address, for an operator's eye.
+    pub fn name(&self) -> String {
+        self.place.name()
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Closes it, and does not wait long for the answer.
     pub async fn close(&self) {
-        let _ = timeout(CLOSE_TIMEOUT, self.0.close(200, "OK".into())).await;
+        let _ = timeout(CLOSE_TIMEOUT, self.connection.close(200, "OK".into())).await;
     }
 
     /// A new channel; closed when its last handle is dropped.
     pub(super) async fn channel(&self) -> lapin::Result<Channel> {
-        in_time(self.0.create_channel()).await
+        in_time(self.connection.create_channel()).await
     }
 
     /// What happens to the connection as a whole.
     pub(super) fn events(&self) -> impl Stream<Item = Event> + Send + 'static {
-        self.0.events_listener()
+        self.connection.events_listener()
     }
+}
+
+/// What the broker's list of connections shows: program and version, machine, purpose.
+fn name(purpose: &str) -> String {
+    let machine = uname();
+    let machine = machine.nodename().to_string_lossy();
+    format!("{} {} on {machine} ({purpose})", names::SOURCE, env!("CARGO_PKG_VERSION"))
 }
 
 /// # No request to the broker waits indefinitely

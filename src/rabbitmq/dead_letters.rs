@@ -55,7 +55,7 @@ impl DeadLetterReader {
 
     /// How many lie ready in the queue; `None` if the broker does not say.
     pub async fn ready(&self) -> Option<u32> {
-        topology::depth(&self.channel, &self.queue).await.ok()
+        topology::depth(&self.channel, &self.queue).await.ok().map(|depth| depth.ready)
     }
 
     /// Puts back all that was fetched and not settled, and closes the channel.

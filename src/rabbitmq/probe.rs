@@ -2,18 +2,16 @@
 
 use std::time::Duration;
 
-use async_rs::TokioRuntime;
 use futures_util::{AsyncReadExt, AsyncWriteExt};
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ExchangeDeleteOptions};
-use lapin::tcp::AMQPUriTcpExt;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
 use tokio::time::timeout;
 
 use super::broker_error::Refusal;
 use super::connection::Connection;
+use super::lapin_guard::dial;
 use super::tls::TlsFiles;
-use super::url::AmqpUrl;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const TRIES: u32 = 4;
@@ -30,15 +28,11 @@ pub enum May {
     Unknown,
 }
 
-/// The broker's version as its greeting tells it, before any login; lapin does not pass it on.
-pub async fn version(url: &AmqpUrl, tls: &TlsFiles) -> Option<String> {
-    let tls = tls.read().ok()?;
+/// The version of the broker at the other end of a connection, as its greeting tells it before any login; lapin does not pass it on.
+pub async fn version(connection: &Connection, tls: &TlsFiles) -> Option<String> {
+    let (place, tls) = (connection.place(), tls.read().ok()?);
     let greet = async {
-        let mut socket = url
-            .to_lapin()
-            .connect_with_config_async(tls.as_ref(), &TokioRuntime::tokio_current())
-            .await
-            .ok()?;
+        let mut socket = dial(&place.uri, place.address, PATIENCE, &tls).await.ok()?;
         socket.write_all(PROTOCOL_HEADER).await.ok()?;
         let mut greeting = vec![0; 4096];
         let mut read = 0;

@@ -3,7 +3,8 @@
 //! Consuming and publishing are apart, because on `connection.blocked` lapin stops all writes of that connection, acks
 //! included. The owner of a [`Session`] drops it whole when `lost` fires, and makes a new one.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -12,28 +13,42 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::broker_error::{BrokerError, CONNECT_TIMEOUT};
+use super::broker_error::{BrokerError, HANDSHAKE_TIMEOUT};
 use super::connection::Connection;
 use super::deliveries::{COMMANDS, Deliveries};
+use super::places::Preference;
 use super::publisher::Publisher;
+use super::source::AmqpSource;
 use super::tls::TlsFiles;
-use super::topology::{self, Provision, Topology};
-use super::url::AmqpUrl;
+use super::topology::{self, Depth, Provision, Topology};
 use crate::kind::Kind;
 
+const GONE: &str = "the connection is gone";
+const LOOK_WITHIN: Duration = Duration::from_secs(3);
 const DECLARE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Where the broker is and what shall be there.
 #[derive(Clone)]
 pub struct BrokerSettings {
-    /// Address, credentials and virtual host.
-    pub url: AmqpUrl,
+    /// Hosts, credentials and virtual host.
+    pub url: AmqpSource,
     /// For `amqps`.
     pub tls: TlsFiles,
     /// Declare the topology at start, or only look for it.
     pub topology: Topology,
     /// Deliveries that the broker may hand out before one is acknowledged.
     pub prefetch: u16,
+}
+
+/// What the sessions of a worker leave to the next one.
+#[derive(Debug, Default)]
+pub struct Memory(Mutex<Remembered>);
+
+#[derive(Debug, Default)]
+struct Remembered {
+    /// Where the last session failed.
+    failed: Option<SocketAddr>,
+    is_topology_sure: bool,
 }
 
 /// Two connections that live and die together.
@@ -45,31 +60,87 @@ pub struct Session {
     publisher: Publisher,
     topology: Topology,
     declared: tokio::sync::Mutex<Instant>,
+    /// For looks at queues, on each of the two connections.
+    looking: [tokio::sync::Mutex<Option<Channel>>; 2],
     blocked: watch::Receiver<Option<String>>,
+    memory: Arc<Memory>,
+    why_lost: Arc<OnceLock<String>>,
     /// Fires when either connection is gone.
     pub lost: CancellationToken,
 }
 
 impl Session {
-    /// Connects twice and makes sure of the topology.
+    /// Connects twice.
+    ///
+    /// # A session opens with as few requests as can be
+    ///
+    /// A cluster that has just lost a node is slow to answer, and some requests it does not answer at all. So the topology is made
+    /// sure of once, by the first session, and again when something of it turns out to be missing. Where the broker does not answer
+    /// that, what is there can be consumed all the same; [`Session::declare_again`] then tries again.
     ///
     /// # Errors
     /// [`BrokerError`] says what to check.
-    pub async fn open(settings: &BrokerSettings) -> Result<Self, BrokerError> {
-        let consuming = Connection::open(&settings.url, &settings.tls, "consume").await?;
-        let old = topology::ensure(&consuming, &settings.topology).await?;
-        topology::warn_of_old_queues(&old);
+    pub async fn open(
+        settings: &BrokerSettings,
+        memory: &Arc<Memory>,
+    ) -> Result<Self, BrokerError> {
+        let connect = async |purpose, first| {
+            let preference = Preference { first, last: memory.lock().failed };
+            Connection::open_preferring(&settings.url, &settings.tls, purpose, preference).await
+        };
+        let consuming = connect("consume", None).await?;
+        let address = consuming.address();
+        let failed = |error| {
+            memory.lock().failed = Some(address);
+            error
+        };
+        if !memory.lock().is_topology_sure {
+            match topology::ensure(&consuming, &settings.topology).await {
+                Ok(old) => {
+                    topology::warn_of_old_queues(&old);
+                    memory.lock().is_topology_sure = true;
+                }
+                Err(error) if error.is_unanswered() => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
         let channel = consuming.channel().await;
         let channel =
-            channel.map_err(|source| BrokerError::Consume { queue: "any queue".into(), source })?;
-        let publishing = Connection::open(&settings.url, &settings.tls, "publish").await?;
-        let lost = CancellationToken::new();
-        watch(&consuming, &lost);
-        let blocked = watch(&publishing, &lost);
-        let (publisher, topology) = (Publisher::new(publishing), settings.topology.clone());
-        let declared = tokio::sync::Mutex::new(Instant::now());
-        let channel = Arc::new(channel);
-        Ok(Self { consuming, channel, publisher, topology, declared, blocked, lost })
+            channel.map_err(|source| BrokerError::Consume { queue: "any queue".into(), source });
+        let channel = Arc::new(channel.map_err(failed)?);
+        let publishing = connect("publish", Some(address)).await?;
+        let (lost, why_lost) = (CancellationToken::new(), Arc::default());
+        watch(&consuming, (&lost, &why_lost, memory));
+        let blocked = watch(&publishing, (&lost, &why_lost, memory));
+        Ok(Self {
+            consuming,
+            channel,
+            publisher: Publisher::new(publishing),
+            topology: settings.topology.clone(),
+            declared: tokio::sync::Mutex::new(Instant::now()),
+            looking: Default::default(),
+            blocked,
+            memory: Arc::clone(memory),
+            why_lost,
+            lost,
+        })
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> SocketAddr {
+        self.consuming.address()
+    }
+
+    /// Ends it because its host does no work for us; the next one is tried at another.
+    pub fn give_up(&self, why: String) {
+        self.memory.lock().failed = Some(self.consuming.address());
+        let _ = self.why_lost.set(why);
+        self.lost.cancel();
+    }
+
+    /// Why it is lost, if it is.
+    pub fn why_lost(&self) -> String {
+        self.why_lost.get().cloned().unwrap_or_else(|| GONE.to_owned())
     }
 
     /// Why the broker is blocking publishers, where it does not: low memory or disk.
@@ -94,17 +165,23 @@ impl Session {
         }
     }
 
-    /// Declares the topology again, where that is ours to do, because something of it is missing; once in a while at the
-    /// most. What cannot be declared shows in the publish that is tried again.
+    /// Declares the topology again, where that is ours to do, because something of it is missing, or is not known to be there; once
+    /// in a while at the most. What cannot be declared shows in the publish that is tried again.
     pub async fn declare_again(&self) {
         let Ok(mut declared) = self.declared.try_lock() else { return };
         if self.topology.provision == Provision::Declare
             && declared.elapsed() >= DECLARE_AGAIN_AFTER
         {
-            let _ =
-                timeout(CONNECT_TIMEOUT, topology::ensure(&self.consuming, &self.topology)).await;
+            let declare = topology::ensure(&self.consuming, &self.topology);
+            let is_sure = matches!(timeout(HANDSHAKE_TIMEOUT, declare).await, Ok(Ok(_)));
+            self.memory.lock().is_topology_sure |= is_sure;
             *declared = Instant::now();
         }
+    }
+
+    /// Whether the broker has said that the topology is there.
+    pub fn is_topology_sure(&self) -> bool {
+        self.memory.lock().is_topology_sure
     }
 
     /// Starts consuming; at most `prefetch` deliveries of each kind are unsettled at a time.
@@ -112,7 +189,15 @@ impl Session {
     /// # Errors
     /// [`BrokerError::Consume`].
     pub async fn consume(&self, kinds: &[Kind], prefetch: u16) -> Result<Deliveries, BrokerError> {
-        Deliveries::begin(&self.channel, COMMANDS, kinds, prefetch).await
+        let deliveries = Deliveries::begin(&self.channel, COMMANDS, kinds, prefetch).await;
+        deliveries.inspect_err(|error| self.has_ended_consumers(error))
+    }
+
+    /// Remembers what the next session has to know of an error of a consumer.
+    pub fn has_ended_consumers(&self, error: &BrokerError) {
+        let mut memory = self.memory.lock();
+        memory.failed = Some(self.consuming.address());
+        memory.is_topology_sure &= !error.is_of_the_topology();
     }
 
     /// Whether what is unacknowledged can still be settled.
@@ -126,10 +211,31 @@ impl Session {
         // A queue that is missing closes the channel: a new one each time.
         let Ok(channel) = self.consuming.channel().await else { return depths };
         for queue in topology::queue_names(&self.topology) {
-            let Ok(ready) = topology::depth(&channel, &queue).await else { break };
-            depths.push((queue, ready));
+            let Ok(depth) = topology::depth(&channel, &queue).await else { break };
+            depths.push((queue, depth.ready));
         }
         depths
+    }
+
+    /// What each connection is told about a queue; nothing where there is no answer in time.
+    pub async fn look(&self, queue: &str) -> [Option<Depth>; 2] {
+        let connections = [&self.consuming, self.publisher.connection()];
+        let [one, other] = &self.looking;
+        let look = async |connection: &Connection,
+                          channel: &tokio::sync::Mutex<Option<Channel>>| {
+            let mut channel = channel.lock().await;
+            // What goes wrong on it closes it: then another one is opened the next time.
+            let used = match channel.take() {
+                Some(used) => used,
+                None => connection.channel().await.ok()?,
+            };
+            let depth = topology::depth(&used, queue).await.ok()?;
+            *channel = Some(used);
+            Some(depth)
+        };
+        let [first, second] = connections;
+        let in_time = async |look| timeout(LOOK_WITHIN, look).await.ok().flatten();
+        <[_; 2]>::from(tokio::join!(in_time(look(first, one)), in_time(look(second, other))))
     }
 
     /// The publisher.
@@ -137,18 +243,26 @@ impl Session {
         &self.publisher
     }
 
-    /// Closes the connection, which then requeues at once what is unacknowledged.
+    /// Closes the connections, which requeues at once what is unacknowledged.
     pub async fn close(&self) {
         self.lost.cancel();
-        for connection in [&self.consuming, self.publisher.connection()] {
-            connection.close().await;
-        }
+        tokio::join!(self.consuming.close(), self.publisher.connection().close());
     }
 }
 
-fn watch(connection: &Connection, lost: &CancellationToken) -> watch::Receiver<Option<String>> {
+impl Memory {
+    fn lock(&self) -> MutexGuard<'_, Remembered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn watch(
+    connection: &Connection,
+    (lost, why, memory): (&CancellationToken, &Arc<OnceLock<String>>, &Arc<Memory>),
+) -> watch::Receiver<Option<String>> {
     let mut events = Box::pin(connection.events());
-    let lost = lost.clone();
+    let (lost, why, memory) = (lost.clone(), Arc::clone(why), Arc::clone(memory));
+    let address = connection.address();
     let (blocked, seen) = watch::channel(None);
     tokio::spawn(async move {
         let gone = async {
@@ -156,14 +270,25 @@ fn watch(connection: &Connection, lost: &CancellationToken) -> watch::Receiver<O
                 match event {
                     // A channel's error: the user of the channel sees it, and the connection lives.
                     Event::Error(error) if error.is_amqp_soft_error() => {}
-                    Event::Error(_) => break,
+                    Event::Error(error) => return Some(error),
                     Event::ConnectionBlocked(reason) => drop(blocked.send_replace(Some(reason))),
                     Event::ConnectionUnblocked => drop(blocked.send_replace(None)),
                     _ => {}
                 }
             }
+            None
         };
-        tokio::select! { () = gone => lost.cancel(), () = lost.cancelled() => {} }
+        tokio::select! {
+            error = gone => {
+                memory.lock().failed = Some(address);
+                let _ = why.set(error.map_or_else(
+                    || GONE.to_owned(),
+                    |error| format!("{GONE}: {error}"),
+                ));
+                lost.cancel();
+            }
+            () = lost.cancelled() => {}
+        }
     });
     seen
 }

@@ -126,15 +126,24 @@ pub fn queue_names(topology: &Topology) -> Vec<String> {
     queues(topology).into_iter().map(|queue| queue.name).collect()
 }
 
-/// Messages ready in a queue.
+/// What the broker says of a queue that is there.
+#[derive(Debug, Clone, Copy)]
+pub struct Depth {
+    /// Messages that a consumer could have.
+    pub ready: u32,
+    /// Everybody's.
+    pub consumers: u32,
+}
+
+/// How deep a queue is.
 ///
 /// # Errors
 /// lapin's word, where the queue is not there; or that no answer has come in time.
-pub(super) async fn depth(channel: &Channel, queue: &str) -> lapin::Result<u32> {
+pub(super) async fn depth(channel: &Channel, queue: &str) -> lapin::Result<Depth> {
     let options = QueueDeclareOptions { durable: true, passive: true, ..Default::default() };
-    let declared =
-        in_time(channel.queue_declare(queue.into(), options, FieldTable::default())).await;
-    Ok(declared?.message_count())
+    let queue =
+        in_time(channel.queue_declare(queue.into(), options, FieldTable::default())).await?;
+    Ok(Depth { ready: queue.message_count(), consumers: queue.consumer_count() })
 }
 
 async fn declare_exchange(

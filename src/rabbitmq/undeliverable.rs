@@ -5,12 +5,14 @@
 //! RabbitMQ dead-letters a message that ended one connection after the other. In its next queue it would end them again, and what
 //! the worker holds of other commands would be delivered again each time. Here it ends a connection that holds nothing else.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::broker_error::BrokerError;
 use super::connection::Connection;
 use super::deliveries::{Deliveries, UNDELIVERABLE};
 use super::delivery::Delivery;
+use super::places::Preference;
 use super::session::BrokerSettings;
 use crate::messages::Undeliverable;
 
@@ -24,12 +26,18 @@ pub struct UndeliverableQueues {
 }
 
 impl UndeliverableQueues {
-    /// Connects, and begins to consume.
+    /// Connects, if it can be to the host where the session is, and begins to consume.
     ///
     /// # Errors
     /// [`BrokerError`] says what to check.
-    pub async fn open(settings: &BrokerSettings) -> Result<Self, BrokerError> {
-        let connection = Connection::open(&settings.url, &settings.tls, "undeliverable").await?;
+    pub async fn open(settings: &BrokerSettings, session: SocketAddr) -> Result<Self, BrokerError> {
+        let connection = Connection::open_preferring(
+            &settings.url,
+            &settings.tls,
+            "undeliverable",
+            Preference { first: Some(session), last: None },
+        )
+        .await?;
         let channel = connection.channel().await.map_err(BrokerError::Lost)?;
         let kinds = &settings.topology.kinds;
         let deliveries =

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use lapin::uri::{AMQPScheme, AMQPUri};
 use url::{Host, Position, Url};
@@ -17,30 +18,52 @@ const LONGEST_VHOST: usize = 255;
 const KNOWN_PARAMETERS: [&str; 5] =
     ["heartbeat", "connection_timeout", "channel_max", "frame_max", "auth_mechanism"];
 
-/// Address, credentials and virtual host of the broker.
+/// The time limit of a TCP connect, where the URL sets none: a SYN that was lost is sent again after one second.
+const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+const LONGEST_CONNECT: Duration = Duration::from_mins(1);
+
+/// Hosts, credentials and virtual host of the broker.
 ///
-/// Only this folder sees what is inside, so that it can become several hosts of one cluster. [`fmt::Display`] shows host,
-/// port and virtual host: what may stand in a log line.
+/// Only this folder sees what is inside. [`fmt::Display`] shows hosts, ports and virtual host: what may stand in a log line.
 #[derive(Clone)]
-pub struct AmqpUrl(AMQPUri);
+pub struct AmqpUrl {
+    /// One for each host, at least one; they differ in the host and the port alone.
+    hosts: Vec<AMQPUri>,
+}
 
 impl AmqpUrl {
-    /// Whether the connection is encrypted.
+    /// Whether the connections are encrypted.
     pub fn is_tls(&self) -> bool {
-        self.0.scheme == AMQPScheme::AMQPS
+        self.hosts.iter().all(|uri| uri.scheme == AMQPScheme::AMQPS)
     }
 
-    /// As lapin takes it.
-    pub(super) fn to_lapin(&self) -> AMQPUri {
-        self.0.clone()
+    /// The hosts, each as lapin takes it.
+    pub(super) fn hosts(&self) -> &[AMQPUri] {
+        &self.hosts
+    }
+
+    /// How long the TCP connect to one address may take.
+    pub(super) fn connect_within(&self) -> Duration {
+        let set = self.hosts.iter().find_map(|uri| uri.query.connection_timeout);
+        set.map_or(CONNECT_WITHIN, Duration::from_millis)
+    }
+
+    /// The same with another password.
+    pub(super) fn with_password(mut self, password: &str) -> Self {
+        for uri in &mut self.hosts {
+            password.clone_into(&mut uri.authority.userinfo.password);
+        }
+        self
     }
 }
 
 impl fmt::Display for AmqpUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.is_tls() { "amqps" } else { "amqp" };
-        let AMQPUri { authority, vhost, .. } = &self.0;
-        write!(f, "{scheme}://{}:{} (vhost {vhost})", authority.host, authority.port)
+        let hosts = self.hosts.iter().map(|uri| &uri.authority);
+        let hosts = hosts.map(|at| format!("{}:{}", at.host, at.port)).collect::<Vec<_>>();
+        let vhost = self.hosts.first().map_or("/", |uri| &uri.vhost);
+        write!(f, "{scheme}://{} (vhost {vhost})", hosts.join(","))
     }
 }
 
@@ -54,56 +77,80 @@ impl FromStr for AmqpUrl {
     /// What is wrong, in one line, without the URL's password.
     type Err = String;
 
-    /// lapin's parser would ignore what it does not know and turn an IPv6 address into `localhost`, so both are refused here.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         // The parser would leave out line feeds and tabs: another password, perhaps, than the one that was meant.
         if text.contains(char::is_control) {
             return Err("has a control character in it".to_owned());
         }
-        let url = Url::parse(text).map_err(|error| {
-            format!("is no URL ({error}); it takes amqp://user:password@host:port/vhost")
-        })?;
-        if !matches!(url.scheme(), "amqp" | "amqps") {
-            return Err("must begin with amqp:// or amqps://".to_owned());
-        }
-        match url.host() {
-            Some(Host::Ipv6(_)) => {
-                return Err(
-                    "names an IPv6 address, which the client library takes for localhost; use a host name"
-                        .to_owned(),
-                );
-            }
-            None | Some(Host::Domain("")) => return Err("names no host".to_owned()),
-            Some(_) => {}
-        }
-        // A password with one of / ? # ends the host too early, and its rest would show in the log as the virtual host.
-        let behind_the_host = &url[Position::BeforePath..];
-        if behind_the_host.contains(['@', '#']) {
-            return Err("has an @ or a # behind the host; in user, password and virtual host / is %2f, ? is %3f, # is %23, \
-                        @ is %40"
-                .to_owned());
-        }
-        if let Some((name, _)) =
-            url.query_pairs().find(|(name, _)| !KNOWN_PARAMETERS.contains(&name.as_ref()))
-        {
-            return Err(format!(
-                "has an unknown parameter, {name:?}; known are {}",
-                KNOWN_PARAMETERS.join(", ")
-            ));
-        }
-        let mut uri: AMQPUri =
-            text.parse().map_err(|_| "has a parameter with a wrong value".to_owned())?;
-        if uri.vhost.len() > LONGEST_VHOST {
-            return Err(format!("names a virtual host of more than {LONGEST_VHOST} bytes"));
-        }
-        uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
-        uri.query.frame_max.get_or_insert(FRAME_MAX);
-        // "amqp://host/" names the virtual host "", which nobody has: the default one is meant.
-        if uri.vhost.is_empty() {
-            "/".clone_into(&mut uri.vhost);
-        }
-        Ok(Self(uri))
+        let urls = one_for_each_host(text);
+        Ok(Self { hosts: urls.iter().map(|url| one_host(url)).collect::<Result<_, _>>()? })
     }
+}
+
+/// Commas separate hosts; user, password, virtual host and parameters are those of all.
+fn one_for_each_host(text: &str) -> Vec<String> {
+    let Some((scheme, rest)) = text.split_once("://") else { return vec![text.to_owned()] };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, behind) = rest.split_at(end);
+    let user = authority.rfind('@').map_or(0, |at| at + 1);
+    let (user, hosts) = authority.split_at(user);
+    hosts.split(',').map(|host| format!("{scheme}://{user}{host}{behind}")).collect()
+}
+
+/// lapin's parser would ignore what it does not know and turn an IPv6 address into `localhost`, so both are refused here.
+fn one_host(text: &str) -> Result<AMQPUri, String> {
+    let url = Url::parse(text).map_err(|error| {
+        format!(
+            "is no URL ({error}); it takes amqp://user:password@host:port/vhost, with several hosts separated by commas"
+        )
+    })?;
+    if !matches!(url.scheme(), "amqp" | "amqps") {
+        return Err("must begin with amqp:// or amqps://".to_owned());
+    }
+    match url.host() {
+        Some(Host::Ipv6(_)) => {
+            return Err(
+                "names an IPv6 address, which the client library takes for localhost; use a host name"
+                    .to_owned(),
+            );
+        }
+        None | Some(Host::Domain("")) => return Err("names no host".to_owned()),
+        Some(_) => {}
+    }
+    // A password with one of / ? # ends the host too early, and its rest would show in the log as the virtual host.
+    let behind_the_host = &url[Position::BeforePath..];
+    if behind_the_host.contains(['@', '#']) {
+        return Err("has an @ or a # behind the host; in user, password and virtual host / is %2f, ? is %3f, # is %23, \
+                    @ is %40"
+            .to_owned());
+    }
+    if let Some((name, _)) =
+        url.query_pairs().find(|(name, _)| !KNOWN_PARAMETERS.contains(&name.as_ref()))
+    {
+        return Err(format!(
+            "has an unknown parameter, {name:?}; known are {}",
+            KNOWN_PARAMETERS.join(", ")
+        ));
+    }
+    let mut uri: AMQPUri =
+        text.parse().map_err(|_| "has a parameter with a wrong value".to_owned())?;
+    if uri.vhost.len() > LONGEST_VHOST {
+        return Err(format!("names a virtual host of more than {LONGEST_VHOST} bytes"));
+    }
+    let limits = 1..=LONGEST_CONNECT.as_millis();
+    if uri.query.connection_timeout.is_some_and(|limit| !limits.contains(&limit.into())) {
+        return Err(format!(
+            "has a connection_timeout that is not from 1 to {} milliseconds",
+            limits.end()
+        ));
+    }
+    uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+    uri.query.frame_max.get_or_insert(FRAME_MAX);
+    // "amqp://host/" names the virtual host "", which nobody has: the default one is meant.
+    if uri.vhost.is_empty() {
+        "/".clone_into(&mut uri.vhost);
+    }
+    Ok(uri)
 }
 
 #[cfg(test)]
@@ -115,7 +162,7 @@ mod tests {
     }
 
     fn parsed(url: &str) -> AMQPUri {
-        url.parse::<AmqpUrl>().unwrap().to_lapin()
+        url.parse::<AmqpUrl>().unwrap().hosts()[0].clone()
     }
 
     #[test]
@@ -132,6 +179,39 @@ mod tests {
             ["amqp://u:12/3@h/", "amqp://u:12?3@h/", "amqp://u:12#3@h/", "amqp://u:p@h/#fragment"]
         {
             assert!(refusal(url).contains("%40"), "{}", refusal(url));
+        }
+    }
+
+    #[test]
+    fn several_hosts_share_user_password_virtual_host_and_parameters() {
+        let url: AmqpUrl = "amqps://u,v:p,q@a,b:5673,10.0.0.1/x%2Fy?heartbeat=5".parse().unwrap();
+        assert_eq!(url.to_string(), "amqps://a:5671,b:5673,10.0.0.1:5671 (vhost x/y)");
+        for uri in url.hosts() {
+            let user = &uri.authority.userinfo;
+            assert_eq!((user.username.as_str(), user.password.as_str()), ("u,v", "p,q"));
+            assert_eq!((uri.vhost.as_str(), uri.query.heartbeat), ("x/y", Some(5)));
+        }
+        let plain: AmqpUrl = "amqp://a,b".parse().unwrap();
+        assert_eq!(plain.to_string(), "amqp://a:5672,b:5672 (vhost /)");
+    }
+
+    #[test]
+    fn one_wrong_host_among_several_is_refused() {
+        assert!(refusal("amqp://u:p@a,/").contains("host"));
+        assert!(refusal("amqp://u:p@a,,b/").contains("host"));
+        assert!(refusal("amqp://u:p@a,[::1]:5672/").contains("IPv6"));
+        assert!(refusal("amqp://u:p@a,b:x/").contains("port"));
+        assert!(refusal("amqp://u:p@a,c@b/c@d/").contains("%40"));
+    }
+
+    #[test]
+    fn a_connection_timeout_is_honoured_or_refused() {
+        let url = |limit| format!("amqp://a,b/?connection_timeout={limit}");
+        let limit = |text: &str| text.parse::<AmqpUrl>().unwrap().connect_within();
+        assert_eq!(limit(&url("250")), Duration::from_millis(250));
+        assert_eq!(limit("amqp://a,b"), CONNECT_WITHIN);
+        for wrong in ["0", "60001", "18446744073709551615"] {
+            assert!(refusal(&url(wrong)).contains("from 1 to 60000 milliseconds"), "{wrong}");
         }
     }
 
@@ -157,6 +237,9 @@ mod tests {
             "amqp://u:12/s3cret@h/",
             "amqp://u:12?s3cret@h/",
             "amqp://u:12#s3cret@h/",
+            "amqp://u:s3cret@a,b:x/",
+            "amqp://u:s3cret@a,,b/",
+            "amqp://u:s3cret@a,b/?connection_timeout=0",
         ] {
             assert!(!refusal(url).contains("s3cret"), "{}", refusal(url));
         }

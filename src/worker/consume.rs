@@ -2,15 +2,15 @@
 //! have their turn; what happens while nothing shall be consumed is in `pause`.
 
 use std::future::pending;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use super::engine::Engine;
+use super::engine::{Engine, HEARTBEAT};
 use super::handlers::process_delivery;
+use super::listen::{Listener, Received};
 use super::ramp_up::{REDELIVERY_THRESHOLD, RampUp, Turn};
 use super::session_end::SessionEnd;
 use super::session_log::SessionLog;
@@ -18,9 +18,8 @@ use super::settle::Settler;
 use crate::health::Component;
 use crate::kind::Kind;
 use crate::policy::api_access::Intake;
+use crate::policy::hearing::Moves;
 use crate::rabbitmq::{BrokerSettings, Deliveries, Delivery, Session};
-
-pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// What is consumed in one session.
 pub(super) struct Consumption<'a> {
@@ -30,6 +29,7 @@ pub(super) struct Consumption<'a> {
     broker: &'a BrokerSettings,
     handlers: &'a TaskTracker,
     log: &'a SessionLog,
+    pub(super) moves: &'a Mutex<Moves>,
     ramp_up: RampUp,
     has_consumed: bool,
 }
@@ -47,10 +47,21 @@ impl<'a> Consumption<'a> {
         engine: &'a Arc<Engine>,
         (session, settler): (&'a Session, &'a Arc<Settler>),
         (broker, handlers, log): (&'a BrokerSettings, &'a TaskTracker, &'a SessionLog),
+        moves: &'a Mutex<Moves>,
         suspect: Option<Kind>,
     ) -> Self {
         let ramp_up = RampUp::new(&broker.topology.kinds, suspect);
-        Self { engine, session, settler, broker, handlers, log, ramp_up, has_consumed: false }
+        Self {
+            engine,
+            session,
+            settler,
+            broker,
+            handlers,
+            log,
+            moves,
+            ramp_up,
+            has_consumed: false,
+        }
     }
 
     /// Consumes and pauses in turn until the drain, or until the broker is lost. Says, too, which kind is to blame for a loss.
@@ -88,19 +99,20 @@ impl<'a> Consumption<'a> {
     async fn take_turn(&mut self, intake: Intake) -> TurnEnd {
         let turn = self.ramp_up.next_turn();
         let prefetch = if turn.is_alone { 1 } else { self.prefetch(intake) };
-        let mut deliveries = match self.session.consume(&turn.kinds, prefetch).await {
+        let consume = self.session.consume(&turn.kinds, prefetch);
+        let mut deliveries = match self.engine.alive_while(consume).await {
             Ok(deliveries) => deliveries,
             Err(error) => return TurnEnd::Lost(error.to_string()),
         };
         self.has_consumed = true;
         self.report_consuming();
-        let end = self.consume(&mut deliveries, &turn, intake).await;
+        let end = self.consume(&mut deliveries, (&turn, prefetch), intake).await;
         if let TurnEnd::Lost(_) = end {
             return end;
         }
         // What the broker had sent before it was told to stop: `handle` puts each where it belongs (in a drain back, and of an
         // organisation that is suspended into a delay queue, both without a call).
-        match deliveries.cancel().await {
+        match self.engine.alive_while(deliveries.cancel()).await {
             Ok(mut prefetched) => {
                 while let Some(delivery) = prefetched.next().await {
                     self.spawn_handler(delivery);
@@ -124,7 +136,7 @@ impl<'a> Consumption<'a> {
     async fn consume(
         &mut self,
         deliveries: &mut Deliveries,
-        turn: &Turn,
+        (turn, prefetch): (&Turn, u16),
         intake: Intake,
     ) -> TurnEnd {
         let mut heartbeats = interval(HEARTBEAT);
@@ -134,12 +146,16 @@ impl<'a> Consumption<'a> {
         // Each ends the loop when it comes about, so that one of each is enough for all deliveries.
         let (draining, lost) = (self.engine.draining.cancelled(), self.session.lost.cancelled());
         let (blocked, time_is_up) = (self.session.becomes_blocked(), end_of(turn));
+        let received = Received::default();
         tokio::pin!(draining, lost, blocked, time_is_up);
+        let listener = self.listener();
+        let mut given_up = Box::pin(listener.until_given_up(&turn.kinds, prefetch, &received));
         loop {
             tokio::select! {
                 biased;
                 () = &mut draining => return TurnEnd::Draining,
-                () = &mut lost => return TurnEnd::Lost("the connection is gone".to_owned()),
+                () = &mut lost => return TurnEnd::Lost(self.session.why_lost()),
+                () = &mut given_up => return TurnEnd::Lost(self.session.why_lost()),
                 () = &mut blocked => return TurnEnd::Over,
                 () = &mut time_is_up => {
                     if is_empty {
@@ -152,6 +168,7 @@ impl<'a> Consumption<'a> {
                 delivery = deliveries.next() => match delivery {
                     Ok(delivery) => {
                         is_empty = false;
+                        received.count(delivery.incoming().kind);
                         let is_harmless = delivery.delivery_count() < REDELIVERY_THRESHOLD;
                         self.spawn_handler(delivery);
                         if turn.is_alone && is_harmless {
@@ -160,12 +177,24 @@ impl<'a> Consumption<'a> {
                         }
                         continue;
                     }
-                    Err(error) => return TurnEnd::Lost(error.to_string()),
+                    Err(error) => {
+                        self.session.has_ended_consumers(&error);
+                        return TurnEnd::Lost(error.to_string());
+                    }
                 },
             }
             if self.engine.permits.intake() != intake {
                 return TurnEnd::Over;
             }
+        }
+    }
+
+    fn listener(&self) -> Listener<'a> {
+        Listener {
+            session: self.session,
+            health: &self.engine.health,
+            moves: self.moves,
+            handlers: self.handlers,
         }
     }
 

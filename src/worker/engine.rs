@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use secrecy::SecretString;
+use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 
 use super::permits::Permits;
@@ -21,6 +22,8 @@ use crate::policy::retry_schedule::RetrySchedule;
 use crate::spans::Spans;
 use crate::tallyfy_api::TallyfyApi;
 
+/// The loop of the worker says that it is alive.
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
 const CREDENTIALS_EVERY: Duration = Duration::from_secs(5);
 
 /// What an engine is made of.
@@ -130,6 +133,20 @@ impl Engine {
     /// The organisations that are allowed and have no token.
     pub(super) fn without_token(&self) -> Vec<OrgId> {
         self.credentials.missing().into_iter().map(|missing| missing.org).collect()
+    }
+
+    /// Says that the worker's loop is alive while it waits for something that consists of bounded steps: a broker that is slow to
+    /// answer each of many requests is no loop that hangs.
+    pub(super) async fn alive_while<T>(&self, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        let mut heartbeats = interval(HEARTBEAT);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                _ = heartbeats.tick() => self.health.heartbeat(),
+            }
+        }
     }
 
     /// Sleeps between two tries; `false` when a drain has cut it short.

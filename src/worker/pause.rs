@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::consume::{Consumption, HEARTBEAT, TurnEnd};
+use super::consume::{Consumption, TurnEnd};
+use super::engine::HEARTBEAT;
 use crate::health::Component;
 
 impl Consumption<'_> {
@@ -12,6 +13,7 @@ impl Consumption<'_> {
     pub(super) async fn pause(&self, until: Instant) -> TurnEnd {
         // The connection is there; the organisations say why nothing is consumed.
         self.engine.health.set(Component::Broker, None);
+        self.engine.health.set(Component::Hearing, None);
         let mut changes = self.engine.permits.changes();
         while let Some(left) =
             until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
@@ -46,7 +48,7 @@ impl Consumption<'_> {
     async fn wait(&self, pause: Duration) -> Option<TurnEnd> {
         tokio::select! {
             () = self.engine.draining.cancelled() => Some(TurnEnd::Draining),
-            () = self.session.lost.cancelled() => Some(TurnEnd::Lost("the connection is gone".to_owned())),
+            () = self.session.lost.cancelled() => Some(TurnEnd::Lost(self.session.why_lost())),
             () = tokio::time::sleep(pause) => None,
         }
     }

@@ -11,13 +11,15 @@ use super::consume::Consumption;
 use super::depths;
 use super::engine::Engine;
 use super::handlers::count_down;
+use super::publish_trouble::PublishTrouble;
 use super::session_end::SessionEnd;
 use super::session_log::SessionLog;
 use super::settle::{ACKNOWLEDGEMENTS_ARRIVE, Settler};
 use super::undeliverable;
 use crate::health::Component;
 use crate::kind::Kind;
-use crate::rabbitmq::{BrokerError, BrokerSettings, Session};
+use crate::policy::hearing::Moves;
+use crate::rabbitmq::{BrokerError, BrokerSettings, Memory, Session};
 
 const FIRST_RECONNECT: Duration = Duration::from_millis(200);
 /// A session that lasted this long was a good one: the next pause is short again.
@@ -29,6 +31,9 @@ pub struct Worker {
     broker: BrokerSettings,
     handlers: TaskTracker,
     log: SessionLog,
+    memory: Arc<Memory>,
+    trouble: Arc<PublishTrouble>,
+    moves: Arc<Mutex<Moves>>,
     /// See [`RampUp::suspect`](super::ramp_up::RampUp::suspect).
     suspect: Mutex<Option<Kind>>,
 }
@@ -37,10 +42,13 @@ impl Worker {
     /// A worker that has not begun.
     pub fn new(engine: Arc<Engine>, broker: BrokerSettings) -> Self {
         Self {
+            trouble: PublishTrouble::new(&engine.metrics, &engine.health),
             engine,
             broker,
             handlers: TaskTracker::new(),
             log: SessionLog::new(),
+            memory: Arc::default(),
+            moves: Arc::default(),
             suspect: Mutex::default(),
         }
     }
@@ -72,9 +80,10 @@ impl Worker {
     }
 
     async fn open_session(&self) -> Option<Result<Session, BrokerError>> {
+        let open = Box::pin(Session::open(&self.broker, &self.memory));
         tokio::select! {
             () = self.engine.draining.cancelled() => None,
-            session = Session::open(&self.broker) => Some(session),
+            session = self.engine.alive_while(open) => Some(session),
         }
     }
 
@@ -85,18 +94,19 @@ impl Worker {
         let settler = Arc::new(Settler::new(
             Arc::clone(&session),
             Arc::clone(&engine.metrics),
-            Arc::clone(&engine.health),
+            (Arc::clone(&self.trouble), Arc::clone(&self.moves)),
         ));
         let depths = depths::watch(&session, &engine.metrics);
         self.handlers.spawn(undeliverable::consume(
             Arc::clone(engine),
             Arc::clone(&settler),
-            self.broker.clone(),
+            (self.broker.clone(), session.address()),
         ));
         let consumption = Consumption::new(
             engine,
             (&session, &settler),
             (&self.broker, &self.handlers, &self.log),
+            &self.moves,
             *self.lock_suspect(),
         );
         let (end, suspect) = consumption.until_end().await;
@@ -109,6 +119,9 @@ impl Worker {
             session.lost.cancel();
             engine.metrics.reconnects.inc();
             self.report(&end);
+            // The next one does not wait for the answer of a host that may be dead.
+            tokio::spawn(async move { session.close().await });
+            return end;
         }
         session.close().await;
         end
@@ -126,7 +139,7 @@ impl Worker {
         }
         tokio::select! {
             biased;
-            () = self.handlers.wait() => {}
+            () = self.engine.alive_while(self.handlers.wait()) => {}
             () = over.cancelled() => warn!(
                 unsettled = self.handlers.len(),
                 "SHUTDOWN_GRACE is over; what is unsettled goes back to the queue and will be delivered again"
@@ -153,5 +166,37 @@ impl Worker {
         if let Some(line) = line {
             warn!("not consuming, trying again until it works: {line}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::rabbitmq::tls::TlsFiles;
+    use crate::rabbitmq::topology::{Provision, Topology};
+    use crate::worker::engine::samples;
+
+    /// Every request that opens a session has its time limit, but a slow broker may use up most of each.
+    #[tokio::test]
+    async fn a_session_that_takes_long_to_open_is_no_loop_that_hangs() {
+        let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("amqp://{}/", mute.local_addr().unwrap());
+        let topology = Topology {
+            provision: Provision::Check,
+            kinds: vec![Kind::TaskDelete],
+            delays: Vec::new(),
+        };
+        let tls = TlsFiles::default();
+        let broker = BrokerSettings { url: url.parse().unwrap(), tls, topology, prefetch: 1 };
+        let engine = Arc::new(samples::engine());
+        let worker = Worker::new(Arc::clone(&engine), broker);
+        let opening = Duration::from_millis(3500);
+        let _ = tokio::time::timeout(opening, worker.run(Duration::ZERO)).await;
+        assert!(engine.health.silent_for() < opening / 2, "{:?}", engine.health.silent_for());
+        engine.draining.cancel();
     }
 }

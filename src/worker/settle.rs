@@ -1,18 +1,18 @@
 //! Carries a settlement out, in the one order: publish, wait for the confirm, acknowledge. The one place that acks.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use super::publish_trouble::{PublishTrouble, Stuck};
 use crate::failpoint::{self, Failpoint};
-use crate::health::{Component, Health};
 use crate::kind::Kind;
 use crate::messages::{Incoming, Outcome, Publication, Target};
 use crate::metrics::Metrics;
+use crate::policy::hearing::Moves;
 use crate::policy::settlement::{Settlement, Wait};
 use crate::rabbitmq::{Delivery, PublishError, Session};
 
@@ -26,8 +26,8 @@ pub(super) const ACKNOWLEDGEMENTS_ARRIVE: Duration = Duration::from_millis(300);
 pub struct Settler {
     session: Arc<Session>,
     metrics: Arc<Metrics>,
-    health: Arc<Health>,
-    stuck: AtomicUsize,
+    trouble: Arc<PublishTrouble>,
+    moves: Arc<Mutex<Moves>>,
 }
 
 /// What became of a publication.
@@ -41,10 +41,13 @@ enum Published {
 
 impl Settler {
     /// A settler that publishes here until the session is lost.
-    pub fn new(session: Arc<Session>, metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
-        metrics.publisher_up.set(1);
-        health.set(Component::Publisher, None);
-        Self { session, metrics, health, stuck: AtomicUsize::new(0) }
+    pub(super) fn new(
+        session: Arc<Session>,
+        metrics: Arc<Metrics>,
+        (trouble, moves): (Arc<PublishTrouble>, Arc<Mutex<Moves>>),
+    ) -> Self {
+        trouble.session_begins();
+        Self { session, metrics, trouble, moves }
     }
 
     /// Tells when the session is lost.
@@ -94,12 +97,13 @@ impl Settler {
     /// The limit may be lowered while a command lies in its queue (`RabbitMQ` 4 takes an eighth of what 3 took). The copy with our
     /// headers is then refused, each time, but the broker's own dead-lettering moves the original, at least once, as it is.
     async fn publish_until_confirmed(&self, publication: &Publication<'_>) -> Published {
-        let mut outage = None;
+        let mut stuck: Option<Stuck> = None;
         let mut pause = FIRST_PAUSE;
         while self.may_publish().await {
             let error = match self.session.publisher().publish(publication).await {
                 Ok(()) => {
                     self.metrics.count_publish("confirmed");
+                    stuck.map_or_else(|| self.trouble.confirmed(), Stuck::confirmed);
                     return Published::Confirmed;
                 }
                 Err(error) => error,
@@ -109,14 +113,32 @@ impl Settler {
                 warn!("{error}; the original goes to the dead letters without our headers");
                 return Published::TooLarge;
             }
-            if self.session.blocked().is_none() {
-                outage.get_or_insert_with(|| PublishOutage::begin(self, publication, &error));
+            if self.session.blocked().is_none() && !self.session.lost.is_cancelled() {
+                let what = format!("cannot publish to {}: {error}", publication.exchange);
+                match &stuck {
+                    Some(stuck) => stuck.failed_again(&what),
+                    None => stuck = Some(self.trouble.begin(&what)),
+                }
+                self.give_up_a_mute_broker(&error, what);
                 self.redeclare(&error).await;
                 tokio::select! { () = self.session.lost.cancelled() => {} () = tokio::time::sleep(pause) => {} }
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
         Published::NotAtAll
+    }
+
+    /// # A publish without a confirm ends the session
+    ///
+    /// The node that the session is at may have lost the others, and then no confirm ever comes from it. What is not confirmed is not
+    /// acknowledged, so the commands come again, at another host.
+    fn give_up_a_mute_broker(&self, error: &PublishError, what: String) {
+        let is_due = matches!(error, PublishError::TimedOut) && {
+            self.moves.lock().unwrap_or_else(PoisonError::into_inner).is_due(Instant::now())
+        };
+        if is_due {
+            self.session.give_up(what);
+        }
     }
 
     /// Waits while the broker is blocking publishers; `false` when the session is lost.
@@ -134,34 +156,6 @@ impl Settler {
     async fn redeclare(&self, error: &PublishError) {
         if matches!(error, PublishError::Returned(_) | PublishError::Broken(_)) {
             self.session.declare_again().await;
-        }
-    }
-}
-
-/// A publication that does not get through. The first one is logged, and the end of the last one.
-struct PublishOutage<'a>(&'a Settler);
-
-impl<'a> PublishOutage<'a> {
-    fn begin(settler: &'a Settler, publication: &Publication<'_>, error: &PublishError) -> Self {
-        if settler.stuck.fetch_add(1, Ordering::SeqCst) == 0 && !settler.session.lost.is_cancelled()
-        {
-            let what = format!("cannot publish to {}: {error}", publication.exchange);
-            error!("{what}; nothing is acknowledged until this succeeds");
-            settler.metrics.publisher_up.set(0);
-            settler.health.set(Component::Publisher, Some(what));
-        }
-        Self(settler)
-    }
-}
-
-impl Drop for PublishOutage<'_> {
-    fn drop(&mut self) {
-        let settler = self.0;
-        if settler.stuck.fetch_sub(1, Ordering::SeqCst) == 1 && !settler.session.lost.is_cancelled()
-        {
-            info!("publishing works again");
-            settler.metrics.publisher_up.set(1);
-            settler.health.set(Component::Publisher, None);
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! It makes no call, so neither breaker nor suspension hold it up.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,14 +22,18 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Consumes them for as long as a session with the broker lasts.
-pub(super) async fn consume(engine: Arc<Engine>, settler: Arc<Settler>, broker: BrokerSettings) {
+pub(super) async fn consume(
+    engine: Arc<Engine>,
+    settler: Arc<Settler>,
+    (broker, address): (BrokerSettings, SocketAddr),
+) {
     let stop = engine.stop(settler.session_lost());
     let mut pause = FIRST_PAUSE;
     let mut has_failed = false;
     while !stop.is_requested() {
         let opened = tokio::select! {
             () = stop.requested() => break,
-            opened = UndeliverableQueues::open(&broker) => opened,
+            opened = UndeliverableQueues::open(&broker, address) => opened,
         };
         let error = match opened {
             Ok(queues) => {

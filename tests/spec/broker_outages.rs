@@ -79,8 +79,14 @@ async fn a_confirm_that_never_comes_is_told_and_nothing_is_acknowledged() {
     broker.ctl(&["eval", &format!("sys:suspend({queue}).")]);
     world.publish(b"not a command", "m1").await;
     world.is_not_ready_because("cannot publish to task.dlx: no confirm within 10s").await;
-    assert_eq!(world.metric("tallyfy_delete_worker_deliveries_unsettled").await, Some(1.0));
+    eventually("the command, which stays unacknowledged, in the next session too", async || {
+        let reconnects = world.metric("tallyfy_delete_worker_reconnects_total").await?;
+        let unsettled = world.metric("tallyfy_delete_worker_deliveries_unsettled").await?;
+        (reconnects >= 1.0 && unsettled > 0.0).then_some(())
+    })
+    .await;
     assert_eq!(world.tester.events().len(), 0);
+    assert_eq!(world.tester.dead_letters().len(), 0);
     broker.ctl(&["eval", &format!("sys:resume({queue}).")]);
     world.dead_letter("m1").await;
     world.end("m1").await;

@@ -176,6 +176,7 @@ fn every_readiness_reason_of_the_code_is_explained() {
         include_str!("../../src/worker/consume.rs"),
         include_str!("../../src/worker/pause.rs"),
         include_str!("../../src/worker/settle.rs"),
+        include_str!("../../src/worker/listen.rs"),
         include_str!("../../src/worker/report.rs"),
         include_str!("../../src/worker/undeliverable.rs"),
     ]
@@ -184,7 +185,7 @@ fn every_readiness_reason_of_the_code_is_explained() {
     let (table, _) = rest.split_once("\n\n").unwrap();
     let reasons: Vec<_> =
         table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
-    assert_eq!(reasons.len(), 9);
+    assert_eq!(reasons.len(), 10);
     for reason in reasons {
         // The code puts the article before one of them: `the {what}`.
         let texts = [reason, reason.trim_start_matches("the ")];

@@ -20,6 +20,7 @@ mod documents;
 mod gates;
 mod hard_edges;
 mod hostile;
+mod hosts;
 mod kinds;
 mod migration;
 mod operators_port;

@@ -12,30 +12,60 @@ mod frames;
 mod header;
 mod stream;
 
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
 use async_rs::util::RuntimeParts;
 use async_rs::{Runtime, Tokio, TokioRuntime};
-use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, OwnedTLSConfig};
-use lapin::uri::AMQPUri;
+use lapin::tcp::{AsyncTcpStream, OwnedTLSConfig};
+use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Connection, ConnectionProperties};
+use tokio::time::timeout;
 
 pub use frames::WireGuard;
 pub use header::{Keep, rewritten};
+pub use stream::Socket;
 use stream::{GuardedReactor, GuardedStream};
 
-/// Connects lapin to the broker, with the guard between them.
+/// A socket to one address of the broker's host, with TLS where its URI asks for that.
+///
+/// # Errors
+/// The system's word; [`io::ErrorKind::TimedOut`] where the address did not take the connection within `limit`.
+pub async fn dial(
+    uri: &AMQPUri,
+    address: SocketAddr,
+    limit: Duration,
+    tls: &OwnedTLSConfig,
+) -> io::Result<Socket> {
+    let tokio = TokioRuntime::tokio_current();
+    let late =
+        |_| io::Error::new(io::ErrorKind::TimedOut, "it did not take the connection in time");
+    let socket = timeout(limit, AsyncTcpStream::connect(&tokio, address)).await.map_err(late)??;
+    match uri.scheme {
+        AMQPScheme::AMQP => Ok(socket),
+        AMQPScheme::AMQPS => socket.into_tls(&uri.authority.host, tls.as_ref()).await,
+    }
+}
+
+/// Connects lapin to the broker over a socket, with the guard between them.
 ///
 /// # Errors
 /// lapin's word.
 pub async fn connect(
     uri: AMQPUri,
-    tls: OwnedTLSConfig,
+    socket: Socket,
     properties: ConnectionProperties,
     keep: Keep,
 ) -> lapin::Result<Connection> {
-    let tokio = TokioRuntime::tokio_current();
-    let dial = async move |uri: AMQPUri, _| {
-        let socket = uri.connect_with_config_async(tls.as_ref(), &tokio).await?;
-        Ok(AsyncTcpStream::Plain(GuardedStream::new(socket, keep)))
+    let stream = Mutex::new(Some(GuardedStream::new(socket, keep)));
+    // lapin dials once: its recovery, which would dial again, stays off.
+    let dial = async move |_: AMQPUri, _| {
+        let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+        stream
+            .map(AsyncTcpStream::Plain)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected).into())
     };
     let runtime = Runtime::new(RuntimeParts::new(Tokio::current(), GuardedReactor::new(keep)));
     Connection::connector(uri, runtime, dial, properties).await

@@ -64,7 +64,8 @@ impl Reactor for GuardedReactor {
     }
 }
 
-pub(super) type Socket = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
+/// Plain or with TLS, before the guard.
+pub type Socket = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
 
 /// A connection to the broker that is read through the guard.
 pub(super) struct GuardedStream {

@@ -1,6 +1,8 @@
 //! A wire that a test can cut or freeze: a TCP proxy on loopback, between the worker and the broker or the API.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::{
@@ -44,6 +46,7 @@ pub struct Proxy {
     pub addr: SocketAddr,
     wire: watch::Sender<Wire>,
     accepting: AbortHandle,
+    accepted: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -71,8 +74,15 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
         let addr = listener.local_addr().expect("the address of a listener");
         let (wire, watched) = watch::channel(Wire::Whole);
-        let accepting = tokio::spawn(accept(listener, target.into(), watched, word)).abort_handle();
-        Self { addr, wire, accepting }
+        let accepted = Arc::default();
+        let accept = accept(listener, target.into(), watched, word, Arc::clone(&accepted));
+        let accepting = tokio::spawn(accept).abort_handle();
+        Self { addr, wire, accepting, accepted }
+    }
+
+    /// How many connections it has taken so far.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
     }
 
     /// Resets every connection, and every new one at once.
@@ -118,8 +128,15 @@ enum Then {
 
 type Word = Option<(&'static str, Then)>;
 
-async fn accept(listener: TcpListener, target: String, wire: watch::Receiver<Wire>, word: Word) {
+async fn accept(
+    listener: TcpListener,
+    target: String,
+    wire: watch::Receiver<Wire>,
+    word: Word,
+    accepted: Arc<AtomicUsize>,
+) {
     while let Ok((near, _)) = listener.accept().await {
+        accepted.fetch_add(1, Ordering::SeqCst);
         tokio::spawn(join(near, target.clone(), wire.clone(), word));
     }
 }

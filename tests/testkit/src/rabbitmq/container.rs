@@ -12,6 +12,8 @@ use super::{
     private_node::free_ports,
 };
 
+/// With the usual 1,024, RabbitMQ 3.10 stands still under the tests that run at the same time.
+const OPEN_FILES: i64 = 20_000;
 const AMQP: ContainerPort = ContainerPort::Tcp(5672);
 const AMQPS: ContainerPort = ContainerPort::Tcp(5671);
 const MANAGEMENT: ContainerPort = ContainerPort::Tcp(15672);
@@ -38,6 +40,7 @@ pub(super) async fn start(endpoint: &str, image: &str) -> Result<Broker, String>
         .with_mapped_port(management, MANAGEMENT)
         .with_container_name(&name)
         .with_copy_to("/etc/rabbitmq/conf.d/90-test.conf", config.into_bytes())
+        .with_ulimit("nofile", OPEN_FILES, Some(OPEN_FILES))
         .with_startup_timeout(STARTUP);
     let with_files =
         certificates.of_the_broker().into_iter().fold(image_with_ports, |image, (name, text)| {

@@ -1,0 +1,127 @@
+//! The addresses of the broker's hosts, and in which order they are tried.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use lapin::uri::{AMQPScheme, AMQPUri};
+use tokio::net::lookup_host;
+use tokio::time::timeout;
+
+use super::broker_error::BrokerError;
+use super::url::AmqpUrl;
+
+const LOOKUP_WITHIN: Duration = Duration::from_secs(3);
+
+/// One address of one host.
+#[derive(Clone)]
+pub(super) struct Place {
+    pub(super) uri: AMQPUri,
+    pub(super) address: SocketAddr,
+}
+
+/// Without the password.
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Place({})", self.name())
+    }
+}
+
+impl Place {
+    pub(super) fn is_tls(&self) -> bool {
+        self.uri.scheme == AMQPScheme::AMQPS
+    }
+
+    /// What may stand in a log line: the host as it was written, and its address where that says more.
+    pub(super) fn name(&self) -> String {
+        let host = format!("{}:{}", self.uri.authority.host, self.uri.authority.port);
+        let address = self.address.to_string();
+        if address == host { host } else { format!("{host} ({address})") }
+    }
+}
+
+/// Which address to try before, and which after all others.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Preference {
+    /// Where the other connection of the session is.
+    pub first: Option<SocketAddr>,
+    /// Where the last session failed.
+    pub last: Option<SocketAddr>,
+}
+
+/// All addresses of all hosts, asked for at once and shuffled; and the hosts that have none.
+pub(super) async fn places(url: &AmqpUrl) -> (Vec<Place>, Vec<(String, BrokerError)>) {
+    let lookups = url.hosts().iter().map(async |uri| {
+        let host = (uri.authority.host.as_str(), uri.authority.port);
+        let found = timeout(LOOKUP_WITHIN, lookup_host(host)).await.unwrap_or_else(|_| {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "the name server did not answer in time"))
+        });
+        let places = found
+            .map(|all| all.map(|address| Place { uri: uri.clone(), address }).collect::<Vec<_>>());
+        let host = format!("{}:{}", host.0, host.1);
+        places.map_err(|source| (host.clone(), BrokerError::NoAddress { host, source }))
+    });
+    let (mut all, mut errors) = (Vec::new(), Vec::new());
+    for found in join_all(lookups).await {
+        match found {
+            Ok(places) => all.extend(places),
+            Err(error) => errors.push(error),
+        }
+    }
+    fastrand::shuffle(&mut all);
+    (all, errors)
+}
+
+/// Stable: what is neither preferred nor avoided keeps its place.
+pub(super) fn in_order(mut places: Vec<Place>, preference: Preference) -> Vec<Place> {
+    places.sort_by_key(|place| {
+        let is = |other: Option<SocketAddr>| other == Some(place.address);
+        (!is(preference.first), is(preference.last))
+    });
+    places
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(port: u16) -> Place {
+        let uri = "amqp://h".parse().unwrap();
+        Place { uri, address: SocketAddr::from(([127, 0, 0, 1], port)) }
+    }
+
+    #[test]
+    fn the_preferred_address_comes_first_and_the_one_that_failed_last() {
+        let order = |first: Option<u16>, last: Option<u16>| {
+            let address = |port: u16| place(port).address;
+            let preference = Preference { first: first.map(address), last: last.map(address) };
+            let all = in_order((1..=4).map(place).collect(), preference);
+            all.iter().map(|place| place.address.port()).collect::<Vec<_>>()
+        };
+        for (first, last, expected) in [
+            (None, None, [1, 2, 3, 4]),
+            (Some(3), None, [3, 1, 2, 4]),
+            (None, Some(1), [2, 3, 4, 1]),
+            (Some(4), Some(2), [4, 1, 3, 2]),
+            (Some(9), Some(9), [1, 2, 3, 4]),
+            // The session is there already.
+            (Some(2), Some(2), [2, 1, 3, 4]),
+        ] {
+            assert_eq!(order(first, last), expected, "{first:?} {last:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_host_is_looked_up_and_a_name_that_is_none_is_told() {
+        let url = "amqp://127.0.0.1:1,127.0.0.2:2,no-such-host.invalid/".parse().unwrap();
+        let (places, errors) = places(&url).await;
+        let mut names: Vec<_> = places.iter().map(Place::name).collect();
+        names.sort();
+        assert_eq!(names, ["127.0.0.1:1", "127.0.0.2:2"]);
+        let (host, error) = &errors[0];
+        assert_eq!(host, "no-such-host.invalid:5672");
+        assert!(error.to_string().contains(host), "{error}");
+    }
+}

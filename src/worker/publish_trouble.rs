@@ -1,0 +1,177 @@
+//! What is told of publications that do not get through: one line for the beginning and one for the end, however often they fail
+//! and succeed in between, and across sessions.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::{error, info};
+
+use crate::health::{Component, Health};
+use crate::metrics::Metrics;
+
+/// So long without a failure, and the trouble is over.
+const QUIET: Duration = Duration::from_secs(5);
+/// The same if nothing was confirmed since: longer than a publish may take.
+const QUIET_WITHOUT_PROOF: Duration = Duration::from_secs(20);
+
+/// The publishing of a worker.
+pub(super) struct PublishTrouble {
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Publications that failed and are tried again.
+    stuck: usize,
+    /// The beginning has its line, and the end has none yet.
+    is_told: bool,
+    last_failure: Option<Instant>,
+}
+
+impl State {
+    /// Whether it is time for a line.
+    fn failed(&mut self, now: Instant) -> bool {
+        self.last_failure = Some(now);
+        !std::mem::replace(&mut self.is_told, true)
+    }
+
+    fn is_quiet(&self, now: Instant, lasts: Duration) -> bool {
+        let since = self.last_failure.map(|last| now.saturating_duration_since(last));
+        self.stuck == 0 && since.is_none_or(|since| since >= lasts)
+    }
+
+    /// Whether it is time for the other line.
+    fn is_over(&mut self, now: Instant) -> bool {
+        self.is_told && self.is_quiet(now, QUIET) && std::mem::take(&mut self.is_told)
+    }
+}
+
+/// A publication that does not get through, until it does or is given up.
+pub(super) struct Stuck(Arc<PublishTrouble>);
+
+impl PublishTrouble {
+    pub(super) fn new(metrics: &Arc<Metrics>, health: &Arc<Health>) -> Arc<Self> {
+        let (metrics, health) = (Arc::clone(metrics), Arc::clone(health));
+        Arc::new(Self { metrics, health, state: Mutex::default() })
+    }
+
+    /// A session has begun: publishing is thought to work, unless it did not in the one before.
+    pub(super) fn session_begins(&self) {
+        if self.health.is_ready(Component::Publisher) {
+            self.metrics.publisher_up.set(1);
+        }
+    }
+
+    /// A publication has failed for the first time.
+    pub(super) fn begin(self: &Arc<Self>, what: &str) -> Stuck {
+        self.lock().stuck += 1;
+        self.failed(what);
+        Stuck(Arc::clone(self))
+    }
+
+    fn failed(&self, what: &str) {
+        let is_news = self.lock().failed(Instant::now());
+        if is_news {
+            error!("{what}; nothing is acknowledged until this succeeds");
+        }
+        if self.health.is_ready(Component::Publisher) {
+            self.metrics.publisher_up.set(0);
+            self.health.set(Component::Publisher, Some(what.to_owned()));
+        }
+    }
+
+    /// A publication was confirmed that had not failed before.
+    pub(super) fn confirmed(self: &Arc<Self>) {
+        if !self.health.is_ready(Component::Publisher) && self.lock().stuck == 0 {
+            self.works();
+        }
+    }
+
+    fn works(self: &Arc<Self>) {
+        self.metrics.publisher_up.set(1);
+        self.health.set(Component::Publisher, None);
+        let trouble = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(QUIET).await;
+            if trouble.lock().is_over(Instant::now()) {
+                info!("publishing works again");
+            }
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stuck {
+    /// It has failed again.
+    pub(super) fn failed_again(&self, what: &str) {
+        self.0.failed(what);
+    }
+
+    /// It got through.
+    pub(super) fn confirmed(self) {
+        let trouble = Arc::clone(&self.0);
+        drop(self);
+        trouble.confirmed();
+    }
+}
+
+impl Drop for Stuck {
+    /// # Nobody stays unready for a publication that is no longer there
+    ///
+    /// Its session was lost, and its command may go to another worker. Then nothing may be left to prove that publishing works.
+    fn drop(&mut self) {
+        let trouble = Arc::clone(&self.0);
+        trouble.lock().stuck -= 1;
+        tokio::spawn(async move {
+            tokio::time::sleep(QUIET_WITHOUT_PROOF).await;
+            let is_quiet = trouble.lock().is_quiet(Instant::now(), QUIET_WITHOUT_PROOF);
+            if is_quiet && !trouble.health.is_ready(Component::Publisher) {
+                trouble.works();
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_and_successes_in_turn_are_one_line_and_its_end_another() {
+        let (mut state, begin) = (State::default(), Instant::now());
+        let at = |tenths: u64| begin + Duration::from_millis(100 * tenths);
+        assert!(state.failed(at(0)));
+        for tenth in 1..30 {
+            assert!(!state.is_over(at(tenth)), "too early");
+            assert!(!state.failed(at(tenth)), "told already");
+        }
+        assert!(!state.is_over(at(78)));
+        state.stuck = 1;
+        assert!(!state.is_over(at(200)), "one is still being tried");
+        state.stuck = 0;
+        assert!(state.is_over(at(200)));
+        assert!(!state.is_over(at(300)), "told already");
+        assert!(state.failed(at(301)), "trouble of its own");
+    }
+
+    #[tokio::test]
+    async fn publishing_works_when_nothing_is_stuck_and_something_was_confirmed() {
+        let (metrics, health) = (Arc::new(Metrics::default()), Arc::new(Health::default()));
+        let trouble = PublishTrouble::new(&metrics, &health);
+        let stuck = trouble.begin("cannot publish to task.events: no confirm");
+        stuck.failed_again("cannot publish to task.events: no confirm");
+        assert!(!health.is_ready(Component::Publisher));
+        let other = trouble.begin("cannot publish to task.dlx: no confirm");
+        other.confirmed();
+        assert!(!health.is_ready(Component::Publisher), "one is still stuck");
+        drop(stuck);
+        assert!(!health.is_ready(Component::Publisher), "nothing proves that it works");
+        trouble.confirmed();
+        assert!(health.is_ready(Component::Publisher));
+    }
+}

@@ -1,0 +1,201 @@
+//! Several hosts of one cluster: one that is away, mute or deaf is left for another. Two wires to one broker stand for two hosts.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+use crate::command_line::with_settings;
+use crate::support::eventually;
+use crate::support::proxy::Proxy;
+use crate::support::rabbitmq::{broker, broker_to_harm, http};
+use crate::support::world::World;
+
+/// A port that answers no SYN: its queue of connections is full, and nobody takes any.
+struct BlackHole {
+    address: SocketAddr,
+    _full: (TcpListener, Vec<tokio::task::JoinHandle<()>>),
+}
+
+impl BlackHole {
+    fn open() -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let hold = |_| {
+            tokio::spawn(async move {
+                let _connection = TcpStream::connect(address).await;
+                std::future::pending::<()>().await;
+            })
+        };
+        Self { address, _full: (listener, (0..4).map(hold).collect()) }
+    }
+
+    async fn is_black(&self) {
+        eventually("a port that answers nothing", async || {
+            let connect = TcpStream::connect(self.address);
+            tokio::time::timeout(Duration::from_millis(300), connect).await.is_err().then_some(())
+        })
+        .await;
+    }
+}
+
+/// The URL of the world's virtual host, at these hosts.
+fn at(world: &World, hosts: &[SocketAddr], parameters: &str) -> String {
+    let url = broker().amqp_url(&world.vhost);
+    let (user, rest) = url.split_once('@').unwrap();
+    let (_, vhost) = rest.split_once('/').unwrap();
+    let hosts = hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    format!("{user}@{hosts}/{vhost}{parameters}")
+}
+
+async fn wire() -> Proxy {
+    let (host, port) = broker().host_port();
+    Proxy::start(format!("{host}:{port}")).await
+}
+
+async fn nobody_listens() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+#[tokio::test]
+async fn a_host_that_refuses_and_one_that_does_not_answer_do_not_hold_up_the_third() {
+    let (black, wire) = (BlackHole::open(), wire().await);
+    black.is_black().await;
+    let mut world = World::without_worker(|_| {}).await;
+    let hosts = [black.address, nobody_listens().await, wire.addr];
+    world.connect_worker_with(&at(&world, &hosts, "?connection_timeout=500"));
+    world.start_worker().await;
+    world.is_ready().await;
+    assert_eq!(world.end(&world.delete("t1").await).await["outcome"], "deleted");
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn all_connections_go_to_one_host_and_the_next_session_to_another() {
+    let wires = [wire().await, wire().await, wire().await];
+    let mut world = World::without_worker(|_| {}).await;
+    let hosts = wires.each_ref().map(|wire| wire.addr);
+    world.connect_worker_with(&at(&world, &hosts, ""));
+    world.start_worker().await;
+    let mut before = [0; 3];
+    let mut last = None;
+    for _ in 0..4 {
+        // Consuming, publishing, and undeliverable commands.
+        let now = eventually("three connections", async || {
+            let now = wires.each_ref().map(Proxy::accepted);
+            (now.iter().sum::<usize>() >= before.iter().sum::<usize>() + 3).then_some(now)
+        })
+        .await;
+        world.is_ready().await;
+        let used: Vec<_> = (0..3).filter(|at| now[*at] > before[*at]).collect();
+        let [used] = used[..] else { panic!("one host for all, not {used:?}") };
+        assert_ne!(Some(used), last, "the one that has just failed");
+        (before, last) = (now, Some(used));
+        wires[used].cut();
+        world.is_not_ready_because("not consuming").await;
+        wires[used].restore();
+    }
+    world.is_ready().await;
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn a_host_that_falls_silent_is_left_long_before_its_heartbeat_would_tell() {
+    let wires = [wire().await, wire().await];
+    let mut world = World::without_worker(|_| {}).await;
+    let hosts = wires.each_ref().map(|wire| wire.addr);
+    world.connect_worker_with(&at(&world, &hosts, "?heartbeat=60"));
+    world.start_worker().await;
+    world.is_ready().await;
+    let at = usize::from(wires[1].accepted() > 0);
+    wires[at].freeze();
+    world.is_not_ready_because("RabbitMQ does not answer").await;
+    eventually("a session at the other host", async || {
+        (wires[1 - at].accepted() >= 2).then_some(())
+    })
+    .await;
+    world.is_ready().await;
+    // The broker still believes that the old connection lives, and would give it messages.
+    wires[at].thaw();
+    assert_eq!(world.end(&world.delete("t1").await).await["outcome"], "deleted");
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_its_queue_has_forgotten_is_told_and_comes_back() {
+    let (_turn, broker) = broker_to_harm().await;
+    let mut world = World::at(broker, |_| {}).await;
+    world.start_worker().await;
+    world.is_ready().await;
+    assert_eq!(world.end(&world.delete("t1").await).await["outcome"], "deleted");
+    // Nobody tells the consumer, as if the queue had moved to a node that never knew of it.
+    broker.ctl(&[
+        "eval",
+        &format!(
+            "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"{}\">>, queue, <<\"task.delete\">>)), \
+             [ra:process_command(amqqueue:get_pid(Q), rabbit_fifo:make_checkout({{element(2, C), element(1, C)}}, cancel, #{{}})) \
+             || C <- rabbit_amqqueue:consumers(Q)].",
+            world.vhost
+        ),
+    ]);
+    world.delete("t2").await;
+    world.is_not_ready_because("deaf: nothing comes from task.delete").await;
+    assert_eq!(world.end("t2").await["outcome"], "deleted");
+    world.is_ready().await;
+    world.assert_drained().await;
+}
+
+/// What a busy worker looks like: messages are ready, it gets none, and all that it may have is in work.
+#[tokio::test]
+async fn a_worker_that_has_as_much_as_it_may_have_is_not_deaf() {
+    let mut world = World::without_worker(|settings| {
+        settings.broker.prefetch = 2;
+        settings.core.api.request_timeout = Duration::from_secs(20);
+    })
+    .await;
+    world.sandbox.fault_for_all(json!({"latency_ms": 9000})).await;
+    for task in ["t1", "t2", "t3", "t4"] {
+        world.delete(task).await;
+    }
+    world.start_worker().await;
+    for task in ["t3", "t4"] {
+        world.end(task).await;
+    }
+    assert_eq!(world.metric("tallyfy_delete_worker_reconnects_total").await, Some(0.0));
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn a_rotated_password_needs_no_restart() {
+    let world = World::without_worker(|_| {}).await;
+    let (user, dir) = (format!("worker-{}", world.vhost), tempfile::tempdir().unwrap());
+    let (url, password) = (dir.path().join("url"), dir.path().join("password"));
+    broker().put_user(&user, "first").await;
+    broker().set_permissions(&world.vhost, &user, ".*", ".*", ".*").await;
+    let wire = wire().await;
+    let own = broker().amqp_url_as(&user, "of-no-use", &world.vhost);
+    let (_, vhost) = own.rsplit_once('/').unwrap();
+    std::fs::write(&url, format!("amqp://{user}:of-no-use@{}/{vhost}\n", wire.addr)).unwrap();
+    std::fs::write(&password, "first\n").unwrap();
+    let port = nobody_listens().await;
+    let mut command = with_settings(&world, &["run"]);
+    command.env_remove("AMQP_URL").env("AMQP_URL_FILE", &url).env("AMQP_PASSWORD_FILE", &password);
+    command.env("HTTP_ADDR", port.to_string()).stderr(std::process::Stdio::null());
+    let mut worker = command.spawn().unwrap();
+    world.delete("t1").await;
+    assert_eq!(world.end("t1").await["outcome"], "deleted");
+    broker().put_user(&user, "second").await;
+    wire.cut();
+    std::fs::write(&password, "second\n").unwrap();
+    wire.restore();
+    world.delete("t2").await;
+    assert_eq!(world.end("t2").await["outcome"], "deleted");
+    let ready = http().get(format!("http://{port}/readyz")).send().await.unwrap();
+    assert_eq!(ready.status(), 200);
+    crate::command_line::signal(&worker, "TERM");
+    assert_eq!(worker.wait().unwrap().code(), Some(0));
+    broker().delete_vhost(&world.vhost).await;
+}
