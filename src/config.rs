@@ -21,6 +21,7 @@ use crate::dead_letters::{DeadJob, OutputFormat};
 use crate::delete_list::ListSettings;
 use crate::kind::Kind;
 use crate::messages::OrgId;
+use crate::policy::dry_run::CallMode;
 use crate::policy::retry_schedule::{RetryDelays, RetrySchedule};
 use crate::rabbitmq::tls::{TlsFiles, certificates};
 use crate::rabbitmq::topology::{Provision, Topology};
@@ -53,6 +54,8 @@ pub enum Job {
 }
 
 pub struct Logging {
+    /// A dry run says so in every line.
+    pub mode: CallMode,
     pub format: LogFormat,
     pub filter: EnvFilter,
 }
@@ -116,7 +119,12 @@ fn interpret(
             (job.map(|((url, tls), (kind, job))| Job::Dead(kind, url, tls, job)), args.log)
         }
     };
-    let logging = logging(&mut reader, &log);
+    let mode = match &job {
+        Some(Job::Run(settings)) => settings.core.mode,
+        Some(Job::Delete(list)) => list.core.mode,
+        _ => CallMode::Destroy,
+    };
+    let logging = logging(&mut reader, &log, mode);
     match (job, logging) {
         (Some(job), Some(logging)) if reader.problems.is_empty() => Ok((job, logging)),
         _ => Err(reader.problems),
@@ -152,6 +160,7 @@ fn core(
     let base_url = reader.base_url(args);
     let credentials = reader.credentials(args, org);
     let concurrency = reader.take(&args.concurrency);
+    let is_dry_run = reader.take(&args.dry_run);
     let request_timeout = reader.take(&args.request_timeout);
     let max_attempts = reader.take(&args.max_attempts);
     let max_age = reader.take(&args.max_age);
@@ -168,6 +177,7 @@ fn core(
         otlp,
         schedule: RetrySchedule { max_attempts: max_attempts?, max_age: max_age?, delays: delays? },
         concurrency: concurrency? as usize,
+        mode: if is_dry_run? { CallMode::Look } else { CallMode::Destroy },
     })
 }
 
@@ -206,15 +216,17 @@ fn delete(
     let core = core(reader, &args.core, &args.delays, org.as_ref());
     let kind = reader.take(&args.kind);
     let ids = reader.ids(kind.unwrap_or_default(), &args.ids, input);
-    let consent = if args.yes || !somebody_is_there() { Consent::Given } else { Consent::Ask };
-    let list = ListSettings { core: core?, kind: kind?, org: org?, ids: ids?, consent };
+    let core = core?;
+    let is_agreed = args.yes || core.mode == CallMode::Look || !somebody_is_there();
+    let consent = if is_agreed { Consent::Given } else { Consent::Ask };
+    let list = ListSettings { core, kind: kind?, org: org?, ids: ids?, consent };
     Some(Job::Delete(Box::new(list)))
 }
 
-fn logging(reader: &mut Reader, args: &LogArgs) -> Option<Logging> {
+fn logging(reader: &mut Reader, args: &LogArgs, mode: CallMode) -> Option<Logging> {
     let format = reader.log_format(args.log_format.as_ref());
     let filter = reader.log_filter("RUST_LOG", &args.log);
-    Some(Logging { format: format?, filter: filter? })
+    Some(Logging { mode, format: format?, filter: filter? })
 }
 
 #[cfg(test)]

@@ -15,7 +15,9 @@ use tracing::{error, warn};
 
 use crate::consent::{Consent, agrees};
 use crate::kind::Kind;
-use crate::messages::{EndKind, Incoming, ObjectId, OrgId, Outcome, RetryState, Target};
+use crate::messages::{
+    DryRun, EndKind, Incoming, ObjectId, OrgId, Outcome, RetryState, Target, Would,
+};
 use crate::metrics::NO_TOKEN;
 use crate::policy::api_access::SuspendReason;
 use crate::policy::settlement::Settlement;
@@ -41,6 +43,8 @@ pub struct Tally {
     pub done: usize,
     pub already_absent: usize,
     pub failed: usize,
+    /// Of a dry run: nobody can say what would have become of them.
+    pub unknown: usize,
     /// Not ended: an interruption came first, or waiting would not have helped.
     pub left: usize,
     /// Ids that were given before, and are ignored.
@@ -62,7 +66,31 @@ pub enum ListEnd {
 
 impl Tally {
     pub fn is_complete(self) -> bool {
-        self.end == ListEnd::Through && self.failed == 0 && self.left == 0
+        self.end == ListEnd::Through && self.failed + self.unknown + self.left == 0
+    }
+}
+
+/// The line of one that has come to its end.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Ended {
+    Outcome(Outcome),
+    DryRun(DryRun),
+}
+
+impl Ended {
+    fn count(&self, tally: &mut Tally) {
+        let how = match self {
+            Self::Outcome(outcome) => outcome.outcome.how,
+            Self::DryRun(DryRun { how: Would::Unknown(_), .. }) => return tally.unknown += 1,
+            Self::DryRun(DryRun { how: Would::DeadLettered(_), .. }) => EndKind::DeadLettered,
+            Self::DryRun(DryRun { how: Would::End { how, .. }, .. }) => *how,
+        };
+        match how {
+            EndKind::Done => tally.done += 1,
+            EndKind::AlreadyAbsent => tally.already_absent += 1,
+            EndKind::DeadLettered => tally.failed += 1,
+        }
     }
 }
 
@@ -146,11 +174,16 @@ async fn work_off(
             let end = delete_one(engine, &target, bar, shutdown).await;
             let mut tally = tally_ref.lock().unwrap_or_else(PoisonError::into_inner);
             let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
-            count(&mut tally, end.as_ref().ok());
             bar.inc(1);
             match end {
-                Ok(outcome) => write_line(&mut *out, bar, &outcome),
-                Err(left) => write_line(&mut *out, bar, &left),
+                Ok(ended) => {
+                    ended.count(&mut tally);
+                    write_line(&mut *out, bar, &ended);
+                }
+                Err(left) => {
+                    tally.left += 1;
+                    write_line(&mut *out, bar, &left);
+                }
             }
         })
         .await;
@@ -168,7 +201,7 @@ async fn delete_one<'a>(
     target: &'a Target,
     bar: &ProgressBar,
     shutdown: &CancellationToken,
-) -> Result<Outcome, Left<'a>> {
+) -> Result<Ended, Left<'a>> {
     let mut incoming = command(target);
     let left = |reason: &str, state: &RetryState| {
         let reason = if shutdown.is_cancelled() { "interrupted" } else { reason }.to_owned();
@@ -180,7 +213,10 @@ async fn delete_one<'a>(
         let token = engine.token(&target.org);
         let wait = match handle(&incoming, engine, &stop).await {
             Settlement::Finish(outcome) | Settlement::DeadLetter(outcome, _) => {
-                return Ok(outcome);
+                return Ok(Ended::Outcome(outcome));
+            }
+            Settlement::DryRun(dry_run) => {
+                return Ok(Ended::DryRun(dry_run));
             }
             // No broker, so nothing is rejected: a command of our own is small.
             Settlement::Reject(_) | Settlement::Requeue => {
@@ -243,15 +279,6 @@ fn command(target: &Target) -> Incoming {
     // A target is written with its own members: a command is no more.
     let body = serde_json::to_vec(target).unwrap_or_default();
     Incoming { kind: target.kind, body, ..Incoming::default() }
-}
-
-fn count(tally: &mut Tally, end: Option<&Outcome>) {
-    match end.map(|outcome| outcome.outcome.how) {
-        Some(EndKind::Done) => tally.done += 1,
-        Some(EndKind::AlreadyAbsent) => tally.already_absent += 1,
-        Some(EndKind::DeadLettered) => tally.failed += 1,
-        None => tally.left += 1,
-    }
 }
 
 fn write_line(out: &mut impl Write, bar: &ProgressBar, end: &impl Serialize) {

@@ -47,6 +47,19 @@ pub struct KindSpec {
     pub done_event: &'static str,
     /// The same for a command that was dead-lettered.
     pub failed_event: &'static str,
+    /// The same for a command of a dry run.
+    pub dry_run_event: &'static str,
+    /// Which GET shows the object.
+    pub look: Look,
+}
+
+/// The GET that shows an object, for a dry run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// What stands before the id, below the organisation.
+    At(&'static str),
+    /// None that the API answers with JSON.
+    Nowhere,
 }
 
 /// Which answer means that the object is gone.
@@ -98,6 +111,8 @@ impl Kind {
                 not_found: NotFound::Absent,
                 done_event: "task.deleted",
                 failed_event: "task.delete_failed",
+                dry_run_event: "task.delete_dry_run",
+                look: Look::At("tasks"),
             },
             Self::TaskArchive => &KindSpec {
                 name: "task.archive",
@@ -110,6 +125,8 @@ impl Kind {
                 not_found: NotFound::Missing,
                 done_event: "task.archived",
                 failed_event: "task.archive_failed",
+                dry_run_event: "task.archive_dry_run",
+                look: Look::At("tasks"),
             },
             Self::ProcessDelete => &KindSpec {
                 name: "process.delete",
@@ -122,6 +139,8 @@ impl Kind {
                 not_found: NotFound::MissingOrNotArchived,
                 done_event: "process.deleted",
                 failed_event: "process.delete_failed",
+                dry_run_event: "process.delete_dry_run",
+                look: Look::At("runs"),
             },
             Self::TagDelete => &KindSpec {
                 name: "tag.delete",
@@ -134,6 +153,8 @@ impl Kind {
                 not_found: NotFound::NotTheApi,
                 done_event: "tag.deleted",
                 failed_event: "tag.delete_failed",
+                dry_run_event: "tag.delete_dry_run",
+                look: Look::At("tags"),
             },
             Self::FileDelete => &KindSpec {
                 name: "file.delete",
@@ -146,6 +167,8 @@ impl Kind {
                 not_found: NotFound::Missing,
                 done_event: "file.deleted",
                 failed_event: "file.delete_failed",
+                dry_run_event: "file.delete_dry_run",
+                look: Look::Nowhere,
             },
         }
     }
@@ -231,6 +254,7 @@ mod tests {
         assert_eq!(distinct(|spec| spec.name.to_owned()), Kind::ALL.len());
         assert_eq!(distinct(|spec| spec.done_event.to_owned()), Kind::ALL.len());
         assert_eq!(distinct(|spec| spec.failed_event.to_owned()), Kind::ALL.len());
+        assert_eq!(distinct(|spec| spec.dry_run_event.to_owned()), Kind::ALL.len());
         assert_eq!(
             distinct(|spec| format!("{} {:?}", spec.before_id, spec.after_id)),
             Kind::ALL.len()

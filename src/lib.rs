@@ -20,6 +20,7 @@
 //! # Invariants
 //!
 //! - No delivery is acknowledged before everything that its settlement publishes has been confirmed.
+//! - In a dry run no destructive call can be made ([`tallyfy_api`]).
 //! - No URL is built from anything but validated ids.
 //! - No path through `handle` ends without a settlement; nothing but `settle` acknowledges.
 //! - An attempt is used up only by an answer about the command itself (or a lost one), and by no failure while its organisation is suspended or

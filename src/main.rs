@@ -10,6 +10,7 @@ use tallyfy_delete_worker::dead_letters::{self, DeadJob, Done};
 use tallyfy_delete_worker::delete_list::{ListEnd, ListSettings, Tally, delete_list};
 use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::messages::{End, EndKind};
+use tallyfy_delete_worker::policy::dry_run::CallMode;
 use tallyfy_delete_worker::rabbitmq::AmqpSource;
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::service::{Service, ServiceSettings, StartError, setup};
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    telemetry::start(logging.format, logging.filter);
+    telemetry::start(logging.format, logging.filter, logging.mode);
     tls_provider::install();
     if let Err(trouble) = core_dump::forbid() {
         warn!("core dumps cannot be forbidden, and one would hold the tokens: {trouble}");
@@ -106,18 +107,21 @@ async fn dead(
 async fn delete(list: ListSettings) -> anyhow::Result<ExitCode> {
     let shutdown = shutdown::on_signal().context("cannot listen for signals")?;
     let (kind, org_id) = (list.kind, list.org.to_string());
+    let is_dry_run = list.core.mode == CallMode::Look;
     let tally = delete_list(list, io::stdout(), shutdown).await?;
-    let Tally { done, already_absent, failed, left, duplicates, end } = tally;
+    let Tally { done, already_absent, failed, unknown, left, duplicates, end } = tally;
     let word = End { kind, how: EndKind::Done }.as_str();
     let counts = format!(
         "{done} {word}, {already_absent} already_absent, {failed} failed, {left} left; {duplicates} duplicates ignored"
     );
     let what = match end {
+        ListEnd::Through if is_dry_run => "dry run, nothing was deleted; it would be",
         ListEnd::Through => "the list is done",
         ListEnd::Interrupted => "interrupted",
         ListEnd::NotAgreed => "not agreed to, nothing has begun",
     };
-    info!(%kind, org_id, done, already_absent, failed, left, duplicates, "{what}: {counts}");
+    let unknown = is_dry_run.then_some(unknown);
+    info!(%kind, org_id, done, already_absent, failed, unknown, left, duplicates, "{what}: {counts}");
     let is_interrupted = end == ListEnd::Interrupted;
     Ok(if is_interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { code(tally.is_complete()) })
 }

@@ -36,7 +36,8 @@ type Received = (Instant, u64);
 
 const PREFIX: &str = "tallyfy_delete_worker";
 /// Beside the reasons of dead letters.
-const SETTLEMENTS: [&str; 4] = ["already_absent", "retry_later", "postponed", "returned"];
+const SETTLEMENTS: [&str; 5] =
+    ["already_absent", "retry_later", "postponed", "returned", "dry_run"];
 const PUBLISHES: [&str; 6] =
     ["confirmed", "rejected", "returned", "timeout", "too_large", "broken"];
 const ACKNOWLEDGEMENTS: [&str; 2] = ["acknowledged", "lost"];
@@ -66,6 +67,8 @@ pub struct Metrics {
     pub breaker_open: Gauge,
     pub breaker_opened: Counter,
     pub ready: Gauge,
+    /// 1 while nothing is deleted, by the operator's wish.
+    pub dry_run: Gauge,
     /// Seconds since 1970 when the oldest token in force was written.
     pub oldest_credential: Gauge<f64, AtomicU64>,
     pub consumer_attached: Gauge,
@@ -175,6 +178,7 @@ impl Metrics {
             consumer_attached: add(r, "consumer_attached", "1 while consuming"),
             publisher_up: add(r, "publisher_up", "1 while publishes are confirmed"),
             ready: add(r, "ready", "1 while /readyz answers 200"),
+            dry_run: add(r, "dry_run", "1 where nothing is deleted: a dry run"),
             last_settled: add(r, "last_settled_timestamp_seconds", "Time of the last settlement"),
             registry,
         }

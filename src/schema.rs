@@ -3,12 +3,14 @@
 use serde_json::{Map, Value, json};
 
 use crate::kind::Kind;
-use crate::messages::{Command, audit, event};
+use crate::messages::{Command, audit, dry_run, event};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
     Command,
     Event,
+    /// The body of the event of a dry run.
+    DryRun,
     /// The body of the event about what operators did with dead letters.
     Audit,
 }
@@ -18,10 +20,12 @@ pub fn schema(subject: Option<Subject>, kind: Kind) -> Value {
     match subject {
         Some(Subject::Command) => Command::schema(kind).to_value(),
         Some(Subject::Event) => event::schema().to_value(),
+        Some(Subject::DryRun) => dry_run::schema().to_value(),
         Some(Subject::Audit) => audit::schema().to_value(),
         None => json!({
             "commands": commands(),
             "event": schema(Some(Subject::Event), kind),
+            "dry_run": schema(Some(Subject::DryRun), kind),
             "audit": schema(Some(Subject::Audit), kind),
         }),
     }
@@ -37,7 +41,7 @@ mod tests {
     use super::*;
     use crate::messages::audit::Audit;
     use crate::messages::event::samples;
-    use crate::messages::{EndKind, Outcome, names};
+    use crate::messages::{DryRun, EndKind, FailureReason, Incoming, Outcome, Would, names};
     use jsonschema::Validator;
 
     /// What a schema cannot say: a member given twice, and how large a body may be.
@@ -103,6 +107,21 @@ mod tests {
             assert!(audit.is_valid(&body), "{body}: {:?}", audit.validate(&body));
         }
         assert!(!audit.is_valid(&json!({"specversion": "1.0"})));
+    }
+
+    #[test]
+    fn the_schema_takes_every_event_of_a_dry_run() {
+        let (event, now) = (validator(Subject::DryRun), "2026-11-24T10:00:00Z".parse().unwrap());
+        let end = |how| Would::End { how, is_verified: false };
+        let dead = Would::DeadLettered(FailureReason::NotFound);
+        for would in [end(EndKind::Done), end(EndKind::AlreadyAbsent), dead, Would::Unknown("x")] {
+            let dry_run = DryRun::of(samples::outcome(EndKind::Done), would, "HTTP 200");
+            let body = dry_run.event(&Incoming::default(), now).body;
+            let body: Value = serde_json::from_slice(&body).unwrap();
+            assert!(event.is_valid(&body), "{body}: {:?}", event.validate(&body));
+            assert_eq!(body["type"], "task.delete_dry_run");
+            assert!(body["data"].get("outcome").is_none(), "nothing has become of it: {body}");
+        }
     }
 
     #[test]

@@ -10,13 +10,14 @@ use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::credentials::{Credentials, CredentialsError, CredentialsSource};
 use crate::health::{Component, Health};
 use crate::http::{self, Bound, Pages};
 use crate::kind::Kind;
 use crate::metrics::Metrics;
+use crate::policy::dry_run::CallMode;
 use crate::policy::retry_schedule::RetrySchedule;
 use crate::rabbitmq::{BrokerError, BrokerSettings, Connection, topology};
 use crate::spans::{OtlpSettings, Spans};
@@ -35,6 +36,8 @@ pub struct CoreSettings {
     pub schedule: RetrySchedule,
     /// Calls in flight at once.
     pub concurrency: usize,
+    /// Whether anything is destroyed.
+    pub mode: CallMode,
     /// Where spans go, where they are made.
     pub otlp: Option<OtlpSettings>,
 }
@@ -107,6 +110,7 @@ pub fn engine(
         credentials: Arc::clone(credentials),
         schedule: core.schedule.clone(),
         concurrency: core.concurrency,
+        mode: core.mode,
         is_attended,
         spans: core.otlp.as_ref().map_or_else(|| Ok(Spans::default()), Spans::to)?,
     };
@@ -121,6 +125,11 @@ impl Service {
     pub async fn start(settings: ServiceSettings) -> Result<Self, StartError> {
         let credentials = credentials(&settings.core.credentials)?;
         credentials.warn_of_missing();
+        if settings.core.mode == CallMode::Look {
+            warn!(
+                "DRY_RUN: nothing is deleted, and the commands are used up: each is acknowledged when its dry-run event is confirmed"
+            );
+        }
         let engine =
             Arc::new(engine(&settings.core, &settings.broker.topology.kinds, &credentials, false)?);
         let address = settings.http_addr;
@@ -144,7 +153,9 @@ impl Service {
             Arc::new(move || status(&engine))
         };
         let spans = engine.spans.clone();
-        let port = tokio::spawn(port.serve(Pages { health, metrics, status }, ended.clone()));
+        let is_dry_run = engine.mode() == CallMode::Look;
+        let pages = Pages { health, metrics, status, is_dry_run };
+        let port = tokio::spawn(port.serve(pages, ended.clone()));
         let reloading = tokio::spawn(reload_credentials(Arc::clone(&engine)));
         let reloading_at_once = tokio::spawn(reload_on_hangup(Arc::clone(&engine)));
         tokio::spawn(drain_on(shutdown, Arc::clone(&engine)));

@@ -22,9 +22,10 @@ use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span, SpanData};
 use tracing::{info, warn};
 use url::Url;
 
-use crate::kind::Kind;
+use crate::kind::{Kind, Look};
 use crate::messages::{Properties, Target, TraceContext, names};
 use crate::policy::answer::Answer;
+use crate::policy::dry_run::CallMode;
 use crate::policy::settlement::Settlement;
 use crate::policy::verdict::Verdict;
 
@@ -90,18 +91,25 @@ impl Spans {
     }
 
     /// Begins the span of one call.
-    pub fn call(&self, kind: Kind, properties: &Properties, base_url: &Url) -> CallSpan {
+    pub fn call(
+        &self,
+        kind: Kind,
+        mode: CallMode,
+        properties: &Properties,
+        base_url: &Url,
+    ) -> CallSpan {
         let Self(Some(on)) = self else { return CallSpan(None) };
+        let method = if mode == CallMode::Destroy { "DELETE" } else { "GET" };
         let mut attributes = vec![
-            KeyValue::new("http.request.method", "DELETE"),
-            KeyValue::new("url.template", url_template(kind)),
+            KeyValue::new("http.request.method", method),
+            KeyValue::new("url.template", url_template(kind, mode)),
         ];
         attributes.extend(
             base_url.host_str().map(|host| KeyValue::new("server.address", host.to_owned())),
         );
         let port = base_url.port_or_known_default();
         attributes.extend(port.map(|port| KeyValue::new("server.port", i64::from(port))));
-        let span = on.start("DELETE", SpanKind::Client, attributes, properties);
+        let span = on.start(method, SpanKind::Client, attributes, properties);
         let parent = traceparent(span.span_context());
         CallSpan(Some((span, parent)))
     }
@@ -116,9 +124,14 @@ impl Spans {
 }
 
 /// The call's path with the names of the ids in their places.
-fn url_template(kind: Kind) -> String {
+fn url_template(kind: Kind, mode: CallMode) -> String {
     let id = format!("{{{}}}", kind.spec().id_member);
-    format!("/organizations/{{org_id}}/{}", kind.path(&id).collect::<Vec<_>>().join("/"))
+    let below = match (mode, kind.spec().look) {
+        (CallMode::Destroy, _) => kind.path(&id).collect::<Vec<_>>().join("/"),
+        (CallMode::Look, Look::At(place)) => format!("{place}/{id}"),
+        (CallMode::Look, Look::Nowhere) => "tasks".to_owned(),
+    };
+    format!("/organizations/{{org_id}}/{below}")
 }
 
 impl Exporting {
@@ -177,6 +190,9 @@ impl DeliverySpan {
             }
             Settlement::RetryLater(wait) | Settlement::Postpone(wait) => {
                 span.set_attribute(KeyValue::new("tallyfy.wait", wait.delay.name()));
+            }
+            Settlement::DryRun(dry_run) => {
+                span.set_attribute(KeyValue::new("tallyfy.would", dry_run.would));
             }
             Settlement::Reject(_) | Settlement::Requeue => {}
         }

@@ -13,8 +13,12 @@ use reqwest::{Certificate, Client, Proxy, RequestBuilder, redirect, retry};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
+use serde_json::Value;
+
+use crate::kind::Look;
 use crate::messages::{OrgId, Target, TraceContext, names};
 use crate::policy::answer::{Answer, Body, Response};
+use crate::policy::dry_run::{CallMode, Seen};
 
 const LONGEST_BODY: usize = 64 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,11 +41,20 @@ pub struct ApiSettings {
     pub ca_file: Option<PathBuf>,
 }
 
+/// The API as far as nothing is changed: its calls are GETs.
 #[derive(Clone)]
 pub struct TallyfyApi {
     client: Client,
     base_url: Url,
 }
+
+/// The API as far as something is destroyed.
+///
+/// # In a dry run no destructive call can be made
+///
+/// The method and the URL of the destructive calls are known here only, and a dry run has none of these: [`TallyfyApi::destructive`]
+/// makes the only one there is.
+pub struct DestructiveApi(TallyfyApi);
 
 impl TallyfyApi {
     /// A client; connects to nothing yet. Needs the process's TLS provider (`tls_provider`).
@@ -79,15 +92,28 @@ impl TallyfyApi {
         &self.base_url
     }
 
-    /// Makes the one destructive call for this target. One call, no more.
-    pub async fn delete(
+    /// What can destroy; nothing in a dry run.
+    pub fn destructive(&self, mode: CallMode) -> Option<DestructiveApi> {
+        match mode {
+            CallMode::Destroy => Some(DestructiveApi(self.clone())),
+            CallMode::Look => None,
+        }
+    }
+
+    /// Looks at this target; where nothing shows it, at its organisation. One call, which changes nothing.
+    pub async fn look(
         &self,
         target: &Target,
         token: &SecretString,
         trace: Option<TraceContext<'_>>,
-    ) -> Answer {
-        let call = self.client.delete(delete_url(&self.base_url, target));
-        send(call.headers(trace_headers(trace)), token).await
+    ) -> (Answer, Seen) {
+        let Look::At(place) = target.kind.spec().look else {
+            return (self.list_tasks(&target.org, token).await, Seen::default());
+        };
+        let path = ["organizations", target.org.as_str(), place, target.id.as_str()];
+        let call = self.client.get(url(&self.base_url, path)).headers(trace_headers(trace));
+        let (answer, body) = send(call, token).await;
+        (answer, seen(&body))
     }
 
     /// Lists one of an organisation's tasks: whether the token reaches the organisation. One call, which changes nothing.
@@ -102,27 +128,62 @@ impl TallyfyApi {
 
     /// Looks at something, for `check`. One call, which changes nothing.
     pub async fn get(&self, path: &[&str], query: Option<&str>, token: &SecretString) -> Answer {
-        let mut url = self.base_url.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(path);
-        }
+        let mut url = url(&self.base_url, path.iter().copied());
         url.set_query(query);
-        send(self.client.get(url), token).await
+        send(self.client.get(url), token).await.0
     }
 }
 
-async fn send(call: RequestBuilder, token: &SecretString) -> Answer {
+impl DestructiveApi {
+    /// Makes the one destructive call for this target. One call, no more.
+    pub async fn delete(
+        &self,
+        target: &Target,
+        token: &SecretString,
+        trace: Option<TraceContext<'_>>,
+    ) -> Answer {
+        let Self(TallyfyApi { client, base_url }) = self;
+        let call = client.delete(delete_url(base_url, target));
+        send(call.headers(trace_headers(trace)), token).await.0
+    }
+}
+
+/// The answer, and its body as it came.
+async fn send(call: RequestBuilder, token: &SecretString) -> (Answer, Vec<u8>) {
     let Ok(mut bearer) = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret())) else {
-        return Answer::Unreachable { detail: "the token cannot stand in a header".to_owned() };
+        let detail = "the token cannot stand in a header".to_owned();
+        return (Answer::Unreachable { detail }, Vec::new());
     };
     bearer.set_sensitive(true);
-    match call.header(AUTHORIZATION, bearer).send().await {
-        Ok(response) => Answer::Status(read(response, token).await),
+    let failure = match call.header(AUTHORIZATION, bearer).send().await {
+        Ok(response) => {
+            let (response, body) = read(response, token).await;
+            return (Answer::Status(response), body);
+        }
         Err(error) if error.is_connect() || error.is_builder() => {
             Answer::Unreachable { detail: cause(error) }
         }
         Err(error) if error.is_timeout() => Answer::TimedOut,
         Err(error) => Answer::ConnectionLost { detail: cause(error) },
+    };
+    (failure, Vec::new())
+}
+
+/// Below the base URL. What is not a constant in the path is a validated id.
+fn url<'a>(base: &Url, path: impl IntoIterator<Item = &'a str>) -> Url {
+    let mut url = base.clone();
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty().extend(path);
+    }
+    url
+}
+
+fn seen(body: &[u8]) -> Seen {
+    let shown: Value = serde_json::from_slice(body).unwrap_or_default();
+    let object = shown.get("data").unwrap_or_default();
+    Seen {
+        archived: object.get("archived_at").map(|time| !time.is_null()),
+        one_off: object.get("is_oneoff_task").and_then(Value::as_bool),
     }
 }
 
@@ -141,15 +202,10 @@ fn trace_headers(trace: Option<TraceContext<'_>>) -> HeaderMap {
 
 /// The only paths that are ever called with DELETE: one for each kind. Both ids are made of characters that mean nothing in a URL.
 fn delete_url(base: &Url, Target { kind, org, id }: &Target) -> Url {
-    let mut url = base.clone();
-    if let Ok(mut path) = url.path_segments_mut() {
-        let call = kind.path(id.as_str());
-        path.pop_if_empty().extend(["organizations", org.as_str()].into_iter().chain(call));
-    }
-    url
+    url(base, ["organizations", org.as_str()].into_iter().chain(kind.path(id.as_str())))
 }
 
-async fn read(mut response: reqwest::Response, token: &SecretString) -> Response {
+async fn read(mut response: reqwest::Response, token: &SecretString) -> (Response, Vec<u8>) {
     let header = |name: HeaderName| {
         response
             .headers()
@@ -160,11 +216,12 @@ async fn read(mut response: reqwest::Response, token: &SecretString) -> Response
     let (content_type, retry_after) = (header(CONTENT_TYPE), header(RETRY_AFTER));
     let (date, request_id) = (header(DATE), header(REQUEST_ID_HEADER));
     let status = response.status().as_u16();
-    let body = match read_body(&mut response).await {
-        Some(bytes) => without_secrets(recognise(content_type.as_deref(), &bytes), token),
+    let bytes = read_body(&mut response).await;
+    let body = match &bytes {
+        Some(bytes) => without_secrets(recognise(content_type.as_deref(), bytes), token),
         None => Body::Lost,
     };
-    Response { status, body, retry_after, date, request_id }
+    (Response { status, body, retry_after, date, request_id }, bytes.unwrap_or_default())
 }
 
 /// What is cut is known as a page by its first bytes; what else it may say stands where it was not read.
@@ -238,6 +295,31 @@ mod tests {
         }
         let without = url(Kind::TaskDelete, "https://api.tallyfy.com");
         assert_eq!(without, "api.tallyfy.com/organizations/o1/tasks/x1/delete");
+    }
+
+    #[test]
+    fn in_a_dry_run_no_destructive_call_can_be_made() {
+        crate::tls_provider::install();
+        let (base_url, request_timeout) = ("https://h".parse().unwrap(), Duration::from_secs(1));
+        let settings = ApiSettings { base_url, request_timeout, proxy: None, ca_file: None };
+        let api = TallyfyApi::new(&settings).unwrap();
+        assert!(api.destructive(CallMode::Look).is_none());
+        assert!(api.destructive(CallMode::Destroy).is_some());
+    }
+
+    #[test]
+    fn what_a_look_shows_of_an_object_is_read_and_nothing_is_made_up() {
+        let shown = |text: &str| {
+            let Seen { archived, one_off } = seen(text.as_bytes());
+            (archived, one_off)
+        };
+        let object = r#"{"data":{"archived_at":null,"is_oneoff_task":true}}"#;
+        assert_eq!(shown(object), (Some(false), Some(true)));
+        let archived = r#"{"data":{"archived_at":"2026-01-01T00:00:00Z"}}"#;
+        assert_eq!(shown(archived), (Some(true), None));
+        for nothing in ["", "<html>", "[]", r#"{"data":[]}"#] {
+            assert_eq!(shown(nothing), (None, None), "{nothing}");
+        }
     }
 
     #[test]

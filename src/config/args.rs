@@ -59,7 +59,7 @@ pub(super) enum Sub {
     Delete(Box<DeleteArgs>),
     /// Look at dead letters, replay, discard, export or import them.
     Dead(Box<DeadArgs>),
-    /// Print the JSON Schema of the command, of the outcome event, of the audit event, or of all.
+    /// Print the JSON Schema of the command, of the outcome event, of the event of a dry run, of the audit event, or of all.
     Schema {
         /// Which; without it, all under their names.
         subject: Option<SubjectArg>,
@@ -84,6 +84,8 @@ pub(super) enum SubjectArg {
     Command,
     /// The body that consumers of outcomes get.
     Event,
+    /// The body of the event of a dry run.
+    DryRun,
     /// The body of the event about what operators did with dead letters.
     Audit,
 }

@@ -86,6 +86,18 @@ pub(super) struct CoreArgs {
         value_name = "NUMBER",
         help_heading = "Tallyfy API", value_parser = checked(number(1..=1000)))]
     pub(super) concurrency: Setting<u32>,
+    /// Dry run: look at each object with a GET and delete nothing. Commands are used up all the same: each is acknowledged when its
+    /// dry-run event is confirmed.
+    #[arg(
+        long,
+        env = "DRY_RUN",
+        default_value = "false",
+        default_missing_value = "true",
+        num_args = 0..=1,
+        require_equals = true,
+        value_name = "BOOL",
+        help_heading = "Tallyfy API", value_parser = checked(flag))]
+    pub(super) dry_run: Setting<bool>,
     /// One call, from connect to the last byte.
     #[arg(
         long,

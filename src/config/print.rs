@@ -13,6 +13,7 @@ pub(super) fn schema(subject: Option<SubjectArg>, kind: Kind) -> Vec<u8> {
     let subject = subject.map(|subject| match subject {
         SubjectArg::Command => Subject::Command,
         SubjectArg::Event => Subject::Event,
+        SubjectArg::DryRun => Subject::DryRun,
         SubjectArg::Audit => Subject::Audit,
     });
     format!("{:#}\n", schema_of(subject, kind)).into_bytes()

@@ -38,6 +38,8 @@ pub(crate) struct Pages {
     pub metrics: Arc<Metrics>,
     /// The state of the breaker and of each organisation.
     pub status: Arc<dyn Fn() -> Value + Send + Sync>,
+    /// Nothing is deleted.
+    pub is_dry_run: bool,
 }
 
 /// A port that is bound and not served yet.
@@ -135,10 +137,11 @@ async fn livez(State(port): State<Pages>) -> impl IntoResponse {
 
 async fn readyz(State(port): State<Pages>) -> impl IntoResponse {
     let reasons = port.health.reasons();
+    let note = if port.is_dry_run { " (dry run: nothing is deleted)" } else { "" };
     if reasons.is_empty() {
-        (StatusCode::OK, "ready\n".to_owned())
+        (StatusCode::OK, format!("ready{note}\n"))
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", reasons.join("; ")))
+        (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}{note}\n", reasons.join("; ")))
     }
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod audit;
 mod cloud_event;
 pub mod command;
 pub(crate) mod dead_letter;
+pub(crate) mod dry_run;
 pub(crate) mod event;
 pub(crate) mod ids;
 pub(crate) mod incoming;
@@ -17,6 +18,7 @@ mod undeliverable;
 
 pub use command::{Command, Malformed, ObjectId, OrgId, Target};
 pub use dead_letter::DeadLetter;
+pub use dry_run::{DryRun, Would};
 pub use event::{End, EndKind, FailureReason, Outcome};
 pub use incoming::{Incoming, Properties, RetryState, TraceContext};
 pub use publication::{HeaderValue, Publication};

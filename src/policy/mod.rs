@@ -5,6 +5,7 @@ pub mod admission;
 pub mod answer;
 pub mod api_access;
 pub mod clock;
+pub mod dry_run;
 pub mod hearing;
 pub mod next_step;
 pub mod retry_after;

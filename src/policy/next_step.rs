@@ -109,6 +109,8 @@ pub fn next_step(verdict: Verdict, facts: &Facts, schedule: &RetrySchedule) -> N
         },
         Verdict::Forbidden => NextStep::DeadLetter(FailureReason::Forbidden),
         Verdict::Rejected => NextStep::DeadLetter(FailureReason::Rejected),
+        // No destructive call is answered so, and nothing has been done.
+        Verdict::Present => postpone(facts, schedule),
         Verdict::Throttled | Verdict::Unauthorized | Verdict::NotReached | Verdict::Misdirected => {
             postpone(facts, schedule)
         }
@@ -189,6 +191,7 @@ mod tests {
         let steps: Vec<_> = steps.iter().map(|(verdict, step)| (*verdict, step.as_str())).collect();
         let expected = [
             ("deleted", "deleted true"),
+            ("present", "postpone 5s"),
             ("already_absent", "already_absent true"),
             ("already_absent_unverified", "already_absent false"),
             ("not_reached", "postpone 5s"),
@@ -298,7 +301,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_wait_undercuts_a_retry_after_that_a_delay_queue_can_hold(
-            which in 0_usize..11, spent in 0_u32..30, age in 0_u64..200_000, floor in 0_u64..=3600,
+            which in 0_usize..12, spent in 0_u32..30, age in 0_u64..200_000, floor in 0_u64..=3600,
             flags in proptest::array::uniform4(any::<bool>()),
         ) {
             let [is_outage, is_draining, is_clock_wrong, has_delay] = flags;

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::admission::first_seen;
 use super::retry_schedule::RetryDelay;
 use super::verdict::Verdict;
-use crate::messages::{Command, Incoming, Outcome, Publication, RetryState};
+use crate::messages::{Command, DryRun, Incoming, Outcome, Publication, RetryState};
 
 /// A wait in a delay queue.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +44,8 @@ pub enum Settlement {
     DeadLetter(Outcome, RetryState),
     /// It cannot be published again, so RabbitMQ itself moves it on, as it is; with the event, where that is told of it.
     Reject(Option<Outcome>),
+    /// A dry run has looked at the object: publish the event that says what would have happened.
+    DryRun(DryRun),
     /// Not begun: back to the work queue.
     Requeue,
 }
@@ -75,6 +77,7 @@ impl Settlement {
                     event(outcome, incoming, now),
                 ]
             }
+            Self::DryRun(dry_run) => vec![dry_run.event(incoming, now)],
             Self::Reject(None) | Self::Requeue => Vec::new(),
         }
     }
@@ -88,6 +91,7 @@ impl Settlement {
             Self::Reject(None) => "oversized",
             Self::RetryLater(..) => "retry_later",
             Self::Postpone(..) => "postponed",
+            Self::DryRun(_) => "dry_run",
             Self::Requeue => "returned",
         }
     }

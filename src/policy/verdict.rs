@@ -8,6 +8,8 @@ use crate::kind::{Kind, NotFound, Success};
 pub enum Verdict {
     /// The API did what was asked for.
     Deleted,
+    /// The object is there. Only a look of a dry run says so.
+    Present,
     /// The object is not there: the API says so in its own words. What follows is for its kind to say.
     AlreadyAbsent,
     /// The object is not there, says something that need not be the API.
@@ -112,8 +114,9 @@ fn decide_by_body(status: u16, body: &Body) -> Verdict {
 
 impl Verdict {
     /// Every verdict, for metrics that shall show a zero.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Deleted,
+        Self::Present,
         Self::AlreadyAbsent,
         Self::UnverifiedAbsence,
         Self::NotReached,
@@ -130,6 +133,7 @@ impl Verdict {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Deleted => "deleted",
+            Self::Present => "present",
             Self::AlreadyAbsent => "already_absent",
             Self::UnverifiedAbsence => "already_absent_unverified",
             Self::NotReached => "not_reached",
@@ -312,6 +316,7 @@ mod tests {
         };
         let about_the_command = [
             "deleted",
+            "present",
             "already_absent",
             "already_absent_unverified",
             "forbidden",

@@ -15,6 +15,7 @@ use crate::messages::{Command, OrgId, Properties, Target};
 use crate::policy::absence::{Reach, believe, in_its_place};
 use crate::policy::answer::Answer;
 use crate::policy::api_access::{CommandKey, Feedback};
+use crate::policy::dry_run::{self, CallMode, Seen};
 use crate::policy::retry_after;
 use crate::policy::verdict::{Verdict, decide};
 
@@ -42,6 +43,8 @@ impl Moment {
 pub(super) struct Answered {
     pub(super) answer: Answer,
     pub(super) verdict: Verdict,
+    /// Of a look.
+    pub(super) seen: Seen,
     pub(super) retry_after: Option<Duration>,
     /// See [`crate::policy::api_access::Recorded`].
     pub(super) is_outage: bool,
@@ -85,11 +88,21 @@ impl Call<'_> {
         let engine = self.engine;
         let started = Instant::now();
         failpoint::hit(Failpoint::BeforeCall).await;
-        let mut span = engine.spans.call(command.target.kind, properties, engine.api.base_url());
+        let mut span = engine.spans.call(
+            command.target.kind,
+            engine.mode(),
+            properties,
+            engine.api.base_url(),
+        );
         let trace = span.context(properties);
-        let answer = {
+        let (answer, seen) = {
             let _in_flight = InFlight::new(engine);
-            engine.api.delete(&command.target, &self.token, trace).await
+            match &engine.destructive_api {
+                Some(api) => {
+                    (api.delete(&command.target, &self.token, trace).await, Seen::default())
+                }
+                None => engine.api.look(&command.target, &self.token, trace).await,
+            }
         };
         let took = started.elapsed();
         failpoint::hit(Failpoint::AfterCall).await;
@@ -107,12 +120,16 @@ impl Call<'_> {
         let feedback = Feedback { command: key(command), verdict, retry_after };
         let recorded = self.permit.record(feedback, at.instant);
         engine.report_changes(&command.target.org, verdict, &answer, &recorded.changes);
-        Answered { answer, verdict, retry_after, is_outage: recorded.is_outage, at }
+        Answered { answer, verdict, seen, retry_after, is_outage: recorded.is_outage, at }
     }
 
     /// Puts an absence to the test. Where nobody can say whether to believe it, what was answered to that takes its place.
     async fn prove(&self, answer: Answer, command: &Command) -> (Verdict, Answer) {
-        let (verdict, engine) = (decide(command.target.kind, &answer), self.engine);
+        let engine = self.engine;
+        let verdict = match engine.mode() {
+            CallMode::Destroy => decide(command.target.kind, &answer),
+            CallMode::Look => dry_run::decide(&answer),
+        };
         match verdict {
             Verdict::AlreadyAbsent | Verdict::UnverifiedAbsence => {
                 let (reach, list) =
@@ -120,7 +137,7 @@ impl Call<'_> {
                 let is_unanswered = matches!(reach, Reach::Unanswered(_));
                 (believe(verdict, reach), if is_unanswered { in_its_place(&list) } else { answer })
             }
-            Verdict::Deleted => {
+            Verdict::Deleted | Verdict::Present => {
                 engine.reach.is_served(&command.target.org);
                 (verdict, answer)
             }

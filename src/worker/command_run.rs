@@ -15,6 +15,7 @@ use crate::messages::{Command, EndKind, FailureReason, Incoming, Outcome, RetryS
 use crate::metrics::NO_TOKEN;
 use crate::policy::admission::{admit, age, passed_not_after};
 use crate::policy::api_access::Denied;
+use crate::policy::dry_run::CallMode;
 use crate::policy::next_step::{Facts, NextStep, next_step, uses_up_an_attempt};
 use crate::policy::retry_schedule::RetryDelay;
 use crate::policy::settlement::{Settlement, Wait, wait_reason};
@@ -33,7 +34,7 @@ pub(super) enum Step {
 /// A command that may be carried out, and how far it has come.
 pub(super) struct CommandRun<'a> {
     incoming: &'a Incoming,
-    engine: &'a Engine,
+    pub(super) engine: &'a Engine,
     pub(super) command: Command,
     retry_state: RetryState,
     received: Instant,
@@ -94,6 +95,9 @@ impl<'a> CommandRun<'a> {
             next_delay: self.delays.next().filter(|_| self.held_for(at) < LONGEST_IN_PROCESS),
         };
         let reason = wait_reason(answered.verdict);
+        if self.engine.mode() == CallMode::Look {
+            return self.after_look(answered, &facts);
+        }
         Step::Settle(match next_step(answered.verdict, &facts, &self.engine.schedule) {
             NextStep::TryAgain(delay) => return Step::TryAgain(delay),
             NextStep::Finish { end, is_verified } => self.finish(end, is_verified),
@@ -209,7 +213,7 @@ impl<'a> CommandRun<'a> {
         Settlement::RetryLater(self.wait(delay, "attempt_failed", None, Moment::now()))
     }
 
-    fn postpone(
+    pub(super) fn postpone(
         &mut self,
         delay: RetryDelay,
         reason: &'static str,
@@ -219,7 +223,7 @@ impl<'a> CommandRun<'a> {
         Settlement::Postpone(self.wait(delay, reason, retry_after, at))
     }
 
-    fn wait(
+    pub(super) fn wait(
         &mut self,
         delay: RetryDelay,
         reason: &str,
@@ -279,7 +283,7 @@ impl<'a> CommandRun<'a> {
         )
     }
 
-    fn outcome(&self, end: EndKind, failure: Option<Failure>) -> Outcome {
+    pub(super) fn outcome(&self, end: EndKind, failure: Option<Failure>) -> Outcome {
         outcome(self.incoming, Some(&self.command), &self.retry_state, end, failure, self.received)
     }
 

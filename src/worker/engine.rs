@@ -18,9 +18,10 @@ use crate::health::Health;
 use crate::messages::OrgId;
 use crate::metrics::Metrics;
 use crate::policy::clock::ClockCheck;
+use crate::policy::dry_run::CallMode;
 use crate::policy::retry_schedule::RetrySchedule;
 use crate::spans::Spans;
-use crate::tallyfy_api::TallyfyApi;
+use crate::tallyfy_api::{DestructiveApi, TallyfyApi};
 
 /// The loop of the worker says that it is alive.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -36,6 +37,8 @@ pub struct EngineSettings {
     pub schedule: RetrySchedule,
     /// Calls in flight at once.
     pub concurrency: usize,
+    /// Whether anything is destroyed.
+    pub mode: CallMode,
     /// Somebody looks on and waits for the end.
     pub is_attended: bool,
     /// Where spans go.
@@ -45,6 +48,8 @@ pub struct EngineSettings {
 /// The shared state of all commands.
 pub struct Engine {
     pub(super) api: TallyfyApi,
+    /// None in a dry run.
+    pub(super) destructive_api: Option<DestructiveApi>,
     pub(super) reach: ReachCache,
     pub(super) credentials: Arc<Credentials>,
     pub(super) clock: Mutex<ClockCheck>,
@@ -69,6 +74,7 @@ impl Engine {
     pub fn new(settings: EngineSettings, metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
         let permits = Permits::new(settings.concurrency, settings.schedule.longest().wait());
         let engine = Self {
+            destructive_api: settings.api.destructive(settings.mode),
             api: settings.api,
             reach: ReachCache::default(),
             credentials: settings.credentials,
@@ -81,8 +87,14 @@ impl Engine {
             spans: settings.spans,
             draining: CancellationToken::new(),
         };
+        engine.metrics.dry_run.set(i64::from(engine.mode() == CallMode::Look));
         engine.take_credentials(&[]);
         engine
+    }
+
+    /// Whether anything is destroyed.
+    pub fn mode(&self) -> CallMode {
+        if self.destructive_api.is_some() { CallMode::Destroy } else { CallMode::Look }
     }
 
     /// Whether an organisation may be touched.
@@ -194,6 +206,7 @@ pub(super) mod samples {
             credentials: Arc::new(Credentials::load(source).unwrap()),
             schedule: RetrySchedule { max_attempts: 20, max_age: Duration::from_hours(24), delays },
             concurrency: 1,
+            mode: CallMode::Destroy,
             is_attended: false,
             spans: Spans::default(),
         };

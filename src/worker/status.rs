@@ -10,6 +10,7 @@ use super::engine::Engine;
 use crate::messages::{OrgId, time};
 use crate::metrics::NO_TOKEN;
 use crate::policy::api_access::{Standing, SuspendReason};
+use crate::policy::dry_run::CallMode;
 
 #[derive(Serialize)]
 struct Organisation {
@@ -41,6 +42,7 @@ pub fn status(engine: &Engine) -> Value {
     organisations.extend(engine.without_token().iter().map(without_token));
     json!({
         "time": time::text(now),
+        "dry_run": engine.mode() == CallMode::Look,
         "breaker": {"state": if open_since.is_some() { "open" } else { "closed" }, "open_since": open_since},
         "organisations": organisations,
     })

@@ -119,6 +119,12 @@ fn every_header_and_every_member_of_an_event_is_explained() {
     let members = event["$defs"]["Outcome"]["properties"].as_object().unwrap().keys();
     let (_, data) = MESSAGES.split_once("| member of `data` |").unwrap();
     let (data, _) = data.split_once("\n\n").unwrap();
+    let dry_run: Value = schema(Some(Subject::DryRun), Kind::TaskDelete);
+    let (_, explained) = MESSAGES.split_once("| member of the `data` of a dry run |").unwrap();
+    let (explained, _) = explained.split_once("\n\n").unwrap();
+    for member in dry_run["$defs"]["DryRun"]["properties"].as_object().unwrap().keys() {
+        assert!(explained.contains(&format!("`{member}`")) || member.ends_with("_id"), "{member}");
+    }
     let unexplained: Vec<_> = headers.filter(|row| !MESSAGES.contains(row)).collect();
     assert_eq!(unexplained, Vec::<String>::new());
     for member in members {
@@ -202,8 +208,9 @@ fn the_schemas_of_the_documents_are_those_that_the_program_prints() {
         kind => format!("{kind}.json"),
     };
     let commands = Kind::ALL.map(|kind| (command(kind), Subject::Command, kind));
-    let others = [("event", Subject::Event), ("audit", Subject::Audit)]
-        .map(|(name, subject)| (format!("{name}.json"), subject, Kind::TaskDelete));
+    let others =
+        [("event", Subject::Event), ("dry_run", Subject::DryRun), ("audit", Subject::Audit)]
+            .map(|(name, subject)| (format!("{name}.json"), subject, Kind::TaskDelete));
     let all = commands.into_iter().chain(others);
     let mut count = 0;
     for (name, subject, kind) in all {

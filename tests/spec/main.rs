@@ -17,6 +17,7 @@ mod containment;
 mod dead_letters;
 mod definitions;
 mod documents;
+mod dry_run;
 mod gates;
 mod hard_edges;
 mod hostile;

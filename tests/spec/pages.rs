@@ -133,7 +133,12 @@ fn settings_of(command: &str) -> BTreeMap<String, (String, String)> {
     let mut settings = BTreeMap::new();
     for (before, after) in words.match_indices("[env: ").map(|(at, _)| words.split_at(at)) {
         let flag = before.rsplit(" --").map(|rest| rest.split(' ').next().unwrap());
-        let flag = flag.into_iter().find(|flag| before.contains(&format!(" --{flag} <")));
+        // One that takes its value only with `=`, or none, has a bracket.
+        let flag = flag.into_iter().find_map(|flag| {
+            let (name, _) = flag.split_once('[').unwrap_or((flag, ""));
+            let is_option = before.contains(&format!(" --{flag} <")) || flag.contains("[=<");
+            is_option.then_some(name)
+        });
         let bracketed = |text: &str, word: &str| {
             let (_, rest) = text.split_once(word)?;
             rest.split([']', '=']).next().map(str::to_owned)

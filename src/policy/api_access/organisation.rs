@@ -203,7 +203,7 @@ impl Organisation {
                 return self.suspend_for_failure(kind, SuspendReason::Misdirected, None, now);
             }
             self.unverified += 1;
-        } else if matches!(verdict, Verdict::Deleted | Verdict::AlreadyAbsent) {
+        } else if matches!(verdict, Verdict::Deleted | Verdict::Present | Verdict::AlreadyAbsent) {
             self.unverified = 0;
         } else if self.unverified >= UNVERIFIED_ABSENCES {
             return self.suspend_for_failure(kind, SuspendReason::Misdirected, None, now);

@@ -52,6 +52,7 @@ pub(super) enum Service {
 pub(super) fn service(verdict: Verdict) -> Service {
     match verdict {
         Verdict::Deleted
+        | Verdict::Present
         | Verdict::AlreadyAbsent
         | Verdict::UnverifiedAbsence
         | Verdict::Forbidden

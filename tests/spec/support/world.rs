@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tallyfy_delete_worker::credentials::CredentialsSource;
 use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::messages::OrgId;
+use tallyfy_delete_worker::policy::dry_run::CallMode;
 use tallyfy_delete_worker::policy::retry_schedule::{RetryDelays, RetrySchedule};
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::rabbitmq::topology::{self, Provision, Topology};
@@ -71,7 +72,8 @@ impl World {
     ) -> Self {
         // `RUST_LOG=debug cargo test --test spec NAME -- --nocapture` shows what the worker thinks.
         if let Ok(filter) = std::env::var("RUST_LOG") {
-            telemetry::start(LogFormat::Pretty, telemetry::filter(&filter).unwrap());
+            let filter = telemetry::filter(&filter).unwrap();
+            telemetry::start(LogFormat::Pretty, filter, CallMode::Destroy);
         }
         let vhost = broker.new_vhost().await;
         let sandbox = Sandbox::start(&[ORG, OTHER_ORG]);
@@ -257,6 +259,7 @@ fn settings(amqp_url: &str, base_url: &str) -> ServiceSettings {
             credentials: CredentialsSource::Fixed { orgs, token: SecretString::from(TOKEN) },
             schedule: RetrySchedule { max_attempts: 20, max_age: Duration::from_hours(24), delays },
             concurrency: 8,
+            mode: CallMode::Destroy,
             otlp: None,
         },
         broker: BrokerSettings {
