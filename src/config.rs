@@ -21,6 +21,7 @@ use crate::dead_letters::{DeadJob, OutputFormat};
 use crate::delete_list::ListSettings;
 use crate::kind::Kind;
 use crate::messages::OrgId;
+use crate::policy::api_access::rate::RateLimits;
 use crate::policy::dry_run::CallMode;
 use crate::policy::retry_schedule::{RetryDelays, RetrySchedule};
 use crate::rabbitmq::tls::{TlsFiles, certificates};
@@ -161,6 +162,8 @@ fn core(
     let credentials = reader.credentials(args, org);
     let concurrency = reader.take(&args.concurrency);
     let is_dry_run = reader.take(&args.dry_run);
+    let organisation = reader.take_if(args.rate_limit.as_ref()).flatten();
+    let total = reader.take_if(args.rate_limit_total.as_ref()).flatten();
     let request_timeout = reader.take(&args.request_timeout);
     let max_attempts = reader.take(&args.max_attempts);
     let max_age = reader.take(&args.max_age);
@@ -177,6 +180,7 @@ fn core(
         otlp,
         schedule: RetrySchedule { max_attempts: max_attempts?, max_age: max_age?, delays: delays? },
         concurrency: concurrency? as usize,
+        limits: RateLimits { organisation, total },
         mode: if is_dry_run? { CallMode::Look } else { CallMode::Destroy },
     })
 }
@@ -265,6 +269,9 @@ mod tests {
             ("KINDS", "--kinds=tag.delete,tag.delete"),
             ("KINDS", "--kinds="),
             ("CONCURRENCY", "--concurrency=0"),
+            ("RATE_LIMIT", "--rate-limit=10"),
+            ("RATE_LIMIT", "--rate-limit=0/s"),
+            ("RATE_LIMIT_TOTAL", "--rate-limit-total=10/d"),
             ("REQUEST_TIMEOUT", "--request-timeout=15"),
             ("REQUEST_TIMEOUT", "--request-timeout=301s"),
             ("MAX_ATTEMPTS", "--max-attempts=many"),

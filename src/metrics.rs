@@ -22,7 +22,7 @@ use crate::policy::api_access::SuspendReason;
 use crate::policy::verdict::Verdict;
 
 /// One label and its value: `[("verdict", "deleted")]`. On a command's way both are words of the program.
-type Label = [(&'static str, &'static str); 1];
+pub type Label = [(&'static str, &'static str); 1];
 /// The kind of command, and another label.
 type KindLabel = [(&'static str, &'static str); 2];
 /// By queue, whose names are settings.
@@ -57,6 +57,8 @@ pub struct Metrics {
     queues: QueueGauges,
     first_answers: Family<KindLabel, Counter>,
     suspended: Family<Label, Gauge>,
+    /// Commands that the rate limit has made wait.
+    pub rate_limit_waits: Family<Label, Counter>,
     deliveries_unsettled: Gauge,
     oldest_delivery_age: Gauge<f64, AtomicU64>,
     unacknowledged: Mutex<BTreeSet<Received>>,
@@ -174,6 +176,13 @@ impl Metrics {
                 r,
                 "oldest_credential_timestamp_seconds",
                 "When the oldest token was written",
+            ),
+            rate_limit_waits: labelled(
+                r,
+                "rate_limit_waits",
+                "Waits for a token of the rate limit, by where",
+                "where",
+                ["memory", "delay_queue"],
             ),
             consumer_attached: add(r, "consumer_attached", "1 while consuming"),
             publisher_up: add(r, "publisher_up", "1 while publishes are confirmed"),

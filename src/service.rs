@@ -17,6 +17,7 @@ use crate::health::{Component, Health};
 use crate::http::{self, Bound, Pages};
 use crate::kind::Kind;
 use crate::metrics::Metrics;
+use crate::policy::api_access::rate::RateLimits;
 use crate::policy::dry_run::CallMode;
 use crate::policy::retry_schedule::RetrySchedule;
 use crate::rabbitmq::{BrokerError, BrokerSettings, Connection, topology};
@@ -36,6 +37,8 @@ pub struct CoreSettings {
     pub schedule: RetrySchedule,
     /// Calls in flight at once.
     pub concurrency: usize,
+    /// How often the API may be called.
+    pub limits: RateLimits,
     /// Whether anything is destroyed.
     pub mode: CallMode,
     /// Where spans go, where they are made.
@@ -110,6 +113,7 @@ pub fn engine(
         credentials: Arc::clone(credentials),
         schedule: core.schedule.clone(),
         concurrency: core.concurrency,
+        limits: core.limits,
         mode: core.mode,
         is_attended,
         spans: core.otlp.as_ref().map_or_else(|| Ok(Spans::default()), Spans::to)?,

@@ -7,9 +7,10 @@ use clap::Args;
 use url::Url;
 
 use super::values::{
-    Setting, base_url, checked, collector, duration, flag, if_set, number, orgs, proxy,
+    Setting, base_url, checked, collector, duration, flag, if_set, number, orgs, proxy, rate,
 };
 use crate::messages::OrgId;
+use crate::policy::api_access::rate::Rate;
 
 const TENTH: Duration = Duration::from_millis(100);
 /// Several tries of one delivery must stay far below RabbitMQ's consumer timeout of 30 minutes.
@@ -98,6 +99,20 @@ pub(super) struct CoreArgs {
         value_name = "BOOL",
         help_heading = "Tallyfy API", value_parser = checked(flag))]
     pub(super) dry_run: Setting<bool>,
+    /// Calls for each organisation in a second, minute or hour, 600/m say: of this worker alone. Without it, as many as CONCURRENCY lets.
+    #[arg(
+        long,
+        env = "RATE_LIMIT",
+        value_name = "RATE",
+        help_heading = "Tallyfy API", value_parser = if_set(rate))]
+    pub(super) rate_limit: Option<Setting<Option<Rate>>>,
+    /// The same for all organisations together.
+    #[arg(
+        long,
+        env = "RATE_LIMIT_TOTAL",
+        value_name = "RATE",
+        help_heading = "Tallyfy API", value_parser = if_set(rate))]
+    pub(super) rate_limit_total: Option<Setting<Option<Rate>>>,
     /// One call, from connect to the last byte.
     #[arg(
         long,

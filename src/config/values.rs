@@ -14,6 +14,7 @@ use url::Url;
 
 use crate::kind::Kind;
 use crate::messages::{FailureReason, OrgId};
+use crate::policy::api_access::rate::Rate;
 use crate::policy::retry_schedule::RetryDelays;
 use crate::telemetry::LogFormat;
 
@@ -104,6 +105,21 @@ pub(super) fn duration(
 pub(super) fn any_duration(text: &str) -> Result<Duration, String> {
     parse_duration(text)
         .ok_or_else(|| format!("takes a duration such as 500ms, 5s, 2m or 24h, not {text:?}"))
+}
+
+/// So many calls a second, minute or hour.
+pub(super) fn rate(text: &str) -> Result<Rate, String> {
+    let wrong =
+        || format!("takes a number of calls in a second, minute or hour, 600/m say, not {text:?}");
+    let (calls, per) = text.split_once('/').ok_or_else(wrong)?;
+    let seconds = match per.trim() {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(wrong()),
+    };
+    let calls = up_to(1_000_000)(calls.trim()).map_err(|_| wrong())?;
+    Ok(Rate::new(calls, Duration::from_secs(seconds)))
 }
 
 fn parse_duration(text: &str) -> Option<Duration> {

@@ -10,23 +10,28 @@ mod last_used;
 mod organisation;
 mod pace;
 mod permit;
+mod places;
+pub mod rate;
 mod service;
 mod standing;
 mod streak;
 mod suspension;
+mod tokens;
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use self::breaker::{Breaker, ProbeRank};
 use self::last_used::LastUsed;
-use self::organisation::{Organisation, SLOW_START_CALLS};
+use self::organisation::Organisation;
 pub use self::permit::{Denied, Intake, Permit, PermitKind};
+use self::rate::{Bucket, RateLimits};
 pub use self::service::{Change, Feedback, Recorded, SuspendReason};
 use self::service::{Service, service};
 pub use self::standing::Standing;
 pub use self::streak::CommandKey;
 use self::suspension::{CircuitChange, Suspension};
+pub use self::tokens::Line;
 use crate::messages::OrgId;
 use crate::policy::verdict::Verdict;
 
@@ -59,11 +64,14 @@ pub struct ApiAccess {
     /// How many of those are suspended.
     suspended: usize,
     last_used: LastUsed,
+    limits: RateLimits,
+    /// Tokens for calls of any organisation, from the first call on.
+    all_tokens: Option<Bucket>,
 }
 
 impl ApiAccess {
     /// Everything may be called, each organisation with slow start. `longest_delay` is that of the delay queues.
-    pub fn new(concurrency: usize, longest_delay: Duration) -> Self {
+    pub fn new(concurrency: usize, longest_delay: Duration, limits: RateLimits) -> Self {
         Self {
             concurrency,
             longest_delay,
@@ -75,6 +83,8 @@ impl ApiAccess {
             called: 0,
             suspended: 0,
             last_used: LastUsed::default(),
+            limits,
+            all_tokens: None,
         }
     }
 
@@ -102,6 +112,7 @@ impl ApiAccess {
         self.organisations.retain(|_, organisation| {
             let idle = if organisation.is_suspended() { IDLE + longest_delay } else { IDLE };
             organisation.in_flight > 0
+                || organisation.has_spent_tokens(now)
                 || now.saturating_duration_since(organisation.last_used) < idle
         });
         self.count();
@@ -122,11 +133,17 @@ impl ApiAccess {
         if is_full || organisation.in_flight >= limit {
             return Err(Denied::Busy);
         }
+        let retry_in = self.token_in(org, now);
+        if !retry_in.is_zero() {
+            return Err(Denied::RateLimited { retry_in });
+        }
+        let organisation = self.organisation(org, now);
         let organisation_has_failed = organisation.is_failing() || organisation.is_suspended();
         let rank = ProbeRank { organisation_has_failed, command_was_tried: was_tried };
         let is_breaker_probe =
             self.breaker.admit(rank, now).map_err(|retry_in| Denied::BreakerOpen { retry_in })?;
         self.organisation(org, now).begin_call(kind, now);
+        self.take_token(org, now);
         self.in_flight += 1;
         Ok(Permit { kind, since: now, is_breaker_probe })
     }
@@ -219,53 +236,16 @@ impl ApiAccess {
         }
     }
 
-    /// Which of the organisations that have commands waiting for a place gets the next one: the one with the fewest calls in flight.
-    pub fn next_in_line<'a>(
-        &self,
-        waiting: impl Iterator<Item = &'a OrgId>,
-        now: Instant,
-    ) -> Option<&'a OrgId> {
-        if self.in_flight >= self.concurrency {
-            return None;
-        }
-        let place = |org: &'a OrgId| {
-            let in_flight =
-                self.organisations.get(org).map_or(0, |organisation| organisation.in_flight);
-            (in_flight < self.limit(org, now)).then_some((in_flight, org))
-        };
-        waiting.filter_map(place).min_by_key(|(in_flight, _)| *in_flight).map(|(_, org)| org)
-    }
-
-    /// Whether what waits for a place of this organisation keeps others from being seen: its answers take long.
-    pub fn is_slow(&self, org: &OrgId, now: Instant) -> bool {
-        self.callable.len() > 1
-            && self.organisations.get(org).is_some_and(|organisation| organisation.is_slow(now))
-    }
-
     /// Whether no failure is a command's fault now: its organisation is suspended, or the breaker is open.
     pub fn is_outage(&self, org: &OrgId) -> bool {
         self.breaker.is_open()
             || self.organisations.get(org).is_some_and(Organisation::is_suspended)
     }
 
-    /// Calls that an organisation may have in flight.
-    ///
-    /// # A slow organisation does not keep the last places from the others
-    ///
-    /// A call cannot be taken back. So while another organisation is about, one whose calls take long leaves a quarter of the
-    /// places free. One organisation alone uses all of them, and so does one that is fast.
-    fn limit(&self, org: &OrgId, now: Instant) -> usize {
-        let all = self.concurrency;
-        let Some(organisation) = self.organisations.get(org) else {
-            return SLOW_START_CALLS.min(all);
-        };
-        let must_share = organisation.is_slow(now) && self.last_used.is_another_about(org, now);
-        organisation.limit(if must_share { all - all / 4 } else { all })
-    }
-
     fn organisation(&mut self, org: &OrgId, now: Instant) -> &mut Organisation {
         if !self.organisations.contains_key(org) {
-            self.organisations.insert(org.clone(), Organisation::new(now));
+            let rate = self.limits.organisation;
+            self.organisations.insert(org.clone(), Organisation::new(rate, now));
             let is_first = self.known.insert(org.clone());
             self.called += usize::from(is_first && self.callable.contains(org));
         }

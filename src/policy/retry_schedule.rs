@@ -124,6 +124,12 @@ impl RetrySchedule {
         self.delays.from(0, min_delay)
     }
 
+    /// The longest wait that is no longer than this, or the shortest there is.
+    pub fn within(&self, most: Duration) -> RetryDelay {
+        let short_enough = self.delays.0.iter().take_while(|delay| delay.0 <= most).count();
+        self.delays.at(short_enough.saturating_sub(1))
+    }
+
     /// The longest wait.
     pub fn longest(&self) -> RetryDelay {
         self.delays.at(usize::MAX)

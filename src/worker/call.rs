@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 
 use super::engine::Engine;
-use super::permits::{PermitGuard, Refused};
+use super::permits::{Asking, PermitGuard, Refused};
 use super::stop::Stop;
 use crate::failpoint::{self, Failpoint};
 use crate::messages::{Command, OrgId, Properties, Target};
@@ -69,13 +69,13 @@ impl Engine {
     pub(super) async fn call(
         &self,
         org: &OrgId,
-        was_tried: bool,
+        asking: Asking,
         stop: &Stop,
     ) -> Result<Call<'_>, NoCall> {
         if self.credentials.token(org).is_none() {
             return Err(NoCall::NoToken);
         }
-        let permit = self.permits.acquire(org, was_tried, stop).await.map_err(NoCall::Refused)?;
+        let permit = self.permits.acquire(org, asking, stop).await.map_err(NoCall::Refused)?;
         // The one that is in force now: the wait may have been long.
         let token = self.credentials.token(org).ok_or(NoCall::NoToken)?;
         Ok(Call { engine: self, permit, token })
@@ -132,8 +132,9 @@ impl Call<'_> {
         };
         match verdict {
             Verdict::AlreadyAbsent | Verdict::UnverifiedAbsence => {
-                let (reach, list) =
-                    engine.reach.ask(&engine.api, &command.target.org, &self.token).await;
+                let org = &command.target.org;
+                let counts = || engine.permits.with(|access, now| access.count_call(org, now));
+                let (reach, list) = engine.reach.ask(&engine.api, org, &self.token, counts).await;
                 let is_unanswered = matches!(reach, Reach::Unanswered(_));
                 (believe(verdict, reach), if is_unanswered { in_its_place(&list) } else { answer })
             }

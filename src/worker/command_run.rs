@@ -5,23 +5,20 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tracing::debug;
 
-use super::call::{Answered, Moment, NoCall};
+use super::call::{Answered, Moment};
 use super::engine::Engine;
 use super::in_process_delays::InProcessDelays;
 use super::outcome::{cut, detail, identity, outcome, refused};
-use super::permits::Refused;
+use super::permits::Asking;
 use crate::messages::event::Failure;
 use crate::messages::{Command, EndKind, FailureReason, Incoming, Outcome, RetryState};
-use crate::metrics::NO_TOKEN;
 use crate::policy::admission::{admit, age, passed_not_after};
-use crate::policy::api_access::Denied;
+use crate::policy::api_access::rate::{HELD_FOR, RATE_LIMITED};
 use crate::policy::dry_run::CallMode;
 use crate::policy::next_step::{Facts, NextStep, next_step, uses_up_an_attempt};
-use crate::policy::retry_schedule::RetryDelay;
-use crate::policy::settlement::{Settlement, Wait, wait_reason};
+use crate::policy::settlement::{Settlement, wait_reason};
 use crate::policy::verdict::{Verdict, leaves_doubt};
 
-const SLOW_ORGANISATION: &str = "slow_organisation";
 /// After this a delivery has no further try: several slow ones would come near RabbitMQ's consumer timeout of 30 minutes.
 const LONGEST_IN_PROCESS: Duration = Duration::from_mins(1);
 
@@ -33,13 +30,13 @@ pub(super) enum Step {
 
 /// A command that may be carried out, and how far it has come.
 pub(super) struct CommandRun<'a> {
-    incoming: &'a Incoming,
+    pub(super) incoming: &'a Incoming,
     pub(super) engine: &'a Engine,
     pub(super) command: Command,
-    retry_state: RetryState,
+    pub(super) retry_state: RetryState,
     received: Instant,
     delays: InProcessDelays,
-    calls: u32,
+    pub(super) calls: u32,
 }
 
 impl<'a> CommandRun<'a> {
@@ -58,7 +55,8 @@ impl<'a> CommandRun<'a> {
             delays: InProcessDelays::new(),
             calls: 0,
         };
-        match run.retry_state.not_before.filter(|moment| *moment > now) {
+        let early = if run.asking().has_slot { HELD_FOR } else { Duration::ZERO };
+        match run.retry_state.not_before.filter(|moment| *moment > now + early) {
             Some(moment) => Err(run.wait_until(moment, now)),
             None => Ok(run),
         }
@@ -71,6 +69,11 @@ impl<'a> CommandRun<'a> {
             || retry_state.attempts > 0
             || retry_state.last_status.is_some()
             || retry_state.ambiguous
+    }
+
+    pub(super) fn asking(&self) -> Asking {
+        let has_slot = self.retry_state.wait_reason() == Some(RATE_LIMITED);
+        Asking { was_tried: self.was_tried(), has_slot }
     }
 
     /// Its dead letter, where its producer's time limit has passed.
@@ -154,7 +157,7 @@ impl<'a> CommandRun<'a> {
     /// # A doubt outlives the delivery that raised it
     ///
     /// A copy of the command is no redelivery any more. Where "not found" is a failure, it must carry the doubt.
-    fn keep_doubt(&mut self) {
+    pub(super) fn keep_doubt(&mut self) {
         self.retry_state.ambiguous |=
             self.incoming.redelivered && self.incoming.kind.fails_when_not_found();
     }
@@ -165,100 +168,7 @@ impl<'a> CommandRun<'a> {
             && !self.incoming.redelivered
     }
 
-    /// No call may be made now.
-    pub(super) fn without_call(&mut self, why: NoCall) -> Settlement {
-        let at = Moment::now();
-        let (reason, retry_in, retry_after) = match why {
-            NoCall::Refused(Refused::Stopped) => return self.stopped(at),
-            NoCall::Refused(Refused::Denied(_)) if self.engine.is_attended_and_draining() => {
-                return self.stopped(at);
-            }
-            NoCall::Refused(Refused::Denied(Denied::Suspended {
-                reason,
-                retry_in,
-                retry_after,
-            })) => (reason.as_str(), retry_in, retry_after),
-            NoCall::Refused(Refused::Denied(Denied::BreakerOpen { retry_in })) => {
-                ("breaker_open", retry_in, None)
-            }
-            NoCall::Refused(Refused::Crowded | Refused::Denied(Denied::Busy)) => {
-                (SLOW_ORGANISATION, Duration::ZERO, None)
-            }
-            NoCall::NoToken => (NO_TOKEN, Duration::ZERO, None),
-        };
-        // The first time aside lets others be seen; after that each copy costs the broker more than it gains.
-        let is_brief = reason == SLOW_ORGANISATION && !self.retry_state.has_waited_for(reason);
-        let age = if is_brief { Duration::ZERO } else { self.age(at) };
-        self.postpone(self.engine.schedule.postpone(age, retry_in), reason, retry_after, at)
-    }
-
-    /// # No number of restarts makes a waiting command a dead letter
-    ///
-    /// The broker counts how often a message is put back, and moves it to the dead letters in the end. So a command that has not
-    /// begun goes back to the work queue once; one that has come back before goes to the first delay queue as a copy, which counts
-    /// from the start. Where "not found" is a failure it is a copy each time: a redelivery would raise a doubt that nobody has.
-    fn stopped(&mut self, at: Moment) -> Settlement {
-        if self.calls > 0 {
-            return self.retry_later();
-        }
-        if !self.incoming.redelivered && !self.incoming.kind.fails_when_not_found() {
-            return Settlement::Requeue;
-        }
-        self.postpone(self.engine.schedule.shortest(Duration::ZERO), "draining", None, at)
-    }
-
-    /// A drain or a lost session has cut the tries of this delivery short.
-    pub(super) fn retry_later(&mut self) -> Settlement {
-        let delay = self.engine.schedule.retry(self.retry_state.attempts, Duration::ZERO);
-        Settlement::RetryLater(self.wait(delay, "attempt_failed", None, Moment::now()))
-    }
-
-    pub(super) fn postpone(
-        &mut self,
-        delay: RetryDelay,
-        reason: &'static str,
-        retry_after: Option<Duration>,
-        at: Moment,
-    ) -> Settlement {
-        Settlement::Postpone(self.wait(delay, reason, retry_after, at))
-    }
-
-    pub(super) fn wait(
-        &mut self,
-        delay: RetryDelay,
-        reason: &str,
-        retry_after: Option<Duration>,
-        at: Moment,
-    ) -> Wait {
-        let is_news = !self.retry_state.has_waited_for(reason);
-        if is_news {
-            self.engine.permits.with(|access, _| access.count_waiting(&self.command.target.org));
-        }
-        self.keep_doubt();
-        self.retry_state.note_wait(reason);
-        self.retry_state.not_before = retry_after.and_then(|wait| at.time.checked_add(wait).ok());
-        Wait {
-            delay,
-            retry_state: self.retry_state.clone(),
-            is_news,
-            command: Some(self.identity()),
-        }
-    }
-
-    /// It has been told to wait until then, and comes too early.
-    fn wait_until(&mut self, moment: Timestamp, now: Timestamp) -> Settlement {
-        self.keep_doubt();
-        let delay = self.engine.schedule.shortest(moment.duration_since(now).unsigned_abs());
-        let command = Some(self.identity());
-        Settlement::Postpone(Wait {
-            delay,
-            retry_state: self.retry_state.clone(),
-            is_news: false,
-            command,
-        })
-    }
-
-    fn identity(&self) -> (String, Command) {
+    pub(super) fn identity(&self) -> (String, Command) {
         identity(self.incoming, self.command.clone())
     }
 
@@ -287,7 +197,7 @@ impl<'a> CommandRun<'a> {
         outcome(self.incoming, Some(&self.command), &self.retry_state, end, failure, self.received)
     }
 
-    fn age(&self, at: Moment) -> Duration {
+    pub(super) fn age(&self, at: Moment) -> Duration {
         age(self.incoming, at.time).max(self.held_for(at))
     }
 
@@ -300,8 +210,11 @@ impl<'a> CommandRun<'a> {
 mod tests {
     use super::*;
     use crate::kind::Kind;
-    use crate::policy::api_access::SuspendReason;
+    use crate::policy::api_access::{Denied, SuspendReason};
+    use crate::policy::settlement::Wait;
+    use crate::worker::call::NoCall;
     use crate::worker::engine::samples::engine;
+    use crate::worker::permits::Refused;
 
     fn incoming(age: Duration, redelivered: bool) -> Incoming {
         let retry_state =

@@ -17,6 +17,7 @@ use crate::credentials::Credentials;
 use crate::health::Health;
 use crate::messages::OrgId;
 use crate::metrics::Metrics;
+use crate::policy::api_access::rate::RateLimits;
 use crate::policy::clock::ClockCheck;
 use crate::policy::dry_run::CallMode;
 use crate::policy::retry_schedule::RetrySchedule;
@@ -37,6 +38,8 @@ pub struct EngineSettings {
     pub schedule: RetrySchedule,
     /// Calls in flight at once.
     pub concurrency: usize,
+    /// How often the API may be called.
+    pub limits: RateLimits,
     /// Whether anything is destroyed.
     pub mode: CallMode,
     /// Somebody looks on and waits for the end.
@@ -72,7 +75,9 @@ pub struct Engine {
 impl Engine {
     /// An engine that has called nobody yet.
     pub fn new(settings: EngineSettings, metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
-        let permits = Permits::new(settings.concurrency, settings.schedule.longest().wait());
+        let longest_delay = settings.schedule.longest().wait();
+        let permits = Permits::new(settings.concurrency, longest_delay, settings.limits)
+            .counting(metrics.rate_limit_waits.clone());
         let engine = Self {
             destructive_api: settings.api.destructive(settings.mode),
             api: settings.api,
@@ -206,6 +211,7 @@ pub(super) mod samples {
             credentials: Arc::new(Credentials::load(source).unwrap()),
             schedule: RetrySchedule { max_attempts: 20, max_age: Duration::from_hours(24), delays },
             concurrency: 1,
+            limits: RateLimits::default(),
             mode: CallMode::Destroy,
             is_attended: false,
             spans: Spans::default(),

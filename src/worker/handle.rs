@@ -46,7 +46,7 @@ async fn process(incoming: &Incoming, engine: &Engine, stop: &Stop) -> Settlemen
     };
     let org = run.command.target.org.clone();
     loop {
-        let call = match engine.call(&org, run.was_tried(), stop).await {
+        let call = match engine.call(&org, run.asking(), stop).await {
             Ok(call) => call,
             Err(why) => return run.without_call(why),
         };

@@ -27,6 +27,7 @@ mod status;
 pub mod stop;
 mod undeliverable;
 mod waiting_lines;
+mod waits;
 
 pub use engine::{Engine, EngineSettings, reload_credentials};
 pub use run::Worker;

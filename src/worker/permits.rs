@@ -3,14 +3,23 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use tokio::sync::{oneshot, watch};
 
 use super::stop::Stop;
 use super::waiting_lines::WaitingLines;
 use crate::messages::OrgId;
+use crate::metrics::Label;
 use crate::policy::api_access::held::{Held, LONGEST_WAIT, LOOK, ask_again_in, probe_window};
-use crate::policy::api_access::{ApiAccess, Denied, Feedback, Intake, Recorded};
-use crate::policy::api_access::{Permit, PermitKind};
+use crate::policy::api_access::rate::{RateLimits, TokenWait};
+use crate::policy::api_access::{ApiAccess, Denied, Intake, Permit};
+
+mod guards;
+mod token_waits;
+
+use self::guards::HeldGuard;
+pub use self::guards::PermitGuard;
 
 /// How long a command waits for a place while the calls of its own organisation take long.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -19,12 +28,15 @@ pub struct Permits {
     shared: Mutex<Shared>,
     changes: watch::Sender<()>,
     holds_all: bool,
+    rate_limit_waits: Family<Label, Counter>,
 }
 
 struct Shared {
     access: ApiAccess,
     lines: WaitingLines<oneshot::Sender<PermitGuard>>,
     held: Held,
+    /// Somebody will look when the next token is there.
+    is_timed: bool,
 }
 
 /// Why a command got no permit.
@@ -36,6 +48,17 @@ pub enum Refused {
     Denied(Denied),
     /// It has waited long enough for its organisation's slow calls: what stands behind it shall be seen.
     Crowded,
+    /// The rate limit lets it be called in so long, and others shall be seen meanwhile.
+    RateLimited(Duration),
+}
+
+/// What is known of the command that asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Asking {
+    /// It was called for before.
+    pub was_tried: bool,
+    /// It was sent aside by the rate limit, and its turn has come.
+    pub has_slot: bool,
 }
 
 enum Asked {
@@ -46,11 +69,20 @@ enum Asked {
 
 impl Permits {
     /// So many permits; nobody may be called until [`Permits::with`] has set the organisations.
-    pub fn new(concurrency: usize, longest_delay: Duration) -> Self {
-        let access = ApiAccess::new(concurrency, longest_delay);
-        let shared =
-            Shared { access, lines: WaitingLines::new(concurrency), held: Held::default() };
-        Self { shared: Mutex::new(shared), changes: watch::Sender::new(()), holds_all: false }
+    pub fn new(concurrency: usize, longest_delay: Duration, limits: RateLimits) -> Self {
+        let access = ApiAccess::new(concurrency, longest_delay, limits);
+        let shared = Shared {
+            access,
+            lines: WaitingLines::new(concurrency),
+            held: Held::default(),
+            is_timed: false,
+        };
+        Self {
+            shared: Mutex::new(shared),
+            changes: watch::Sender::new(()),
+            holds_all: false,
+            rate_limit_waits: Family::default(),
+        }
     }
 
     /// The same for a list of one organisation: there is no other to be seen behind what waits.
@@ -59,7 +91,13 @@ impl Permits {
         Self { holds_all: true, ..self }
     }
 
-    /// Waits for the permission to call. `was_tried`: the command was called for before.
+    /// The same, counting those that wait for a token.
+    #[must_use]
+    pub fn counting(self, rate_limit_waits: Family<Label, Counter>) -> Self {
+        Self { rate_limit_waits, ..self }
+    }
+
+    /// Waits for the permission to call.
     ///
     /// # When a session is lost nothing of it begins a new call
     ///
@@ -70,13 +108,13 @@ impl Permits {
     pub async fn acquire(
         self: &Arc<Self>,
         org: &OrgId,
-        was_tried: bool,
+        asking: Asking,
         stop: &Stop,
     ) -> Result<PermitGuard, Refused> {
         let began = Instant::now();
         let mut held = None;
         loop {
-            let permitted = match self.ask(org, was_tried) {
+            let permitted = match self.ask(org, asking) {
                 Asked::Permitted(permit) => Some(permit),
                 Asked::InLine(receiver) => {
                     held = None;
@@ -97,18 +135,25 @@ impl Permits {
         }
     }
 
-    fn ask(self: &Arc<Self>, org: &OrgId, was_tried: bool) -> Asked {
+    fn ask(self: &Arc<Self>, org: &OrgId, asking: Asking) -> Asked {
         let (mut shared, now) = (self.lock(), Instant::now());
         let admitted = if shared.lines.is_empty(org) {
-            shared.access.admit(org, was_tried, now)
+            shared.access.admit(org, asking.was_tried, now)
         } else {
             Err(Denied::Busy)
         };
         match admitted {
             Ok(permit) => Asked::Permitted(self.guard(org, permit)),
-            Err(Denied::Busy) => {
+            Err(Denied::Busy | Denied::RateLimited { .. }) => {
+                let line = shared.lines.before(org);
+                let wait = shared.access.wait_for_token(org, line, asking.has_slot, now);
+                self.count_wait(wait);
+                if let Some(TokenWait::Aside(turn_in)) = wait {
+                    return Asked::Refused(Refused::RateLimited(turn_in));
+                }
                 let (sender, receiver) = oneshot::channel();
                 let may_wait = shared.lines.join(org, sender, now);
+                self.look_at_the_next_token(&mut shared, now);
                 if may_wait { Asked::InLine(receiver) } else { Asked::Refused(Refused::Crowded) }
             }
             Err(denied) => Asked::Refused(Refused::Denied(denied)),
@@ -232,60 +277,11 @@ impl Permits {
                 Err(_) => shared.lines.dissolve(&org),
             }
         }
+        self.look_at_the_next_token(shared, now);
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A permit on its way; it comes back by itself where no call comes about.
-pub struct PermitGuard {
-    permits: Arc<Permits>,
-    org: OrgId,
-    permit: Option<Permit>,
-}
-
-impl PermitGuard {
-    /// The call was answered.
-    pub(super) fn record(mut self, feedback: Feedback, now: Instant) -> Recorded {
-        let Some(permit) = self.permit.take() else { return Recorded::nothing() };
-        let mut shared = self.permits.lock();
-        let recorded = shared.access.record(&self.org, permit, feedback, now);
-        self.permits.serve_lines(&mut shared);
-        drop(shared);
-        if !recorded.changes.is_empty() || permit.kind() == PermitKind::HalfOpen {
-            self.permits.changes.send_replace(());
-        }
-        recorded
-    }
-}
-
-impl Drop for PermitGuard {
-    fn drop(&mut self) {
-        let Some(permit) = self.permit.take() else { return };
-        let mut shared = self.permits.lock();
-        shared.access.release(&self.org, permit, Instant::now());
-        self.permits.serve_lines(&mut shared);
-    }
-}
-
-/// Counts a command that is held in memory.
-struct HeldGuard<'a> {
-    permits: &'a Permits,
-    org: &'a OrgId,
-}
-
-impl<'a> HeldGuard<'a> {
-    fn new(permits: &'a Permits, org: &'a OrgId) -> Self {
-        permits.lock().held.add(org);
-        Self { permits, org }
-    }
-}
-
-impl Drop for HeldGuard<'_> {
-    fn drop(&mut self) {
-        self.permits.lock().held.remove(self.org);
     }
 }
 
@@ -295,7 +291,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::policy::api_access::{CommandKey, SuspendReason};
+    use crate::policy::api_access::{CommandKey, Feedback, SuspendReason};
     use crate::policy::verdict::Verdict;
 
     const SETTLED: Duration = Duration::from_millis(100);
@@ -313,7 +309,7 @@ mod tests {
         let (permits, callable) =
             (Arc::new(permits), callable.iter().copied().map(org).collect::<Vec<_>>());
         permits.with(|access, _| access.set_organisations(|_| true, callable.iter()));
-        let permit = permits.acquire(&callable[0], false, &stop()).await.ok().unwrap();
+        let permit = permits.acquire(&callable[0], Asking::default(), &stop()).await.ok().unwrap();
         let feedback = Feedback {
             command: CommandKey(1),
             verdict: Verdict::Unauthorized,
@@ -335,7 +331,9 @@ mod tests {
     ) -> Waiting {
         let acquire = |_| {
             let (permits, stop) = (Arc::clone(permits), stop.clone());
-            tokio::spawn(async move { permits.acquire(&org(id), false, &stop).await.map(drop) })
+            tokio::spawn(async move {
+                permits.acquire(&org(id), Asking::default(), &stop).await.map(drop)
+            })
         };
         let waiting = (0..number).map(acquire).collect();
         tokio::time::sleep(SETTLED).await;
@@ -356,7 +354,10 @@ mod tests {
     #[tokio::test]
     async fn of_an_organisation_that_may_not_be_called_a_few_are_held_and_the_rest_steps_aside_at_once()
      {
-        let (permits, stop) = (suspended(&["a", "b"], Permits::new(8, A_MINUTE)).await, stop());
+        let (permits, stop) = (
+            suspended(&["a", "b"], Permits::new(8, A_MINUTE, RateLimits::default())).await,
+            stop(),
+        );
         let waiting = waiting(40, "a", &permits, &stop).await;
         assert_eq!(still(&waiting), 16);
         stop.draining.cancel();
@@ -368,8 +369,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_list_of_one_organisation_is_held_as_a_whole() {
-        let (permits, stop) =
-            (suspended(&["a", "b"], Permits::new(8, A_MINUTE).holding_all()).await, stop());
+        let (permits, stop) = (
+            suspended(&["a", "b"], Permits::new(8, A_MINUTE, RateLimits::default()).holding_all())
+                .await,
+            stop(),
+        );
         let waiting = waiting(40, "a", &permits, &stop).await;
         assert_eq!(still(&waiting), 40);
         stop.draining.cancel();
@@ -377,8 +381,11 @@ mod tests {
 
     #[tokio::test]
     async fn while_another_organisation_is_served_nobody_is_held() {
-        let (permits, stop) = (suspended(&["a", "b"], Permits::new(8, A_MINUTE)).await, stop());
-        let permit = permits.acquire(&org("b"), false, &stop).await.ok().unwrap();
+        let (permits, stop) = (
+            suspended(&["a", "b"], Permits::new(8, A_MINUTE, RateLimits::default())).await,
+            stop(),
+        );
+        let permit = permits.acquire(&org("b"), Asking::default(), &stop).await.ok().unwrap();
         let feedback =
             Feedback { command: CommandKey(2), verdict: Verdict::Deleted, retry_after: None };
         let _ = permit.record(feedback, Instant::now());
@@ -387,14 +394,17 @@ mod tests {
 
     #[tokio::test]
     async fn one_who_waits_for_a_place_is_handed_the_next_one_or_stopped() {
-        let (permits, stop) = (suspended(&["a", "b"], Permits::new(1, A_MINUTE)).await, stop());
-        let permit = permits.acquire(&org("b"), false, &stop).await.ok().unwrap();
+        let (permits, stop) = (
+            suspended(&["a", "b"], Permits::new(1, A_MINUTE, RateLimits::default())).await,
+            stop(),
+        );
+        let permit = permits.acquire(&org("b"), Asking::default(), &stop).await.ok().unwrap();
         let in_line = waiting(3, "b", &permits, &stop).await;
         assert_eq!(still(&in_line), 3);
         drop(permit);
         tokio::time::sleep(SETTLED).await;
         assert_eq!(still(&in_line), 0, "each gives the place back to the next");
-        let _permit = permits.acquire(&org("b"), false, &stop).await.ok().unwrap();
+        let _permit = permits.acquire(&org("b"), Asking::default(), &stop).await.ok().unwrap();
         let in_line = waiting(1, "b", &permits, &stop).await;
         stop.session_lost.cancel();
         for refused in in_line {

@@ -49,6 +49,7 @@ impl ReachCache {
         api: &TallyfyApi,
         org: &OrgId,
         token: &Arc<SecretString>,
+        counts: impl FnOnce(),
     ) -> (Reach, Answer) {
         let organisation = {
             let mut organisations =
@@ -60,6 +61,7 @@ impl ReachCache {
         if let Some(known) = known.as_ref().filter(|known| known.holds(token, absences)) {
             return (known.reach, known.answer.clone());
         }
+        counts();
         let answer = api.list_tasks(org, token).await;
         let reach = reach(&answer);
         debug!(org_id = %org, ?reach, "does the token reach the organisation? {}", answer.describe());

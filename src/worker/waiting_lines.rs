@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::messages::OrgId;
+use crate::policy::api_access::Line;
 
 /// How long a crowded organisation is reckoned with after a command of it has waited too long.
 const CROWDED_FOR: Duration = Duration::from_secs(5);
@@ -11,13 +12,13 @@ const CROWDED_FOR: Duration = Duration::from_secs(5);
 /// The lines; `T` tells one who waits.
 #[derive(Debug)]
 pub(super) struct WaitingLines<T> {
-    lines: HashMap<OrgId, Line<T>>,
+    lines: HashMap<OrgId, Queue<T>>,
     /// How many of a crowded organisation may wait.
     patience: usize,
 }
 
 #[derive(Debug)]
-struct Line<T> {
+struct Queue<T> {
     waiting: VecDeque<T>,
     crowded: Option<Instant>,
 }
@@ -37,10 +38,16 @@ impl<T> WaitingLines<T> {
         self.lines.iter().filter(|(_, line)| !line.waiting.is_empty()).map(|(org, _)| org)
     }
 
+    /// Who would be before one more of this organisation.
+    pub(super) fn before(&self, org: &OrgId) -> Line {
+        let ahead = self.lines.get(org).map_or(0, |line| line.waiting.len());
+        Line { ahead, organisations: self.orgs().filter(|other| *other != org).count() + 1 }
+    }
+
     /// Goes to the end of the line, where that is not too long.
     pub(super) fn join(&mut self, org: &OrgId, who: T, now: Instant) -> bool {
         if !self.lines.contains_key(org) {
-            self.lines.insert(org.clone(), Line { waiting: VecDeque::new(), crowded: None });
+            self.lines.insert(org.clone(), Queue { waiting: VecDeque::new(), crowded: None });
         }
         let line = self.lines.get_mut(org).expect("it has just been put there");
         let is_crowded =

@@ -93,6 +93,7 @@ fn every_word_that_the_runbook_gives_a_counter_is_there_from_the_start() {
         ("commands_total", "kind,verdict", kind),
         ("publishes_total", "result", ""),
         ("acknowledgements_total", "result", ""),
+        ("rate_limit_waits_total", "where", ""),
     ] {
         let head = format!("| `{counter}{{{labels}}}` |");
         let (_, rest) = OPERATIONS.split_once(&head).expect(counter);

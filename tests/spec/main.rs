@@ -28,6 +28,7 @@ mod operators_port;
 mod pages;
 mod patience;
 mod publishing;
+mod rate_limit;
 mod readme;
 mod shutdown;
 mod snippets;

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::pace::Pace;
 use super::permit::{Denied, PermitKind};
+use super::rate::{Bucket, Rate};
 use super::service::{Feedback, Service, SuspendReason, service};
-use super::standing::Standing;
 use super::streak::Streak;
 use super::suspension::{CircuitChange, Suspension};
 use crate::policy::verdict::Verdict;
@@ -21,6 +21,10 @@ pub(super) struct Organisation {
     pub(super) state: State,
     pub(super) in_flight: usize,
     pub(super) last_used: Instant,
+    pub(super) last_call: Option<Instant>,
+    pub(super) tokens: Option<Bucket>,
+    /// Until then those that were sent aside to wait for a token have their slots.
+    pub(super) slots_until: Instant,
     served: Option<Instant>,
     streak: Streak,
     unverified: u32,
@@ -35,11 +39,14 @@ pub(super) enum State {
 }
 
 impl Organisation {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(super) fn new(rate: Option<Rate>, now: Instant) -> Self {
         Self {
             state: State::SlowStart { window: SLOW_START_CALLS },
             in_flight: 0,
             last_used: now,
+            last_call: None,
+            tokens: rate.map(|rate| Bucket::new(rate, now)),
+            slots_until: now,
             served: None,
             streak: Streak::default(),
             unverified: 0,
@@ -56,24 +63,6 @@ impl Organisation {
 
     pub(super) fn is_suspended(&self) -> bool {
         self.suspension().is_some()
-    }
-
-    pub(super) fn standing(&self, now: Instant) -> Standing {
-        let suspension = self.suspension();
-        Standing {
-            state: match self.state {
-                State::SlowStart { .. } => "slow_start",
-                State::Unrestricted => "unrestricted",
-                State::Suspended(_) => "suspended",
-            },
-            reason: suspension.map(|suspension| suspension.reason),
-            suspended_for: suspension
-                .map(|suspension| now.saturating_duration_since(suspension.since)),
-            next_probe_in: suspension
-                .map(|suspension| suspension.next_probe.saturating_duration_since(now)),
-            waiting: suspension.map_or(0, |suspension| suspension.waited),
-            in_flight: self.in_flight,
-        }
     }
 
     /// Calls that it may have in flight, of `all` that there may be.
@@ -122,6 +111,7 @@ impl Organisation {
     }
 
     pub(super) fn begin_call(&mut self, kind: PermitKind, now: Instant) {
+        self.last_call = Some(now);
         if self.in_flight == 0 {
             self.pace.begin(now);
         }

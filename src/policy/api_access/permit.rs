@@ -36,6 +36,8 @@ pub enum PermitKind {
 pub enum Denied {
     /// Other calls have all the places that this organisation may take.
     Busy,
+    /// The rate limit has no token for it before this has passed.
+    RateLimited { retry_in: Duration },
     /// The organisation is suspended; its next probe is this far away.
     Suspended {
         /// Why.

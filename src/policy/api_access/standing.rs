@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::organisation::{Organisation, State};
 use super::{ApiAccess, SuspendReason};
 use crate::messages::OrgId;
 
@@ -42,5 +43,25 @@ impl ApiAccess {
     /// How many organisations may be called, suspended ones included.
     pub fn callable(&self) -> usize {
         self.callable.len()
+    }
+}
+
+impl Organisation {
+    pub(super) fn standing(&self, now: Instant) -> Standing {
+        let suspension = self.suspension();
+        Standing {
+            state: match self.state {
+                State::SlowStart { .. } => "slow_start",
+                State::Unrestricted => "unrestricted",
+                State::Suspended(_) => "suspended",
+            },
+            reason: suspension.map(|suspension| suspension.reason),
+            suspended_for: suspension
+                .map(|suspension| now.saturating_duration_since(suspension.since)),
+            next_probe_in: suspension
+                .map(|suspension| suspension.next_probe.saturating_duration_since(now)),
+            waiting: suspension.map_or(0, |suspension| suspension.waited),
+            in_flight: self.in_flight,
+        }
     }
 }

@@ -20,7 +20,8 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let mut access = ApiAccess::new(CONCURRENCY, Duration::from_hours(1));
+        let mut access =
+            ApiAccess::new(CONCURRENCY, Duration::from_hours(1), RateLimits::default());
         access.set_organisations(|_| true, [org("a"), org("b"), org("c")].iter());
         Self { access, now: Instant::now(), next_command: 0 }
     }

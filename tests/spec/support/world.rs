@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tallyfy_delete_worker::credentials::CredentialsSource;
 use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::messages::OrgId;
+use tallyfy_delete_worker::policy::api_access::rate::RateLimits;
 use tallyfy_delete_worker::policy::dry_run::CallMode;
 use tallyfy_delete_worker::policy::retry_schedule::{RetryDelays, RetrySchedule};
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
@@ -260,6 +261,7 @@ fn settings(amqp_url: &str, base_url: &str) -> ServiceSettings {
             schedule: RetrySchedule { max_attempts: 20, max_age: Duration::from_hours(24), delays },
             concurrency: 8,
             mode: CallMode::Destroy,
+            limits: RateLimits::default(),
             otlp: None,
         },
         broker: BrokerSettings {

@@ -1,0 +1,119 @@
+//! Why a command waits, and for how long: no permit, a drain, a moment that has not come.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::call::{Moment, NoCall};
+use super::command_run::CommandRun;
+use super::permits::Refused;
+use crate::metrics::NO_TOKEN;
+use crate::policy::api_access::Denied;
+use crate::policy::api_access::rate::RATE_LIMITED;
+use crate::policy::retry_schedule::RetryDelay;
+use crate::policy::settlement::{Settlement, Wait};
+
+const SLOW_ORGANISATION: &str = "slow_organisation";
+
+impl CommandRun<'_> {
+    /// No call may be made now.
+    pub(super) fn without_call(&mut self, why: NoCall) -> Settlement {
+        let at = Moment::now();
+        let (reason, retry_in, retry_after) = match why {
+            NoCall::Refused(Refused::Stopped) => return self.stopped(at),
+            NoCall::Refused(Refused::Denied(_)) if self.engine.is_attended_and_draining() => {
+                return self.stopped(at);
+            }
+            NoCall::Refused(Refused::Denied(Denied::Suspended {
+                reason,
+                retry_in,
+                retry_after,
+            })) => (reason.as_str(), retry_in, retry_after),
+            NoCall::Refused(Refused::Denied(Denied::BreakerOpen { retry_in })) => {
+                ("breaker_open", retry_in, None)
+            }
+            NoCall::Refused(
+                Refused::Crowded | Refused::Denied(Denied::Busy | Denied::RateLimited { .. }),
+            ) => (SLOW_ORGANISATION, Duration::ZERO, None),
+            NoCall::Refused(Refused::RateLimited(turn_in)) => {
+                let delay = self.engine.schedule.within(turn_in);
+                return self.postpone(delay, RATE_LIMITED, Some(turn_in), at);
+            }
+            NoCall::NoToken => (NO_TOKEN, Duration::ZERO, None),
+        };
+        // The first time aside lets others be seen; after that each copy costs the broker more than it gains.
+        let is_brief = reason == SLOW_ORGANISATION && !self.retry_state.has_waited_for(reason);
+        let age = if is_brief { Duration::ZERO } else { self.age(at) };
+        self.postpone(self.engine.schedule.postpone(age, retry_in), reason, retry_after, at)
+    }
+
+    /// # No number of restarts makes a waiting command a dead letter
+    ///
+    /// The broker counts how often a message is put back, and moves it to the dead letters in the end. So a command that has not
+    /// begun goes back to the work queue once; one that has come back before goes to the first delay queue as a copy, which counts
+    /// from the start. Where "not found" is a failure it is a copy each time: a redelivery would raise a doubt that nobody has.
+    fn stopped(&mut self, at: Moment) -> Settlement {
+        if self.calls > 0 {
+            return self.retry_later();
+        }
+        if !self.incoming.redelivered && !self.incoming.kind.fails_when_not_found() {
+            return Settlement::Requeue;
+        }
+        self.postpone(self.engine.schedule.shortest(Duration::ZERO), "draining", None, at)
+    }
+
+    /// A drain or a lost session has cut the tries of this delivery short.
+    pub(super) fn retry_later(&mut self) -> Settlement {
+        let delay = self.engine.schedule.retry(self.retry_state.attempts, Duration::ZERO);
+        Settlement::RetryLater(self.wait(delay, "attempt_failed", None, Moment::now()))
+    }
+
+    pub(super) fn postpone(
+        &mut self,
+        delay: RetryDelay,
+        reason: &'static str,
+        retry_after: Option<Duration>,
+        at: Moment,
+    ) -> Settlement {
+        Settlement::Postpone(self.wait(delay, reason, retry_after, at))
+    }
+
+    pub(super) fn wait(
+        &mut self,
+        delay: RetryDelay,
+        reason: &str,
+        retry_after: Option<Duration>,
+        at: Moment,
+    ) -> Wait {
+        let is_news = !self.retry_state.has_waited_for(reason);
+        if is_news {
+            self.engine.permits.with(|access, _| access.count_waiting(&self.command.target.org));
+        }
+        self.keep_doubt();
+        self.retry_state.note_wait(reason);
+        self.retry_state.not_before = retry_after.and_then(|wait| at.time.checked_add(wait).ok());
+        Wait {
+            delay,
+            retry_state: self.retry_state.clone(),
+            is_news,
+            command: Some(self.identity()),
+        }
+    }
+
+    /// It has been told to wait until then, and comes too early.
+    pub(super) fn wait_until(&mut self, moment: Timestamp, now: Timestamp) -> Settlement {
+        self.keep_doubt();
+        let left = moment.duration_since(now).unsigned_abs();
+        let schedule = &self.engine.schedule;
+        // One that waits for its turn in the rate limit is back before it: nobody else is called in its place.
+        let delay =
+            if self.asking().has_slot { schedule.within(left) } else { schedule.shortest(left) };
+        let command = Some(self.identity());
+        Settlement::Postpone(Wait {
+            delay,
+            retry_state: self.retry_state.clone(),
+            is_news: false,
+            command,
+        })
+    }
+}
