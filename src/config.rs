@@ -6,12 +6,15 @@ mod args;
 mod broker_args;
 mod core_args;
 mod dead;
+mod ledger_args;
 mod log_args;
 mod print;
 mod read;
 mod values;
 
 use std::io;
+use std::num::NonZeroU32;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
@@ -19,8 +22,10 @@ use tracing_subscriber::EnvFilter;
 use crate::consent::{Consent, somebody_is_there};
 use crate::dead_letters::{DeadJob, OutputFormat};
 use crate::delete_list::ListSettings;
+use crate::guard_tool::LedgerJob;
 use crate::kind::Kind;
 use crate::messages::OrgId;
+use crate::messages::ledger::{Decision, GuardLimit};
 use crate::policy::api_access::rate::RateLimits;
 use crate::policy::dry_run::CallMode;
 use crate::policy::retry_schedule::{RetryDelays, RetrySchedule};
@@ -33,6 +38,7 @@ use crate::telemetry::LogFormat;
 use args::{Cli, DeleteArgs, RetryDelayArgs, RunArgs, Sub};
 use broker_args::BrokerArgs;
 use core_args::CoreArgs;
+use ledger_args::PauseArgs;
 use log_args::LogArgs;
 use read::Reader;
 
@@ -52,6 +58,8 @@ pub enum Job {
     Delete(Box<ListSettings>),
     Print(Vec<u8>),
     Dead(Kind, AmqpSource, TlsFiles, DeadJob),
+    /// What an operator decides: about held commands, to pause or to resume.
+    Decide(AmqpSource, TlsFiles, LedgerJob),
 }
 
 pub struct Logging {
@@ -119,6 +127,13 @@ fn interpret(
             let job = broker.zip(kind.zip(job));
             (job.map(|((url, tls), (kind, job))| Job::Dead(kind, url, tls, job)), args.log)
         }
+        Sub::Guard(args) => {
+            let broker = reader.broker_address(&args.broker);
+            let job = broker.zip(reader.guard_job(&args));
+            (job.map(|((url, tls), job)| Job::Decide(url, tls, job)), args.log)
+        }
+        Sub::Pause(args) => pause(&mut reader, *args, LedgerJob::Pause),
+        Sub::Resume(args) => pause(&mut reader, *args, LedgerJob::Resume),
     };
     let mode = match &job {
         Some(Job::Run(settings)) => settings.core.mode,
@@ -132,6 +147,16 @@ fn interpret(
     }
 }
 
+fn pause(
+    reader: &mut Reader,
+    args: PauseArgs,
+    job: fn(Option<OrgId>, Decision) -> LedgerJob,
+) -> (Option<Job>, LogArgs) {
+    let broker = reader.broker_address(&args.broker);
+    let job = broker.zip(reader.pause_job(&args, job));
+    (job.map(|((url, tls), job)| Job::Decide(url, tls, job)), args.log)
+}
+
 fn service(reader: &mut Reader, args: &RunArgs) -> Option<ServiceSettings> {
     let provision = reader.take(&args.declare_topology);
     let provision =
@@ -141,7 +166,8 @@ fn service(reader: &mut Reader, args: &RunArgs) -> Option<ServiceSettings> {
     let delays = core.as_ref().map(|core| &core.schedule.delays);
     let topology = topology(provision.unwrap_or(Provision::Check), kinds, delays);
     let prefetch = core.as_ref().map_or(LARGEST_PREFETCH, |core| prefetch(core.concurrency));
-    let broker = broker(reader, &args.broker, topology, prefetch);
+    let broker = broker(reader, &args.broker, topology, prefetch)
+        .map(|broker| BrokerSettings { trusted_users: args.trusted_users.clone(), ..broker });
     let http_addr = reader.take(&args.http_addr);
     let shutdown_grace = reader.take(&args.shutdown_grace);
     Some(ServiceSettings {
@@ -167,6 +193,8 @@ fn core(
     let request_timeout = reader.take(&args.request_timeout);
     let max_attempts = reader.take(&args.max_attempts);
     let max_age = reader.take(&args.max_age);
+    let guard_max = reader.take(&args.guard_max_deletes);
+    let guard_window = reader.take(&args.guard_window);
     let delays = reader.take(&delays.wait_ladder);
     let otlp = reader.otlp(args);
     let (proxy, ca_file) = (reader.take_if(args.proxy.as_ref()).flatten(), args.ca_file.clone());
@@ -182,7 +210,13 @@ fn core(
         concurrency: concurrency? as usize,
         limits: RateLimits { organisation, total },
         mode: if is_dry_run? { CallMode::Look } else { CallMode::Destroy },
+        guard: guard(guard_max?, guard_window?),
     })
+}
+
+fn guard(max_deletes: Option<u32>, window: Duration) -> Option<GuardLimit> {
+    let window_s = u32::try_from(window.as_secs()).unwrap_or(u32::MAX);
+    max_deletes.map(|max_deletes| GuardLimit { max_deletes, window_s })
 }
 
 fn topology(
@@ -201,7 +235,7 @@ fn broker(
     prefetch: u16,
 ) -> Option<BrokerSettings> {
     let (url, tls) = reader.broker_address(args)?;
-    Some(BrokerSettings { url, tls, topology: topology?, prefetch })
+    Some(BrokerSettings { url, tls, topology: topology?, prefetch, trusted_users: Vec::new() })
 }
 
 /// More than the calls, so that the next commands are at hand while outcomes are being confirmed; not many more, because each
@@ -220,10 +254,14 @@ fn delete(
     let core = core(reader, &args.core, &args.delays, org.as_ref());
     let kind = reader.take(&args.kind);
     let ids = reader.ids(kind.unwrap_or_default(), &args.ids, input);
-    let core = core?;
+    let max = reader.take_if(args.max.as_ref()).map(NonZeroU32::get);
+    let (core, ids) = (core?, ids?);
+    if core.mode == CallMode::Destroy {
+        reader.is_short_enough(&ids, max, core.guard)?;
+    }
     let is_agreed = args.yes || core.mode == CallMode::Look || !somebody_is_there();
     let consent = if is_agreed { Consent::Given } else { Consent::Ask };
-    let list = ListSettings { core, kind: kind?, org: org?, ids: ids?, consent };
+    let list = ListSettings { core, kind: kind?, org: org?, ids, consent };
     Some(Job::Delete(Box::new(list)))
 }
 
@@ -351,6 +389,38 @@ mod tests {
             error.len() == 1 && error[0].starts_with("--kind") && error[0].contains("file.delete"),
             "{error:?}"
         );
+    }
+
+    #[test]
+    fn a_list_that_is_longer_than_the_guard_allows_is_refused_before_the_first_call() {
+        let ids: Vec<_> = (0..501).map(|n| format!("t{n}")).collect();
+        let ids: Vec<_> = ids.iter().map(String::as_str).collect();
+        let refused = delete(&["-"], &ids).unwrap_err();
+        assert!(refused[0].starts_with("--max:") && refused[0].contains("501"), "{refused:?}");
+        assert_eq!(delete(&["-"], &ids[..500]).unwrap().1.len(), 500);
+        assert_eq!(delete(&["--max=501", "-"], &ids).unwrap().1.len(), 501);
+        assert!(delete(&["--max=2", "-"], &ids[..3]).is_err());
+        assert_eq!(
+            delete(&["--max=2", "-"], &["t1", "t2", "t1"]).unwrap().1.len(),
+            3,
+            "t1 counts once"
+        );
+        assert_eq!(delete(&["--dry-run", "-"], &ids).unwrap().1.len(), 501, "it deletes nothing");
+        assert_eq!(delete(&["--guard-max-deletes=off", "-"], &ids).unwrap().1.len(), 501);
+    }
+
+    #[test]
+    fn only_the_word_off_switches_the_guard_off() {
+        for wrong in ["0", "false", "none", "-1", ""] {
+            let problems = problems(&[&format!("--guard-max-deletes={wrong}")]);
+            assert!(
+                problems.len() == 1
+                    && problems[0].starts_with("GUARD_MAX_DELETES: ")
+                    && problems[0].contains("off"),
+                "{wrong}: {problems:?}"
+            );
+        }
+        assert_eq!(problems(&["--guard-max-deletes=off"]), [""; 0]);
     }
 
     #[test]

@@ -218,8 +218,8 @@ async fn delete_one<'a>(
             Settlement::DryRun(dry_run) => {
                 return Ok(Ended::DryRun(dry_run));
             }
-            // No broker, so nothing is rejected: a command of our own is small.
-            Settlement::Reject(_) | Settlement::Requeue => {
+            // No broker, so nothing is held, and nothing rejected: a command of our own is small.
+            Settlement::Hold(_) | Settlement::Reject(_) | Settlement::Requeue => {
                 return left("given_up", &incoming.retry_state);
             }
             Settlement::RetryLater(wait) | Settlement::Postpone(wait) => wait,

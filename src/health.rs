@@ -30,6 +30,10 @@ pub enum Component {
     /// The consumer of what RabbitMQ itself took out of the work queues.
     Undeliverable,
     Breaker,
+    /// The ledger, without which nothing may be decided.
+    Ledger,
+    /// An operator has paused all organisations.
+    Paused,
     /// All organisations are suspended.
     Organisations,
     /// Our clock is not the API's.
@@ -38,8 +42,10 @@ pub enum Component {
 
 impl Default for Health {
     fn default() -> Self {
-        let reasons =
-            BTreeMap::from([(Component::Broker, "not connected to RabbitMQ yet".to_owned())]);
+        let reasons = BTreeMap::from([
+            (Component::Broker, "not connected to RabbitMQ yet".to_owned()),
+            (Component::Ledger, "the ledger has not been read yet".to_owned()),
+        ]);
         Self { last_heartbeat: Mutex::new(Instant::now()), reasons: Mutex::new(reasons) }
     }
 }

@@ -47,6 +47,8 @@ pub struct KindSpec {
     pub done_event: &'static str,
     /// The same for a command that was dead-lettered.
     pub failed_event: &'static str,
+    /// The same for the guard that has tripped.
+    pub held_event: &'static str,
     /// The same for a command of a dry run.
     pub dry_run_event: &'static str,
     /// Which GET shows the object.
@@ -111,6 +113,7 @@ impl Kind {
                 not_found: NotFound::Absent,
                 done_event: "task.deleted",
                 failed_event: "task.delete_failed",
+                held_event: "task.delete_held",
                 dry_run_event: "task.delete_dry_run",
                 look: Look::At("tasks"),
             },
@@ -125,6 +128,7 @@ impl Kind {
                 not_found: NotFound::Missing,
                 done_event: "task.archived",
                 failed_event: "task.archive_failed",
+                held_event: "task.archive_held",
                 dry_run_event: "task.archive_dry_run",
                 look: Look::At("tasks"),
             },
@@ -139,6 +143,7 @@ impl Kind {
                 not_found: NotFound::MissingOrNotArchived,
                 done_event: "process.deleted",
                 failed_event: "process.delete_failed",
+                held_event: "process.delete_held",
                 dry_run_event: "process.delete_dry_run",
                 look: Look::At("runs"),
             },
@@ -153,6 +158,7 @@ impl Kind {
                 not_found: NotFound::NotTheApi,
                 done_event: "tag.deleted",
                 failed_event: "tag.delete_failed",
+                held_event: "tag.delete_held",
                 dry_run_event: "tag.delete_dry_run",
                 look: Look::At("tags"),
             },
@@ -167,6 +173,7 @@ impl Kind {
                 not_found: NotFound::Missing,
                 done_event: "file.deleted",
                 failed_event: "file.delete_failed",
+                held_event: "file.delete_held",
                 dry_run_event: "file.delete_dry_run",
                 look: Look::Nowhere,
             },
@@ -186,6 +193,11 @@ impl Kind {
     /// The queue that its commands are consumed from. Also their routing key, and that of what RabbitMQ itself dead-letters.
     pub const fn queue(self) -> &'static str {
         self.spec().name
+    }
+
+    /// The queue of the commands that the guard holds.
+    pub fn held_queue(self) -> String {
+        format!("{}.held", self.queue())
     }
 
     /// The queue of its dead letters.

@@ -51,6 +51,7 @@ pub mod tallyfy_api;
 pub mod check;
 pub mod dead_letters;
 pub mod delete_list;
+pub mod guard_tool;
 pub mod service;
 
 pub mod config;
@@ -63,5 +64,6 @@ pub mod metrics;
 pub mod schema;
 pub mod shutdown;
 mod spans;
+mod table;
 pub mod telemetry;
 pub mod tls_provider;

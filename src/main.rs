@@ -8,6 +8,7 @@ use tallyfy_delete_worker::check::check;
 use tallyfy_delete_worker::config::{self, EXIT_USAGE, Job};
 use tallyfy_delete_worker::dead_letters::{self, DeadJob, Done};
 use tallyfy_delete_worker::delete_list::{ListEnd, ListSettings, Tally, delete_list};
+use tallyfy_delete_worker::guard_tool;
 use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::messages::{End, EndKind};
 use tallyfy_delete_worker::policy::dry_run::CallMode;
@@ -73,6 +74,10 @@ async fn execute(job: Job) -> anyhow::Result<ExitCode> {
         }
         Job::Delete(list) => delete(*list).await,
         Job::Dead(kind, url, tls, job) => dead(kind, &url, &tls, job).await,
+        Job::Decide(url, tls, job) => {
+            let stop = shutdown::on_signal().context("cannot listen for signals")?;
+            guard_tool::run(job, &url, &tls, stop).await.map(code).map_err(Into::into)
+        }
     }
 }
 

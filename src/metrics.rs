@@ -1,11 +1,12 @@
 //! The numbers that an operator sees. No label carries an organisation's or a task's id.
 
 mod families;
+mod unacknowledged;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -16,6 +17,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use self::families::{add, by_kind, labelled};
+use self::unacknowledged::Received;
+pub use self::unacknowledged::Unacknowledged;
 use crate::kind::Kind;
 use crate::messages::FailureReason;
 use crate::policy::api_access::SuspendReason;
@@ -31,13 +34,11 @@ type QueueGauges = Family<[(&'static str, String); 1], Gauge>;
 type DelayGauges = Family<[(&'static str, String); 2], Gauge>;
 /// The reason of an organisation that is allowed and has no token at the moment.
 pub const NO_TOKEN: &str = "no_token";
-/// When a delivery came, and a number that tells it from others of the same moment.
-type Received = (Instant, u64);
 
 const PREFIX: &str = "tallyfy_delete_worker";
 /// Beside the reasons of dead letters.
-const SETTLEMENTS: [&str; 5] =
-    ["already_absent", "retry_later", "postponed", "returned", "dry_run"];
+const SETTLEMENTS: [&str; 6] =
+    ["already_absent", "retry_later", "postponed", "held", "returned", "dry_run"];
 const PUBLISHES: [&str; 6] =
     ["confirmed", "rejected", "returned", "timeout", "too_large", "broken"];
 const ACKNOWLEDGEMENTS: [&str; 2] = ["acknowledged", "lost"];
@@ -59,6 +60,8 @@ pub struct Metrics {
     suspended: Family<Label, Gauge>,
     /// Commands that the rate limit has made wait.
     pub rate_limit_waits: Family<Label, Counter>,
+    held: Family<Label, Gauge>,
+    paused: Family<Label, Gauge>,
     deliveries_unsettled: Gauge,
     oldest_delivery_age: Gauge<f64, AtomicU64>,
     unacknowledged: Mutex<BTreeSet<Received>>,
@@ -172,6 +175,20 @@ impl Metrics {
                 "reason",
                 reasons,
             ),
+            held: labelled(
+                r,
+                "guard_tripped",
+                "Organisations whose commands the mass-deletion guard holds",
+                "kind",
+                kinds.iter().map(|kind| kind.as_str()),
+            ),
+            paused: labelled(
+                r,
+                "paused",
+                "1 while all organisations are paused, and how many are paused by themselves",
+                "scope",
+                ["all", "organisations"],
+            ),
             oldest_credential: add(
                 r,
                 "oldest_credential_timestamp_seconds",
@@ -204,18 +221,6 @@ impl Metrics {
         self.commands.get_or_create(&labels(kind, verdict)).inc();
     }
 
-    /// A delivery has come into our hands. Its guard ends with it.
-    pub fn received(&self) -> Unacknowledged<'_> {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let received = (Instant::now(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        self.lock_unacknowledged().insert(received);
-        Unacknowledged { metrics: self, received }
-    }
-
-    fn lock_unacknowledged(&self) -> MutexGuard<'_, BTreeSet<Received>> {
-        self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The first call of a command that was never delivered before was answered.
     pub fn count_first_answer(&self, kind: Kind, verdict: Verdict) {
         self.first_answers.get_or_create(&labels(kind, verdict.as_str())).inc();
@@ -226,6 +231,20 @@ impl Metrics {
         self.suspended
             .get_or_create(&[("reason", reason)])
             .set(i64::try_from(organisations).unwrap_or(i64::MAX));
+    }
+
+    /// So many organisations are held for this kind.
+    pub fn set_held(&self, kind: Kind, organisations: usize) {
+        if let Some(held) = self.held.get(&[("kind", kind.as_str())]) {
+            held.set(i64::try_from(organisations).unwrap_or(i64::MAX));
+        }
+    }
+
+    pub fn set_paused(&self, organisations: usize, is_all: bool) {
+        let organisations = i64::try_from(organisations).unwrap_or(i64::MAX);
+        for (scope, value) in [("all", i64::from(is_all)), ("organisations", organisations)] {
+            self.paused.get_or_create(&[("scope", scope)]).set(value);
+        }
     }
 
     /// The API has answered one call.
@@ -253,31 +272,11 @@ impl Metrics {
     }
 
     pub fn render(&self) -> String {
-        let (number, oldest) = {
-            let unacknowledged = self.lock_unacknowledged();
-            (
-                unacknowledged.len(),
-                unacknowledged.first().map(|(since, _)| since.elapsed().as_secs_f64()),
-            )
-        };
-        self.deliveries_unsettled.set(i64::try_from(number).unwrap_or(i64::MAX));
-        self.oldest_delivery_age.set(oldest.unwrap_or(0.0));
+        self.show_unacknowledged();
         let mut text = String::new();
         // Writing to a String does not fail.
         let _ = encode(&mut text, &self.registry);
         text
-    }
-}
-
-/// An unacknowledged delivery.
-pub struct Unacknowledged<'a> {
-    metrics: &'a Metrics,
-    received: Received,
-}
-
-impl Drop for Unacknowledged<'_> {
-    fn drop(&mut self) {
-        self.metrics.lock_unacknowledged().remove(&self.received);
     }
 }
 

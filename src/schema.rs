@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::kind::Kind;
-use crate::messages::{Command, audit, dry_run, event};
+use crate::messages::{Command, audit, dry_run, event, held};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
@@ -13,6 +13,8 @@ pub enum Subject {
     DryRun,
     /// The body of the event about what operators did with dead letters.
     Audit,
+    /// The body of the event about the guard that has tripped.
+    Held,
 }
 
 /// The schema of one, or of all under their names; of the command, for this kind or, with all, for each.
@@ -22,11 +24,13 @@ pub fn schema(subject: Option<Subject>, kind: Kind) -> Value {
         Some(Subject::Event) => event::schema().to_value(),
         Some(Subject::DryRun) => dry_run::schema().to_value(),
         Some(Subject::Audit) => audit::schema().to_value(),
+        Some(Subject::Held) => held::schema().to_value(),
         None => json!({
             "commands": commands(),
             "event": schema(Some(Subject::Event), kind),
             "dry_run": schema(Some(Subject::DryRun), kind),
             "audit": schema(Some(Subject::Audit), kind),
+            "held": schema(Some(Subject::Held), kind),
         }),
     }
 }

@@ -16,6 +16,7 @@ use crate::credentials::{Credentials, CredentialsError, CredentialsSource};
 use crate::health::{Component, Health};
 use crate::http::{self, Bound, Pages};
 use crate::kind::Kind;
+use crate::messages::ledger::GuardLimit;
 use crate::metrics::Metrics;
 use crate::policy::api_access::rate::RateLimits;
 use crate::policy::dry_run::CallMode;
@@ -41,6 +42,8 @@ pub struct CoreSettings {
     pub limits: RateLimits,
     /// Whether anything is destroyed.
     pub mode: CallMode,
+    /// The limit of the mass-deletion guard; without one it is off.
+    pub guard: Option<GuardLimit>,
     /// Where spans go, where they are made.
     pub otlp: Option<OtlpSettings>,
 }
@@ -115,6 +118,7 @@ pub fn engine(
         concurrency: core.concurrency,
         limits: core.limits,
         mode: core.mode,
+        guard: core.guard,
         is_attended,
         spans: core.otlp.as_ref().map_or_else(|| Ok(Spans::default()), Spans::to)?,
     };

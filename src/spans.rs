@@ -194,7 +194,7 @@ impl DeliverySpan {
             Settlement::DryRun(dry_run) => {
                 span.set_attribute(KeyValue::new("tallyfy.would", dry_run.would));
             }
-            Settlement::Reject(_) | Settlement::Requeue => {}
+            Settlement::Hold(_) | Settlement::Reject(_) | Settlement::Requeue => {}
         }
     }
 }

@@ -133,11 +133,16 @@ async fn permissions(connection: &Connection, settings: &BrokerSettings) -> Vec<
     let mut facts = Vec::new();
     let queues =
         kinds.iter().flat_map(|kind| [kind.queue().to_owned(), kind.undeliverable_queue()]);
-    for queue in queues {
+    for queue in queues.chain([names::LEDGER.to_owned()]) {
         let may = ask.may_read(&queue).await;
         facts.push(judge::needed(&format!("read {queue}"), may, grant.clone()));
     }
-    for exchange in [names::EVENTS_EXCHANGE, names::RETRY_EXCHANGE, names::DEAD_LETTER_EXCHANGE] {
+    for exchange in [
+        names::EVENTS_EXCHANGE,
+        names::RETRY_EXCHANGE,
+        names::DEAD_LETTER_EXCHANGE,
+        names::LEDGER_EXCHANGE,
+    ] {
         facts.push(judge::needed(
             &format!("write {exchange}"),
             ask.may_write(exchange).await,
@@ -206,13 +211,11 @@ fn cure_of_publishing(error: &PublishError, kinds: &[Kind]) -> Cow<'static, str>
 
 /// What gives the worker's user all that it needs, and no more.
 fn grant(kinds: &[Kind]) -> Cow<'static, str> {
-    let queues = kinds.iter().map(|kind| kind.queue().replace('.', r"\.")).collect::<Vec<_>>();
-    let read = match queues.as_slice() {
-        [queue] => format!(r"^{queue}(\.undeliverable)?$"),
-        queues => format!(r"^({})(\.undeliverable)?$", queues.join("|")),
-    };
-    format!(r"rabbitmqctl set_permissions -p VHOST USER '^$' '^task\.(events|retry|dlx)$' '{read}'")
-        .into()
+    let escaped = |queue: &str| queue.replace('.', r"\.");
+    let queues = kinds.iter().map(|kind| escaped(kind.queue())).collect::<Vec<_>>().join("|");
+    let read = format!(r"^(({queues})(\.undeliverable)?|{})$", escaped(names::LEDGER));
+    let write = r"^task\.(events|retry|dlx|ledger)$";
+    format!("rabbitmqctl set_permissions -p VHOST USER '^$' '{write}' '{read}'").into()
 }
 
 /// A name that nothing has: it hangs on the moment.

@@ -129,7 +129,7 @@ pub(super) fn too_much(found: &[(String, May)]) -> Fact {
     Fact::warning(
         NAME,
         format!("the user may also {}", much.join(", ")),
-        "Give the worker a user of its own: configure '^$', write '^task\\.(events|retry|dlx)$', read '^task\\.delete(\\.undeliverable)?$'",
+        "Give the worker a user of its own: configure '^$', write '^task\\.(events|retry|dlx|ledger)$', read '^task\\.(delete|delete\\.undeliverable|delete\\.ledger)$'",
     )
 }
 

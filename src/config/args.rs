@@ -1,6 +1,7 @@
 //! The command line: every setting as a flag and a variable, with what each takes. `values` checks, `read` reports every mistake at once.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -8,8 +9,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::broker_args::BrokerArgs;
 use super::core_args::CoreArgs;
 use super::dead::DeadArgs;
+use super::ledger_args::{GuardArgs, PauseArgs};
 use super::log_args::LogArgs;
-use super::values::{Setting, checked, delays, duration, flag, kind, kinds, org, socket_address};
+use super::values::{
+    Setting, checked, delays, duration, flag, kind, kinds, org, socket_address, up_to,
+};
 use crate::kind::Kind;
 use crate::messages::OrgId;
 use crate::policy::retry_schedule::RetryDelays;
@@ -59,7 +63,13 @@ pub(super) enum Sub {
     Delete(Box<DeleteArgs>),
     /// Look at dead letters, replay, discard, export or import them.
     Dead(Box<DeadArgs>),
-    /// Print the JSON Schema of the command, of the outcome event, of the event of a dry run, of the audit event, or of all.
+    /// Look at what the mass-deletion guard holds, and decide about it.
+    Guard(Box<GuardArgs>),
+    /// Make no new call, for one organisation or for all, until resumed. All workers follow, restarts included.
+    Pause(Box<PauseArgs>),
+    /// End a pause.
+    Resume(Box<PauseArgs>),
+    /// Print the JSON Schema of the command, of the outcome event, of the event of a dry run, of the audit event, of the event of the guard, or of all.
     Schema {
         /// Which; without it, all under their names.
         subject: Option<SubjectArg>,
@@ -88,6 +98,8 @@ pub(super) enum SubjectArg {
     DryRun,
     /// The body of the event about what operators did with dead letters.
     Audit,
+    /// The body of the event about the mass-deletion guard.
+    Held,
 }
 
 #[derive(Args)]
@@ -109,6 +121,15 @@ pub(super) struct RunArgs {
         value_name = "BOOL",
         help_heading = "RabbitMQ", value_parser = checked(flag))]
     pub(super) declare_topology: Setting<bool>,
+    /// Broker users whose headers are believed beside the worker's own, separated by commas: of the operator who replays dead letters.
+    #[arg(
+        long,
+        env = "TRUSTED_USERS",
+        value_delimiter = ',',
+        value_name = "USER",
+        help_heading = "RabbitMQ"
+    )]
+    pub(super) trusted_users: Vec<String>,
     /// Address of /livez, /readyz, /metrics and, for callers on the machine itself, /status.
     #[arg(
         long,
@@ -165,6 +186,9 @@ pub(super) struct DeleteArgs {
     /// Do not ask at the terminal before it begins.
     #[arg(long)]
     pub(super) yes: bool,
+    /// Let the list be as long as this, if that is more than the guard allows.
+    #[arg(long, value_name = "NUMBER", value_parser = checked(up_to(u32::MAX)))]
+    pub(super) max: Option<Setting<NonZeroU32>>,
     /// Ids of the tasks, processes, tags or files, or - to read them from standard input, one a line. An id that is given twice is taken
     /// once.
     #[arg(required = true, value_name = "ID")]

@@ -7,7 +7,8 @@ use clap::Args;
 use url::Url;
 
 use super::values::{
-    Setting, base_url, checked, collector, duration, flag, if_set, number, orgs, proxy, rate,
+    Setting, base_url, checked, collector, duration, flag, guard_max, if_set, number, orgs, proxy,
+    rate,
 };
 use crate::messages::OrgId;
 use crate::policy::api_access::rate::Rate;
@@ -15,6 +16,7 @@ use crate::policy::api_access::rate::Rate;
 const TENTH: Duration = Duration::from_millis(100);
 /// Several tries of one delivery must stay far below RabbitMQ's consumer timeout of 30 minutes.
 const LONGEST_REQUEST: Duration = Duration::from_mins(5);
+const WEEK: Duration = Duration::from_hours(24 * 7);
 const YEAR: Duration = Duration::from_hours(24 * 366);
 
 #[derive(Args)]
@@ -133,6 +135,13 @@ pub(super) struct CoreArgs {
         help_heading = "Operation"
     )]
     pub(super) otel_service_name: String,
+    /// Commands of one organisation and kind that may be carried out within the window; what comes beyond is held until
+    /// somebody decides. off: no limit.
+    #[arg(long, env = "GUARD_MAX_DELETES", default_value = "500", value_name = "NUMBER", help_heading = "Mass-deletion guard", value_parser = checked(guard_max))]
+    pub(super) guard_max_deletes: Setting<Option<u32>>,
+    /// The sliding window of the guard.
+    #[arg(long, env = "GUARD_WINDOW", default_value = "1h", value_name = "DURATION", help_heading = "Mass-deletion guard", value_parser = checked(duration(Duration::from_mins(1)..=WEEK)))]
+    pub(super) guard_window: Setting<Duration>,
     /// Answered attempts before the dead letter.
     #[arg(long, env = "MAX_ATTEMPTS", default_value = "20", value_name = "NUMBER", help_heading = "Retries", value_parser = checked(number(1..=1_000_000)))]
     pub(super) max_attempts: Setting<u32>,

@@ -15,6 +15,7 @@ pub(super) fn schema(subject: Option<SubjectArg>, kind: Kind) -> Vec<u8> {
         SubjectArg::Event => Subject::Event,
         SubjectArg::DryRun => Subject::DryRun,
         SubjectArg::Audit => Subject::Audit,
+        SubjectArg::Held => Subject::Held,
     });
     format!("{:#}\n", schema_of(subject, kind)).into_bytes()
 }

@@ -1,5 +1,6 @@
 //! Collects the lines of all wrong settings, and checks what hangs on more than one setting, on a file or on standard input.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, stderr};
 use std::net::IpAddr;
@@ -13,6 +14,7 @@ use super::core_args::CoreArgs;
 use super::values::{ID_FORM, Setting};
 use crate::credentials::{self, CredentialsSource};
 use crate::kind::Kind;
+use crate::messages::ledger::GuardLimit;
 use crate::messages::{ObjectId, OrgId};
 use crate::rabbitmq::AmqpSource;
 use crate::rabbitmq::tls::{ClientFiles, TlsFiles};
@@ -83,6 +85,26 @@ impl Reader {
             );
         }
         Some((source?, tls))
+    }
+
+    /// # A list that is longer than the guard allows is refused before the first call
+    ///
+    /// Its whole length is known, so nothing of it need be deleted before somebody has agreed to the number.
+    pub(super) fn is_short_enough(
+        &mut self,
+        ids: &[ObjectId],
+        max: Option<u32>,
+        guard: Option<GuardLimit>,
+    ) -> Option<()> {
+        let Some(most) = max.or(guard.map(|guard| guard.max_deletes)) else { return Some(()) };
+        let ids = ids.iter().collect::<BTreeSet<_>>().len();
+        if ids <= most as usize {
+            return Some(());
+        }
+        self.problem(
+            "--max",
+            format!("the list has {ids} ids, and no more than {most} are allowed; if all are meant, say --max {ids}"),
+        )
     }
 
     pub(super) fn log_format(

@@ -85,6 +85,18 @@ pub(super) fn number(
     }
 }
 
+/// How many deletions the guard lets pass; `None` is `off`.
+pub(super) fn guard_max(text: &str) -> Result<Option<u32>, String> {
+    let number = text.parse().ok().filter(|number| (1..=100_000_000).contains(number));
+    match (text, number) {
+        ("off", _) => Ok(None),
+        (_, Some(number)) => Ok(Some(number)),
+        _ => Err(format!(
+            "takes a number from 1 to 100000000, or off, which lets any number of deletions pass; not {text:?}"
+        )),
+    }
+}
+
 /// A number that is not 0.
 pub(super) fn up_to(
     most: u32,

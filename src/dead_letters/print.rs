@@ -11,6 +11,7 @@ use crate::kind::Kind;
 use crate::messages::dead_letter::Exported;
 use crate::messages::ids::EventIds;
 use crate::messages::{DeadLetter, Properties, RetryState};
+use crate::table::{age, printable, write};
 
 const LONGEST_DETAIL: usize = 60;
 const MAY_BE_DONE: &str =
@@ -37,21 +38,7 @@ pub(super) fn groups(out: &mut impl Write, groups: &[Group], now: Timestamp) -> 
             printable(&group.detail).chars().take(LONGEST_DETAIL).collect(),
         ]
     }));
-    for row in &rows {
-        let mut line = String::new();
-        for (column, text) in row.iter().enumerate() {
-            let width = rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-            // The last one is as long as it is.
-            let width = if column + 1 < row.len() { width } else { 0 };
-            line.push_str(&pad(text, width, NUMBERS.contains(&column)));
-        }
-        writeln!(out, "{}", line.trim_end())?;
-    }
-    Ok(())
-}
-
-fn pad(text: &str, width: usize, is_number: bool) -> String {
-    if is_number { format!("{text:>width$}  ") } else { format!("{text:width$}  ") }
+    write(out, &rows, &NUMBERS)
 }
 
 /// One dead letter as a paragraph.
@@ -91,22 +78,6 @@ pub(super) fn dead_letter(
         }
     }
     writeln!(out)
-}
-
-/// What producers write must not steer the terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-fn age(time: Option<Timestamp>, now: Timestamp) -> String {
-    let Some(time) = time else { return "-".to_owned() };
-    let seconds = now.duration_since(time).unsigned_abs().as_secs();
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{}m", seconds / 60),
-        3600..86_400 => format!("{}h", seconds / 3600),
-        _ => format!("{}d", seconds / 86_400),
-    }
 }
 
 /// For a line of an export.

@@ -30,17 +30,17 @@ pub(crate) struct Audit {
     /// CloudEvents `type` and routing key.
     #[serde(skip)]
     pub event_type: &'static str,
-    /// Kind of the commands whose dead letters were meant.
+    /// Kind of the commands that were meant.
     pub kind: Kind,
     /// Who did it.
     pub by: String,
     /// Why, where that was said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// Which dead letters were meant: those that fit all its members.
+    /// Which ones were meant: those that fit all its members.
     #[schemars(with = "serde_json::Map<String, Value>")]
     pub selection: Value,
-    /// How many dead letters it was done with.
+    /// How many it was done with.
     pub letters: usize,
     /// It was cut short: by a signal, or by a failure.
     pub interrupted: bool,
@@ -49,8 +49,14 @@ pub(crate) struct Audit {
 pub(crate) fn schema() -> Schema {
     cloud_event::schema::<Audit>(&EventSchema {
         title: "AuditEvent",
-        description: "What an operator did with dead letters: a `CloudEvents` 1.0 event in structured JSON.",
-        types: &[names::REPLAYED_EVENT, names::DISCARDED_EVENT, names::IMPORTED_EVENT],
+        description: "What an operator did with dead letters or held commands: a `CloudEvents` 1.0 event in structured JSON.",
+        types: &[
+            names::REPLAYED_EVENT,
+            names::DISCARDED_EVENT,
+            names::IMPORTED_EVENT,
+            names::RELEASED_EVENT,
+            names::REJECTED_EVENT,
+        ],
         subject: None,
         supersedes: None,
     })

@@ -53,6 +53,8 @@ pub enum FailureReason {
     NotFound,
     /// There is no such process, or it is not archived.
     NotFoundOrNotArchived,
+    /// A person has rejected what the mass-deletion guard had held.
+    GuardRejected,
     /// RabbitMQ moved it: it was delivered again and again, and never acknowledged.
     Poison,
     /// RabbitMQ moved it: its producer's own `expiration` passed before a worker had it.
@@ -62,7 +64,7 @@ pub enum FailureReason {
 }
 
 impl FailureReason {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Malformed,
         Self::OrgNotAllowed,
         Self::Expired,
@@ -71,6 +73,7 @@ impl FailureReason {
         Self::AttemptsExhausted,
         Self::NotFound,
         Self::NotFoundOrNotArchived,
+        Self::GuardRejected,
         Self::Poison,
         Self::ExpiredInQueue,
         Self::Undeliverable,
@@ -92,6 +95,7 @@ impl FailureReason {
             Self::AttemptsExhausted => "attempts_exhausted",
             Self::NotFound => "not_found",
             Self::NotFoundOrNotArchived => "not_found_or_not_archived",
+            Self::GuardRejected => "guard_rejected",
             Self::Poison => "poison",
             Self::ExpiredInQueue => "expired_in_queue",
             Self::Undeliverable => "undeliverable",

@@ -8,6 +8,10 @@ pub const EVENTS_EXCHANGE: &str = "task.events";
 pub const UNROUTED_EVENTS: &str = "task.events.unrouted";
 /// Exchange that waiting copies are published to; each delay queue is bound by its own name.
 pub const RETRY_EXCHANGE: &str = "task.retry";
+/// Exchange that records of the ledger are published to, and the stream that holds them.
+pub const LEDGER_EXCHANGE: &str = "task.ledger";
+/// See [`LEDGER_EXCHANGE`].
+pub const LEDGER: &str = "task.delete.ledger";
 /// Exchange that dead letters are published to.
 pub const DEAD_LETTER_EXCHANGE: &str = "task.dlx";
 
@@ -19,6 +23,10 @@ pub const REPLAYED_EVENT: &str = "task.dead_letters.replayed";
 pub const DISCARDED_EVENT: &str = "task.dead_letters.discarded";
 /// See [`REPLAYED_EVENT`].
 pub const IMPORTED_EVENT: &str = "task.dead_letters.imported";
+/// CloudEvents `type` and routing key of what operators decided about held commands.
+pub const RELEASED_EVENT: &str = "task.guard.released";
+/// See [`RELEASED_EVENT`].
+pub const REJECTED_EVENT: &str = "task.guard.rejected";
 /// Content type of the events: CloudEvents in structured JSON mode.
 pub const EVENT_CONTENT_TYPE: &str = "application/cloudevents+json";
 
@@ -40,6 +48,8 @@ pub const X_PUBLISHED_BY: &str = "x-published-by";
 pub const X_LAST_STATUS: &str = "x-last-status";
 /// Header of a waiting copy: why it has waited, the present reason last, so that its next wait for one of them is not news.
 pub const X_WAIT_REASON: &str = "x-wait-reason";
+/// Header of a held command: since when the guard has held it (RFC 3339).
+pub const X_HELD_SINCE: &str = "x-held-since";
 /// Header of a dead letter: why, one of the contract's reasons.
 pub const X_FAILURE_REASON: &str = "x-failure-reason";
 /// Header of a dead letter: why, for a person.

@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
+use super::ledger::LedgerRecord;
 use super::{Incoming, Properties, RetryState, names, time};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 /// A message to publish: persistent, mandatory and confirmed, always.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,8 +66,52 @@ impl<'a> Publication<'a> {
         )
     }
 
+    /// A copy of the command for the queue of those that the guard holds.
+    pub fn held_copy(
+        incoming: &'a Incoming,
+        retry_state: &RetryState,
+        first_seen: Timestamp,
+        since: Timestamp,
+    ) -> Self {
+        let mut headers = retry_state_headers(incoming, retry_state, first_seen);
+        push_time(&mut headers, names::X_HELD_SINCE, Some(since));
+        Self::copy(incoming, names::RETRY_EXCHANGE, incoming.kind.held_queue(), headers)
+    }
+
+    /// A held command once more, for the work queue. Its age stood still while it was held.
+    pub fn released(incoming: &'a Incoming, since: Option<Timestamp>, now: Timestamp) -> Self {
+        let held_for = since.map_or(SignedDuration::ZERO, |since| now.duration_since(since));
+        let first_seen = incoming.retry_state.first_seen.unwrap_or(now);
+        let first_seen = first_seen.checked_add(held_for).unwrap_or(now).min(now);
+        let headers = retry_state_headers(incoming, &incoming.retry_state, first_seen);
+        Self::copy(incoming, "", incoming.kind.queue().to_owned(), headers)
+    }
+
+    /// The same with a body of its own.
+    pub fn into_owned(self) -> Publication<'static> {
+        Publication { body: Cow::Owned(self.body.into_owned()), ..self }
+    }
+
+    /// A record of the ledger.
+    pub fn ledger_record(record: &LedgerRecord) -> Publication<'static> {
+        Publication {
+            exchange: names::LEDGER_EXCHANGE,
+            routing_key: names::LEDGER.to_owned(),
+            body: record.body().into(),
+            message_id: None,
+            correlation_id: None,
+            content_type: Some("application/json".to_owned()),
+            headers: Vec::new(),
+        }
+    }
+
     pub fn is_dead_letter(&self) -> bool {
         self.exchange == names::DEAD_LETTER_EXCHANGE
+    }
+
+    /// A copy of a command says who has made it; an event does not, so that it can be published again elsewhere (a shovel).
+    pub fn is_event(&self) -> bool {
+        self.exchange == names::EVENTS_EXCHANGE
     }
 
     /// An event about the command.

@@ -151,6 +151,7 @@ impl ApiAccess {
     /// A permitted call was not made.
     pub fn release(&mut self, org: &OrgId, permit: Permit, now: Instant) {
         self.take_back(org, permit, None, now);
+        self.give_token_back(org, now);
     }
 
     /// A permitted call was answered.

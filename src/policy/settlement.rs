@@ -46,6 +46,8 @@ pub enum Settlement {
     Reject(Option<Outcome>),
     /// A dry run has looked at the object: publish the event that says what would have happened.
     DryRun(DryRun),
+    /// The guard has tripped: it is held until a person decides.
+    Hold(RetryState),
     /// Not begun: back to the work queue.
     Requeue,
 }
@@ -77,6 +79,9 @@ impl Settlement {
                     event(outcome, incoming, now),
                 ]
             }
+            Self::Hold(retry_state) => {
+                vec![Publication::held_copy(incoming, retry_state, first_seen, now)]
+            }
             Self::DryRun(dry_run) => vec![dry_run.event(incoming, now)],
             Self::Reject(None) | Self::Requeue => Vec::new(),
         }
@@ -92,6 +97,7 @@ impl Settlement {
             Self::RetryLater(..) => "retry_later",
             Self::Postpone(..) => "postponed",
             Self::DryRun(_) => "dry_run",
+            Self::Hold(_) => "held",
             Self::Requeue => "returned",
         }
     }

@@ -1,40 +1,28 @@
 //! Dead letters: fetched one by one, from the broker library's types to plain data, and removed only when told to.
 
-use std::sync::Arc;
-
-use lapin::options::{BasicGetOptions, BasicNackOptions};
-use lapin::{BasicProperties, Channel};
+use lapin::BasicProperties;
 
 use super::broker_error::BrokerError;
 use super::cause;
-use super::connection::{Connection, in_time};
+use super::connection::Connection;
 use super::delivery::Delivery;
 use super::envelope::{self, X_UNREADABLE};
-use super::topology;
+use super::queue_reader::QueueReader;
 use crate::kind::Kind;
 use crate::messages::event::Failure;
 use crate::messages::{Cause, DeadLetter, Malformed};
 
-/// Requeues all that the channel holds.
-const ALL_BACK: BasicNackOptions = BasicNackOptions { multiple: true, requeue: true };
-
-/// Fetches the dead letters of a kind one by one, on a channel of its own. They go back to their queue when the channel ends,
-/// unless they were acknowledged.
+/// Fetches the dead letters of a kind one by one. They go back to their queue when the reader ends, unless they were acknowledged.
 pub struct DeadLetterReader {
     kind: Kind,
-    queue: String,
-    channel: Arc<Channel>,
+    queue: QueueReader,
 }
 
 impl DeadLetterReader {
     /// # Errors
     /// [`BrokerError::DeadLetters`].
     pub async fn open(connection: &Connection, kind: Kind) -> Result<Self, BrokerError> {
-        let queue = kind.dead_letter_queue();
-        match connection.channel().await {
-            Ok(channel) => Ok(Self { kind, queue, channel: Arc::new(channel) }),
-            Err(source) => Err(BrokerError::DeadLetters { queue, source }),
-        }
+        Ok(Self { kind, queue: QueueReader::open(connection, kind.dead_letter_queue()).await? })
     }
 
     /// Fetches the next dead letter, if there is one, and says how many are left behind it.
@@ -42,33 +30,28 @@ impl DeadLetterReader {
     /// # Errors
     /// [`BrokerError::DeadLetters`].
     pub async fn next(&self) -> Result<Option<(Delivery<DeadLetter>, u32)>, BrokerError> {
-        let get = self.channel.basic_get(self.queue.as_str().into(), BasicGetOptions::default());
-        let got = in_time(get).await;
-        let failed = |source| BrokerError::DeadLetters { queue: self.queue.clone(), source };
-        let message = got.map_err(failed)?;
-        Ok(message.map(|message| {
-            let read = |properties: &BasicProperties, body| read(self.kind, properties, body);
-            let left = message.message_count;
-            (Delivery::new(message.delivery, &self.channel, read), left)
-        }))
+        self.queue
+            .next(|properties: &BasicProperties, body| read(self.kind, properties, body))
+            .await
     }
 
     /// How many lie ready in the queue; `None` if the broker does not say.
     pub async fn ready(&self) -> Option<u32> {
-        topology::depth(&self.channel, &self.queue).await.ok().map(|depth| depth.ready)
+        self.queue.ready().await
     }
 
     /// Puts back all that was fetched and not settled, and closes the channel.
     pub async fn close(self) {
-        let _ = in_time(self.channel.basic_nack(0, ALL_BACK)).await;
-        let _ = in_time(self.channel.close(200, "OK".into())).await;
+        self.queue.close().await;
     }
 }
 
 fn read(kind: Kind, message: &BasicProperties, body: Vec<u8>) -> DeadLetter {
-    let (properties, retry_state) = envelope::read(message);
     let fault = envelope::text(message, X_UNREADABLE);
     let cause = cause::read(kind, message);
+    // Only workers and operators can publish there; what RabbitMQ moved may have headers of its producer's.
+    let believed = !matches!(cause, Cause::Moved(_));
+    let (properties, retry_state) = envelope::read(message, believed);
     let failed_at = cause.failed_at().or_else(|| cause::moved_at(message));
     let (reason, detail) = match cause {
         // A reason that only another version knows is shown as it is.
@@ -120,7 +103,10 @@ mod tests {
             fault: None,
         };
         let copy = dead_letter.again();
-        assert_eq!(read(Kind::TagDelete, &envelope::write(&copy), copy.body.to_vec()), dead_letter);
+        assert_eq!(
+            read(Kind::TagDelete, &envelope::write(&copy, "operator"), copy.body.to_vec()),
+            dead_letter
+        );
     }
 
     #[test]

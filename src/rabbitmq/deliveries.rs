@@ -14,8 +14,9 @@ use super::cause;
 use super::connection::in_time;
 use super::delivery::Delivery;
 use super::envelope::{self, X_UNREADABLE};
+use super::own_user::Trust;
 use crate::kind::Kind;
-use crate::messages::{Incoming, Undeliverable};
+use crate::messages::{Cause, Incoming, Undeliverable};
 
 /// A delivery or an error of the consumer of a kind, or its end.
 type Event = (Kind, Option<lapin::Result<lapin::message::Delivery>>);
@@ -24,11 +25,16 @@ type Event = (Kind, Option<lapin::Result<lapin::message::Delivery>>);
 pub(super) struct Source<M> {
     queue: fn(Kind) -> String,
     read: fn(Kind, &BasicProperties, Incoming) -> M,
+    /// Whether only a worker can have published it.
+    is_of_a_worker: fn(Kind, &BasicProperties) -> bool,
 }
 
 /// The work queues.
-pub(super) const COMMANDS: Source<Incoming> =
-    Source { queue: |kind| kind.queue().to_owned(), read: |_, _, incoming| incoming };
+pub(super) const COMMANDS: Source<Incoming> = Source {
+    queue: |kind| kind.queue().to_owned(),
+    read: |_, _, incoming| incoming,
+    is_of_a_worker: |_, _| false,
+};
 
 /// What RabbitMQ itself took out of them.
 pub(super) const UNDELIVERABLE: Source<Undeliverable> = Source {
@@ -38,6 +44,10 @@ pub(super) const UNDELIVERABLE: Source<Undeliverable> = Source {
         let failed_at = cause.failed_at();
         Undeliverable { incoming: Incoming { failed_at, ..incoming }, cause }
     },
+    // An older one, whose dead letters come this way and have no user id.
+    is_of_a_worker: |kind, properties| {
+        matches!(cause::read(kind, properties), Cause::Written { .. })
+    },
 };
 
 /// The consumers of some kinds, one for each.
@@ -46,6 +56,7 @@ pub struct Deliveries<M = Incoming> {
     tags: Vec<ShortString>,
     channel: Arc<Channel>,
     source: Source<M>,
+    trust: Trust,
 }
 
 impl<M> Deliveries<M> {
@@ -54,6 +65,7 @@ impl<M> Deliveries<M> {
         source: Source<M>,
         kinds: &[Kind],
         prefetch: u16,
+        trust: Trust,
     ) -> Result<Self, BrokerError> {
         let (mut consumers, mut tags) = (SelectAll::new(), Vec::new());
         for kind in kinds.iter().copied() {
@@ -69,7 +81,7 @@ impl<M> Deliveries<M> {
             tags.push(consumer.tag());
             consumers.push(events(kind, consumer).boxed());
         }
-        Ok(Self { consumers, tags, channel: Arc::clone(channel), source })
+        Ok(Self { consumers, tags, channel: Arc::clone(channel), source, trust })
     }
 
     /// The next one.
@@ -104,7 +116,10 @@ impl<M> Deliveries<M> {
     fn read(&self, kind: Kind, delivery: lapin::message::Delivery) -> Delivery<M> {
         let redelivered = delivery.redelivered;
         Delivery::new(delivery, &self.channel, |message, body| {
-            (self.source.read)(kind, message, incoming(kind, message, body, redelivered))
+            let believed =
+                self.trust.believes(message) || (self.source.is_of_a_worker)(kind, message);
+            let incoming = incoming((kind, redelivered), message, body, believed);
+            (self.source.read)(kind, message, incoming)
         })
     }
 }
@@ -131,8 +146,13 @@ fn events(kind: Kind, consumer: lapin::Consumer) -> impl Stream<Item = Event> {
     consumer.map(move |delivery| (kind, Some(delivery))).chain(end)
 }
 
-fn incoming(kind: Kind, message: &BasicProperties, body: Vec<u8>, redelivered: bool) -> Incoming {
-    let (properties, retry_state) = envelope::read(message);
+fn incoming(
+    (kind, redelivered): (Kind, bool),
+    message: &BasicProperties,
+    body: Vec<u8>,
+    believed: bool,
+) -> Incoming {
+    let (properties, retry_state) = envelope::read(message, believed);
     let fault = envelope::text(message, X_UNREADABLE);
     let is_oversized = envelope::is_oversized(message);
     Incoming {

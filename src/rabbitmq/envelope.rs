@@ -9,6 +9,8 @@ use crate::messages::command::MAX_BODY_BYTES;
 use crate::messages::{HeaderValue, Properties, Publication, RetryState, names};
 
 const PERSISTENT: u8 = 2;
+/// Each copy has one of them: that of a worker the first, that of a replay the second.
+const COPIES_HAVE: [&str; 2] = [names::X_ATTEMPTS, names::X_HISTORY];
 /// Says what is wrong with a message's properties. A producer that forges it only has its own command refused.
 pub const X_UNREADABLE: &str = "x-unreadable";
 /// Says how large a body is that is not here. A producer that forges it only has its own command refused.
@@ -36,9 +38,9 @@ pub const KEEP: Keep = Keep {
     left_out: X_LEFT_OUT,
 };
 
-/// What we carry on of a message, and what our own headers say of earlier deliveries. Anybody may have written them: what
-/// makes no sense is as if it were not there.
-pub fn read(properties: &BasicProperties) -> (Properties, RetryState) {
+/// What we carry on of a message, and what our own headers say of earlier deliveries, where they are `believed`
+/// ([`Trust`](super::Trust)). What makes no sense is as if it were not there.
+pub fn read(properties: &BasicProperties, believed: bool) -> (Properties, RetryState) {
     let header = |name: &str| header(properties, name);
     let text = |name: &str| text(properties, name);
     let time = |name: &str| text(name).and_then(|time| time.parse::<Timestamp>().ok());
@@ -51,8 +53,16 @@ pub fn read(properties: &BasicProperties) -> (Properties, RetryState) {
         content_type: short(properties.content_type()),
         traceparent: text(names::TRACEPARENT),
         tracestate: text(names::TRACESTATE),
-        published_by: short(properties.user_id()).or_else(|| text(names::X_PUBLISHED_BY)),
+        // Of a copy, the user is the one who has made the copy.
+        published_by: if believed && COPIES_HAVE.iter().any(|name| header(name).is_some()) {
+            text(names::X_PUBLISHED_BY)
+        } else {
+            short(properties.user_id())
+        },
     };
+    if !believed {
+        return (carried, RetryState::default());
+    }
     let retry_state = RetryState {
         attempts: header(names::X_ATTEMPTS)
             .and_then(as_number)
@@ -80,6 +90,11 @@ pub fn delivery_count(properties: &BasicProperties) -> u32 {
 /// Whether the body is not here, because it was larger than that of a command.
 pub fn is_oversized(properties: &BasicProperties) -> bool {
     header(properties, X_LEFT_OUT).is_some()
+}
+
+/// A header's number, where it is one that is not negative.
+pub fn number(properties: &BasicProperties, name: &str) -> Option<u64> {
+    header(properties, name).and_then(as_number).and_then(|number| u64::try_from(number).ok())
 }
 
 /// A header's text, where it is one of a sensible length.
@@ -114,14 +129,17 @@ fn as_number(value: &AMQPValue) -> Option<i64> {
     }
 }
 
-/// The properties and headers of a message to publish: persistent, and nothing but what the publication says.
-pub fn write(publication: &Publication<'_>) -> BasicProperties {
+/// The properties and headers of a message to publish: persistent, a copy with our own user's name, and nothing but what the publication says.
+pub fn write(publication: &Publication<'_>, user: &str) -> BasicProperties {
     let mut headers = FieldTable::default();
     for (name, value) in &publication.headers {
         headers.insert((*name).into(), amqp_value(value));
     }
     let mut properties =
         BasicProperties::default().with_delivery_mode(PERSISTENT).with_headers(headers);
+    if !publication.is_event() && !user.is_empty() {
+        properties = properties.with_user_id(user.into());
+    }
     if let Some(id) = &publication.message_id {
         properties = properties.with_message_id(id.as_str().into());
     }
@@ -160,15 +178,38 @@ mod tests {
             let mut headers = FieldTable::default();
             headers
                 .insert(names::TRACESTATE.into(), AMQPValue::LongString("x".repeat(length).into()));
-            let (carried, _) = read(&BasicProperties::default().with_headers(headers));
+            let (carried, _) = read(&BasicProperties::default().with_headers(headers), true);
             assert_eq!(carried.tracestate.map(|text| text.len()), expected);
         }
+    }
+
+    #[test]
+    fn what_is_not_believed_is_as_if_it_were_not_there_but_for_the_user_whom_the_broker_has_checked()
+     {
+        let mut headers = FieldTable::default();
+        headers.insert(names::X_ATTEMPTS.into(), AMQPValue::LongInt(7));
+        headers.insert(names::X_PUBLISHED_BY.into(), AMQPValue::LongString("forged".into()));
+        let message =
+            BasicProperties::default().with_headers(headers).with_user_id("billing".into());
+        let (carried, retry_state) = read(&message, false);
+        assert_eq!(retry_state, RetryState::default());
+        assert_eq!(carried.published_by.as_deref(), Some("billing"));
+        let (carried, retry_state) = read(&message, true);
+        assert_eq!((carried.published_by.as_deref(), retry_state.attempts), (Some("forged"), 7));
+    }
+
+    #[test]
+    fn a_copy_of_what_nobody_signed_is_not_signed_by_the_worker() {
+        let (incoming, retry_state) = (Incoming::default(), RetryState::default());
+        let copy =
+            Publication::waiting_copy(&incoming, "q".into(), &retry_state, Timestamp::UNIX_EPOCH);
+        assert_eq!(read(&write(&copy, "worker"), true).0.published_by, None);
     }
 
     fn with_header(name: &str, value: AMQPValue) -> RetryState {
         let mut headers = FieldTable::default();
         headers.insert(name.into(), value);
-        read(&BasicProperties::default().with_headers(headers)).1
+        read(&BasicProperties::default().with_headers(headers), true).1
     }
 
     proptest! {
@@ -187,7 +228,7 @@ mod tests {
             };
             let incoming = Incoming { properties, ..Incoming::default() };
             let copy = Publication::waiting_copy(&incoming, "q".into(), &retry_state, first_seen);
-            let (carried, read) = read(&write(&copy));
+            let (carried, read) = read(&write(&copy, "worker"), true);
             prop_assert_eq!(&carried, &incoming.properties);
             let seen = read.first_seen.unwrap();
             prop_assert!(seen <= first_seen && first_seen.duration_since(seen).as_millis() == 0);

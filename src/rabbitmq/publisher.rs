@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::broker_error::Refusal;
 use super::connection::Connection;
 use super::envelope;
+use super::own_user::OwnUser;
 use crate::failpoint::{self, Failpoint};
 use crate::messages::Publication;
 
@@ -53,6 +54,16 @@ impl PublishError {
         }
     }
 
+    fn of(confirmation: Confirmation) -> Result<(), Self> {
+        match confirmation {
+            Confirmation::Ack(None) => Ok(()),
+            Confirmation::Ack(Some(returned)) => {
+                Err(Self::Returned(returned.reply_text.to_string()))
+            }
+            Confirmation::Nack(_) | Confirmation::NotRequested => Err(Self::Rejected),
+        }
+    }
+
     /// What the broker objected to, if it closed the channel for it.
     pub fn refusal(&self) -> Option<Refusal> {
         match self {
@@ -63,7 +74,7 @@ impl PublishError {
 }
 
 impl From<lapin::Error> for PublishError {
-    /// Of what a publish can violate, we only ever violate the size: no expiration, no `user_id`, no `CC`.
+    /// Of what a publish can violate, we only ever violate the size: no expiration, no `CC`, and a wrong `user_id` is put right.
     fn from(error: lapin::Error) -> Self {
         match error.kind() {
             ErrorKind::ProtocolError(word)
@@ -89,12 +100,14 @@ pub struct Publisher {
     connection: Arc<Connection>,
     idle: Arc<Mutex<Vec<Channel>>>,
     places: Arc<Semaphore>,
+    user: OwnUser,
 }
 
 impl Publisher {
     /// A publisher on this connection; channels are opened when they are needed.
     pub fn new(connection: Connection) -> Self {
         Self {
+            user: OwnUser::new(connection.user()),
             connection: Arc::new(connection),
             idle: Arc::default(),
             places: Arc::new(Semaphore::new(CHANNELS)),
@@ -106,35 +119,42 @@ impl Publisher {
     /// # Errors
     /// [`PublishError`]: then the message must not count as published.
     pub async fn publish(&self, publication: &Publication<'_>) -> Result<(), PublishError> {
-        timeout(PUBLISH_TIMEOUT, self.publish_on_a_channel_of_its_own(publication))
-            .await
-            .unwrap_or(Err(PublishError::TimedOut))
+        let publish = async {
+            match self.publish_on_a_channel_of_its_own(publication).await {
+                Err(error) if self.user.learns_from(&error) => {
+                    self.publish_on_a_channel_of_its_own(publication).await
+                }
+                result => result,
+            }
+            .map_err(PublishError::from)
+            .and_then(PublishError::of)
+        };
+        timeout(PUBLISH_TIMEOUT, publish).await.unwrap_or(Err(PublishError::TimedOut))
+    }
+
+    /// The user that we publish as.
+    pub(super) fn user(&self) -> &OwnUser {
+        &self.user
     }
 
     // Dropped in the middle (by the time limit), the channel is dropped too and never lent again.
     async fn publish_on_a_channel_of_its_own(
         &self,
         publication: &Publication<'_>,
-    ) -> Result<(), PublishError> {
+    ) -> lapin::Result<Confirmation> {
         let _place = self.places.acquire().await;
         let idle = self.lock_idle().pop();
         let channel = match idle {
             Some(channel) => channel,
             None => self.open_channel().await?,
         };
-        let confirm = publish(&channel, publication).await?;
+        let confirm = publish(&channel, publication, &self.user.name()).await?;
         failpoint::hit(Failpoint::BeforeConfirm).await;
         let confirmation = confirm.await?;
-        match confirmation {
-            Confirmation::Ack(None) => {
-                self.lock_idle().push(channel);
-                Ok(())
-            }
-            Confirmation::Ack(Some(returned)) => {
-                Err(PublishError::Returned(returned.reply_text.to_string()))
-            }
-            Confirmation::Nack(_) | Confirmation::NotRequested => Err(PublishError::Rejected),
+        if matches!(confirmation, Confirmation::Ack(None)) {
+            self.lock_idle().push(channel);
         }
+        Ok(confirmation)
     }
 
     /// The connection, to close it.
@@ -156,11 +176,18 @@ impl Publisher {
 async fn publish(
     channel: &Channel,
     publication: &Publication<'_>,
+    user: &str,
 ) -> lapin::Result<lapin::PublisherConfirm> {
     let options = BasicPublishOptions { mandatory: true, immediate: false };
     let (exchange, key) = (publication.exchange.into(), publication.routing_key.as_str().into());
     channel
-        .basic_publish(exchange, key, options, &publication.body, envelope::write(publication))
+        .basic_publish(
+            exchange,
+            key,
+            options,
+            &publication.body,
+            envelope::write(publication, user),
+        )
         .await
 }
 

@@ -4,11 +4,10 @@
 //! included. The owner of a [`Session`] drops it whole when `lost` fires, and makes a new one.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-use lapin::{Channel, Event};
+use lapin::Channel;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -16,14 +15,16 @@ use tokio_util::sync::CancellationToken;
 use super::broker_error::{BrokerError, HANDSHAKE_TIMEOUT};
 use super::connection::Connection;
 use super::deliveries::{COMMANDS, Deliveries};
+use super::ledger::LedgerReader;
+use super::own_user::Trust;
 use super::places::Preference;
 use super::publisher::Publisher;
+use super::session_loss::{GONE, Memory, watch};
 use super::source::AmqpSource;
 use super::tls::TlsFiles;
 use super::topology::{self, Depth, Provision, Topology};
 use crate::kind::Kind;
 
-const GONE: &str = "the connection is gone";
 const LOOK_WITHIN: Duration = Duration::from_secs(3);
 const DECLARE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -38,17 +39,8 @@ pub struct BrokerSettings {
     pub topology: Topology,
     /// Deliveries that the broker may hand out before one is acknowledged.
     pub prefetch: u16,
-}
-
-/// What the sessions of a worker leave to the next one.
-#[derive(Debug, Default)]
-pub struct Memory(Mutex<Remembered>);
-
-#[derive(Debug, Default)]
-struct Remembered {
-    /// Where the last session failed.
-    failed: Option<SocketAddr>,
-    is_topology_sure: bool,
+    /// Broker users whose copies of commands are believed beside our own.
+    pub trusted_users: Vec<String>,
 }
 
 /// Two connections that live and die together.
@@ -58,6 +50,7 @@ pub struct Session {
     /// way to the queue are forgotten.
     channel: Arc<Channel>,
     publisher: Publisher,
+    trust: Trust,
     topology: Topology,
     declared: tokio::sync::Mutex<Instant>,
     /// For looks at queues, on each of the two connections.
@@ -112,10 +105,12 @@ impl Session {
         let (lost, why_lost) = (CancellationToken::new(), Arc::default());
         watch(&consuming, (&lost, &why_lost, memory));
         let blocked = watch(&publishing, (&lost, &why_lost, memory));
+        let publisher = Publisher::new(publishing);
         Ok(Self {
             consuming,
             channel,
-            publisher: Publisher::new(publishing),
+            trust: Trust::new(publisher.user().clone(), &settings.trusted_users),
+            publisher,
             topology: settings.topology.clone(),
             declared: tokio::sync::Mutex::new(Instant::now()),
             looking: Default::default(),
@@ -124,6 +119,11 @@ impl Session {
             why_lost,
             lost,
         })
+    }
+
+    /// Whose copies are believed.
+    pub fn trust(&self) -> Trust {
+        self.trust.clone()
     }
 
     /// Where it is.
@@ -189,7 +189,8 @@ impl Session {
     /// # Errors
     /// [`BrokerError::Consume`].
     pub async fn consume(&self, kinds: &[Kind], prefetch: u16) -> Result<Deliveries, BrokerError> {
-        let deliveries = Deliveries::begin(&self.channel, COMMANDS, kinds, prefetch).await;
+        let deliveries =
+            Deliveries::begin(&self.channel, COMMANDS, kinds, prefetch, self.trust()).await;
         deliveries.inspect_err(|error| self.has_ended_consumers(error))
     }
 
@@ -198,6 +199,14 @@ impl Session {
         let mut memory = self.memory.lock();
         memory.failed = Some(self.consuming.address());
         memory.is_topology_sure &= !error.is_of_the_topology();
+    }
+
+    /// Reads the ledger from this record on.
+    ///
+    /// # Errors
+    /// [`BrokerError::Consume`].
+    pub async fn read_ledger(&self, from: u64) -> Result<LedgerReader, BrokerError> {
+        LedgerReader::open(&self.consuming, from).await
     }
 
     /// Whether what is unacknowledged can still be settled.
@@ -248,47 +257,4 @@ impl Session {
         self.lost.cancel();
         tokio::join!(self.consuming.close(), self.publisher.connection().close());
     }
-}
-
-impl Memory {
-    fn lock(&self) -> MutexGuard<'_, Remembered> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn watch(
-    connection: &Connection,
-    (lost, why, memory): (&CancellationToken, &Arc<OnceLock<String>>, &Arc<Memory>),
-) -> watch::Receiver<Option<String>> {
-    let mut events = Box::pin(connection.events());
-    let (lost, why, memory) = (lost.clone(), Arc::clone(why), Arc::clone(memory));
-    let address = connection.address();
-    let (blocked, seen) = watch::channel(None);
-    tokio::spawn(async move {
-        let gone = async {
-            while let Some(event) = events.next().await {
-                match event {
-                    // A channel's error: the user of the channel sees it, and the connection lives.
-                    Event::Error(error) if error.is_amqp_soft_error() => {}
-                    Event::Error(error) => return Some(error),
-                    Event::ConnectionBlocked(reason) => drop(blocked.send_replace(Some(reason))),
-                    Event::ConnectionUnblocked => drop(blocked.send_replace(None)),
-                    _ => {}
-                }
-            }
-            None
-        };
-        tokio::select! {
-            error = gone => {
-                memory.lock().failed = Some(address);
-                let _ = why.set(error.map_or_else(
-                    || GONE.to_owned(),
-                    |error| format!("{GONE}: {error}"),
-                ));
-                lost.cancel();
-            }
-            () = lost.cancelled() => {}
-        }
-    });
-    seen
 }

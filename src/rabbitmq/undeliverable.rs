@@ -5,7 +5,6 @@
 //! RabbitMQ dead-letters a message that ended one connection after the other. In its next queue it would end them again, and what
 //! the worker holds of other commands would be delivered again each time. Here it ends a connection that holds nothing else.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::broker_error::BrokerError;
@@ -13,7 +12,7 @@ use super::connection::Connection;
 use super::deliveries::{Deliveries, UNDELIVERABLE};
 use super::delivery::Delivery;
 use super::places::Preference;
-use super::session::BrokerSettings;
+use super::session::{BrokerSettings, Session};
 use crate::messages::Undeliverable;
 
 /// One message of each kind at a time.
@@ -30,18 +29,19 @@ impl UndeliverableQueues {
     ///
     /// # Errors
     /// [`BrokerError`] says what to check.
-    pub async fn open(settings: &BrokerSettings, session: SocketAddr) -> Result<Self, BrokerError> {
+    pub async fn open(settings: &BrokerSettings, session: &Session) -> Result<Self, BrokerError> {
         let connection = Connection::open_preferring(
             &settings.url,
             &settings.tls,
             "undeliverable",
-            Preference { first: Some(session), last: None },
+            Preference { first: Some(session.address()), last: None },
         )
         .await?;
         let channel = connection.channel().await.map_err(BrokerError::Lost)?;
         let kinds = &settings.topology.kinds;
         let deliveries =
-            Deliveries::begin(&Arc::new(channel), UNDELIVERABLE, kinds, PREFETCH).await?;
+            Deliveries::begin(&Arc::new(channel), UNDELIVERABLE, kinds, PREFETCH, session.trust())
+                .await?;
         Ok(Self { connection, deliveries })
     }
 

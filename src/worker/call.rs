@@ -8,10 +8,12 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 
 use super::engine::Engine;
+use super::ledger::{Admission, Braked};
 use super::permits::{Asking, PermitGuard, Refused};
 use super::stop::Stop;
 use crate::failpoint::{self, Failpoint};
-use crate::messages::{Command, OrgId, Properties, Target};
+use crate::messages::ledger::Scope;
+use crate::messages::{Command, Properties, Target};
 use crate::policy::absence::{Reach, believe, in_its_place};
 use crate::policy::answer::Answer;
 use crate::policy::api_access::{CommandKey, Feedback};
@@ -59,26 +61,58 @@ pub(super) enum NoCall {
     Refused(Refused),
     /// Its organisation has no token at the moment.
     NoToken,
+    /// An operator or the guard has decided so.
+    Braked(Braked),
+}
+
+impl From<Braked> for NoCall {
+    fn from(why: Braked) -> Self {
+        if why == Braked::Stopped { Self::Refused(Refused::Stopped) } else { Self::Braked(why) }
+    }
 }
 
 impl Engine {
-    /// Waits for the permission to call the API for this organisation.
+    /// Waits for the permission to call the API for this target.
+    ///
+    /// # The guard counts a command once, and a look never
+    ///
+    /// The guard's permit is spent last, when the call is made at once: what is sent aside before that, by the rate limit too, has spent
+    /// none. And nothing waits long for the guard that has the permission to call already: calls that were allowed one after the other
+    /// and are made together would break the rate limit. It gives that permission back, with its token, and asks again. A dry run
+    /// destroys nothing, so the guard neither counts nor holds its commands; a pause stops it too.
     ///
     /// # Errors
     /// [`NoCall`]: then no call may be made.
     pub(super) async fn call(
         &self,
-        org: &OrgId,
+        target: &Target,
         asking: Asking,
         stop: &Stop,
     ) -> Result<Call<'_>, NoCall> {
+        let org = &target.org;
+        let scope = Scope { org_id: org.clone(), kind: target.kind };
+        let is_counted = !asking.was_tried && self.mode() == CallMode::Destroy;
+        self.ledger.check(&scope, is_counted)?;
         if self.credentials.token(org).is_none() {
             return Err(NoCall::NoToken);
         }
-        let permit = self.permits.acquire(org, asking, stop).await.map_err(NoCall::Refused)?;
-        // The one that is in force now: the wait may have been long.
-        let token = self.credentials.token(org).ok_or(NoCall::NoToken)?;
-        Ok(Call { engine: self, permit, token })
+        let admission = is_counted.then(|| Admission::begin(&self.ledger, &scope, stop));
+        loop {
+            if let Some(admission) = &admission {
+                admission.comes_near().await?;
+            }
+            let permit = self.permits.acquire(org, asking, stop).await.map_err(NoCall::Refused)?;
+            // The wait may have been long: pauses, trips and the token are those that are in force now.
+            self.ledger.check(&scope, is_counted)?;
+            let is_admitted = match &admission {
+                Some(admission) => admission.admit().await?,
+                None => true,
+            };
+            if is_admitted {
+                let token = self.credentials.token(org).ok_or(NoCall::NoToken)?;
+                return Ok(Call { engine: self, permit, token });
+            }
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::health::Component;
 use crate::kind::Kind;
 use crate::policy::api_access::Intake;
 use crate::policy::hearing::Moves;
-use crate::rabbitmq::{BrokerSettings, Deliveries, Delivery, Session};
+use crate::rabbitmq::{BrokerError, BrokerSettings, Deliveries, Delivery, Session};
 
 /// What is consumed in one session.
 pub(super) struct Consumption<'a> {
@@ -74,6 +74,7 @@ impl<'a> Consumption<'a> {
         loop {
             let end = match self.engine.permits.intake() {
                 _ if self.session.blocked().is_some() => self.wait_for_the_broker().await,
+                _ if self.engine.ledger.is_paused() => self.wait_for_the_operator().await,
                 Intake::Paused(until) => self.pause(until).await,
                 intake @ (Intake::Bulk | Intake::Probing) => self.take_turn(intake).await,
             };
@@ -142,6 +143,7 @@ impl<'a> Consumption<'a> {
         let mut heartbeats = interval(HEARTBEAT);
         heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut changes = self.engine.permits.changes();
+        let mut decisions = self.engine.ledger.changes();
         let mut is_empty = true;
         // Each ends the loop when it comes about, so that one of each is enough for all deliveries.
         let (draining, lost) = (self.engine.draining.cancelled(), self.session.lost.cancelled());
@@ -165,6 +167,7 @@ impl<'a> Consumption<'a> {
                 }
                 _ = heartbeats.tick() => self.engine.health.heartbeat(),
                 _ = changes.changed() => {}
+                _ = decisions.changed() => {}
                 delivery = deliveries.next() => match delivery {
                     Ok(delivery) => {
                         is_empty = false;
@@ -177,16 +180,18 @@ impl<'a> Consumption<'a> {
                         }
                         continue;
                     }
-                    Err(error) => {
-                        self.session.has_ended_consumers(&error);
-                        return TurnEnd::Lost(error.to_string());
-                    }
+                    Err(error) => return self.consumer_ended(&error),
                 },
             }
-            if self.engine.permits.intake() != intake {
+            if self.engine.permits.intake() != intake || self.engine.ledger.is_paused() {
                 return TurnEnd::Over;
             }
         }
+    }
+
+    fn consumer_ended(&self, error: &BrokerError) -> TurnEnd {
+        self.session.has_ended_consumers(error);
+        TurnEnd::Lost(error.to_string())
     }
 
     fn listener(&self) -> Listener<'a> {

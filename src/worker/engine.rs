@@ -10,12 +10,14 @@ use secrecy::SecretString;
 use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 
+use super::ledger::Ledger;
 use super::permits::Permits;
 use super::reach::ReachCache;
 use super::stop::Stop;
 use crate::credentials::Credentials;
 use crate::health::Health;
 use crate::messages::OrgId;
+use crate::messages::ledger::GuardLimit;
 use crate::metrics::Metrics;
 use crate::policy::api_access::rate::RateLimits;
 use crate::policy::clock::ClockCheck;
@@ -42,7 +44,9 @@ pub struct EngineSettings {
     pub limits: RateLimits,
     /// Whether anything is destroyed.
     pub mode: CallMode,
-    /// Somebody looks on and waits for the end.
+    /// The limit of the mass-deletion guard; without one it is off.
+    pub guard: Option<GuardLimit>,
+    /// Somebody looks on and waits for the end; there is no broker, and so no ledger.
     pub is_attended: bool,
     /// Where spans go.
     pub spans: Spans,
@@ -54,6 +58,7 @@ pub struct Engine {
     /// None in a dry run.
     pub(super) destructive_api: Option<DestructiveApi>,
     pub(super) reach: ReachCache,
+    pub(super) ledger: Ledger,
     pub(super) credentials: Arc<Credentials>,
     pub(super) clock: Mutex<ClockCheck>,
     /// Somebody looks on and waits: failures use up attempts in an outage too.
@@ -82,6 +87,7 @@ impl Engine {
             destructive_api: settings.api.destructive(settings.mode),
             api: settings.api,
             reach: ReachCache::default(),
+            ledger: if settings.is_attended { Ledger::none() } else { Ledger::new(settings.guard) },
             credentials: settings.credentials,
             clock: Mutex::default(),
             is_attended: settings.is_attended,
@@ -213,6 +219,7 @@ pub(super) mod samples {
             concurrency: 1,
             limits: RateLimits::default(),
             mode: CallMode::Destroy,
+            guard: None,
             is_attended: false,
             spans: Spans::default(),
         };

@@ -44,9 +44,9 @@ async fn process(incoming: &Incoming, engine: &Engine, stop: &Stop) -> Settlemen
         Ok(run) => run,
         Err(settlement) => return settlement,
     };
-    let org = run.command.target.org.clone();
+    let target = run.command.target.clone();
     loop {
-        let call = match engine.call(&org, run.asking(), stop).await {
+        let call = match engine.call(&target, run.asking(), stop).await {
             Ok(call) => call,
             Err(why) => return run.without_call(why),
         };

@@ -10,6 +10,9 @@ pub mod engine;
 pub mod handle;
 mod handlers;
 mod in_process_delays;
+mod ledger;
+mod ledger_session;
+mod ledger_state;
 mod listen;
 mod outcome;
 mod pause;
@@ -30,5 +33,6 @@ mod waiting_lines;
 mod waits;
 
 pub use engine::{Engine, EngineSettings, reload_credentials};
+pub use outcome::rejected_by_a_person;
 pub use run::Worker;
 pub use status::status;

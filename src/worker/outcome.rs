@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::call::Answered;
 use super::engine::{Engine, millis};
 use crate::messages::event::Failure;
+use crate::messages::ledger::Decision;
 use crate::messages::{Command, End, EndKind, FailureReason, Incoming, Outcome, RetryState};
 use crate::policy::admission::{Refusal, age, first_seen};
 use crate::policy::settlement::{Settlement, Wait};
@@ -23,6 +24,19 @@ pub(super) fn refused(incoming: &Incoming, refusal: &Refusal, received: Instant)
     let end = EndKind::DeadLettered;
     let outcome =
         outcome(incoming, refusal.command.as_ref(), &retry_state, end, Some(failure), received);
+    Settlement::DeadLetter(outcome, retry_state)
+}
+
+/// The dead letter of a command that the guard has held and a person has rejected.
+pub fn rejected_by_a_person(incoming: &Incoming, decision: &Decision) -> Settlement {
+    let why = decision.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+    let reason = FailureReason::GuardRejected;
+    let failure = Failure { reason, detail: cut(&format!("rejected by {}{why}", decision.by)) };
+    let command = Command::decode(incoming.kind, &incoming.body).ok();
+    let retry_state = incoming.retry_state.clone();
+    let end = EndKind::DeadLettered;
+    let (failure, now) = (Some(failure), Instant::now());
+    let outcome = outcome(incoming, command.as_ref(), &retry_state, end, failure, now);
     Settlement::DeadLetter(outcome, retry_state)
 }
 

@@ -45,6 +45,21 @@ impl Consumption<'_> {
         TurnEnd::Over
     }
 
+    /// Waits until an operator resumes: what would be consumed meanwhile would only go round through the delay queues.
+    pub(super) async fn wait_for_the_operator(&self) -> TurnEnd {
+        self.engine.health.set(Component::Broker, None);
+        self.engine.health.set(Component::Hearing, None);
+        let mut decisions = self.engine.ledger.changes();
+        while self.engine.ledger.is_paused() {
+            self.engine.health.heartbeat();
+            tokio::select! {
+                _ = decisions.changed() => {}
+                end = self.wait(HEARTBEAT) => if let Some(end) = end { return end },
+            }
+        }
+        TurnEnd::Over
+    }
+
     async fn wait(&self, pause: Duration) -> Option<TurnEnd> {
         tokio::select! {
             () = self.engine.draining.cancelled() => Some(TurnEnd::Draining),

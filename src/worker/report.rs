@@ -7,7 +7,8 @@ use tracing::{error, info, warn};
 
 use super::engine::{Engine, millis};
 use crate::health::Component;
-use crate::messages::OrgId;
+use crate::kind::Kind;
+use crate::messages::{OrgId, time};
 use crate::metrics::NO_TOKEN;
 use crate::policy::answer::Answer;
 use crate::policy::api_access::{Change, SuspendReason};
@@ -144,6 +145,30 @@ impl Engine {
             _ => {}
         }
         self.health.set(Component::Organisations, reason);
+    }
+}
+
+impl Engine {
+    /// What the guard holds and what is paused: metrics and health.
+    pub(super) fn show_brakes(&self) {
+        let (tripped, paused_orgs, paused_all) = self.ledger.with(|brakes| {
+            let tripped: Vec<Kind> = brakes.tripped().map(|(scope, _)| scope.kind).collect();
+            (tripped, brakes.paused_organisations().count(), brakes.paused_all().cloned())
+        });
+        for kind in Kind::ALL {
+            self.metrics.set_held(kind, tripped.iter().filter(|held| **held == kind).count());
+        }
+        self.metrics.set_paused(paused_orgs, paused_all.is_some());
+        let reason = paused_all.map(|pause| {
+            let why = pause.decision.reason.map(|why| format!(": {why}")).unwrap_or_default();
+            format!("paused by {} since {}{why}", pause.decision.by, time::text(pause.since))
+        });
+        match (&reason, self.health.is_ready(Component::Paused)) {
+            (Some(reason), true) => warn!("{reason}; nothing is consumed"),
+            (None, false) => info!("resumed"),
+            _ => {}
+        }
+        self.health.set(Component::Paused, reason);
     }
 }
 

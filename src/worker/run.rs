@@ -11,6 +11,7 @@ use super::consume::Consumption;
 use super::depths;
 use super::engine::Engine;
 use super::handlers::count_down;
+use super::ledger_session::follow_ledger;
 use super::publish_trouble::PublishTrouble;
 use super::session_end::SessionEnd;
 use super::session_log::SessionLog;
@@ -100,8 +101,9 @@ impl Worker {
         self.handlers.spawn(undeliverable::consume(
             Arc::clone(engine),
             Arc::clone(&settler),
-            (self.broker.clone(), session.address()),
+            (self.broker.clone(), Arc::clone(&session)),
         ));
+        let ledger = tokio::spawn(follow_ledger(Arc::clone(&session), Arc::clone(engine)));
         let consumption = Consumption::new(
             engine,
             (&session, &settler),
@@ -119,10 +121,14 @@ impl Worker {
             session.lost.cancel();
             engine.metrics.reconnects.inc();
             self.report(&end);
+            ledger.abort();
+            engine.ledger.close();
             // The next one does not wait for the answer of a host that may be dead.
             tokio::spawn(async move { session.close().await });
             return end;
         }
+        ledger.abort();
+        engine.ledger.close();
         session.close().await;
         end
     }
@@ -191,7 +197,13 @@ mod tests {
             delays: Vec::new(),
         };
         let tls = TlsFiles::default();
-        let broker = BrokerSettings { url: url.parse().unwrap(), tls, topology, prefetch: 1 };
+        let broker = BrokerSettings {
+            url: url.parse().unwrap(),
+            tls,
+            topology,
+            prefetch: 1,
+            trusted_users: Vec::new(),
+        };
         let engine = Arc::new(samples::engine());
         let worker = Worker::new(Arc::clone(&engine), broker);
         let opening = Duration::from_millis(3500);

@@ -17,8 +17,8 @@ pub(super) fn report(incoming: &Incoming, settlement: &Settlement) {
         }
         Settlement::RetryLater(wait) => report_wait(wait, true, incoming, trace_id),
         Settlement::Postpone(wait) => report_wait(wait, wait.is_news, incoming, trace_id),
-        // Told of where it goes.
-        Settlement::Reject(None) | Settlement::Requeue => {}
+        // One line tells of the trip; of what is rejected, where it goes.
+        Settlement::Hold(_) | Settlement::Reject(None) | Settlement::Requeue => {}
     }
 }
 

@@ -2,7 +2,6 @@
 //!
 //! It makes no call, so neither breaker nor suspension hold it up.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +15,7 @@ use crate::health::Component;
 use crate::messages::event::Failure;
 use crate::messages::{Command, EndKind, FailureReason, RetryState, Undeliverable};
 use crate::policy::settlement::Settlement;
-use crate::rabbitmq::{BrokerError, BrokerSettings, UndeliverableQueues};
+use crate::rabbitmq::{BrokerError, BrokerSettings, Session, UndeliverableQueues};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -25,7 +24,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 pub(super) async fn consume(
     engine: Arc<Engine>,
     settler: Arc<Settler>,
-    (broker, address): (BrokerSettings, SocketAddr),
+    (broker, session): (BrokerSettings, Arc<Session>),
 ) {
     let stop = engine.stop(settler.session_lost());
     let mut pause = FIRST_PAUSE;
@@ -33,7 +32,7 @@ pub(super) async fn consume(
     while !stop.is_requested() {
         let opened = tokio::select! {
             () = stop.requested() => break,
-            opened = UndeliverableQueues::open(&broker, address) => opened,
+            opened = UndeliverableQueues::open(&broker, &session) => opened,
         };
         let error = match opened {
             Ok(queues) => {

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::call::{Moment, NoCall};
 use super::command_run::CommandRun;
+use super::ledger::Braked;
 use super::permits::Refused;
 use crate::metrics::NO_TOKEN;
 use crate::policy::api_access::Denied;
@@ -40,6 +41,11 @@ impl CommandRun<'_> {
                 return self.postpone(delay, RATE_LIMITED, Some(turn_in), at);
             }
             NoCall::NoToken => (NO_TOKEN, Duration::ZERO, None),
+            NoCall::Braked(Braked::Held) => {
+                self.keep_doubt();
+                return Settlement::Hold(self.retry_state.clone());
+            }
+            NoCall::Braked(why) => (why.as_str(), Duration::ZERO, None),
         };
         // The first time aside lets others be seen; after that each copy costs the broker more than it gains.
         let is_brief = reason == SLOW_ORGANISATION && !self.retry_state.has_waited_for(reason);

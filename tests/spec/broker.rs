@@ -83,10 +83,9 @@ async fn a_worker_whose_broker_user_may_configure_nothing_runs() {
     let mut world = World::without_worker(|s| s.broker.topology.provision = Provision::Check).await;
     let user = format!("worker-{}", world.vhost);
     broker().put_user(&user, "p@ss/word").await;
-    let write = "^(task.events|task.retry|task.dlx)$";
-    broker()
-        .set_permissions(&world.vhost, &user, "^$", write, r"^task\.delete(\.undeliverable)?$")
-        .await;
+    let write = "^(task.events|task.retry|task.dlx|task.ledger)$";
+    let read = r"^task\.delete(\.(undeliverable|ledger))?$";
+    broker().set_permissions(&world.vhost, &user, "^$", write, read).await;
     let url = broker().amqp_url_as(&user, "p@ss/word", &world.vhost);
     world.connect_worker_with(&url);
     world.start_worker().await;

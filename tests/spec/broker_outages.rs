@@ -191,23 +191,19 @@ async fn revoked_permissions_are_named_and_waited_for() {
     let mut world = World::without_worker(|s| s.broker.topology.provision = Provision::Check).await;
     let user = format!("worker-{}", world.vhost);
     broker().put_user(&user, "secret").await;
-    let write = "^(task.events|task.retry|task.dlx)$";
-    broker()
-        .set_permissions(&world.vhost, &user, "^$", write, r"^task\.delete(\.undeliverable)?$")
-        .await;
+    let write = "^(task.events|task.retry|task.dlx|task.ledger)$";
+    let read = r"^task\.delete(\.(undeliverable|ledger))?$";
+    broker().set_permissions(&world.vhost, &user, "^$", write, read).await;
     let url = broker().amqp_url_as(&user, "secret", &world.vhost);
     world.connect_worker_with(&url);
     world.start_worker().await;
     world.is_ready().await;
-    broker()
-        .set_permissions(&world.vhost, &user, "^$", "^$", r"^task\.delete(\.undeliverable)?$")
-        .await;
+    let no_events = "^(task.retry|task.dlx|task.ledger)$";
+    broker().set_permissions(&world.vhost, &user, "^$", no_events, read).await;
     world.delete("t1").await;
     let reason = world.is_not_ready_because("cannot publish to task.events").await;
     assert!(reason.contains("ACCESS_REFUSED"), "{reason}");
-    broker()
-        .set_permissions(&world.vhost, &user, "^$", write, r"^task\.delete(\.undeliverable)?$")
-        .await;
+    broker().set_permissions(&world.vhost, &user, "^$", write, read).await;
     let end = world.end("t1").await;
     assert_eq!(
         (&end["outcome"], &end["ambiguous"]),

@@ -48,9 +48,13 @@ async fn user(world: &World, configure: &str, write: &str, read: &str) -> String
 #[tokio::test]
 async fn all_is_well_with_the_least_permissions() {
     let world = World::without_worker(|_| {}).await;
-    let url =
-        user(&world, "^$", r"^task\.(events|retry|dlx)$", r"^task\.delete(\.undeliverable)?$")
-            .await;
+    let url = user(
+        &world,
+        "^$",
+        r"^task\.(events|retry|dlx|ledger)$",
+        r"^task\.delete(\.(undeliverable|ledger))?$",
+    )
+    .await;
     let (code, facts) = check(&world, &[("AMQP_URL", &url), ("DECLARE_TOPOLOGY", "false")]).await;
     let expected = [
         ("TLS", "skipped"),
@@ -63,9 +67,11 @@ async fn all_is_well_with_the_least_permissions() {
         ("least permissions", "ok"),
         ("organisation acme", "ok"),
         ("permission to read task.delete", "ok"),
+        ("permission to read task.delete.ledger", "ok"),
         ("permission to read task.delete.undeliverable", "ok"),
         ("permission to write task.dlx", "ok"),
         ("permission to write task.events", "ok"),
+        ("permission to write task.ledger", "ok"),
         ("permission to write task.retry", "ok"),
         ("topology", "ok"),
     ];
@@ -92,7 +98,7 @@ async fn what_is_too_much_is_named_and_what_is_missing_fails() {
     {
         assert!(much.contains(one), "{much}");
     }
-    let url = user(&world, "^$", r"^task\.(retry|dlx)$", "^$").await;
+    let url = user(&world, "^$", r"^task\.(retry|dlx|ledger)$", "^$").await;
     let (code, facts) = check(&world, &[("AMQP_URL", &url), ("DECLARE_TOPOLOGY", "false")]).await;
     assert_eq!(code, Some(1));
     for name in ["permission to write task.events", "permission to read task.delete"] {

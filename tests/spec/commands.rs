@@ -4,6 +4,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldArray, FieldTable};
 use serde_json::json;
 
+use crate::support::rabbitmq::broker;
 use crate::support::world::{ORG, World};
 
 #[tokio::test]
@@ -97,8 +98,9 @@ async fn what_a_producer_says_of_a_command_is_carried_to_everything_about_it() {
             !message.header_names().iter().any(|name| name == "x-death" || name == "CC"),
             "{message:?}"
         );
-        assert!(message.properties.user_id().is_none() && message.properties.reply_to().is_none());
+        assert!(message.properties.reply_to().is_none());
     }
+    assert!(event.properties.user_id().is_none());
     let json = event.json();
     assert_eq!(json["subject"], "acme/good");
     assert_eq!(event.properties.message_id().as_ref().unwrap().as_str(), json["id"]);
@@ -172,7 +174,10 @@ async fn a_forged_number_of_attempts_neither_wraps_around_nor_panics() {
     world.sandbox.tasks(ORG, &["t1"], "present").await;
     let mut headers = FieldTable::default();
     headers.insert("x-attempts".into(), AMQPValue::LongLongInt(i64::MAX));
-    let properties = BasicProperties::default().with_message_id("t1".into()).with_headers(headers);
+    let properties = BasicProperties::default()
+        .with_message_id("t1".into())
+        .with_headers(headers)
+        .with_user_id(broker().user().into());
     world
         .tester
         .publish(json!({"org_id": ORG, "task_id": "t1"}).to_string().as_bytes(), properties)

@@ -5,6 +5,7 @@ use std::time::Duration;
 use lapin::BasicProperties;
 use serde_json::{Value, json};
 use tallyfy_delete_worker::kind::Kind;
+use tallyfy_delete_worker::messages::ledger::GuardLimit;
 use tallyfy_delete_worker::policy::dry_run::CallMode;
 use tallyfy_delete_worker::schema::{Subject, schema};
 
@@ -23,7 +24,12 @@ async fn nothing_was_destroyed(world: &World) {
 
 #[tokio::test]
 async fn in_a_dry_run_no_destructive_call_can_be_made() {
-    let world = World::start_with(|settings| settings.core.mode = CallMode::Look).await;
+    let world = World::start_with(|settings| {
+        settings.core.mode = CallMode::Look;
+        // Which counts nothing and holds nothing where nothing is deleted.
+        settings.core.guard = Some(GuardLimit { max_deletes: 1, window_s: 3600 });
+    })
+    .await;
     world.sandbox.tasks(ORG, &["t2"], "gone").await;
     world.sandbox.tasks(ORG, &["t3"], "forbidden").await;
     world.sandbox.fault("t1", 2, json!({"status": 503})).await;

@@ -255,7 +255,9 @@ async fn a_forged_age_or_number_of_attempts_harms_only_its_own_command() {
     }
     for (task, _, headers) in &forged {
         world.sandbox.tasks(ORG, &[task], "present").await;
-        send(&world, &command(task).headers(headers)).await;
+        // As a worker, or whoever has its password, would.
+        let signed = command(task).headers(headers).with(Property::UserId, broker().user());
+        send(&world, &signed).await;
         world.delete(&format!("after-{task}")).await;
     }
     for (task, expected, _) in &forged {
@@ -264,6 +266,37 @@ async fn a_forged_age_or_number_of_attempts_harms_only_its_own_command() {
             if end["outcome"] == "deleted" { &end["outcome"] } else { &end["failure"]["reason"] };
         assert_eq!(reason, expected, "{task}");
         assert_eq!(world.end(&format!("after-{task}")).await["outcome"], "deleted");
+    }
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn our_headers_are_believed_only_with_the_user_id_of_a_worker() {
+    let world = World::start().await;
+    let producer = format!("producer-{}", world.vhost);
+    broker().put_user(&producer, "pw").await;
+    broker().set_permissions(&world.vhost, &producer, "^$", "^amq\\.default$", "^$").await;
+    let url = broker().amqp_url_as(&producer, "pw", &world.vhost);
+    let headers = [
+        text("x-first-seen", "0001-01-01T00:00:00Z"),
+        text("x-published-by", "the boss"),
+        text("x-history", "died before"),
+        text("x-not-before", "9999-12-31T00:00:00Z"),
+        entry("x-attempts", b'l', &i64::MAX.to_be_bytes()),
+    ]
+    .concat();
+    for (task, signed) in [("signed", true), ("unsigned", false)] {
+        world.sandbox.tasks(ORG, &[task], "present").await;
+        world.sandbox.fault(task, 2, json!({"status": 503})).await;
+        let message = command(task).headers(&headers);
+        let message = if signed { message.with(Property::UserId, &producer) } else { message };
+        raw_amqp::publish(&url, &message).await.expect("the broker takes it");
+    }
+    for (task, published_by) in [("signed", json!(producer)), ("unsigned", Value::Null)] {
+        let end = world.end(task).await;
+        let told = (&end["outcome"], &end["attempts"], &end["published_by"]);
+        assert_eq!(told, (&json!("deleted"), &json!(3), &published_by), "{end}");
+        assert!(end.get("supersedes").is_none(), "{end}");
     }
     world.assert_drained().await;
 }

@@ -129,11 +129,12 @@ async fn an_older_topology_becomes_this_one_with_nothing_lost() {
     fill(&tester).await;
     let user = format!("worker-{vhost}");
     broker().put_user(&user, "pw").await;
-    let (write, read) = (r"^task\.(events|retry|dlx)$", r"^task\.delete(\.undeliverable)?$");
+    let (write, read) =
+        (r"^task\.(events|retry|dlx|ledger)$", r"^task\.delete(\.(undeliverable|ledger))?$");
     broker().set_permissions(&vhost, &user, "^$", write, read).await;
     let port = crate::hard_edges::free_address();
     let mut worker = worker(&vhost, &user, &sandbox, &port);
-    readiness(&port, "cannot find queue task.delete.undeliverable, run `setup`").await;
+    readiness(&port, "cannot find exchange task.ledger, run `setup`").await;
 
     let said = setup(&vhost).await;
     assert!(said.contains("set_policy") && said.contains(DEAD), "{said}");

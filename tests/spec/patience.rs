@@ -15,6 +15,7 @@ use crate::command_line::binary;
 use crate::support::crowd::{all_deleted_within, calls_for, commands, commands_for, world_at};
 use crate::support::eventually;
 use crate::support::process::output;
+use crate::support::rabbitmq::broker;
 use crate::support::stand_in::{Call, Reply, StandIn};
 use crate::support::world::{ORG, OTHER_ORG, World};
 
@@ -259,8 +260,10 @@ async fn a_worker_whose_clock_is_a_day_off_lets_nothing_expire_by_its_age() {
     let mut headers = FieldTable::default();
     let first_seen = AMQPValue::LongString(an_hour_and_more_ago.to_string().into());
     headers.insert("x-first-seen".into(), first_seen);
-    let properties =
-        BasicProperties::default().with_message_id("late".into()).with_headers(headers);
+    let properties = BasicProperties::default()
+        .with_message_id("late".into())
+        .with_headers(headers)
+        .with_user_id(broker().user().into());
     let body = json!({"org_id": ORG, "task_id": "late"}).to_string();
     world.tester.publish(body.as_bytes(), properties).await;
     all_deleted_within(A_MINUTE, &world, &["late".to_owned()]).await;

@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use tallyfy_delete_worker::messages::ledger::GuardLimit;
 use tallyfy_delete_worker::policy::api_access::rate::{Rate, RateLimits};
 use tallyfy_delete_worker::service::ServiceSettings;
 
@@ -79,6 +80,8 @@ async fn what_waits_long_for_its_turn_steps_aside_and_comes_back_in_time() {
         settings.core.limits = limits;
         settings.core.concurrency = 16;
         settings.broker.prefetch = 40;
+        // As many as there are: one that was counted each time that it was sent aside would be held in the end.
+        settings.core.guard = Some(GuardLimit { max_deletes: 90, window_s: 3600 });
     })
     .await;
     commands(&world, ORG, "many", 90).await;

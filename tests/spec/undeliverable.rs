@@ -128,8 +128,8 @@ async fn a_user_who_may_not_read_them_deletes_all_the_same_and_readiness_says_wh
     let mut world = World::without_worker(|s| s.broker.topology.provision = Provision::Check).await;
     let user = format!("worker-{}", world.vhost);
     broker().put_user(&user, "pw").await;
-    let write = r"^task\.(events|retry|dlx)$";
-    broker().set_permissions(&world.vhost, &user, "^$", write, r"^task\.delete$").await;
+    let write = r"^task\.(events|retry|dlx|ledger)$";
+    broker().set_permissions(&world.vhost, &user, "^$", write, r"^task\.delete(\.ledger)?$").await;
     world.connect_worker_with(&broker().amqp_url_as(&user, "pw", &world.vhost));
     expiring(&world, "late", &command("late")).await;
     are_undeliverable(&world, 1).await;
@@ -137,7 +137,7 @@ async fn a_user_who_may_not_read_them_deletes_all_the_same_and_readiness_says_wh
     let reason = world.is_not_ready_because("undeliverable commands wait").await;
     assert!(reason.contains(UNDELIVERABLE) && reason.contains("ACCESS_REFUSED"), "{reason}");
     assert_eq!(world.end(&world.delete("t1").await).await["outcome"], "deleted");
-    let read = r"^task\.delete(\.undeliverable)?$";
+    let read = r"^task\.delete(\.(undeliverable|ledger))?$";
     broker().set_permissions(&world.vhost, &user, "^$", write, read).await;
     assert_eq!(world.end("late").await["failure"]["reason"], "expired_in_queue");
     world.is_ready().await;

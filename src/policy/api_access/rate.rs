@@ -81,6 +81,11 @@ impl Bucket {
     pub(super) fn take(&mut self, now: Instant) {
         self.full_at = self.full_at.max(now) + self.interval;
     }
+
+    /// Takes back what [`Bucket::take`] took.
+    pub(super) fn give_back(&mut self) {
+        self.full_at = self.full_at.checked_sub(self.interval).unwrap_or(self.full_at);
+    }
 }
 
 /// Where a command waits for its token.
@@ -158,6 +163,18 @@ mod tests {
         assert!(bucket.is_full(later));
         (0..10).for_each(|_| bucket.take(later));
         assert!(!bucket.ready_in(later).is_zero());
+    }
+
+    #[test]
+    fn a_call_that_is_not_made_gives_its_token_back() {
+        let now = Instant::now();
+        let mut bucket = Bucket::new(rate(4, 1), now);
+        (0..4).for_each(|_| bucket.take(now));
+        assert!(!bucket.ready_in(now).is_zero());
+        bucket.give_back();
+        assert!(bucket.ready_in(now).is_zero());
+        bucket.take(now);
+        assert!(!bucket.ready_in(now).is_zero(), "one, and no more");
     }
 
     #[test]

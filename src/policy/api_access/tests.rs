@@ -553,7 +553,7 @@ proptest! {
                     Service::Served => {
                         model.failures.clear();
                         model.last_good = Some(now);
-                        let is_proof = matches!(verdict, Verdict::Deleted | Verdict::AlreadyAbsent);
+                        let is_proof = matches!(verdict, Verdict::Deleted | Verdict::Present | Verdict::AlreadyAbsent);
                         model.unverified = match verdict {
                             Verdict::UnverifiedAbsence => model.unverified + 1,
                             _ if is_proof => 0,

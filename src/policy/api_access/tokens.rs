@@ -31,6 +31,16 @@ impl ApiAccess {
         self.organisation(org, now).take_token(now);
     }
 
+    /// The call is not made.
+    pub(super) fn give_token_back(&mut self, org: &OrgId, now: Instant) {
+        if let Some(bucket) = &mut self.all_tokens {
+            bucket.give_back();
+        }
+        if let Some(bucket) = &mut self.organisation(org, now).tokens {
+            bucket.give_back();
+        }
+    }
+
     /// A call was made that nobody asked for a permit for: it counts all the same.
     pub fn count_call(&mut self, org: &OrgId, now: Instant) {
         self.take_token(org, now);

@@ -10,6 +10,10 @@ use crate::messages::names;
 const DELIVERY_LIMIT: i32 = 20;
 /// Of queues that people look into: RabbitMQ 4.0 to 4.2 drop a message that went back more often than their default, 20.
 pub(super) const LOOKS_LIMIT: i32 = 100_000;
+/// Some 400,000 records, which a worker reads in a few seconds when it starts.
+const LEDGER_BYTES: i64 = 64 * 1024 * 1024;
+/// A stream forgets whole segments.
+const LEDGER_SEGMENT: i64 = 8 * 1024 * 1024;
 const X_DELIVERY_LIMIT: &str = "x-delivery-limit";
 const UNROUTED_EVENTS_LIMIT: i32 = 100_000;
 
@@ -23,7 +27,7 @@ pub(super) struct QueueSpec {
     pub(super) old_arguments: Option<FieldTable>,
 }
 
-pub(super) fn exchanges() -> [(&'static str, ExchangeKind, FieldTable); 5] {
+pub(super) fn exchanges() -> [(&'static str, ExchangeKind, FieldTable); 6] {
     let alternate = table([("alternate-exchange", text(names::UNROUTED_EVENTS))]);
     [
         (names::COMMANDS_EXCHANGE, ExchangeKind::Topic, FieldTable::default()),
@@ -31,6 +35,7 @@ pub(super) fn exchanges() -> [(&'static str, ExchangeKind, FieldTable); 5] {
         (names::EVENTS_EXCHANGE, ExchangeKind::Topic, alternate),
         (names::RETRY_EXCHANGE, ExchangeKind::Direct, FieldTable::default()),
         (names::DEAD_LETTER_EXCHANGE, ExchangeKind::Direct, FieldTable::default()),
+        (names::LEDGER_EXCHANGE, ExchangeKind::Direct, FieldTable::default()),
     ]
 }
 
@@ -47,7 +52,7 @@ pub(super) fn exchanges() -> [(&'static str, ExchangeKind, FieldTable); 5] {
 /// such a message has a queue. Between the two it has both, and its dead letter is there twice.
 pub(super) fn queues(topology: &Topology) -> Vec<QueueSpec> {
     let kinds = topology.kinds.iter().flat_map(|kind| queues_of(*kind, &topology.delays));
-    [unrouted_events()].into_iter().chain(kinds).collect()
+    [unrouted_events(), ledger()].into_iter().chain(kinds).collect()
 }
 
 fn unrouted_events() -> QueueSpec {
@@ -67,13 +72,26 @@ fn unrouted_events() -> QueueSpec {
     }
 }
 
+fn ledger() -> QueueSpec {
+    plain(
+        names::LEDGER.into(),
+        table([
+            ("x-queue-type", text("stream")),
+            ("x-max-length-bytes", AMQPValue::LongLongInt(LEDGER_BYTES)),
+            ("x-stream-max-segment-size-bytes", AMQPValue::LongLongInt(LEDGER_SEGMENT)),
+        ]),
+        (names::LEDGER_EXCHANGE, names::LEDGER.into()),
+    )
+}
+
+/// A queue that no version before declared otherwise.
+fn plain(name: String, arguments: FieldTable, binding: (&'static str, String)) -> QueueSpec {
+    QueueSpec { name, arguments, bindings: vec![binding], old_binding: None, old_arguments: None }
+}
+
 fn queues_of(kind: Kind, delays: &[(String, u32)]) -> Vec<QueueSpec> {
     let key = kind.queue();
     let limit = || [(X_DELIVERY_LIMIT, number(DELIVERY_LIMIT))];
-    let plain = |name: String, arguments, binding| {
-        let (bindings, old_binding, old_arguments) = (vec![binding], None, None);
-        QueueSpec { name, arguments, bindings, old_binding, old_arguments }
-    };
     let dead = QueueSpec {
         old_binding: Some((names::DEAD_LETTER_EXCHANGE, key.into())),
         old_arguments: Some(table([quorum()])),
@@ -95,6 +113,12 @@ fn queues_of(kind: Kind, delays: &[(String, u32)]) -> Vec<QueueSpec> {
         table(to_undeliverable.into_iter().chain(limit())),
         (names::COMMANDS_EXCHANGE, key.into()),
     );
+    // As long as a person takes to decide.
+    let held = plain(
+        kind.held_queue(),
+        table([quorum(), looks_limit()]),
+        (names::RETRY_EXCHANGE, kind.held_queue()),
+    );
     let delays = delays.iter().map(|(delay, ttl_ms)| {
         let name = kind.delay_queue(delay);
         // The default exchange, so that no other subscriber of task.commands sees a retry.
@@ -102,7 +126,7 @@ fn queues_of(kind: Kind, delays: &[(String, u32)]) -> Vec<QueueSpec> {
         let arguments = table(dead_lettering("", key).into_iter().chain(ttl));
         plain(name.clone(), arguments, (names::RETRY_EXCHANGE, name))
     });
-    [dead, undeliverable, work].into_iter().chain(delays).collect()
+    [dead, undeliverable, work, held].into_iter().chain(delays).collect()
 }
 
 fn quorum() -> (&'static str, AMQPValue) {

@@ -106,6 +106,8 @@ impl Contestant {
         command
             .env("AMQP_URL", &field.url)
             .env("TALLYFY_BASE_URL", &field.stub)
+            // At work, but never in the way.
+            .env("GUARD_MAX_DELETES", "100000000")
             .env("CONCURRENCY", concurrency);
         command.stdout(Stdio::null()).stderr(log());
         command

@@ -261,6 +261,7 @@ impl Slot {
             ("TALLYFY_BASE_URL", format!("http://{}/api", self.to_api.addr)),
             ("TALLYFY_CREDENTIALS_DIR", self.directory.join("tokens").display().to_string()),
             ("KINDS", Kind::ALL.map(Kind::as_str).join(",")),
+            ("GUARD_MAX_DELETES", "1000000".to_owned()),
             ("WAIT_LADDER", "500ms,1s,2s,4s".to_owned()),
             ("REQUEST_TIMEOUT", "4s".to_owned()),
             ("CONCURRENCY", "16".to_owned()),

@@ -22,6 +22,7 @@ pub(crate) enum Property {
     ReplyTo = 9,
     CorrelationId = 10,
     DeliveryMode = 12,
+    UserId = 4,
     Headers = 13,
     ContentType = 15,
 }

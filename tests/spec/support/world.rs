@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tallyfy_delete_worker::credentials::CredentialsSource;
 use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::messages::OrgId;
+use tallyfy_delete_worker::messages::ledger::GuardLimit;
 use tallyfy_delete_worker::policy::api_access::rate::RateLimits;
 use tallyfy_delete_worker::policy::dry_run::CallMode;
 use tallyfy_delete_worker::policy::retry_schedule::{RetryDelays, RetrySchedule};
@@ -41,10 +42,26 @@ pub(crate) struct World {
     worker: Option<RunningWorker>,
 }
 
-struct RunningWorker {
+pub(crate) struct RunningWorker {
     job: JoinHandle<()>,
     shutdown: CancellationToken,
     port: String,
+}
+
+async fn run(settings: ServiceSettings) -> RunningWorker {
+    let service = Service::start(settings).await.unwrap();
+    let port = format!("http://{}", service.http_address().unwrap());
+    let shutdown = CancellationToken::new();
+    let job = tokio::spawn(service.run(shutdown.clone()));
+    RunningWorker { job, shutdown, port }
+}
+
+impl RunningWorker {
+    /// Ends it as a signal would and waits for it.
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        self.job.await.expect("the worker ends without a panic");
+    }
 }
 
 impl World {
@@ -91,18 +108,17 @@ impl World {
     }
 
     pub(crate) async fn start_worker(&mut self) {
-        let service = Service::start(self.settings.clone()).await.unwrap();
-        let port = format!("http://{}", service.http_address().unwrap());
-        let shutdown = CancellationToken::new();
-        let job = tokio::spawn(service.run(shutdown.clone()));
-        self.worker = Some(RunningWorker { job, shutdown, port });
+        self.worker = Some(run(self.settings.clone()).await);
+    }
+
+    /// Another one at the same queues; its owner ends it.
+    pub(crate) async fn another_worker(&self) -> RunningWorker {
+        run(self.settings.clone()).await
     }
 
     /// Ends the worker as a signal would and waits for it.
     pub(crate) async fn stop_worker(&mut self) {
-        let worker = self.worker.take().expect("a worker runs");
-        worker.shutdown.cancel();
-        worker.job.await.expect("the worker ends without a panic");
+        self.worker.take().expect("a worker runs").stop().await;
     }
 
     /// Tells the worker to end and goes on.
@@ -262,6 +278,7 @@ fn settings(amqp_url: &str, base_url: &str) -> ServiceSettings {
             concurrency: 8,
             mode: CallMode::Destroy,
             limits: RateLimits::default(),
+            guard: Some(GuardLimit { max_deletes: 1_000_000, window_s: 3600 }),
             otlp: None,
         },
         broker: BrokerSettings {
@@ -273,6 +290,7 @@ fn settings(amqp_url: &str, base_url: &str) -> ServiceSettings {
                 delays: durations,
             },
             prefetch: 16,
+            trusted_users: Vec::new(),
         },
         http_addr: "127.0.0.1:0".parse().unwrap(),
         shutdown_grace: Duration::from_secs(10),

@@ -284,7 +284,8 @@ impl Broker {
         assert_eq!(routed, json!({"routed": true}));
     }
 
-    fn user(&self) -> &str {
+    /// The user of all URLs but those that name another.
+    pub fn user(&self) -> &str {
         if self.amqp.username().is_empty() { "guest" } else { self.amqp.username() }
     }
 

@@ -1,0 +1,164 @@
+//! The command lines of `guard`, `pause` and `resume`: what operators decide.
+
+use std::io::{IsTerminal, stdin};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::broker_args::BrokerArgs;
+use super::log_args::LogArgs;
+use super::read::Reader;
+use super::values::{Setting, checked, duration, kind, org, up_to};
+use crate::consent::Consent;
+use crate::dead_letters::OutputFormat;
+use crate::guard_tool::LedgerJob;
+use crate::kind::Kind;
+use crate::messages::OrgId;
+use crate::messages::ledger::{Decision, Scope};
+
+const WEEK: Duration = Duration::from_hours(24 * 7);
+
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct GuardArgs {
+    /// Kind of the commands that are meant.
+    #[arg(global = true, long, default_value = "task.delete", value_name = "KIND", value_parser = checked(kind))]
+    kind: Setting<Kind>,
+    #[command(subcommand)]
+    action: GuardAction,
+    #[command(flatten)]
+    pub(super) broker: BrokerArgs,
+    #[command(flatten)]
+    pub(super) log: LogArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  guard list
+  guard release --org ORG --max 100 --for 4h --reason 'agreed with the customer, see 4711'
+  guard reject --org ORG --requested-by billing --reason 'a bug of billing, see 4711'
+
+The broker's user needs to read task.delete.ledger and <kind>.held (task.delete.held), and to write amq.default, task.ledger,
+task.events and, for reject, task.dlx.";
+
+#[derive(Subcommand)]
+enum GuardAction {
+    /// What is held, by organisation.
+    List {
+        /// JSON, one organisation a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let so many more commands of an organisation pass; what is held goes first, the oldest first.
+    Release {
+        /// The organisation.
+        #[arg(long, value_parser = checked(org))]
+        org: Setting<OrgId>,
+        /// How many.
+        #[arg(long, value_name = "NUMBER", value_parser = checked(up_to(u32::MAX)))]
+        max: Setting<NonZeroU32>,
+        /// For how long; then the guard is armed again, also if fewer have come.
+        #[arg(long = "for", value_name = "DURATION", default_value = "4h", value_parser = checked(duration(Duration::from_secs(1)..=WEEK)))]
+        lasts: Setting<Duration>,
+        #[command(flatten)]
+        decision: DecisionArgs,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Dead-letter what is held of an organisation, and arm the guard again.
+    Reject {
+        /// The organisation.
+        #[arg(long, value_parser = checked(org))]
+        org: Setting<OrgId>,
+        /// Only what was requested by this name; the guard stays as it is then.
+        #[arg(long, value_name = "NAME")]
+        requested_by: Option<String>,
+        #[command(flatten)]
+        decision: DecisionArgs,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Args)]
+#[command(
+    after_help = "Example: pause --org ORG --reason 'migration, see 4711'. The broker's user needs to read task.delete.ledger and to write task.ledger."
+)]
+pub(super) struct PauseArgs {
+    /// Only this organisation; without it all.
+    #[arg(long, value_parser = checked(org))]
+    org: Option<Setting<OrgId>>,
+    #[command(flatten)]
+    decision: DecisionArgs,
+    #[command(flatten)]
+    pub(super) broker: BrokerArgs,
+    #[command(flatten)]
+    pub(super) log: LogArgs,
+}
+
+#[derive(Args)]
+struct DecisionArgs {
+    /// Why.
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Who decides it.
+    #[arg(long, env = "USER", value_name = "NAME")]
+    by: Option<String>,
+}
+
+impl Reader {
+    pub(super) fn guard_job(&mut self, args: &GuardArgs) -> Option<LedgerJob> {
+        let kind = self.take(&args.kind);
+        Some(match &args.action {
+            GuardAction::List { json } => {
+                let form = if *json { OutputFormat::Json } else { OutputFormat::Text };
+                LedgerJob::List(kind?, form)
+            }
+            GuardAction::Release { org, max, lasts, decision, yes } => {
+                let (org, max, lasts) = (self.take(org), self.take(max), self.take(lasts));
+                let (decision, consent) = (self.decision(decision), self.consent(*yes));
+                let scope = Scope { org_id: org?, kind: kind? };
+                let (max, lasts) = (max?.get(), lasts?);
+                LedgerJob::Release { scope, max, lasts, decision: decision?, consent: consent? }
+            }
+            GuardAction::Reject { org, requested_by, decision, yes } => {
+                let org = self.take(org);
+                let (decision, consent) = (self.decision(decision), self.consent(*yes));
+                let scope = Scope { org_id: org?, kind: kind? };
+                let (decision, consent) = (decision?, consent?);
+                let requested_by = requested_by.clone();
+                LedgerJob::Reject { scope, requested_by, decision, consent }
+            }
+        })
+    }
+
+    /// Of `pause` and of `resume`.
+    pub(super) fn pause_job(
+        &mut self,
+        args: &PauseArgs,
+        job: impl FnOnce(Option<OrgId>, Decision) -> LedgerJob,
+    ) -> Option<LedgerJob> {
+        let before = self.problems.len();
+        let org = self.take_if(args.org.as_ref());
+        let decision = self.decision(&args.decision)?;
+        // A wrong id must not pause all.
+        (self.problems.len() == before).then(|| job(org, decision))
+    }
+
+    fn decision(&mut self, args: &DecisionArgs) -> Option<Decision> {
+        let by = args.by.as_deref().map(str::trim).filter(|by| !by.is_empty());
+        let Some(by) = by else { return self.problem("--by", "is needed: who decides it?") };
+        Some(Decision { by: by.to_owned(), reason: Some(args.reason.clone()) })
+    }
+
+    fn consent(&mut self, yes: bool) -> Option<Consent> {
+        match (yes, stdin().is_terminal()) {
+            (true, _) => Some(Consent::Given),
+            (false, true) => Some(Consent::Ask),
+            (false, false) => self.problem("--yes", "is needed where nobody can be asked"),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What the guard holds, for people and for machines.
+
+use std::io::{self, Write};
+
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::held::{Group, Groups};
+use crate::dead_letters::OutputFormat;
+use crate::kind::Kind;
+use crate::messages::ledger::Scope;
+use crate::messages::time;
+use crate::policy::brakes::Brakes;
+use crate::table::{age, printable, write};
+
+/// Every organisation of which something is held, or whose guard has tripped.
+pub(super) fn held(
+    groups: &Groups,
+    brakes: &Brakes,
+    kind: Kind,
+    form: OutputFormat,
+) -> io::Result<()> {
+    let mut all = groups.clone();
+    for (scope, _) in brakes.tripped().filter(|(scope, _)| scope.kind == kind) {
+        all.entry(scope.org_id.clone()).or_default();
+    }
+    let (mut out, now) = (io::stdout().lock(), Timestamp::now());
+    if form == OutputFormat::Json {
+        for (org_id, group) in &all {
+            let trip = brakes.trip(&Scope { org_id: org_id.clone(), kind });
+            let line = json!({
+                "org_id": org_id.as_str(), "kind": kind, "held": group.count,
+                "tripped_at": trip.map(|trip| time::text(trip.since)),
+                "oldest": group.oldest.map(time::text),
+                "asked_by": group.asked_by, "samples": group.samples,
+            });
+            writeln!(out, "{line}")?;
+        }
+        return Ok(());
+    }
+    if all.is_empty() {
+        return writeln!(out, "nothing is held");
+    }
+    let heading = ["ORGANISATION", "HELD", "TRIPPED", "OLDEST", "ASKED BY", "FOR EXAMPLE"];
+    let mut rows = vec![heading.map(str::to_owned)];
+    for (org_id, group) in &all {
+        let Group { count, oldest, asked_by, samples } = group;
+        let trip = brakes.trip(&Scope { org_id: org_id.clone(), kind });
+        let asked_by: Vec<_> = asked_by.iter().map(|by| printable(by)).collect();
+        rows.push([
+            org_id.to_string(),
+            count.to_string(),
+            age(trip.map(|trip| trip.since), now),
+            age(*oldest, now),
+            asked_by.join(", "),
+            samples.join(" "),
+        ]);
+    }
+    write(&mut out, &rows, &[1, 2, 3])
+}

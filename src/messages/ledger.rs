@@ -1,0 +1,146 @@
+//! What stands in the ledger: a stream that all workers write to and read in the same order, so that they decide the same of it.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::OrgId;
+use crate::kind::Kind;
+
+/// What a limit is for: the commands of one kind in one organisation.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Scope {
+    pub org_id: OrgId,
+    #[serde(deserialize_with = "kind")]
+    pub kind: Kind,
+}
+
+/// How many commands may be admitted in a sliding window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardLimit {
+    pub max_deletes: u32,
+    /// Length of the window, in seconds.
+    pub window_s: u32,
+}
+
+/// Who decided something, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    pub by: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// One record of the ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerRecord {
+    /// By its writer's clock.
+    #[serde(serialize_with = "written", deserialize_with = "read")]
+    pub at: Timestamp,
+    /// Who wrote it: a worker, or a command line.
+    pub writer: String,
+    #[serde(flatten)]
+    pub entry: LedgerEntry,
+}
+
+/// What a record says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "entry", rename_all = "snake_case")]
+pub enum LedgerEntry {
+    /// Its writer has opened the ledger; when it reads this, it has read all that was there before.
+    Opened { number: u64 },
+    /// A worker wants to admit so many commands.
+    Reserved {
+        number: u64,
+        #[serde(flatten)]
+        scope: Scope,
+        permits: u32,
+        #[serde(flatten)]
+        limit: GuardLimit,
+    },
+    /// The guard has tripped: from now on commands are held.
+    Tripped {
+        #[serde(flatten)]
+        scope: Scope,
+        #[serde(flatten)]
+        limit: GuardLimit,
+    },
+    /// It has, long ago, and nobody has decided yet: the stream forgets its oldest records.
+    StillTripped {
+        #[serde(flatten)]
+        scope: Scope,
+        #[serde(flatten)]
+        limit: GuardLimit,
+        #[serde(serialize_with = "written", deserialize_with = "read")]
+        since: Timestamp,
+    },
+    /// The event that tells of it has been published.
+    Announced {
+        #[serde(flatten)]
+        scope: Scope,
+    },
+    /// A person lets so many more commands pass, until then.
+    Granted {
+        #[serde(flatten)]
+        scope: Scope,
+        permits: u32,
+        #[serde(serialize_with = "written", deserialize_with = "read")]
+        until: Timestamp,
+        #[serde(flatten)]
+        decision: Decision,
+    },
+    /// A person has decided about what was held; the guard counts again.
+    Rearmed {
+        #[serde(flatten)]
+        scope: Scope,
+        #[serde(flatten)]
+        decision: Decision,
+    },
+    /// No new call, of one organisation or of all.
+    Paused {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        org_id: Option<OrgId>,
+        #[serde(flatten)]
+        decision: Decision,
+    },
+    /// Paused long ago, and not resumed yet.
+    StillPaused {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        org_id: Option<OrgId>,
+        #[serde(flatten)]
+        decision: Decision,
+        #[serde(serialize_with = "written", deserialize_with = "read")]
+        since: Timestamp,
+    },
+    Resumed {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        org_id: Option<OrgId>,
+        #[serde(flatten)]
+        decision: Decision,
+    },
+}
+
+impl LedgerRecord {
+    pub fn body(&self) -> Vec<u8> {
+        // Strings and numbers: nothing that JSON could not say.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// `None`: nothing that this build understands.
+    pub fn read(body: &[u8]) -> Option<Self> {
+        serde_json::from_slice(body).ok()
+    }
+}
+
+fn kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Kind, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    Kind::named(&name).ok_or_else(|| serde::de::Error::custom(format!("no kind is called {name}")))
+}
+
+fn written<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&super::time::text(*time))
+}
+
+fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(serde::de::Error::custom)
+}

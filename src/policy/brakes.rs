@@ -1,0 +1,338 @@
+//! All that the ledger says: guards and pauses. Pure: every worker folds the same records in the same order.
+
+use std::collections::HashMap;
+
+use super::guard::{Guard, GuardState, Trip};
+use crate::messages::OrgId;
+use crate::messages::ledger::{Decision, LedgerEntry, LedgerRecord, Scope};
+use jiff::Timestamp;
+
+/// No new call, and since when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pause {
+    pub since: Timestamp,
+    pub decision: Decision,
+}
+
+/// So many records later a trip or a pause is recorded again. The stream keeps some four times as many.
+const REMIND_AFTER: u64 = 100_000;
+
+/// The state that follows from all records so far.
+#[derive(Debug, Default)]
+pub struct Brakes {
+    guards: HashMap<Scope, Guard>,
+    paused_all: Option<Pause>,
+    paused: HashMap<OrgId, Pause>,
+    /// The number of the last record about each subject.
+    recorded: HashMap<Subject, u64>,
+}
+
+/// What a lasting state is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Subject {
+    Guard(Scope),
+    Pause(Option<OrgId>),
+}
+
+/// What a record was for one of the workers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applied {
+    /// Its writer has read all that was there when it came.
+    Opened { writer: String, number: u64 },
+    /// Its writer has got so many permits.
+    Reserved { writer: String, number: u64, scope: Scope, granted: u32 },
+    /// The guard has tripped just now.
+    Tripped(Scope, Trip),
+    /// Something else has changed.
+    Changed,
+}
+
+impl Brakes {
+    /// Takes the next record in; `offset` is its number in the stream.
+    pub fn apply(&mut self, record: LedgerRecord, offset: u64) -> Applied {
+        let LedgerRecord { at, writer, entry } = record;
+        match entry {
+            LedgerEntry::Opened { number } => return Applied::Opened { writer, number },
+            LedgerEntry::Reserved { number, scope, permits, limit } => {
+                let guard = self.guards.entry(scope.clone()).or_default();
+                let granted = guard.reserve(permits, limit, at);
+                return Applied::Reserved { writer, number, scope, granted };
+            }
+            LedgerEntry::Tripped { scope, limit } => {
+                let trip = Trip { offset, since: at, limit, writer, is_announced: false };
+                self.note(Subject::Guard(scope.clone()), offset);
+                let guard = self.guards.entry(scope.clone()).or_default();
+                let was_tripped = matches!(guard.state(), GuardState::Tripped(_));
+                guard.trip(trip.clone());
+                if !was_tripped {
+                    return Applied::Tripped(scope, trip);
+                }
+            }
+            LedgerEntry::StillTripped { scope, limit, since } => {
+                let is_so = self.trip(&scope).is_some();
+                if self.is_news(Subject::Guard(scope.clone()), is_so, offset) && !is_so {
+                    let trip = Trip { offset, since, limit, writer, is_announced: true };
+                    self.guards.entry(scope).or_default().trip(trip);
+                }
+            }
+            LedgerEntry::Announced { scope } => self.guard(scope, offset).announce(),
+            LedgerEntry::Granted { scope, permits, until, decision } => {
+                self.guard(scope, offset).grant(permits, until, decision);
+            }
+            LedgerEntry::Rearmed { scope, .. } => self.guard(scope, offset).rearm(),
+            LedgerEntry::Paused { org_id, decision } => {
+                self.note(Subject::Pause(org_id.clone()), offset);
+                self.pause(org_id, Pause { since: at, decision });
+            }
+            LedgerEntry::StillPaused { org_id, decision, since } => {
+                let is_so = self.is_paused(org_id.as_ref());
+                if self.is_news(Subject::Pause(org_id.clone()), is_so, offset) && !is_so {
+                    self.pause(org_id, Pause { since, decision });
+                }
+            }
+            LedgerEntry::Resumed { org_id, .. } => {
+                self.note(Subject::Pause(org_id.clone()), offset);
+                match org_id {
+                    Some(org) => _ = self.paused.remove(&org),
+                    None => self.paused_all = None,
+                }
+            }
+        }
+        Applied::Changed
+    }
+
+    /// # A reminder undoes no decision
+    ///
+    /// Whoever writes it may not have read a decision that was written at the same moment. So it counts only where the state is as it
+    /// says already, or nothing at all is known of its subject: then the records that said so are forgotten.
+    fn is_news(&mut self, subject: Subject, is_so: bool, offset: u64) -> bool {
+        let is_news = is_so || !self.recorded.contains_key(&subject);
+        if is_news {
+            self.note(subject, offset);
+        }
+        is_news
+    }
+
+    fn note(&mut self, subject: Subject, offset: u64) {
+        self.recorded.insert(subject, offset);
+    }
+
+    fn guard(&mut self, scope: Scope, offset: u64) -> &mut Guard {
+        self.note(Subject::Guard(scope.clone()), offset);
+        self.guards.entry(scope).or_default()
+    }
+
+    fn pause(&mut self, org_id: Option<OrgId>, pause: Pause) {
+        match org_id {
+            Some(org) => _ = self.paused.insert(org, pause),
+            None => self.paused_all = Some(pause),
+        }
+    }
+
+    fn is_paused(&self, org_id: Option<&OrgId>) -> bool {
+        org_id.map_or(self.paused_all.is_some(), |org| self.paused.contains_key(org))
+    }
+
+    /// What must be recorded again, before the stream forgets it; `next` is the number of the next record.
+    pub fn reminders(&self, next: u64) -> Vec<LedgerEntry> {
+        let is_old = |subject: &Subject| {
+            self.recorded.get(subject).is_some_and(|offset| offset + REMIND_AFTER <= next)
+        };
+        let trips = self.tripped().filter(|(scope, _)| is_old(&Subject::Guard((*scope).clone())));
+        let trips = trips.map(|(scope, trip)| LedgerEntry::StillTripped {
+            scope: scope.clone(),
+            limit: trip.limit,
+            since: trip.since,
+        });
+        let all = self.paused_all.iter().map(|pause| (None, pause));
+        let of_orgs = self.paused.iter().map(|(org, pause)| (Some(org.clone()), pause));
+        let pauses = all.chain(of_orgs).filter(|(org, _)| is_old(&Subject::Pause(org.clone())));
+        let pauses = pauses.map(|(org_id, Pause { since, decision })| LedgerEntry::StillPaused {
+            org_id,
+            decision: decision.clone(),
+            since: *since,
+        });
+        trips.chain(pauses).collect()
+    }
+
+    /// The trip, where commands of this scope are held.
+    pub fn trip(&self, scope: &Scope) -> Option<&Trip> {
+        match self.guards.get(scope)?.state() {
+            GuardState::Tripped(trip) => Some(trip),
+            _ => None,
+        }
+    }
+
+    /// The trips that no event tells of, as far as is known.
+    pub fn unannounced(&self) -> Vec<(Scope, Trip)> {
+        let trips = self.tripped().filter(|(_, trip)| !trip.is_announced);
+        trips.map(|(scope, trip)| (scope.clone(), trip.clone())).collect()
+    }
+
+    /// All trips that nobody has decided about.
+    pub fn tripped(&self) -> impl Iterator<Item = (&Scope, &Trip)> {
+        self.guards.iter().filter_map(|(scope, guard)| match guard.state() {
+            GuardState::Tripped(trip) => Some((scope, trip)),
+            _ => None,
+        })
+    }
+
+    /// All guards, with their scopes.
+    pub fn guards(&self) -> impl Iterator<Item = (&Scope, &Guard)> {
+        self.guards.iter()
+    }
+
+    /// Why no call may be made for anyone.
+    pub fn paused_all(&self) -> Option<&Pause> {
+        self.paused_all.as_ref()
+    }
+
+    /// Why no call may be made for this organisation.
+    pub fn paused(&self, org: &OrgId) -> Option<&Pause> {
+        self.paused_all.as_ref().or_else(|| self.paused.get(org))
+    }
+
+    /// The organisations that are paused by themselves.
+    pub fn paused_organisations(&self) -> impl Iterator<Item = (&OrgId, &Pause)> {
+        self.paused.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kind::Kind;
+    use crate::messages::ledger::GuardLimit;
+
+    const LIMIT: GuardLimit = GuardLimit { max_deletes: 10, window_s: 60 };
+
+    fn org(id: &str) -> OrgId {
+        OrgId::try_from(id.to_owned()).unwrap()
+    }
+
+    fn scope(id: &str) -> Scope {
+        Scope { org_id: org(id), kind: Kind::TaskDelete }
+    }
+
+    fn decision() -> Decision {
+        Decision { by: "ann".to_owned(), reason: Some("4711".to_owned()) }
+    }
+
+    fn record(writer: &str, entry: LedgerEntry) -> LedgerRecord {
+        let at = Timestamp::from_second(1_800_000_000).unwrap();
+        LedgerRecord { at, writer: writer.to_owned(), entry }
+    }
+
+    fn reserve(brakes: &mut Brakes, writer: &str, org: &str, permits: u32) -> u32 {
+        let entry = LedgerEntry::Reserved { number: 1, scope: scope(org), permits, limit: LIMIT };
+        match brakes.apply(record(writer, entry), 0) {
+            Applied::Reserved { granted, .. } => granted,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn each_record_survives_the_wire() {
+        let (scope, decision) = (scope("a"), decision());
+        let until = "2026-12-01T00:00:00Z".parse().unwrap();
+        let entries = [
+            LedgerEntry::Opened { number: 1 },
+            LedgerEntry::Reserved { number: 2, scope: scope.clone(), permits: 32, limit: LIMIT },
+            LedgerEntry::Tripped { scope: scope.clone(), limit: LIMIT },
+            LedgerEntry::StillTripped { scope: scope.clone(), limit: LIMIT, since: until },
+            LedgerEntry::StillPaused {
+                org_id: Some(org("a")),
+                decision: decision.clone(),
+                since: until,
+            },
+            LedgerEntry::Announced { scope: scope.clone() },
+            LedgerEntry::Granted {
+                scope: scope.clone(),
+                permits: 100,
+                until,
+                decision: decision.clone(),
+            },
+            LedgerEntry::Rearmed { scope, decision: decision.clone() },
+            LedgerEntry::Paused { org_id: None, decision: decision.clone() },
+            LedgerEntry::Resumed { org_id: Some(org("a")), decision: decision.clone() },
+        ];
+        for entry in entries {
+            let record = record("w", entry);
+            let body = record.body();
+            let read = LedgerRecord::read(&body);
+            assert_eq!(read, Some(record), "{}", String::from_utf8_lossy(&body));
+        }
+        assert_eq!(
+            LedgerRecord::read(br#"{"at":"2026-12-01T00:00:00Z","writer":"w","entry":"new"}"#),
+            None
+        );
+    }
+
+    #[test]
+    fn a_trip_is_of_one_organisation_and_kind() {
+        let mut brakes = Brakes::default();
+        assert_eq!(reserve(&mut brakes, "w1", "a", 8) + reserve(&mut brakes, "w2", "a", 8), 10);
+        let tripped = || record("w2", LedgerEntry::Tripped { scope: scope("a"), limit: LIMIT });
+        assert!(matches!(brakes.apply(tripped(), 5), Applied::Tripped(..)));
+        assert_eq!(brakes.apply(tripped(), 6), Applied::Changed, "told once");
+        assert_eq!(brakes.trip(&scope("a")).map(|trip| trip.offset), Some(5));
+        assert_eq!(brakes.trip(&scope("b")), None);
+        let archive = Scope { kind: Kind::TaskArchive, ..scope("a") };
+        assert_eq!(brakes.trip(&archive), None);
+        assert_eq!(reserve(&mut brakes, "w1", "b", 8), 8);
+    }
+
+    #[test]
+    fn a_pause_of_all_and_one_of_an_organisation_end_apart() {
+        let mut brakes = Brakes::default();
+        let apply = |brakes: &mut Brakes, entry| brakes.apply(record("cli", entry), 0);
+        let pause = |org_id| LedgerEntry::Paused { org_id, decision: decision() };
+        let resume = |org_id| LedgerEntry::Resumed { org_id, decision: decision() };
+        apply(&mut brakes, pause(Some(org("a"))));
+        assert!(brakes.paused(&org("a")).is_some() && brakes.paused(&org("b")).is_none());
+        apply(&mut brakes, pause(None));
+        assert!(brakes.paused(&org("b")).is_some() && brakes.paused_all().is_some());
+        apply(&mut brakes, resume(None));
+        assert!(brakes.paused(&org("a")).is_some() && brakes.paused(&org("b")).is_none());
+        apply(&mut brakes, resume(Some(org("a"))));
+        assert!(brakes.paused(&org("a")).is_none());
+    }
+
+    #[test]
+    fn what_lasts_is_recorded_again_before_the_stream_forgets_it() {
+        let mut brakes = Brakes::default();
+        let tripped = LedgerEntry::Tripped { scope: scope("a"), limit: LIMIT };
+        brakes.apply(record("w", tripped), 5);
+        brakes.apply(record("cli", LedgerEntry::Paused { org_id: None, decision: decision() }), 6);
+        assert_eq!(brakes.reminders(5 + REMIND_AFTER - 1), []);
+        let reminders = brakes.reminders(6 + REMIND_AFTER);
+        assert_eq!(reminders.len(), 2);
+        // Somebody who reads only these.
+        let mut later = Brakes::default();
+        for (at, reminder) in reminders.into_iter().enumerate() {
+            let at = 6 + REMIND_AFTER + at as u64;
+            later.apply(record("w", reminder.clone()), at);
+            brakes.apply(record("w", reminder), at);
+        }
+        assert!(later.paused_all().is_some() && later.trip(&scope("a")).is_some());
+        assert_eq!(later.unannounced(), [], "its event was published long ago");
+        assert_eq!(brakes.reminders(6 + REMIND_AFTER + 3), [], "not again at once");
+    }
+
+    #[test]
+    fn a_reminder_undoes_no_decision() {
+        let mut brakes = Brakes::default();
+        let since = Timestamp::from_second(1_800_000_000).unwrap();
+        for entry in [
+            LedgerEntry::Tripped { scope: scope("a"), limit: LIMIT },
+            LedgerEntry::Paused { org_id: None, decision: decision() },
+            LedgerEntry::Rearmed { scope: scope("a"), decision: decision() },
+            LedgerEntry::Resumed { org_id: None, decision: decision() },
+            LedgerEntry::StillTripped { scope: scope("a"), limit: LIMIT, since },
+            LedgerEntry::StillPaused { org_id: None, decision: decision(), since },
+        ] {
+            brakes.apply(record("w", entry), 7);
+        }
+        assert!(brakes.paused_all().is_none() && brakes.trip(&scope("a")).is_none());
+    }
+}

@@ -1,0 +1,222 @@
+//! The guard of one organisation and kind: how many commands may be admitted in a sliding window, and what a person has decided since.
+//!
+//! Every worker folds the same records in the same order and so comes to the same state. Time is that of the records.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::messages::ledger::{Decision, GuardLimit};
+
+/// One entry of the window stands for all admissions of so long.
+const GRAIN: Duration = Duration::from_secs(1);
+/// No window is longer; older admissions are forgotten.
+const LONGEST_WINDOW: Duration = Duration::from_hours(24 * 7);
+
+/// What the guard does with the next command.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum GuardState {
+    /// It counts.
+    #[default]
+    Armed,
+    /// Commands are held until a person decides.
+    Tripped(Trip),
+    /// A person lets so many more pass, until then.
+    Granted { left: u32, until: Timestamp, decision: Decision },
+}
+
+/// When and at which limit the guard tripped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trip {
+    /// Number of the record, which makes the id of its event.
+    pub offset: u64,
+    pub since: Timestamp,
+    pub limit: GuardLimit,
+    /// The worker that is to tell of it.
+    pub writer: String,
+    pub is_announced: bool,
+}
+
+/// Admissions, and the state.
+#[derive(Debug, Clone, Default)]
+pub struct Guard {
+    admitted: VecDeque<(Timestamp, u32)>,
+    state: GuardState,
+}
+
+impl Guard {
+    pub fn state(&self) -> &GuardState {
+        &self.state
+    }
+
+    /// How many commands were admitted in the window that ends then.
+    pub fn count(&self, window: Duration, now: Timestamp) -> u32 {
+        let begin = now - window;
+        let counted = self.admitted.iter().rev().take_while(|(at, _)| *at + GRAIN > begin);
+        counted.fold(0, |sum, (_, permits)| sum.saturating_add(*permits))
+    }
+
+    /// A worker asks for permits. Returns how many it gets.
+    ///
+    /// # The limit holds for all workers together
+    ///
+    /// What a reservation gets depends on the records before it alone, which are the same, in the same order, for all who read the
+    /// ledger. A worker spends nothing before it has read its own record there. A worker that dies has reserved what it never
+    /// spends: the count is too high then, never too low.
+    pub fn reserve(&mut self, permits: u32, limit: GuardLimit, at: Timestamp) -> u32 {
+        let now = self.now(at);
+        self.forget(now);
+        let granted = match &mut self.state {
+            GuardState::Tripped(_) => 0,
+            GuardState::Granted { left, until, .. } if *until > now => {
+                let granted = permits.min(*left);
+                *left -= granted;
+                granted
+            }
+            GuardState::Granted { .. } | GuardState::Armed => {
+                self.state = GuardState::Armed;
+                let window = Duration::from_secs(limit.window_s.into());
+                permits.min(limit.max_deletes.saturating_sub(self.count(window, now)))
+            }
+        };
+        if matches!(self.state, GuardState::Granted { left: 0, .. }) {
+            self.state = GuardState::Armed;
+        }
+        self.admit(granted, now);
+        granted
+    }
+
+    /// The first record of a trip counts; those of other workers that saw the same are no news.
+    pub fn trip(&mut self, trip: Trip) {
+        if !matches!(self.state, GuardState::Tripped(_)) {
+            self.state = GuardState::Tripped(trip);
+        }
+    }
+
+    pub fn announce(&mut self) {
+        if let GuardState::Tripped(trip) = &mut self.state {
+            trip.is_announced = true;
+        }
+    }
+
+    pub fn grant(&mut self, permits: u32, until: Timestamp, decision: Decision) {
+        self.state = GuardState::Granted { left: permits, until, decision };
+    }
+
+    pub fn rearm(&mut self) {
+        self.state = GuardState::Armed;
+    }
+
+    /// # A clock that goes back frees nothing
+    ///
+    /// Clocks of workers differ by a little. A record counts as no earlier than the latest before it.
+    fn now(&self, at: Timestamp) -> Timestamp {
+        self.admitted.back().map_or(at, |(last, _)| at.max(*last))
+    }
+
+    fn admit(&mut self, permits: u32, now: Timestamp) {
+        match self.admitted.back_mut() {
+            _ if permits == 0 => {}
+            Some((at, last)) if now.duration_since(*at).unsigned_abs() < GRAIN => *last += permits,
+            _ => self.admitted.push_back((now, permits)),
+        }
+    }
+
+    fn forget(&mut self, now: Timestamp) {
+        while self.admitted.front().is_some_and(|(at, _)| *at < now - LONGEST_WINDOW) {
+            self.admitted.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIMIT: GuardLimit = GuardLimit { max_deletes: 500, window_s: 3600 };
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    fn decision() -> Decision {
+        Decision { by: "ann".to_owned(), reason: None }
+    }
+
+    fn trip(offset: u64) -> Trip {
+        let writer = "w".to_owned();
+        Trip { offset, since: at(0), limit: LIMIT, writer, is_announced: false }
+    }
+
+    #[test]
+    fn the_limit_holds_for_all_workers_together() {
+        let mut guard = Guard::default();
+        let granted: Vec<_> = (0..20).map(|_| guard.reserve(32, LIMIT, at(0))).collect();
+        assert_eq!(granted.iter().sum::<u32>(), 500);
+        assert_eq!((granted[14], granted[15], granted[16]), (32, 20, 0));
+    }
+
+    #[test]
+    fn what_left_the_window_is_free_again_but_not_for_one_that_has_tripped() {
+        let mut guard = Guard::default();
+        assert_eq!(guard.reserve(500, LIMIT, at(0)), 500);
+        assert_eq!(guard.reserve(1, LIMIT, at(3599)), 0);
+        assert_eq!(guard.reserve(1, LIMIT, at(3601)), 1);
+        guard.trip(trip(7));
+        assert_eq!(guard.reserve(1, LIMIT, at(1_000_000)), 0, "until a person decides");
+    }
+
+    #[test]
+    fn a_grant_lets_so_many_pass_and_then_the_guard_is_armed_again() {
+        let mut guard = Guard::default();
+        guard.reserve(500, LIMIT, at(0));
+        guard.trip(trip(7));
+        guard.grant(40, at(100), decision());
+        assert_eq!((guard.reserve(32, LIMIT, at(1)), guard.reserve(32, LIMIT, at(2))), (32, 8));
+        assert_eq!(guard.state(), &GuardState::Armed);
+        assert_eq!(guard.reserve(1, LIMIT, at(3)), 0, "they were counted");
+        guard.grant(40, at(100), decision());
+        assert_eq!(guard.reserve(1, LIMIT, at(100)), 0, "too late");
+        assert_eq!(guard.state(), &GuardState::Armed);
+    }
+
+    #[test]
+    fn the_first_of_several_trips_counts_and_a_decision_ends_it() {
+        let mut guard = Guard::default();
+        guard.trip(trip(7));
+        guard.trip(trip(8));
+        guard.announce();
+        assert_eq!(guard.state(), &GuardState::Tripped(Trip { is_announced: true, ..trip(7) }));
+        guard.rearm();
+        assert_eq!(guard.reserve(1, LIMIT, at(0)), 1);
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_frees_nothing() {
+        let mut guard = Guard::default();
+        assert_eq!(guard.reserve(500, LIMIT, at(5000)), 500);
+        assert_eq!(guard.reserve(1, LIMIT, at(0)), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn in_no_window_are_more_admitted_than_the_limit(
+            asks in proptest::collection::vec((0_i64..400, 1_u32..64), 1..200),
+        ) {
+            let limit = GuardLimit { max_deletes: 100, window_s: 60 };
+            let (mut guard, mut now, mut admitted) = (Guard::default(), 0, Vec::new());
+            for (wait, permits) in asks {
+                // In tenths of a second.
+                now += wait;
+                let at = at(0) + jiff::SignedDuration::from_millis(now * 100);
+                admitted.push((now, guard.reserve(permits, limit, at)));
+            }
+            for (end, _) in &admitted {
+                let within = admitted.iter().filter(|(at, _)| at <= end && *at > end - 600);
+                prop_assert!(within.map(|(_, permits)| permits).sum::<u32>() <= 100);
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! The commands that the guard holds: fetched one by one, from the broker library's types to plain data.
+
+use jiff::Timestamp;
+use lapin::BasicProperties;
+
+use super::broker_error::BrokerError;
+use super::connection::Connection;
+use super::delivery::Delivery;
+use super::envelope::{self, X_UNREADABLE};
+use super::queue_reader::QueueReader;
+use crate::kind::Kind;
+use crate::messages::{Incoming, names};
+
+/// A command that the guard holds.
+#[derive(Debug)]
+pub struct HeldCommand {
+    pub incoming: Incoming,
+    pub since: Option<Timestamp>,
+}
+
+/// Fetches the held commands of a kind.
+pub struct HeldReader {
+    kind: Kind,
+    queue: QueueReader,
+}
+
+impl HeldReader {
+    /// # Errors
+    /// [`BrokerError::DeadLetters`].
+    pub async fn open(connection: &Connection, kind: Kind) -> Result<Self, BrokerError> {
+        Ok(Self { kind, queue: QueueReader::open(connection, kind.held_queue()).await? })
+    }
+
+    /// The next one, the oldest first, and how many are left behind it.
+    ///
+    /// # Errors
+    /// [`BrokerError::DeadLetters`].
+    pub async fn next(&self) -> Result<Option<(Delivery<HeldCommand>, u32)>, BrokerError> {
+        self.queue.next(|message: &BasicProperties, body| read(self.kind, message, body)).await
+    }
+
+    /// Puts back all that was fetched and not settled.
+    pub async fn close(self) {
+        self.queue.close().await;
+    }
+}
+
+fn read(kind: Kind, message: &BasicProperties, body: Vec<u8>) -> HeldCommand {
+    // Only workers can publish there.
+    let (properties, retry_state) = envelope::read(message, true);
+    let fault = envelope::text(message, X_UNREADABLE);
+    let since = envelope::text(message, names::X_HELD_SINCE).and_then(|time| time.parse().ok());
+    let is_oversized = envelope::is_oversized(message);
+    let (redelivered, failed_at) = (false, None);
+    let incoming = Incoming {
+        kind,
+        body,
+        properties,
+        retry_state,
+        fault,
+        is_oversized,
+        redelivered,
+        failed_at,
+    };
+    HeldCommand { incoming, since }
+}

@@ -1,0 +1,95 @@
+//! The broker user of this process, and whose copies of commands are believed.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use lapin::types::ShortString;
+use lapin::{BasicProperties, ErrorKind};
+
+/// The name that the broker knows us by. The URL's, until the broker says that it is another: after a login by certificate, say.
+#[derive(Debug, Clone)]
+pub(super) struct OwnUser(Arc<RwLock<String>>);
+
+impl OwnUser {
+    pub(super) fn new(name: &str) -> Self {
+        Self(Arc::new(RwLock::new(name.to_owned())))
+    }
+
+    pub(super) fn name(&self) -> String {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether a publish was refused because we are somebody else; then that is known from now on.
+    pub(super) fn learns_from(&self, error: &lapin::Error) -> bool {
+        let name = real_name(error);
+        if let Some(name) = &name {
+            name.clone_into(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+        }
+        name.is_some()
+    }
+}
+
+/// What `RabbitMQ` 3.10 to 4 say of a wrong `user_id` (`rabbit_channel.erl`, `check_user_id_header`).
+fn real_name(error: &lapin::Error) -> Option<String> {
+    let ErrorKind::ProtocolError(word) = error.kind() else { return None };
+    let (_, name) = word.get_message().as_str().split_once("but authenticated user was '")?;
+    name.rsplit_once('\'').map(|(name, _)| name.to_owned())
+}
+
+/// Whose copies are believed.
+///
+/// # Our headers are believed only with the user id of a worker
+///
+/// Anybody may put `x-attempts` or `x-published-by` into a command. But `RabbitMQ` lets nobody publish with the `user_id` of
+/// another user (unless that user has the tag `impersonator`). So what a copy says of earlier deliveries is believed only where its
+/// `user_id` is ours, or that of a user whom the operator trusts.
+#[derive(Debug, Clone)]
+pub struct Trust {
+    own: OwnUser,
+    others: Arc<[String]>,
+}
+
+impl Trust {
+    pub(super) fn new(own: OwnUser, others: &[String]) -> Self {
+        Self { own, others: others.into() }
+    }
+
+    pub(super) fn believes(&self, properties: &BasicProperties) -> bool {
+        let Some(user) = properties.user_id().as_ref().map(ShortString::as_str) else {
+            return false;
+        };
+        self.others.iter().any(|other| other == user)
+            || *self.own.0.read().unwrap_or_else(PoisonError::into_inner) == user
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lapin::protocol::{AMQPError, AMQPSoftError};
+
+    fn refused(text: &str) -> lapin::Error {
+        ErrorKind::ProtocolError(AMQPError::new(
+            AMQPSoftError::PRECONDITIONFAILED.into(),
+            text.into(),
+        ))
+        .into()
+    }
+
+    #[test]
+    fn who_we_are_is_learnt_from_the_broker() {
+        let user = OwnUser::new("guest");
+        let text = "PRECONDITION_FAILED - user_id property set to 'guest' but authenticated user was 'CN=it's me'";
+        assert!(user.learns_from(&refused(text)));
+        assert_eq!(user.name(), "CN=it's me");
+        assert!(!user.learns_from(&refused("message size 2 is larger than configured max size 1")));
+        assert_eq!(user.name(), "CN=it's me");
+    }
+
+    #[test]
+    fn our_headers_are_believed_only_with_the_user_id_of_a_worker() {
+        let trust = Trust::new(OwnUser::new("worker"), &["operator".to_owned()]);
+        let of = |user: &str| BasicProperties::default().with_user_id(user.into());
+        assert!(trust.believes(&of("worker")) && trust.believes(&of("operator")));
+        assert!(!trust.believes(&of("billing")) && !trust.believes(&BasicProperties::default()));
+    }
+}

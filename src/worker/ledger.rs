@@ -1,0 +1,203 @@
+//! What the ledger says at the moment, for all commands of this worker. `admission` asks there for the guard's permits.
+//!
+//! `follow_ledger` keeps it up for as long as a session lasts.
+
+mod admission;
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use tokio::sync::{Notify, watch};
+
+pub(super) use self::admission::Admission;
+pub(super) use super::ledger_state::Braked;
+use super::ledger_state::Shared;
+use crate::messages::ledger::{GuardLimit, LedgerEntry, LedgerRecord, Scope};
+use crate::policy::brakes::{Applied, Brakes};
+use crate::policy::guard::Trip;
+
+/// After so many records a look is taken at what must be recorded again.
+const REMIND_EVERY: u64 = 10_000;
+
+/// The ledger as one worker sees it.
+pub(super) struct Ledger {
+    writer: String,
+    limit: Option<GuardLimit>,
+    /// Whether there is a ledger at all: the `delete` command has no broker.
+    is_kept: bool,
+    shared: Mutex<Shared>,
+    changes: watch::Sender<()>,
+    to_write: Notify,
+}
+
+/// Something that the worker must tell.
+pub(super) enum News {
+    /// Everything that was in the ledger has been read; of these trips nobody has told yet.
+    Current(Vec<(Scope, Trip)>),
+    /// The guard has tripped; it is this worker that tells of it.
+    Tripped(Scope, Trip),
+    /// Pauses or trips may have changed.
+    Changed,
+}
+
+impl Ledger {
+    /// A ledger that has not been read yet. Without a limit the guard is off.
+    pub(super) fn new(limit: Option<GuardLimit>) -> Self {
+        // Seeded by the operating system.
+        let writer = format!("{:016x}", RandomState::new().build_hasher().finish());
+        Self {
+            writer,
+            limit,
+            is_kept: true,
+            shared: Mutex::default(),
+            changes: watch::Sender::new(()),
+            to_write: Notify::new(),
+        }
+    }
+
+    /// For a list of commands that needs no broker.
+    pub(super) fn none() -> Self {
+        Self { is_kept: false, ..Self::new(None) }
+    }
+
+    /// Why no call may be made for a command, as far as is known at once.
+    pub(super) fn check(&self, scope: &Scope, is_counted: bool) -> Result<(), Braked> {
+        let shared = self.lock();
+        if shared.brakes.paused(&scope.org_id).is_some() {
+            return Err(Braked::Paused);
+        }
+        let is_held = is_counted && shared.brakes.trip(scope).is_some();
+        if is_held { Err(Braked::Held) } else { Ok(()) }
+    }
+
+    /// Whether all that was there has been read.
+    pub(super) fn is_current(&self) -> bool {
+        !self.is_kept || self.lock().is_current
+    }
+
+    /// Looks at the state.
+    pub(super) fn with<T>(&self, look: impl FnOnce(&Brakes) -> T) -> T {
+        look(&self.lock().brakes)
+    }
+
+    /// Whether an operator has paused all organisations.
+    pub(super) fn is_paused(&self) -> bool {
+        self.lock().brakes.paused_all().is_some()
+    }
+
+    /// Notified when a record was read, or the ledger was lost.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// A session begins. Returns the number of the first record to read.
+    pub(super) fn open(&self) -> u64 {
+        let mut shared = self.lock();
+        shared.forget_reservations();
+        let number = shared.next_number();
+        shared.opened = number;
+        self.write(&mut shared, LedgerEntry::Opened { number });
+        shared.next
+    }
+
+    /// The session is lost, or the ledger cannot be read: nothing is decided until all has been read again.
+    pub(super) fn close(&self) {
+        let mut shared = self.lock();
+        shared.is_current = false;
+        shared.forget_reservations();
+        drop(shared);
+        self.changes.send_replace(());
+    }
+
+    /// Nothing of what was read is certain any more.
+    pub(super) fn forget(&self) {
+        let mut shared = self.lock();
+        shared.brakes = Brakes::default();
+        shared.next = 0;
+    }
+
+    /// Takes the next record in.
+    pub(super) fn apply(&self, offset: u64, record: Option<LedgerRecord>) -> News {
+        let mut shared = self.lock();
+        shared.next = offset + 1;
+        let Some(record) = record else { return News::Changed };
+        let news = match shared.brakes.apply(record, offset) {
+            Applied::Opened { writer, number } if writer == self.writer => {
+                shared.is_current |= number == shared.opened;
+                News::Current(shared.brakes.unannounced())
+            }
+            Applied::Reserved { writer, number, scope, granted } if writer == self.writer => {
+                self.reserved(&mut shared, number, scope, granted);
+                News::Changed
+            }
+            Applied::Tripped(scope, trip) if trip.writer == self.writer => {
+                News::Tripped(scope, trip)
+            }
+            _ => News::Changed,
+        };
+        if shared.is_current && shared.next.is_multiple_of(REMIND_EVERY) {
+            for reminder in shared.brakes.reminders(shared.next) {
+                self.write(&mut shared, reminder);
+            }
+        }
+        drop(shared);
+        self.changes.send_replace(());
+        news
+    }
+
+    fn reserved(&self, shared: &mut Shared, number: u64, scope: Scope, granted: u32) {
+        let is_tripped = shared.brakes.trip(&scope).is_some();
+        let permits = shared.scopes.entry(scope.clone()).or_default();
+        permits.unspent += granted;
+        if permits.asked == Some(number) {
+            permits.asked = None;
+        }
+        if let (0, false, Some(limit)) = (granted, is_tripped, self.limit) {
+            self.write(shared, LedgerEntry::Tripped { scope, limit });
+        }
+    }
+
+    /// The event that tells of a trip has been published.
+    pub(super) fn announced(&self, scope: Scope) {
+        self.write(&mut self.lock(), LedgerEntry::Announced { scope });
+    }
+
+    fn write(&self, shared: &mut Shared, entry: LedgerEntry) {
+        let (at, writer) = (Timestamp::now(), self.writer.clone());
+        shared.outbox.push(LedgerRecord { at, writer, entry });
+        self.to_write.notify_one();
+    }
+
+    /// What is to be written next; waits until there is something.
+    pub(super) async fn outbox(&self) -> Vec<LedgerRecord> {
+        loop {
+            let records = std::mem::take(&mut self.lock().outbox);
+            if !records.is_empty() {
+                return records;
+            }
+            self.to_write.notified().await;
+        }
+    }
+
+    /// It was not written, as far as is known. A reservation is asked for again by those who wait for it; the rest is kept.
+    pub(super) fn not_written(&self, record: LedgerRecord) {
+        let mut shared = self.lock();
+        if let LedgerEntry::Reserved { number, scope, .. } = &record.entry {
+            if let Some(permits) = shared.scopes.get_mut(scope)
+                && permits.asked == Some(*number)
+            {
+                permits.asked = None;
+            }
+        } else {
+            shared.outbox.push(record);
+            self.to_write.notify_one();
+        }
+        drop(shared);
+        self.changes.send_replace(());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,143 @@
+//! Keeps the ledger up for as long as a session lasts: reads what all workers write, and writes what this one has to say.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use jiff::Timestamp;
+use tokio::time::{sleep, timeout};
+use tracing::{error, warn};
+
+use super::engine::Engine;
+use super::ledger::News;
+use crate::health::Component;
+use crate::messages::Publication;
+use crate::messages::held::{self, Held};
+use crate::messages::ledger::{LedgerRecord, Scope};
+use crate::policy::guard::Trip;
+use crate::rabbitmq::Session;
+use crate::rabbitmq::ledger::LedgerReader;
+
+/// Records that are published at once.
+const AT_ONCE: usize = 16;
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// The next record of a ledger that has not been read to its end.
+const READ_WITHIN: Duration = Duration::from_secs(10);
+
+/// Reads and writes until it is aborted, which is when the session has ended.
+pub(super) async fn follow_ledger(session: Arc<Session>, engine: Arc<Engine>) {
+    tokio::join!(read(&session, &engine), write(&session, &engine));
+}
+
+async fn read(session: &Arc<Session>, engine: &Arc<Engine>) {
+    loop {
+        let why = match session.read_ledger(engine.ledger.open()).await {
+            Ok(mut reader) => read_on(&mut reader, session, engine).await,
+            Err(error) => error.to_string(),
+        };
+        engine.ledger.close();
+        // A queue that somebody has deleted is declared again, if that is ours to do.
+        session.declare_again().await;
+        let reason = format!("the ledger cannot be read, so nothing is deleted: {why}");
+        if engine.health.set(Component::Ledger, Some(reason.clone()))
+            && !session.lost.is_cancelled()
+        {
+            error!("{reason}");
+        }
+        sleep(TRY_AGAIN_AFTER).await;
+    }
+}
+
+/// Returns why it cannot go on.
+///
+/// # A ledger that was deleted and made anew is read from its first record
+///
+/// The stream that is there may not be the one that was read before: then the next record never comes. What was read is
+/// forgotten, and all that is there is read.
+async fn read_on(
+    reader: &mut LedgerReader,
+    session: &Arc<Session>,
+    engine: &Arc<Engine>,
+) -> String {
+    loop {
+        let next = if engine.ledger.is_current() {
+            reader.next().await
+        } else if let Ok(next) = timeout(READ_WITHIN, reader.next()).await {
+            next
+        } else {
+            engine.ledger.forget();
+            return format!("nothing came within {READ_WITHIN:?}");
+        };
+        match next {
+            Ok((offset, record)) => tell(engine.ledger.apply(offset, record), session, engine),
+            Err(error) => return error.to_string(),
+        }
+    }
+}
+
+async fn write(session: &Session, engine: &Engine) {
+    loop {
+        let records = engine.ledger.outbox().await;
+        let written = stream::iter(records).map(|record| write_one(session, engine, record));
+        written.buffer_unordered(AT_ONCE).collect::<()>().await;
+    }
+}
+
+async fn write_one(session: &Session, engine: &Engine, record: LedgerRecord) {
+    match session.publisher().publish(&Publication::ledger_record(&record)).await {
+        Ok(()) => engine.metrics.count_publish("confirmed"),
+        Err(error) => {
+            engine.metrics.count_publish(error.as_str());
+            let reason =
+                format!("the ledger cannot be written, so nothing new is deleted: {error}");
+            if engine.health.set(Component::Ledger, Some(reason.clone())) {
+                error!("{reason}");
+            }
+            sleep(TRY_AGAIN_AFTER).await;
+            engine.ledger.not_written(record);
+        }
+    }
+}
+
+fn tell(news: News, session: &Arc<Session>, engine: &Arc<Engine>) {
+    if engine.ledger.is_current() {
+        engine.health.set(Component::Ledger, None);
+    }
+    match news {
+        News::Current(trips) => {
+            for (scope, trip) in trips {
+                announce(scope, &trip, session, engine);
+            }
+        }
+        News::Tripped(scope, trip) => {
+            let limit = trip.limit;
+            warn!(
+                org_id = %scope.org_id, kind = %scope.kind, max_deletes = limit.max_deletes, window_s = limit.window_s,
+                "the mass-deletion guard has tripped: what comes for this organisation and kind is held until somebody decides (guard list)"
+            );
+            announce(scope, &trip, session, engine);
+        }
+        News::Changed => {}
+    }
+    engine.show_brakes();
+}
+
+/// # A trip is told of, also if the worker that saw it dies
+///
+/// The ledger says whether the event has been published. Each worker that starts publishes the events that nobody has.
+fn announce(scope: Scope, trip: &Trip, session: &Arc<Session>, engine: &Arc<Engine>) {
+    let (session, engine) = (Arc::clone(session), Arc::clone(engine));
+    let (held, offset) = (Held::new(&scope, trip.since, trip.limit), trip.offset);
+    tokio::spawn(async move {
+        loop {
+            let event = held::event(&held, offset, Timestamp::now());
+            if session.publisher().publish(&event).await.is_ok() {
+                return engine.ledger.announced(scope);
+            }
+            tokio::select! {
+                () = session.lost.cancelled() => return,
+                () = sleep(TRY_AGAIN_AFTER) => {}
+            }
+        }
+    });
+}

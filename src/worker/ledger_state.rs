@@ -1,0 +1,71 @@
+//! What a worker has read of the ledger, what it wants to write there, and its permits.
+
+use std::collections::HashMap;
+
+use crate::messages::ledger::{LedgerEntry, LedgerRecord, Scope};
+use crate::policy::brakes::Brakes;
+
+#[derive(Default)]
+pub(super) struct Shared {
+    pub(super) brakes: Brakes,
+    /// Number of the next record to read.
+    pub(super) next: u64,
+    /// All that was there when this session began has been read.
+    pub(super) is_current: bool,
+    /// Distinguishes the records of this worker.
+    pub(super) number: u64,
+    /// The session's first record, which must be read before anything is decided.
+    pub(super) opened: u64,
+    pub(super) scopes: HashMap<Scope, Permits>,
+    pub(super) outbox: Vec<LedgerRecord>,
+}
+
+/// The permits of one organisation and kind.
+#[derive(Default)]
+pub(super) struct Permits {
+    pub(super) unspent: u32,
+    pub(super) waiting: u32,
+    /// The reservation that is under way.
+    pub(super) asked: Option<u64>,
+}
+
+impl Shared {
+    pub(super) fn next_number(&mut self) -> u64 {
+        self.number += 1;
+        self.number
+    }
+
+    pub(super) fn forget_reservations(&mut self) {
+        self.scopes.values_mut().for_each(|permits| permits.asked = None);
+        self.scopes.retain(|_, permits| permits.unspent > 0 || permits.waiting > 0);
+        let is_lasting = |entry: &LedgerEntry| {
+            !matches!(entry, LedgerEntry::Reserved { .. } | LedgerEntry::Opened { .. })
+        };
+        self.outbox.retain(|record| is_lasting(&record.entry));
+    }
+}
+
+/// Why a command may not be carried out now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Braked {
+    /// The guard has tripped for its organisation and kind.
+    Held,
+    /// An operator has paused its organisation, or all.
+    Paused,
+    /// The ledger cannot be read or written.
+    LedgerUnavailable,
+    /// See [`Stop`](super::stop::Stop).
+    Stopped,
+}
+
+impl Braked {
+    /// Why the command waits, as headers and logs say it.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Paused => "paused",
+            Self::LedgerUnavailable => "ledger_unavailable",
+            Self::Stopped => "draining",
+        }
+    }
+}

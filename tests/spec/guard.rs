@@ -1,0 +1,203 @@
+//! No producer's bug deletes more than a limit: what comes beyond is held until a person decides.
+
+use lapin::options::{QueueDeleteOptions, QueuePurgeOptions};
+use serde_json::{Value, json};
+use tallyfy_delete_worker::messages::ledger::GuardLimit;
+use tallyfy_delete_worker::rabbitmq::topology::Provision;
+
+use crate::command_line::with_settings;
+use crate::support::eventually;
+use crate::support::world::{ORG, OTHER_ORG, World};
+
+const HELD: &str = "task.delete.held";
+const LEDGER: &str = "task.delete.ledger";
+
+async fn guarded(max_deletes: u32) -> World {
+    World::without_worker(|settings| {
+        settings.core.guard = Some(GuardLimit { max_deletes, window_s: 3600 });
+        settings.core.concurrency = 32;
+        settings.broker.prefetch = 64;
+        settings.broker.topology.provision = Provision::Check;
+    })
+    .await
+}
+
+async fn commands(world: &World, org: &str, number: usize, prefix: &str) {
+    let ids: Vec<_> = (0..number).map(|n| format!("{prefix}{n}")).collect();
+    world.sandbox.tasks(org, &ids.iter().map(String::as_str).collect::<Vec<_>>(), "present").await;
+    for id in &ids {
+        world.command(org, id).await;
+    }
+}
+
+async fn deletions(world: &World, org: &str) -> usize {
+    let calls = world.sandbox.calls().await;
+    calls.iter().filter(|c| c["effect"] == "deleted" && c["org_id"] == org).count()
+}
+
+async fn held(world: &World, number: u32) {
+    eventually(&format!("{number} held commands"), async || {
+        let held = world.tester.ready(&[HELD.to_owned()]).await[HELD];
+        assert!(held <= number, "{held}");
+        (held == number).then_some(())
+    })
+    .await;
+}
+
+fn trips(world: &World) -> Vec<Value> {
+    let events = world.tester.events().into_iter();
+    events.filter(|event| event.routing_key == "task.delete_held").map(|e| e.json()).collect()
+}
+
+/// What the real binary prints; it has exited 0.
+async fn decide(world: &World, args: &[&str]) -> String {
+    let mut command = with_settings(world, args);
+    command.env("USER", "ann");
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {said}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+async fn deleted(world: &World, org: &str, number: usize) {
+    eventually(&format!("{number} deletions of {org}"), async || {
+        let deleted = deletions(world, org).await;
+        assert!(deleted <= number, "{deleted}");
+        (deleted == number).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_comes_beyond_the_limit_is_held_and_other_organisations_go_on() {
+    let mut world = guarded(50).await;
+    commands(&world, ORG, 120, "a").await;
+    commands(&world, OTHER_ORG, 30, "b").await;
+    world.start_worker().await;
+    held(&world, 70).await;
+    eventually("the other organisation's deletions", async || {
+        (deletions(&world, OTHER_ORG).await == 30).then_some(())
+    })
+    .await;
+    assert_eq!(deletions(&world, ORG).await, 50);
+    world.is_ready().await;
+    let tripped = r#"tallyfy_delete_worker_guard_tripped{kind="task.delete"}"#;
+    assert_eq!(world.metric(tripped).await, Some(1.0));
+    let trips =
+        eventually("the event", async || Some(trips(&world)).filter(|t| !t.is_empty())).await;
+    assert_eq!(trips.len(), 1, "one event for each trip: {trips:?}");
+    let data = &trips[0]["data"];
+    assert_eq!((&data["org_id"], &data["max_deletes"]), (&json!(ORG), &json!(50)));
+
+    // And after a restart, too.
+    world.stop_worker().await;
+    commands(&world, ORG, 10, "c").await;
+    world.start_worker().await;
+    held(&world, 80).await;
+    assert_eq!(deletions(&world, ORG).await, 50);
+    world.tester.channel.queue_purge(HELD.into(), QueuePurgeOptions::default()).await.unwrap();
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn the_limit_holds_for_all_workers_together() {
+    let mut world = guarded(40).await;
+    commands(&world, ORG, 150, "a").await;
+    let another = world.another_worker().await;
+    world.start_worker().await;
+    held(&world, 110).await;
+    assert_eq!(deletions(&world, ORG).await, 40);
+    another.stop().await;
+    world.tester.channel.queue_purge(HELD.into(), QueuePurgeOptions::default()).await.unwrap();
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn no_destructive_call_without_a_record_of_its_permit() {
+    let mut world = guarded(40).await;
+    world.start_worker().await;
+    world.is_ready().await;
+    world.tester.channel.queue_delete(LEDGER.into(), QueueDeleteOptions::default()).await.unwrap();
+    world.is_not_ready_because("ledger").await;
+    commands(&world, ORG, 5, "a").await;
+    let postponed =
+        r#"tallyfy_delete_worker_commands_total{kind="task.delete",verdict="postponed"}"#;
+    eventually("postponed commands", async || world.metric(postponed).await.filter(|n| *n >= 5.0))
+        .await;
+    assert_eq!(deletions(&world, ORG).await, 0);
+    world.declare_topology().await;
+    eventually("the deletions", async || (deletions(&world, ORG).await == 5).then_some(())).await;
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn a_grant_lets_so_many_pass_and_a_rejection_dead_letters_the_rest() {
+    let mut world = guarded(20).await;
+    commands(&world, ORG, 60, "a").await;
+    world.start_worker().await;
+    held(&world, 40).await;
+    let listed = decide(&world, &["guard", "list", "--json"]).await;
+    let group: Value = serde_json::from_str(listed.trim()).expect(&listed);
+    assert_eq!((&group["org_id"], &group["held"]), (&json!(ORG), &json!(40)));
+    assert_eq!(group["samples"].as_array().map(Vec::len), Some(5), "{group}");
+    assert!(group["tripped_at"].is_string() && group["oldest"].is_string(), "{group}");
+    held(&world, 40).await;
+
+    let grant = ["--org", ORG, "--max", "15", "--for", "1h", "--reason", "4711", "--yes"];
+    decide(&world, &[&["guard", "release"], &grant[..]].concat()).await;
+    deleted(&world, ORG, 35).await;
+    held(&world, 25).await;
+    commands(&world, ORG, 3, "late").await;
+    held(&world, 28).await;
+
+    let reject = ["guard", "reject", "--org", ORG, "--reason", "a bug", "--yes"];
+    decide(&world, &reject).await;
+    let letters = world.dead_letters(28).await;
+    let reasons = letters.iter().map(|letter| letter.header("x-failure-reason"));
+    assert!(reasons.into_iter().all(|reason| reason.as_deref() == Some("guard_rejected")));
+    let failed =
+        world.tester.events().into_iter().filter(|e| e.routing_key == "task.delete_failed");
+    assert_eq!(failed.count(), 28, "each with its event");
+    let audits = world.tester.events().into_iter();
+    let audits = audits.filter(|event| event.routing_key.starts_with("task.guard.")).count();
+    assert_eq!(audits, 4, "two for each decision");
+    assert_eq!(deletions(&world, ORG).await, 35);
+    assert_eq!(decide(&world, &["guard", "list"]).await, "nothing is held\n");
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn a_paused_organisation_is_not_called_and_the_others_are() {
+    let mut world = guarded(1000).await;
+    world.start_worker().await;
+    world.is_ready().await;
+    decide(&world, &["pause", "--org", ORG, "--reason", "migration"]).await;
+    let paused = r#"tallyfy_delete_worker_paused{scope="organisations"}"#;
+    eventually("the pause", async || world.metric(paused).await.filter(|n| *n > 0.0)).await;
+    commands(&world, ORG, 3, "a").await;
+    commands(&world, OTHER_ORG, 3, "b").await;
+    deleted(&world, OTHER_ORG, 3).await;
+    assert_eq!(deletions(&world, ORG).await, 0);
+    decide(&world, &["resume", "--org", ORG, "--reason", "done"]).await;
+    deleted(&world, ORG, 3).await;
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn while_all_are_paused_nothing_is_consumed_not_even_after_a_restart() {
+    let mut world = guarded(1000).await;
+    world.start_worker().await;
+    world.is_ready().await;
+    decide(&world, &["pause", "--reason", "an audit"]).await;
+    let reason = world.is_not_ready_because("paused by ann").await;
+    assert!(reason.contains("an audit"), "{reason}");
+    commands(&world, ORG, 3, "a").await;
+    world.stop_worker().await;
+    world.start_worker().await;
+    world.is_not_ready_because("paused by ann").await;
+    assert_eq!(deletions(&world, ORG).await, 0);
+    decide(&world, &["resume", "--reason", "done"]).await;
+    deleted(&world, ORG, 3).await;
+    world.is_ready().await;
+    world.assert_drained().await;
+}
