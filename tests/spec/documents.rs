@@ -188,7 +188,6 @@ fn every_readiness_reason_of_the_code_is_explained() {
         include_str!("../../src/worker/listen.rs"),
         include_str!("../../src/worker/report.rs"),
         include_str!("../../src/worker/undeliverable.rs"),
-        include_str!("../../src/worker/listen.rs"),
         include_str!("../../src/worker/ledger_session.rs"),
     ]
     .concat();

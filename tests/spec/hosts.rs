@@ -90,7 +90,8 @@ async fn all_connections_go_to_one_host_and_the_next_session_to_another() {
         })
         .await;
         world.is_ready().await;
-        let used: Vec<_> = (0..3).filter(|at| now[*at] > before[*at]).collect();
+        // What belonged to the session before may have tried once more where that was.
+        let used: Vec<_> = (0..3).filter(|at| now[*at] >= before[*at] + 2).collect();
         let [used] = used[..] else { panic!("one host for all, not {used:?}") };
         assert_ne!(Some(used), last, "the one that has just failed");
         (before, last) = (now, Some(used));

@@ -41,6 +41,8 @@ pub(crate) enum Kind {
     Left,
     /// A process ended otherwise than asked.
     BadExit,
+    /// A worker did nothing for long, while a plain consumer beside it got messages.
+    StoodStill,
 }
 
 /// One thing that is wrong.
@@ -76,6 +78,41 @@ pub(crate) struct Balance {
 
 /// How long another's trouble may delay an organisation that is healthy throughout.
 const LONGEST_DELAY_MS: i64 = 20_000;
+
+/// How long a fault of a cluster may stop a worker in which a plain consumer goes on.
+const LONGEST_STILL_MS: i64 = 15_000;
+
+/// # Every worker goes on while a plain consumer does
+///
+/// `ends`: when a worker told of the ends of commands. `others`: what goes on beside it, each at any time (the plain consumers get
+/// messages, the producers' commands are confirmed); what stopped them stops a worker, too. Returns the longest time that a worker stood
+/// still beyond that, and what is wrong with it.
+pub(crate) fn stood_still(
+    worker: usize,
+    ends: &[i64],
+    others: &[Vec<i64>],
+) -> (i64, Option<Finding>) {
+    let longest_in = |times: &[i64], from: i64, to: i64| {
+        let inside = times.iter().copied().filter(|time| (from..to).contains(time));
+        let times: Vec<_> = std::iter::once(from).chain(inside).chain([to]).collect();
+        times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    };
+    let beyond = ends.windows(2).map(|pair| {
+        let excused = others.iter().map(|times| longest_in(times, pair[0], pair[1])).max();
+        let gap = pair[1] - pair[0];
+        // A gap of theirs that is no longer than usual excuses nothing.
+        let excused = excused.filter(|excused| *excused > 1500).unwrap_or_default();
+        (gap - excused, gap, pair[0])
+    });
+    let Some((still, gap, from)) = beyond.max() else {
+        let what = format!("worker {worker} has done nothing");
+        return (0, Some(finding(Kind::StoodStill, what)));
+    };
+    let what = format!(
+        "worker {worker}: {gap} ms from {from} on, {still} ms more than the consumers beside it"
+    );
+    (still, (still > LONGEST_STILL_MS).then(|| finding(Kind::StoodStill, what)))
+}
 
 /// Holds all ledgers against each other.
 pub(crate) fn check(ledgers: &Ledgers) -> Balance {
@@ -378,8 +415,11 @@ fn half_dead(ledgers: &Ledgers) -> Vec<Finding> {
     let superseded: HashSet<&str> =
         refused.map(|c| c.id.as_str()).filter(|id| succeeded.contains(id)).collect();
     let without_event = letters.difference(&told).filter(|id| !superseded.contains(*id));
-    let apart: BTreeSet<&&str> = told.difference(&letters).chain(without_event).collect();
-    apart.into_iter().map(|id| finding(Kind::HalfDead, (*id).to_owned())).collect()
+    let without_event = without_event.map(|id| format!("{id}: a dead letter without an event"));
+    let without_letter =
+        told.difference(&letters).map(|id| format!("{id}: an event without a dead letter"));
+    let apart: BTreeSet<_> = without_letter.chain(without_event).collect();
+    apart.into_iter().map(|what| finding(Kind::HalfDead, what)).collect()
 }
 
 /// Where a worker has died, or its words were lost, between the answer and the next call, the next worker could not know;
@@ -672,6 +712,22 @@ mod tests {
             l.dead_letters[0].reason = "attempts_exhausted".into();
         };
         assert_eq!(findings(own_fault), []);
+    }
+
+    #[test]
+    fn every_worker_goes_on_while_a_plain_consumer_does() {
+        let every = |seconds: std::ops::Range<i64>| seconds.map(|s| s * 1000).collect::<Vec<_>>();
+        let with_a_gap = |from: i64, to: i64| [every(0..from), every(to..100)].concat();
+        let found = |ends: &[i64], others: &[Vec<i64>]| stood_still(0, ends, others).1.is_some();
+        let whole = [every(0..100), every(0..100)];
+        assert!(!found(&every(0..100), &whole));
+        assert!(!found(&with_a_gap(30, 44), &whole));
+        assert!(found(&with_a_gap(30, 47), &whole));
+        assert!(
+            !found(&with_a_gap(30, 47), &[every(0..100), with_a_gap(32, 40)]),
+            "nobody got anything"
+        );
+        assert!(found(&[], &whole));
     }
 
     #[test]

@@ -17,18 +17,25 @@ use tallyfy_delete_worker::rabbitmq::Connection as BrokerConnection;
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::rabbitmq::topology::{self, Provision, Topology};
 use tempfile::TempDir;
+use testkit::proxy::Proxy;
 use testkit::rabbitmq::{Broker, broker_to_harm};
 use tokio::time::{Instant, interval, sleep};
 
-use crate::checker::{Balance, check};
+use crate::checker::{Balance, Finding, check, stood_still};
+use crate::cluster::{Cluster, FAULTS};
 use crate::ledgers::Ledgers;
 use crate::nemesis::{Family, Nemesis, burst};
 use crate::parts::{Sandbox, Slot, TOKEN_MARK, guard_workers};
 use crate::plan::{ORGS, plan};
 use crate::producer::Producer;
-use crate::witness::{EVENTS, Witness};
+use crate::witness::{EVENTS, ROOM, Witness};
+use crate::yardstick::Yardstick;
 
 const LADDER_MS: [(&str, u32); 4] = [("500ms", 500), ("1s", 1000), ("2s", 2000), ("4s", 4000)];
+/// A witness at a node that was cut off gets nothing, and must not make the broker refuse events.
+const ROOM_IN_A_CLUSTER: i32 = 100_000;
+/// Between the faults of a cluster.
+const REST: Duration = Duration::from_secs(12);
 /// A worker that is to die at a seam dies at one of this many passages.
 const PASSAGES: std::ops::RangeInclusive<u32> = 1..=40;
 
@@ -73,7 +80,9 @@ pub(crate) async fn fight(scenario: &Scenario) -> Result<Outcome, String> {
     let bursts: Vec<_> = scenario.organisations.iter().map(|family| burst(*family)).collect();
     let plan = plan(&mut rng, scenario.commands, scenario.time, &bursts);
     let producer = Producer::new(url.clone(), plan);
-    let nemesis = place(scenario, broker, &url, directory.path()).await;
+    let (host, port) = broker.host_port();
+    let (wire, urls) = (format!("{host}:{port}"), (url.as_str(), None));
+    let nemesis = place(scenario, Some(broker), (wire, urls), directory.path()).await;
     let planned = producer.plan.lock().expect("the plan").clone();
     nemesis.sandbox.tell_of_objects(&planned).await;
     // RabbitMQ 3.10 may break a queue that was declared in the seconds before a `kill -9`.
@@ -90,6 +99,102 @@ pub(crate) async fn fight(scenario: &Scenario) -> Result<Outcome, String> {
     Ok(Outcome { balance, ledgers, broker: broker.describe().to_owned(), took: began.elapsed() })
 }
 
+/// One campaign against a cluster: each fault once, in an order by the seed. `is_balanced`: the workers are behind a balancer, and do not
+/// have the nodes' addresses.
+pub(crate) async fn fight_cluster(
+    scenario: &Scenario,
+    cluster: &Cluster,
+    is_balanced: bool,
+) -> Result<Outcome, String> {
+    let began = Instant::now();
+    let directory = tempfile::Builder::new().prefix("tallyfy-campaign-").tempdir();
+    let directory = directory.map_err(|e| e.to_string())?;
+    guard_workers(directory.path())?;
+    let vhost = if is_balanced { "balanced" } else { "hosts" };
+    cluster.add_vhost(vhost).await?;
+    let balancer = Proxy::balancing(cluster.hosts()).await;
+    let url_of = |hosts: &str| format!("amqp://guest:guest@{hosts}/{vhost}");
+    let url = url_of(&balancer.addr.to_string());
+    let of_workers = if is_balanced { url.clone() } else { url_of(&cluster.hosts().join(",")) };
+    declare(&url).await?;
+    let mut rng = Rng::with_seed(scenario.seed);
+    let producer =
+        Producer::new(url.clone(), plan(&mut rng, scenario.commands, scenario.time, &[]));
+    let wires = (balancer.addr.to_string(), (url.as_str(), Some(of_workers.as_str())));
+    let nemesis = place(scenario, None, wires, directory.path()).await;
+    let planned = producer.plan.lock().expect("the plan").clone();
+    nemesis.sandbox.tell_of_objects(&planned).await;
+    let yardstick = Yardstick::start(cluster.hosts().iter().map(|host| url_of(host)).collect());
+    let bad_exits = rage_in(cluster, scenario, &mut rng, &producer, &nemesis, &url).await?;
+    let mut ledgers = collect(&producer, &nemesis, &url).await?;
+    ledgers.bad_exits = bad_exits;
+    ledgers.leaks.extend(leaks_in(&directory));
+    let mut balance = check(&ledgers);
+    balance.findings.extend(who_stood_still(&nemesis, &yardstick, &ledgers));
+    if !balance.findings.is_empty() {
+        println!("the logs are kept in {}", directory.keep().display());
+    }
+    let broker = format!("three nodes in containers, {vhost}");
+    Ok(Outcome { balance, ledgers, broker, took: began.elapsed() })
+}
+
+/// All faults, one after the other, until all is drained and the workers have ended; returns the ends of workers that nobody asked for.
+async fn rage_in(
+    cluster: &Cluster,
+    scenario: &Scenario,
+    rng: &mut Rng,
+    producer: &Producer,
+    nemesis: &Nemesis,
+    url: &str,
+) -> Result<Vec<String>, String> {
+    let (never, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (bad_exits, no_doom) = (Mutex::new(Vec::new()), Mutex::new(rng.fork()));
+    nemesis.slots.iter().for_each(|slot| slot.want(true));
+    let strike = async {
+        let mut faults = FAULTS.to_vec();
+        rng.shuffle(&mut faults);
+        for fault in faults {
+            sleep(REST).await;
+            let blow = cluster.strike(fault, rng).await?;
+            nemesis.journal.lock().expect("nobody panics with it").push(blow);
+        }
+        Ok(())
+    };
+    let war = async {
+        let ((), struck) = tokio::join!(producer.send_all(), strike);
+        println!("all is healed; {} commands are confirmed", producer.confirmed());
+        drain(scenario.patience, producer, nemesis, url).await;
+        stop(nemesis).await;
+        over.store(true, Ordering::SeqCst);
+        struck
+    };
+    let (struck, (), ()) = tokio::join!(
+        war,
+        look_after(nemesis, url, &no_doom, &never, &over, &bad_exits),
+        tell(producer, nemesis, &over)
+    );
+    struck.map(|()| bad_exits.into_inner().expect("nobody panics with it"))
+}
+
+/// Holds what each worker did beside what went on beside it.
+fn who_stood_still(nemesis: &Nemesis, yardstick: &Yardstick, ledgers: &Ledgers) -> Vec<Finding> {
+    let confirmed = ledgers.commands.iter().filter_map(|command| command.published_ms);
+    let mut confirmed: Vec<_> = confirmed.collect();
+    confirmed.sort_unstable();
+    let last = confirmed.last().copied().unwrap_or_default();
+    let others = [yardstick.times(), confirmed];
+    let mut findings = Vec::new();
+    for (number, slot) in nemesis.slots.iter().enumerate() {
+        let ends: Vec<_> = slot.ends().into_iter().filter(|end| *end <= last).collect();
+        let (still, finding) = stood_still(number, &ends, &others);
+        println!(
+            "worker {number} stood still for {still} ms longer than the consumers beside it, at most"
+        );
+        findings.extend(finding);
+    }
+    findings
+}
+
 async fn declare(url: &str) -> Result<(), String> {
     let delays = LADDER_MS.map(|(name, ms)| (name.to_owned(), ms)).to_vec();
     let connection = BrokerConnection::open(&url.parse()?, &TlsFiles::default(), "campaign")
@@ -99,10 +204,11 @@ async fn declare(url: &str) -> Result<(), String> {
     topology::ensure(&connection, &topology).await.map(drop).map_err(|error| error.to_string())
 }
 
+/// `wire` goes to the broker, `url` is everybody's, `cluster` the workers' where they need another one.
 async fn place(
     scenario: &Scenario,
-    broker: &'static Broker,
-    url: &str,
+    broker: Option<&'static Broker>,
+    (wire, (url, cluster)): (String, (&str, Option<&str>)),
     directory: &Path,
 ) -> Nemesis {
     let tokens = directory.join("tokens");
@@ -111,13 +217,17 @@ async fn place(
         fs::write(tokens.join(org), TOKEN_MARK).expect("a token file");
     }
     let sandbox = Sandbox::start();
-    let (host, port) = broker.host_port();
     let mut slots = Vec::new();
     for number in 0..scenario.workers {
-        let wire = format!("{host}:{port}");
-        slots.push(Slot::new(number, &scenario.program, directory, wire, sandbox.address()).await);
+        let (wire, api) = (wire.clone(), sandbox.address());
+        let slot = Slot::new(number, &scenario.program, directory, wire, api).await;
+        slots.push(match cluster {
+            Some(cluster) => slot.at(cluster),
+            None => slot,
+        });
     }
-    let witness = Witness::start(url).await;
+    let room = if cluster.is_some() { ROOM_IN_A_CLUSTER } else { ROOM };
+    let witness = Witness::start(url, room).await;
     let (journal, retry_after) = (Mutex::default(), Mutex::default());
     Nemesis { broker, slots, sandbox, witness, tokens, journal, retry_after }
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, reason = "showing is what it is for")]
 
 mod checker;
+mod cluster;
 mod field;
 mod ledgers;
 mod mutants;
@@ -14,6 +15,7 @@ mod producer;
 mod report;
 mod variants;
 mod witness;
+mod yardstick;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,10 +24,13 @@ use std::time::Duration;
 use clap::Parser;
 use serde_json::json;
 
+use cluster::Cluster;
 use field::{Outcome, Scenario};
 use mutants::{MUTANTS, Mutant};
 use nemesis::Family;
 
+/// As long as the faults of a cluster take.
+const LENGTH_IN_A_CLUSTER: Duration = Duration::from_mins(4);
 /// Longer than the checker lets anyone be delayed by another's trouble.
 const TROUBLE_OF_ONE: Duration = Duration::from_secs(30);
 
@@ -55,6 +60,10 @@ struct Arguments {
     /// it in their name.
     #[arg(long, num_args = 0..=1, default_missing_value = "", value_name = "WORD")]
     mutants: Option<String>,
+    /// Instead: a cluster of three nodes in containers (a Docker engine must answer), each of which is killed, stopped, frozen or cut off from
+    /// the others; with the nodes' addresses in the workers' URL, then behind a balancer.
+    #[arg(long, conflicts_with = "mutants")]
+    cluster: bool,
 }
 
 #[tokio::main]
@@ -62,6 +71,7 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match &arguments.mutants {
         Some(word) => catch_all(arguments.seed, word).await,
+        None if arguments.cluster => cluster(&arguments).await,
         None => one(&arguments).await,
     };
     match done {
@@ -108,6 +118,33 @@ async fn one(arguments: &Arguments) -> Result<bool, String> {
         std::fs::write(path, report).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(balance.findings.is_empty())
+}
+
+async fn cluster(arguments: &Arguments) -> Result<bool, String> {
+    println!("building the worker with its failpoints, and starting the cluster");
+    let program = variants::build("tallyfy-delete-worker-with-failpoints", &[])?;
+    let cluster = Cluster::start().await?;
+    let mut all_balance = true;
+    for is_balanced in [false, true] {
+        let scenario = Scenario {
+            seed: arguments.seed + u64::from(is_balanced),
+            commands: arguments.commands,
+            time: LENGTH_IN_A_CLUSTER,
+            workers: 2,
+            patience: Duration::from_mins(6),
+            program: program.clone(),
+            organisations_time: Duration::ZERO,
+            organisations: Vec::new(),
+            world: Vec::new(),
+            api: Vec::new(),
+        };
+        let Outcome { balance, ledgers, broker, took } =
+            field::fight_cluster(&scenario, &cluster, is_balanced).await?;
+        let about = json!({"seed": scenario.seed, "broker": broker, "took_s": took.as_secs()});
+        report::print(&balance, &ledgers, &about);
+        all_balance &= balance.findings.is_empty();
+    }
+    Ok(all_balance)
 }
 
 async fn catch_all(seed: u64, word: &str) -> Result<bool, String> {

@@ -122,7 +122,8 @@ pub(crate) fn burst(family: Family) -> Burst {
 
 /// Everything that can be struck, and the journal.
 pub(crate) struct Nemesis {
-    pub(crate) broker: &'static Broker,
+    /// None of ours to harm, where a cluster is struck.
+    pub(crate) broker: Option<&'static Broker>,
     pub(crate) slots: Vec<Slot>,
     pub(crate) sandbox: Sandbox,
     pub(crate) witness: Witness,
@@ -191,7 +192,7 @@ impl Nemesis {
     }
 
     async fn strike_the_world(&self, family: Family, slot: &Slot, lasts: Duration) {
-        let broker = self.broker;
+        let broker = self.broker.expect("a broker to harm");
         match family {
             F::WorkerKilled => slot.signal("KILL"),
             F::WorkerTerminated => slot.signal("TERM"),

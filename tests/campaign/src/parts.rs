@@ -126,6 +126,8 @@ pub(crate) struct Slot {
     directory: PathBuf,
     pub(crate) to_broker: Proxy,
     pub(crate) to_api: Proxy,
+    /// Instead of its wire to the broker.
+    cluster: Option<String>,
     worker: Mutex<Worker>,
 }
 
@@ -159,8 +161,27 @@ impl Slot {
             directory: directory.to_owned(),
             to_broker: Proxy::start(broker).await,
             to_api: Proxy::start(api.to_owned()).await,
+            cluster: None,
             worker: Mutex::default(),
         }
+    }
+
+    /// The same, at this `AMQP_URL`.
+    pub(crate) fn at(self, url: &str) -> Self {
+        Self { cluster: Some(url.to_owned()), ..self }
+    }
+
+    /// When it told of the end of a command (ms since 1970).
+    pub(crate) fn ends(&self) -> Vec<i64> {
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        let lines = log.lines().filter(|line| line.contains("\"command ended\""));
+        let lines = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let time = |line: Value| line["timestamp"].as_str()?.parse::<Timestamp>().ok();
+        lines.filter_map(time).map(Timestamp::as_millisecond).collect()
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory.join(format!("worker-{}.log", self.number))
     }
 
     pub(crate) fn want(&self, is_wanted: bool) {
@@ -234,8 +255,8 @@ impl Slot {
         worker.starts += 1;
         (worker.started, worker.logged_at) = (Some(Instant::now()), None);
         worker.doom = doomed.map(|_| SEAMS[(self.number + worker.starts) % SEAMS.len()]);
-        let log = self.directory.join(format!("worker-{}.log", self.number));
-        let log = OpenOptions::new().create(true).append(true).open(log).expect("a log file");
+        let log =
+            OpenOptions::new().create(true).append(true).open(self.log()).expect("a log file");
         let mut command = Command::new(&self.program);
         command
             .arg("run")
@@ -253,11 +274,14 @@ impl Slot {
     }
 
     fn settings(&self, vhost_url: &str) -> Vec<(&'static str, String)> {
-        let mut url = url::Url::parse(vhost_url).expect("a URL");
-        url.set_port(Some(self.to_broker.addr.port())).expect("a port");
-        url.set_query(Some("heartbeat=3"));
+        let through_the_wire = || {
+            let mut url = url::Url::parse(vhost_url).expect("a URL");
+            url.set_port(Some(self.to_broker.addr.port())).expect("a port");
+            url.set_query(Some("heartbeat=3"));
+            url.into()
+        };
         vec![
-            ("AMQP_URL", url.into()),
+            ("AMQP_URL", self.cluster.clone().unwrap_or_else(through_the_wire)),
             ("TALLYFY_BASE_URL", format!("http://{}/api", self.to_api.addr)),
             ("TALLYFY_CREDENTIALS_DIR", self.directory.join("tokens").display().to_string()),
             ("KINDS", Kind::ALL.map(Kind::as_str).join(",")),

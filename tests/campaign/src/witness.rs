@@ -20,7 +20,7 @@ use crate::parts::now_ms;
 
 /// Where the events go. Small and rejecting, so that a witness that looks away makes the broker refuse events.
 pub(crate) const EVENTS: &str = "campaign.events";
-const ROOM: i32 = 30;
+pub(crate) const ROOM: i32 = 30;
 /// Without a word for this long it connects again.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -41,11 +41,11 @@ pub(crate) struct Witness {
 
 impl Witness {
     /// Declares its queue and begins.
-    pub(crate) async fn start(url: &str) -> Self {
+    pub(crate) async fn start(url: &str, room: i32) -> Self {
         let connection =
             Connection::connect(url, ConnectionProperties::default()).await.expect("RabbitMQ");
         let channel = connection.create_channel().await.expect("a channel");
-        declare(&channel).await.expect("the queue of the events");
+        declare(&channel, room).await.expect("the queue of the events");
         let (seen, looks) = (Arc::default(), watch::Sender::new(true));
         let dead_letters = Kind::ALL.map(|kind| (kind.dead_letter_queue(), Some(kind)));
         for (queue, kind) in dead_letters.into_iter().chain([(EVENTS.to_owned(), None)]) {
@@ -73,10 +73,10 @@ impl Witness {
     }
 }
 
-async fn declare(channel: &Channel) -> lapin::Result<()> {
+async fn declare(channel: &Channel, room: i32) -> lapin::Result<()> {
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
-    arguments.insert("x-max-length".into(), AMQPValue::LongInt(ROOM));
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(room));
     arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
     let options = QueueDeclareOptions { durable: true, ..Default::default() };
     channel.queue_declare(EVENTS.into(), options, arguments).await?;

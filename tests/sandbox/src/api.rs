@@ -179,9 +179,10 @@ fn on_task(state: &mut State, operation: Operation, org_id: &str, task_id: &str)
             *task = ObjectState::Gone;
             no_content(Some(Change::Deleted))
         }
+        Operation::Archive if before == ObjectState::Archived => resource_not_found(),
         Operation::Archive => {
             *task = ObjectState::Archived;
-            no_content((before == ObjectState::Present).then_some(Change::Archived))
+            no_content(Some(Change::Archived))
         }
         Operation::Restore => {
             *task = ObjectState::Present;
@@ -254,6 +255,7 @@ mod tests {
         let task = "/api/organizations/ORG/tasks/t1";
         assert_eq!(status(&mut state, "DELETE", task), 204);
         assert_eq!(state.task(ORG, "t1"), Some(ObjectState::Archived));
+        assert_eq!(status(&mut state, "DELETE", task), 404, "archived already");
         assert_eq!(status(&mut state, "PUT", &format!("{task}/restore")), 200);
         assert_eq!(state.task(ORG, "t1"), Some(ObjectState::Present));
         assert_eq!(status(&mut state, "DELETE", &format!("{task}/delete")), 204);

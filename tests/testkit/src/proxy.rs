@@ -10,10 +10,13 @@ use tokio::{
     net::{TcpListener, TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf},
     sync::{Notify, watch},
     task::AbortHandle,
+    time::timeout,
 };
 
 /// For what came before a deadly word: a reset overtakes it.
 const TO_TAKE_IN: Duration = Duration::from_millis(50);
+
+const TO_CONNECT: Duration = Duration::from_secs(2);
 
 /// What the wire does with its connections.
 #[derive(Clone, Copy, PartialEq)]
@@ -70,12 +73,21 @@ impl Proxy {
         Self::listening_for(target, Some((word, Then::Loss))).await
     }
 
+    /// A balancer: each connection goes to the next of the targets that takes it within two seconds.
+    pub async fn balancing(targets: Vec<String>) -> Self {
+        Self::listening(targets, None).await
+    }
+
     async fn listening_for(target: impl Into<String>, word: Word) -> Self {
+        Self::listening(vec![target.into()], word).await
+    }
+
+    async fn listening(targets: Vec<String>, word: Word) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
         let addr = listener.local_addr().expect("the address of a listener");
         let (wire, watched) = watch::channel(Wire::Whole);
         let accepted = Arc::default();
-        let accept = accept(listener, target.into(), watched, word, Arc::clone(&accepted));
+        let accept = accept(listener, targets.into(), watched, word, Arc::clone(&accepted));
         let accepting = tokio::spawn(accept).abort_handle();
         Self { addr, wire, accepting, accepted }
     }
@@ -130,25 +142,30 @@ type Word = Option<(&'static str, Then)>;
 
 async fn accept(
     listener: TcpListener,
-    target: String,
+    targets: Arc<[String]>,
     wire: watch::Receiver<Wire>,
     word: Word,
     accepted: Arc<AtomicUsize>,
 ) {
     while let Ok((near, _)) = listener.accept().await {
-        accepted.fetch_add(1, Ordering::SeqCst);
-        tokio::spawn(join(near, target.clone(), wire.clone(), word));
+        let number = accepted.fetch_add(1, Ordering::SeqCst);
+        tokio::spawn(join(near, (Arc::clone(&targets), number), wire.clone(), word));
     }
 }
 
 /// Both directions until either side closes, or the wire is cut.
-async fn join(near: TcpStream, target: String, mut wire: watch::Receiver<Wire>, word: Word) {
+async fn join(
+    near: TcpStream,
+    (targets, number): (Arc<[String]>, usize),
+    mut wire: watch::Receiver<Wire>,
+    word: Word,
+) {
     // Lingering for no time makes the close a reset.
     let _ = near.set_zero_linger();
     let (mut cut, heard) = (wire.clone(), Notify::new());
     let forward = async {
         let _ = wire.wait_for(|wire| wire.carries(Direction::ToTarget)).await;
-        let Ok(far) = TcpStream::connect(target).await else { return };
+        let Some(far) = connect(&targets, number).await else { return };
         let _ = (near.set_nodelay(true), far.set_nodelay(true));
         let (near, far) = (near.into_split(), far.into_split());
         let to = pump(near.0, far.1, wire.clone(), Direction::ToTarget, (None, &heard));
@@ -160,6 +177,17 @@ async fn join(near: TcpStream, target: String, mut wire: watch::Receiver<Wire>, 
         () = heard.notified() => {}
         _ = cut.wait_for(|wire| *wire == Wire::Cut) => {}
     }
+}
+
+/// The first that takes it, from this one on.
+async fn connect(targets: &[String], number: usize) -> Option<TcpStream> {
+    for at in 0..targets.len() {
+        let target = &targets[(number + at) % targets.len()];
+        if let Ok(Ok(stream)) = timeout(TO_CONNECT, TcpStream::connect(target)).await {
+            return Some(stream);
+        }
+    }
+    None
 }
 
 /// One direction. A byte that was read while the wire froze is held until it thaws.
