@@ -6,7 +6,7 @@
 //! In a cluster whose nodes have lost each other a connection may live on while the queue is elsewhere: its heartbeats come, and no
 //! message. So the queue is asked about, over both connections. It is no sign of deafness that messages are ready while there is
 //! no room for another one (all that the broker may hand out is in work), nor once in a while: another worker may take them. A
-//! session is given up only for a sign at each look, for [`DEAF_AFTER`], without one delivery.
+//! session is given up only for a sign at each look, for `DEAF_AFTER`, without one delivery.
 
 use std::time::{Duration, Instant};
 
