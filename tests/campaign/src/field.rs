@@ -185,7 +185,9 @@ fn who_stood_still(nemesis: &Nemesis, yardstick: &Yardstick, ledgers: &Ledgers) 
     let others = [yardstick.times(), confirmed];
     let mut findings = Vec::new();
     for (number, slot) in nemesis.slots.iter().enumerate() {
-        let ends: Vec<_> = slot.ends().into_iter().filter(|end| *end <= last).collect();
+        // Up to the last command: what stands still then has stood still, too.
+        let ends = slot.ends().into_iter().filter(|end| *end < last);
+        let ends: Vec<_> = ends.chain([last]).collect();
         let (still, finding) = stood_still(number, &ends, &others);
         println!(
             "worker {number} stood still for {still} ms longer than the consumers beside it, at most"

@@ -29,8 +29,8 @@ use field::{Outcome, Scenario};
 use mutants::{MUTANTS, Mutant};
 use nemesis::Family;
 
-/// As long as the faults of a cluster take.
-const LENGTH_IN_A_CLUSTER: Duration = Duration::from_mins(4);
+/// Longer than the faults of a cluster take.
+const LENGTH_IN_A_CLUSTER: Duration = Duration::from_mins(6);
 /// Longer than the checker lets anyone be delayed by another's trouble.
 const TROUBLE_OF_ONE: Duration = Duration::from_secs(30);
 
