@@ -146,7 +146,8 @@ fn events(kind: Kind, consumer: lapin::Consumer) -> impl Stream<Item = Event> {
     consumer.map(move |delivery| (kind, Some(delivery))).chain(end)
 }
 
-fn incoming(
+/// A message as plain data; what our own headers say of it, where they are `believed`.
+pub(super) fn incoming(
     (kind, redelivered): (Kind, bool),
     message: &BasicProperties,
     body: Vec<u8>,

@@ -5,8 +5,9 @@ use lapin::BasicProperties;
 
 use super::broker_error::BrokerError;
 use super::connection::Connection;
+use super::deliveries::incoming;
 use super::delivery::Delivery;
-use super::envelope::{self, X_UNREADABLE};
+use super::envelope;
 use super::queue_reader::QueueReader;
 use crate::kind::Kind;
 use crate::messages::{Incoming, names};
@@ -46,21 +47,8 @@ impl HeldReader {
 }
 
 fn read(kind: Kind, message: &BasicProperties, body: Vec<u8>) -> HeldCommand {
-    // Only workers can publish there.
-    let (properties, retry_state) = envelope::read(message, true);
-    let fault = envelope::text(message, X_UNREADABLE);
     let since = envelope::text(message, names::X_HELD_SINCE).and_then(|time| time.parse().ok());
-    let is_oversized = envelope::is_oversized(message);
-    let (redelivered, failed_at) = (false, None);
-    let incoming = Incoming {
-        kind,
-        body,
-        properties,
-        retry_state,
-        fault,
-        is_oversized,
-        redelivered,
-        failed_at,
-    };
+    // Only workers can publish there.
+    let incoming = incoming((kind, false), message, body, true);
     HeldCommand { incoming, since }
 }

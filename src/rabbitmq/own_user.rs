@@ -29,7 +29,7 @@ impl OwnUser {
 }
 
 /// What `RabbitMQ` 3.10 to 4 say of a wrong `user_id` (`rabbit_channel.erl`, `check_user_id_header`).
-fn real_name(error: &lapin::Error) -> Option<String> {
+pub(super) fn real_name(error: &lapin::Error) -> Option<String> {
     let ErrorKind::ProtocolError(word) = error.kind() else { return None };
     let (_, name) = word.get_message().as_str().split_once("but authenticated user was '")?;
     name.rsplit_once('\'').map(|(name, _)| name.to_owned())

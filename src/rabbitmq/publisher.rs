@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::broker_error::Refusal;
 use super::connection::Connection;
 use super::envelope;
-use super::own_user::OwnUser;
+use super::own_user::{OwnUser, real_name};
 use crate::failpoint::{self, Failpoint};
 use crate::messages::Publication;
 
@@ -74,11 +74,12 @@ impl PublishError {
 }
 
 impl From<lapin::Error> for PublishError {
-    /// Of what a publish can violate, we only ever violate the size: no expiration, no `CC`, and a wrong `user_id` is put right.
+    /// Of what a publish can violate, we violate the size, or the `user_id`, which is put right; no expiration, no `CC`.
     fn from(error: lapin::Error) -> Self {
         match error.kind() {
             ErrorKind::ProtocolError(word)
-                if Refusal::of(&error) == Some(Refusal::PreconditionFailed) =>
+                if Refusal::of(&error) == Some(Refusal::PreconditionFailed)
+                    && real_name(&error).is_none() =>
             {
                 Self::TooLarge(word.get_message().to_string())
             }
@@ -205,6 +206,11 @@ mod tests {
             );
             PublishError::from(lapin::Error::from(ErrorKind::ProtocolError(word)))
         };
+        let user =
+            "PRECONDITION_FAILED - user_id property set to 'a' but authenticated user was 'b'";
+        let user = AMQPError::new(AMQPSoftError::PRECONDITIONFAILED.into(), user.into());
+        let user = PublishError::from(lapin::Error::from(ErrorKind::ProtocolError(user)));
+        assert_eq!(user.as_str(), "broken", "nothing is moved aside for a wrong user");
         assert_eq!(error(AMQPSoftError::PRECONDITIONFAILED).as_str(), "too_large");
         assert_eq!(error(AMQPSoftError::NOTFOUND).as_str(), "broken");
         assert_eq!(error(AMQPSoftError::ACCESSREFUSED).as_str(), "broken");

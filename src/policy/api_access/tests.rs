@@ -1,4 +1,5 @@
-//! The promises of the whole decision, as tables and against a model.
+//! The promises of the whole decision, as tables and against a model. In one file, long as it is: it has nothing but tests, and they
+//! share the model and its helpers.
 
 use super::*;
 use proptest::prelude::*;
