@@ -1,4 +1,5 @@
-//! Flags and environment to the settings of each part. The only reader of the environment; only `main` uses it.
+//! Flags and environment to the settings of each part. The only reader of the environment; only
+//! `main` uses it.
 //!
 //! Collects every wrong setting before it gives up: nothing starts on a half-valid configuration.
 
@@ -72,8 +73,8 @@ pub struct Logging {
 /// Reads flags, environment and, for `delete -`, standard input.
 ///
 /// # Errors
-/// One line for each wrong setting. A wrong flag, `--help` and `--version` end the process as clap does, the first with
-/// [`EXIT_USAGE`].
+/// One line for each wrong setting. A wrong flag, `--help` and `--version` end the process as clap
+/// does, the first with [`EXIT_USAGE`].
 pub fn read() -> Result<(Job, Logging), Vec<String>> {
     let cli = Cli::try_parse().unwrap_or_else(|error| {
         let _ = error.print();
@@ -238,8 +239,8 @@ fn broker(
     Some(BrokerSettings { url, tls, topology: topology?, prefetch, trusted_users: Vec::new() })
 }
 
-/// More than the calls, so that the next commands are at hand while outcomes are being confirmed; not many more, because each
-/// may hold a body of 64 KiB.
+/// More than the calls, so that the next commands are at hand while outcomes are being confirmed;
+/// not many more, because each may hold a body of 64 KiB.
 fn prefetch(concurrency: usize) -> u16 {
     let spare = concurrency.min(MOST_SPARE);
     u16::try_from(concurrency + spare).unwrap_or(LARGEST_PREFETCH).min(LARGEST_PREFETCH)

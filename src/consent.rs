@@ -30,7 +30,8 @@ pub async fn agrees(consent: Consent, what: &str, stop: &CancellationToken) -> b
     }
     let question = format!("{what}Go on? [y/N] ");
     let (sender, answer) = oneshot::channel();
-    // A thread of its own: a read from a terminal cannot be interrupted, and must not hold up the end of the process.
+    // A thread of its own: a read from a terminal cannot be interrupted, and must not hold up the
+    // end of the process.
     std::thread::spawn(move || sender.send(ask(&question).is_ok_and(|answer| is_yes(&answer))));
     tokio::select! {
         answer = answer => answer.unwrap_or(false),
@@ -41,7 +42,8 @@ pub async fn agrees(consent: Consent, what: &str, stop: &CancellationToken) -> b
     }
 }
 
-/// The terminal itself is asked, because standard input may be the list, or that of a loop in a script.
+/// The terminal itself is asked, because standard input may be the list, or that of a loop in a
+/// script.
 fn ask(question: &str) -> io::Result<String> {
     let mut answer = String::new();
     if let Ok(mut terminal) = OpenOptions::new().read(true).write(true).open(TERMINAL) {

@@ -4,8 +4,8 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 
 /// Forbids core dumps for the rest of this process's life.
 ///
-/// The limit stops files; a kernel that pipes dumps to a collector (`core(5)`) is stopped by the process being marked as
-/// not dumpable, where there is such a mark.
+/// The limit stops files; a kernel that pipes dumps to a collector (`core(5)`) is stopped by the
+/// process being marked as not dumpable, where there is such a mark.
 ///
 /// # Errors
 /// The system's word.

@@ -1,4 +1,5 @@
-//! EDGE: tokens and the organisations that they open, from the environment, a file or a directory that may change.
+//! EDGE: tokens and the organisations that they open, from the environment, a file or a directory
+//! that may change.
 
 mod organisations;
 mod source;
@@ -42,15 +43,16 @@ pub struct Missing {
 pub struct Credentials {
     source: CredentialsSource,
     orgs: RwLock<Organisations>,
-    /// The troubles that were logged and last. Held while the source is read, so that no older reading overwrites a newer.
+    /// The troubles that were logged and last. Held while the source is read, so that no older
+    /// reading overwrites a newer.
     last_logged: Mutex<BTreeSet<String>>,
 }
 
 impl Credentials {
     /// Reads the source for the first time.
     ///
-    /// A directory must hold one token at least. A file of it that holds none is no reason not to start: it may be a stray
-    /// file, or a secret that is half written.
+    /// A directory must hold one token at least. A file of it that holds none is no reason not to
+    /// start: it may be a stray file, or a secret that is half written.
     ///
     /// # Errors
     /// [`CredentialsError`] names the file.
@@ -119,7 +121,8 @@ impl Credentials {
         self.orgs().credentials().map(|credential| credential.written).min()
     }
 
-    /// Reads the source again; returns the organisations that have another token than before, or one again.
+    /// Reads the source again; returns the organisations that have another token than before, or
+    /// one again.
     pub fn reload(&self) -> Vec<OrgId> {
         self.reload_at(Instant::now())
     }
@@ -128,8 +131,9 @@ impl Credentials {
     ///
     /// # A wrong file keeps the last good token
     ///
-    /// A file that is there and cannot be read, or holds no token, changes nothing for its organisation, nor for the
-    /// others; nor does a directory that cannot be read, as while a secret is swapped. The trouble is logged once.
+    /// A file that is there and cannot be read, or holds no token, changes nothing for its
+    /// organisation, nor for the others; nor does a directory that cannot be read, as while a
+    /// secret is swapped. The trouble is logged once.
     pub fn reload_at(&self, now: Instant) -> Vec<OrgId> {
         if matches!(self.source, CredentialsSource::Fixed { .. }) {
             return Vec::new();
@@ -160,7 +164,8 @@ impl Credentials {
         self.orgs.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Logs what is wrong with a file, unless it was logged before or the loss of the token says it; returns all of it.
+    /// Logs what is wrong with a file, unless it was logged before or the loss of the token says
+    /// it; returns all of it.
     fn report_wrong_files(
         &self,
         last_logged: &BTreeSet<String>,
@@ -215,7 +220,9 @@ impl Credentials {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
     use std::path::Path;
+    use std::sync::Once;
     use std::time::Duration;
     use std::{fs, io};
 
@@ -258,27 +265,37 @@ mod tests {
         }
     }
 
-    /// The lines that are logged meanwhile.
-    fn logged(work: impl FnOnce()) -> Vec<String> {
-        #[derive(Clone, Default)]
-        struct Kept(Arc<Mutex<Vec<u8>>>);
-        impl io::Write for Kept {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                self.0.lock().unwrap().write(bytes)
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
+    thread_local! {
+        static LINES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+
+    struct ThisThread;
+
+    impl io::Write for ThisThread {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            LINES.with_borrow_mut(|lines| lines.write(bytes))
         }
-        let kept = Kept::default();
-        let writer = kept.clone();
-        let log = tracing_subscriber::fmt()
-            .without_time()
-            .with_target(false)
-            .with_ansi(false)
-            .with_writer(move || writer.clone());
-        tracing::subscriber::with_default(log.finish(), work);
-        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The lines that `work` logs. One subscriber for the whole process: with one per test, a
+    /// thread that has none may be the first at a log line, and tracing then caches for all
+    /// threads that nobody wants it.
+    fn logged(work: impl FnOnce()) -> Vec<String> {
+        static SUBSCRIBER: Once = Once::new();
+        SUBSCRIBER.call_once(|| {
+            tracing_subscriber::fmt()
+                .without_time()
+                .with_target(false)
+                .with_ansi(false)
+                .with_writer(|| ThisThread)
+                .init();
+        });
+        LINES.take();
+        work();
+        let text = String::from_utf8(LINES.take()).unwrap();
         text.lines().map(|line| line.trim().to_owned()).collect()
     }
 

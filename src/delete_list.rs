@@ -1,4 +1,4 @@
-//! The `delete` command: the same engine without a broker, for a list of ids. Waits are slept here, not in queues.
+//! The `delete` command: the same engine without a broker, for a list of ids. It sleeps its waits.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -108,7 +108,7 @@ struct Left<'a> {
     http_status: Option<u16>,
 }
 
-/// Asks, deletes, and writes one line of JSON to `out` for each id, its outcome or that it is left; shows the progress.
+/// Asks, deletes, shows the progress, and writes one line of JSON to `out` for each id.
 ///
 /// # Errors
 /// [`StartError`] where a token cannot be had or the engine cannot be built.
@@ -253,7 +253,8 @@ async fn delete_one<'a>(
 
 /// # A new token is tried once
 ///
-/// The file may hold one already, which the call that was refused did not have. Another task's refusal may be about to read it.
+/// The file may hold one already, which the call that was refused did not have. Another task's
+/// refusal may be about to read it.
 fn has_a_new_token(engine: &Engine, org: &OrgId, before: Option<&SecretString>) -> bool {
     engine.reload_credentials();
     let exposed =
@@ -261,8 +262,9 @@ fn has_a_new_token(engine: &Engine, org: &OrgId, before: Option<&SecretString>) 
     exposed(engine.token(org).as_deref()) != exposed(before)
 }
 
-/// What waiting does not fix while somebody looks on: a wrong base URL, a token that does not reach the organisation, that is not
-/// accepted, or none at all. Once that is certain of the organisation it ends the whole list.
+/// What waiting does not fix while somebody looks on: a wrong base URL, a token that does not reach
+/// the organisation, that is not accepted, or none at all. Once that is certain of the organisation
+/// it ends the whole list.
 fn is_hopeless(engine: &Engine, reason: &str) -> bool {
     const HOPELESS: [SuspendReason; 2] = [SuspendReason::Misdirected, SuspendReason::Unauthorized];
     let is_suspended = |reason| engine.permits.with(|access, _| access.suspended_for(reason)) > 0;

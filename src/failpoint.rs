@@ -1,6 +1,8 @@
-//! Failpoints: places at which the worker can be made to die, to prove that no death between two steps loses a command.
+//! Failpoints: places at which the worker can be made to die, to prove that no death between two
+//! steps loses a command.
 //!
-//! Compiled in by the feature `failpoints` only, which no production build has; without it hitting one costs nothing.
+//! Compiled in by the feature `failpoints` only, which no production build has; without it hitting
+//! one costs nothing.
 
 /// A step of one command's way that a death can come before or after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +73,8 @@ mod armed {
         };
         let left = doom.hits_left.fetch_sub(1, Ordering::SeqCst);
         if left == 1 {
-            // What the step before has handed to the network is to reach it in some runs and not in others.
+            // What the step before has handed to the network is to reach it in some runs and not in
+            // others.
             tokio::time::sleep(Duration::from_millis(u64::from(std::process::id() % 3) * 10)).await;
             std::process::abort();
         }

@@ -1,6 +1,8 @@
-//! The kinds of deletion, as data: one row each. Which call is made, what its answers mean, which events tell of it.
+//! The kinds of deletion, as data: one row each. Which call is made, what its answers mean, which
+//! events tell of it.
 //!
-//! The kind of a command comes from the queue that it was consumed from, never from what the command says.
+//! The kind of a command comes from the queue that it was consumed from, never from what the
+//! command says.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -190,7 +192,8 @@ impl Kind {
         self.spec().name
     }
 
-    /// The queue that its commands are consumed from. Also their routing key, and that of what RabbitMQ itself dead-letters.
+    /// The queue that its commands are consumed from. Also their routing key, and that of what
+    /// RabbitMQ itself dead-letters.
     pub const fn queue(self) -> &'static str {
         self.spec().name
     }
@@ -205,7 +208,8 @@ impl Kind {
         format!("{}.dead", self.queue())
     }
 
-    /// The queue of the commands that RabbitMQ itself took out of their work queue, on their way to the dead letters.
+    /// The queue of the commands that RabbitMQ itself took out of their work queue, on their way to
+    /// the dead letters.
     pub fn undeliverable_queue(self) -> String {
         format!("{}.undeliverable", self.queue())
     }
@@ -215,7 +219,8 @@ impl Kind {
         format!("{}.wait.{delay}", self.queue())
     }
 
-    /// Whether "not found" is a failure: then it matters whether an earlier call may have had its effect.
+    /// Whether "not found" is a failure: then it matters whether an earlier call may have had its
+    /// effect.
     pub const fn fails_when_not_found(self) -> bool {
         matches!(self.spec().not_found, NotFound::Missing | NotFound::MissingOrNotArchived)
     }

@@ -50,8 +50,9 @@ fn main() -> ExitCode {
     })
 }
 
-/// One thread for the worker: calls wait more than they work, and lapin has threads of its own. What writes to standard output gets
-/// others beside it: a slow reader there (`dead show | less`) must not hold the broker's heartbeats up.
+/// One thread for the worker: calls wait more than they work, and lapin has threads of its own.
+/// What writes to standard output gets others beside it: a slow reader there (`dead show | less`)
+/// must not hold the broker's heartbeats up.
 fn runtime(job: &Job) -> Runtime {
     let mut threads = match job {
         Job::Run(_) => Builder::new_current_thread(),

@@ -24,7 +24,8 @@ use crate::messages::FailureReason;
 use crate::policy::api_access::SuspendReason;
 use crate::policy::verdict::Verdict;
 
-/// One label and its value: `[("verdict", "deleted")]`. On a command's way both are words of the program.
+/// One label and its value: `[("verdict", "deleted")]`. On a command's way both are words of the
+/// program.
 pub type Label = [(&'static str, &'static str); 1];
 /// The kind of command, and another label.
 type KindLabel = [(&'static str, &'static str); 2];

@@ -1,4 +1,5 @@
-//! JSON Schemas of what other services write and read, made from the very types that parse and print it.
+//! JSON Schemas of what other services write and read, made from the very types that parse and
+//! print it.
 
 use serde_json::{Map, Value, json};
 
@@ -17,7 +18,8 @@ pub enum Subject {
     Held,
 }
 
-/// The schema of one, or of all under their names; of the command, for this kind or, with all, for each.
+/// The schema of one, or of all under their names; of the command, for this kind or, with all, for
+/// each.
 pub fn schema(subject: Option<Subject>, kind: Kind) -> Value {
     match subject {
         Some(Subject::Command) => Command::schema(kind).to_value(),

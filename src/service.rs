@@ -1,4 +1,5 @@
-//! The whole worker as one function: binds the operator's port, builds the engine, works until told to stop, drains.
+//! The whole worker as one function: binds the operator's port, builds the engine, works until told
+//! to stop, drains.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,9 +1,11 @@
-//! Spans of OpenTelemetry: one for each delivery, one for each call. Exported by OTLP (HTTP, protobuf) where an endpoint is
-//! set; else nothing is made and nothing is kept. Names and attributes follow the semantic conventions of messaging and HTTP.
+//! Spans of OpenTelemetry: one for each delivery, one for each call. Exported by OTLP (HTTP,
+//! protobuf) where an endpoint is set; else nothing is made and nothing is kept. Names and
+//! attributes follow the semantic conventions of messaging and HTTP.
 //!
-//! This speaks OpenTelemetry's own API, not `tracing-opentelemetry` (0.34 would fit). There each span would be a span of the log,
-//! too: `RUST_LOG=warn` would turn it off unless every layer had a filter of its own, and the exporter would have to stand before the
-//! log starts. And nearly all that is said here (the parent from the message, our own `traceparent`, what is known only at the
+//! This speaks OpenTelemetry's own API, not `tracing-opentelemetry` (0.34 would fit). There each
+//! span would be a span of the log, too: `RUST_LOG=warn` would turn it off unless every layer had a
+//! filter of its own, and the exporter would have to stand before the log starts. And nearly all
+//! that is said here (the parent from the message, our own `traceparent`, what is known only at the
 //! end) goes past `tracing` to this same API there as well.
 
 use std::borrow::Cow;
@@ -52,8 +54,9 @@ struct Exporting {
 }
 
 impl Spans {
-    /// Exports to a collector. The SDK reads the rest of the standard's variables (`OTEL_TRACES_SAMPLER`,
-    /// `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_EXPORTER_OTLP_HEADERS` and so on) itself.
+    /// Exports to a collector. The SDK reads the rest of the standard's variables
+    /// (`OTEL_TRACES_SAMPLER`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_EXPORTER_OTLP_HEADERS` and so on)
+    /// itself.
     ///
     /// # Errors
     /// Where the exporter cannot be built.
@@ -70,8 +73,9 @@ impl Spans {
         Ok(Self(Some(Exporting { provider, tracer })))
     }
 
-    /// Begins the span of a delivery. From then on its properties carry that span, so that everything that is published about
-    /// the command, and its next delivery, belong to the same trace.
+    /// Begins the span of a delivery. From then on its properties carry that span, so that
+    /// everything that is published about the command, and its next delivery, belong to the same
+    /// trace.
     pub fn delivery(&self, kind: Kind, properties: &mut Properties) -> DeliverySpan {
         let Self(Some(on)) = self else { return DeliverySpan(None) };
         let mut attributes = vec![
@@ -232,7 +236,8 @@ impl CallSpan {
     }
 }
 
-/// Tells once that spans do not get through, and once that they do again. The SDK itself would say nothing, or each time.
+/// Tells once that spans do not get through, and once that they do again. The SDK itself would say
+/// nothing, or each time.
 #[derive(Debug)]
 struct Telling {
     exporter: SpanExporter,

@@ -1,4 +1,5 @@
-//! Tables for people at a terminal: widths by what stands in the columns, and nothing that could steer the terminal.
+//! Tables for people at a terminal: widths by what stands in the columns, and nothing that could
+//! steer the terminal.
 
 use std::io::{self, Write};
 

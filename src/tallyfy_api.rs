@@ -1,4 +1,5 @@
-//! EDGE: the one HTTP call. Turns a response or a failure of the transport into an [`Answer`]; judges nothing.
+//! EDGE: the one HTTP call. Turns a response or a failure of the transport into an [`Answer`];
+//! judges nothing.
 //!
 //! No redirects, no retries of its own, no more than 64 KiB of an answer.
 
@@ -22,8 +23,8 @@ use crate::policy::dry_run::{CallMode, Seen};
 
 const LONGEST_BODY: usize = 64 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Below what servers and load balancers usually keep, so that a call seldom meets a connection that is being closed
-/// (hyperium/hyper#2136).
+/// Below what servers and load balancers usually keep, so that a call seldom meets a connection
+/// that is being closed (hyperium/hyper#2136).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const CLIENT_HEADER: HeaderName = HeaderName::from_static("x-tallyfy-client");
 const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
@@ -52,8 +53,8 @@ pub struct TallyfyApi {
 ///
 /// # In a dry run no destructive call can be made
 ///
-/// The method and the URL of the destructive calls are known here only, and a dry run has none of these: [`TallyfyApi::destructive`]
-/// makes the only one there is.
+/// The method and the URL of the destructive calls are known here only, and a dry run has none of
+/// these: [`TallyfyApi::destructive`] makes the only one there is.
 pub struct DestructiveApi(TallyfyApi);
 
 impl TallyfyApi {
@@ -80,7 +81,8 @@ impl TallyfyApi {
             .redirect(redirect::Policy::none())
             .retry(retry::never())
             .timeout(settings.request_timeout)
-            // Well below the whole, so that a host that does not answer is told from an answer that does not come.
+            // Well below the whole, so that a host that does not answer is told from an answer that
+            // does not come.
             .connect_timeout(CONNECT_TIMEOUT.min(settings.request_timeout / 2))
             .pool_idle_timeout(IDLE_TIMEOUT)
             .build()?;
@@ -100,7 +102,8 @@ impl TallyfyApi {
         }
     }
 
-    /// Looks at this target; where nothing shows it, at its organisation. One call, which changes nothing.
+    /// Looks at this target; where nothing shows it, at its organisation. One call, which changes
+    /// nothing.
     pub async fn look(
         &self,
         target: &Target,
@@ -116,7 +119,8 @@ impl TallyfyApi {
         (answer, seen(&body))
     }
 
-    /// Lists one of an organisation's tasks: whether the token reaches the organisation. One call, which changes nothing.
+    /// Lists one of an organisation's tasks: whether the token reaches the organisation. One call,
+    /// which changes nothing.
     pub async fn list_tasks(&self, org: &OrgId, token: &SecretString) -> Answer {
         self.get(
             &["organizations", org.as_str(), "tasks"],
@@ -200,7 +204,8 @@ fn trace_headers(trace: Option<TraceContext<'_>>) -> HeaderMap {
     headers
 }
 
-/// The only paths that are ever called with DELETE: one for each kind. Both ids are made of characters that mean nothing in a URL.
+/// The only paths that are ever called with DELETE: one for each kind. Both ids are made of
+/// characters that mean nothing in a URL.
 fn delete_url(base: &Url, Target { kind, org, id }: &Target) -> Url {
     url(base, ["organizations", org.as_str()].into_iter().chain(kind.path(id.as_str())))
 }
@@ -224,7 +229,8 @@ async fn read(mut response: reqwest::Response, token: &SecretString) -> (Respons
     (Response { status, body, retry_after, date, request_id }, bytes.unwrap_or_default())
 }
 
-/// What is cut is known as a page by its first bytes; what else it may say stands where it was not read.
+/// What is cut is known as a page by its first bytes; what else it may say stands where it was not
+/// read.
 fn recognise(content_type: Option<&str>, bytes: &[u8]) -> Body {
     match Body::recognise(content_type, bytes) {
         Body::Other | Body::Empty if bytes.len() == LONGEST_BODY => Body::Lost,

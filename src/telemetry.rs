@@ -22,8 +22,8 @@ pub enum LogFormat {
     Pretty,
 }
 
-/// Reads a filter such as `info` or `info,lapin=debug`. lapin is silent unless it is named: what matters of its troubles
-/// comes to us as errors, and is logged once, where it is handled.
+/// Reads a filter such as `info` or `info,lapin=debug`. lapin is silent unless it is named: what
+/// matters of its troubles comes to us as errors, and is logged once, where it is handled.
 ///
 /// # Errors
 /// The filter's own word of what is wrong.
@@ -32,8 +32,8 @@ pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
     EnvFilter::builder().parse(format!("{directives}{quiet}"))
 }
 
-/// Starts logging; where it has been started already, that stays. What libraries say through `log` stays out: what matters of it
-/// comes to us as errors.
+/// Starts logging; where it has been started already, that stays. What libraries say through `log`
+/// stays out: what matters of it comes to us as errors.
 pub fn start(format: LogFormat, filter: EnvFilter, mode: CallMode) {
     let marked = |format| Marked { format, mode };
     let text = tracing_subscriber::fmt::layer().with_writer(stderr).with_target(false);
@@ -53,7 +53,8 @@ pub fn start(format: LogFormat, filter: EnvFilter, mode: CallMode) {
     };
 }
 
-/// One JSON object a line, written in one piece: time, level, the event's own fields beside the message, target.
+/// One JSON object a line, written in one piece: time, level, the event's own fields beside the
+/// message, target.
 fn json_lines<S, W>(writer: W, mode: CallMode) -> impl Layer<S>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,

@@ -147,7 +147,8 @@ fn lapin_is_named_in_its_room_only_and_its_guard_knows_nothing_of_the_rest() {
     nobody_in("src/rabbitmq/lapin_guard/", &["crate::", "super::super"]);
 }
 
-/// The parts of a folder that a file inside it imports: `(importing, imported)`, each as `folder/part`.
+/// The parts of a folder that a file inside it imports: `(importing, imported)`, each as
+/// `folder/part`.
 fn imports(path: &str, text: &str) -> Vec<(String, String)> {
     let path = path.trim_end_matches(".rs").trim_end_matches("/mod").replacen("src", "crate", 1);
     let statements = code(text).split("\nuse ").skip(1).filter_map(|rest| rest.split(';').next());
@@ -207,7 +208,8 @@ fn the_backoff_crate_is_confined_to_one_file_and_one_place_acknowledges() {
     let mut found = using(".acknowledge()");
     found.sort();
     assert_eq!(found, acknowledging);
-    // To a stream, which forgets nothing for it, an acknowledgement only says that it may send more.
+    // To a stream, which forgets nothing for it, an acknowledgement only says that it may send
+    // more.
     let mut found = using("basic_ack(");
     found.sort();
     assert_eq!(found, ["src/rabbitmq/delivery.rs", "src/rabbitmq/ledger.rs"]);
@@ -229,6 +231,17 @@ fn every_file_says_what_it_is_for_and_is_small_enough_to_read() {
         assert!(text.starts_with("//!"), "{path} does not open with what it is for");
         let lines = if path.ends_with("/tests.rs") { 0 } else { code(&text).lines().count() };
         assert!(lines <= 300, "{path} has {lines} lines before its tests");
+    }
+}
+
+#[test]
+fn no_comment_is_wider_than_the_code() {
+    for (path, text) in sources() {
+        let wide: Vec<_> = text
+            .lines()
+            .filter(|line| line.trim_start().starts_with("//") && line.chars().count() > 100)
+            .collect();
+        assert!(wide.is_empty(), "{path}: {wide:#?}");
     }
 }
 

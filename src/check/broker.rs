@@ -121,7 +121,8 @@ async fn topology(connection: &Connection, topology: &Topology) -> Vec<Fact> {
     vec![Fact::ok(TOPOLOGY, "every exchange and queue is there"), arguments]
 }
 
-/// The cure for what the broker has refused in this way; nobody shall delete a queue because a broker was slow.
+/// The cure for what the broker has refused in this way; nobody shall delete a queue because a
+/// broker was slow.
 fn if_refused(error: &BrokerError, refusal: Refusal, cure: &'static str) -> &'static str {
     if error.refusal() == Some(refusal) { cure } else { NO_ANSWER }
 }

@@ -48,7 +48,8 @@ pub(super) fn base_url(url: &str, task: &Answer, path: &Answer) -> Fact {
     }
 }
 
-/// The answer to the list of an organisation's tasks, as the worker reads it before it believes an absence.
+/// The answer to the list of an organisation's tasks, as the worker reads it before it believes an
+/// absence.
 pub(super) fn organisation(org: &OrgId, answer: &Answer) -> Fact {
     let name = format!("organisation {org}");
     let failed = |cure| Fact::failed(&name, answer.describe(), cure);

@@ -1,4 +1,5 @@
-//! `check`: proves that everything which a worker needs is there, without deleting anything. One line per check.
+//! `check`: proves that everything which a worker needs is there, without deleting anything. One
+//! line per check.
 //!
 //! Every call of the API is a GET; nothing stays at the broker.
 

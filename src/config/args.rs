@@ -1,4 +1,5 @@
-//! The command line: every setting as a flag and a variable, with what each takes. `values` checks, `read` reports every mistake at once.
+//! The command line: every setting as a flag and a variable, with what each takes. `values` checks,
+//! `read` reports every mistake at once.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -20,7 +21,8 @@ use crate::policy::retry_schedule::RetryDelays;
 
 const LONGEST_GRACE: Duration = Duration::from_hours(1);
 
-/// Deletes tasks, processes, tags and files in Tallyfy: takes commands from RabbitMQ, calls the API, publishes how each ended.
+/// Deletes tasks, processes, tags and files in Tallyfy: takes commands from RabbitMQ, calls the
+/// API, publishes how each ended.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true, after_help = EXIT_CODES)]
 pub(super) struct Cli {
@@ -54,7 +56,8 @@ Every setting is a flag and an environment variable; flags win. `COMMAND --help`
 pub(super) enum Sub {
     /// Work: consume commands until SIGTERM or SIGINT, then drain and exit 0.
     Run(Box<RunArgs>),
-    /// Prove that all is there that a worker needs; deletes nothing. One line per check; exit 0 only if none failed.
+    /// Prove that all is there that a worker needs; deletes nothing. One line per check; exit 0
+    /// only if none failed.
     Check(Box<CheckArgs>),
     /// Declare exchanges, queues and bindings, and end.
     Setup(SetupArgs),
@@ -65,11 +68,13 @@ pub(super) enum Sub {
     Dead(Box<DeadArgs>),
     /// Look at what the mass-deletion guard holds, and decide about it.
     Guard(Box<GuardArgs>),
-    /// Make no new call, for one organisation or for all, until resumed. All workers follow, restarts included.
+    /// Make no new call, for one organisation or for all, until resumed. All workers follow,
+    /// restarts included.
     Pause(Box<PauseArgs>),
     /// End a pause.
     Resume(Box<PauseArgs>),
-    /// Print the JSON Schema of the command, of the outcome event, of the event of a dry run, of the audit event, of the event of the guard, or of all.
+    /// Print the JSON Schema of the command, of the outcome event, of the event of a dry run, of
+    /// the audit event, of the event of the guard, or of all.
     Schema {
         /// Which; without it, all under their names.
         subject: Option<SubjectArg>,
@@ -121,7 +126,8 @@ pub(super) struct RunArgs {
         value_name = "BOOL",
         help_heading = "RabbitMQ", value_parser = checked(flag))]
     pub(super) declare_topology: Setting<bool>,
-    /// Broker users whose headers are believed beside the worker's own, separated by commas: of the operator who replays dead letters.
+    /// Broker users whose headers are believed beside the worker's own, separated by commas: of the
+    /// operator who replays dead letters.
     #[arg(
         long,
         env = "TRUSTED_USERS",
@@ -189,8 +195,8 @@ pub(super) struct DeleteArgs {
     /// Let the list be as long as this, if that is more than the guard allows.
     #[arg(long, value_name = "NUMBER", value_parser = checked(up_to(u32::MAX)))]
     pub(super) max: Option<Setting<NonZeroU32>>,
-    /// Ids of the tasks, processes, tags or files, or - to read them from standard input, one a line. An id that is given twice is taken
-    /// once.
+    /// Ids of the tasks, processes, tags or files, or - to read them from standard input, one a
+    /// line. An id that is given twice is taken once.
     #[arg(required = true, value_name = "ID")]
     pub(super) ids: Vec<String>,
     #[command(flatten)]
@@ -203,8 +209,8 @@ pub(super) struct DeleteArgs {
 
 #[derive(Args)]
 pub(super) struct KindsArgs {
-    /// Kinds of deletion that this worker serves, separated by commas: task.delete, task.archive, process.delete, tag.delete,
-    /// file.delete. Each has its own queues.
+    /// Kinds of deletion that this worker serves, separated by commas: task.delete, task.archive,
+    /// process.delete, tag.delete, file.delete. Each has its own queues.
     #[arg(
         long,
         env = "KINDS",

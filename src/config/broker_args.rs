@@ -6,7 +6,8 @@ use clap::Args;
 
 #[derive(Args)]
 pub(super) struct BrokerArgs {
-    /// Broker, credentials and virtual host; amqps:// for TLS. Several hosts of a cluster are separated by commas.
+    /// Broker, credentials and virtual host; amqps:// for TLS. Several hosts of a cluster are
+    /// separated by commas.
     #[arg(
         global = true,
         long = "amqp-url",

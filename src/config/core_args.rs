@@ -1,4 +1,5 @@
-//! The settings of the engine: the API, tokens, limits. Part of the command line of `run`, `check` and `delete`.
+//! The settings of the engine: the API, tokens, limits. Part of the command line of `run`, `check`
+//! and `delete`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -53,7 +54,8 @@ pub(super) struct CoreArgs {
         help_heading = "Tallyfy API"
     )]
     pub(super) ca_file: Option<PathBuf>,
-    /// Organisations that may be touched, separated by commas; a command for another is dead-lettered.
+    /// Organisations that may be touched, separated by commas; a command for another is
+    /// dead-lettered.
     #[arg(long = "tallyfy-org-id", env = "TALLYFY_ORG_ID", value_name = "IDS", help_heading = "Tallyfy API", value_parser = if_set(orgs))]
     pub(super) org_id: Option<Setting<Option<Vec<OrgId>>>>,
     /// The token for all of them.
@@ -73,7 +75,8 @@ pub(super) struct CoreArgs {
         help_heading = "Tallyfy API"
     )]
     pub(super) access_token_file: Option<String>,
-    /// Directory with one file for each organisation, named by its id, holding its token; it is the allow-list.
+    /// Directory with one file for each organisation, named by its id, holding its token; it is the
+    /// allow-list.
     #[arg(
         long = "tallyfy-credentials-dir",
         env = "TALLYFY_CREDENTIALS_DIR",
@@ -89,8 +92,8 @@ pub(super) struct CoreArgs {
         value_name = "NUMBER",
         help_heading = "Tallyfy API", value_parser = checked(number(1..=1000)))]
     pub(super) concurrency: Setting<u32>,
-    /// Dry run: look at each object with a GET and delete nothing. Commands are used up all the same: each is acknowledged when its
-    /// dry-run event is confirmed.
+    /// Dry run: look at each object with a GET and delete nothing. Commands are used up all the
+    /// same: each is acknowledged when its dry-run event is confirmed.
     #[arg(
         long,
         env = "DRY_RUN",
@@ -101,7 +104,8 @@ pub(super) struct CoreArgs {
         value_name = "BOOL",
         help_heading = "Tallyfy API", value_parser = checked(flag))]
     pub(super) dry_run: Setting<bool>,
-    /// Calls for each organisation in a second, minute or hour, 600/m say: of this worker alone. Without it, as many as CONCURRENCY lets.
+    /// Calls for each organisation in a second, minute or hour, 600/m say: of this worker alone.
+    /// Without it, as many as CONCURRENCY lets.
     #[arg(
         long,
         env = "RATE_LIMIT",
@@ -135,8 +139,8 @@ pub(super) struct CoreArgs {
         help_heading = "Operation"
     )]
     pub(super) otel_service_name: String,
-    /// Commands of one organisation and kind that may be carried out within the window; what comes beyond is held until
-    /// somebody decides. off: no limit.
+    /// Commands of one organisation and kind that may be carried out within the window; what comes
+    /// beyond is held until somebody decides. off: no limit.
     #[arg(long, env = "GUARD_MAX_DELETES", default_value = "500", value_name = "NUMBER", help_heading = "Mass-deletion guard", value_parser = checked(guard_max))]
     pub(super) guard_max_deletes: Setting<Option<u32>>,
     /// The sliding window of the guard.

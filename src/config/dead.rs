@@ -138,8 +138,8 @@ pub(super) struct SelectionArgs {
     /// Died not longer ago than this.
     #[arg(long, value_name = "DURATION", help_heading = "Which dead letters", value_parser = checked(any_duration))]
     newer_than: Option<Setting<Duration>>,
-    /// Superseded: their command has succeeded by one of the events of this file. One line for each event, as it was published,
-    /// or its id.
+    /// Superseded: their command has succeeded by one of the events of this file. One line for each
+    /// event, as it was published, or its id.
     #[arg(long, value_name = "FILE", help_heading = "Which dead letters")]
     superseded_by: Option<PathBuf>,
 }

@@ -50,7 +50,8 @@ enum GuardAction {
         #[arg(long)]
         json: bool,
     },
-    /// Let so many more commands of an organisation pass; what is held goes first, the oldest first.
+    /// Let so many more commands of an organisation pass; what is held goes first, the oldest
+    /// first.
     Release {
         /// The organisation.
         #[arg(long, value_parser = checked(org))]

@@ -1,4 +1,5 @@
-//! Collects the lines of all wrong settings, and checks what hangs on more than one setting, on a file or on standard input.
+//! Collects the lines of all wrong settings, and checks what hangs on more than one setting, on a
+//! file or on standard input.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -44,7 +45,8 @@ impl Reader {
         self.take(setting?)
     }
 
-    /// The URL, or where it is, and, for `amqps`, the files; all files are read once to see whether they can be.
+    /// The URL, or where it is, and, for `amqps`, the files; all files are read once to see whether
+    /// they can be.
     pub(super) fn broker_address(&mut self, args: &BrokerArgs) -> Option<(AmqpSource, TlsFiles)> {
         let source = if let Some(path) = &args.url_file {
             Some(AmqpSource::file(path.clone()))
@@ -89,7 +91,8 @@ impl Reader {
 
     /// # A list that is longer than the guard allows is refused before the first call
     ///
-    /// Its whole length is known, so nothing of it need be deleted before somebody has agreed to the number.
+    /// Its whole length is known, so nothing of it need be deleted before somebody has agreed to
+    /// the number.
     pub(super) fn is_short_enough(
         &mut self,
         ids: &[ObjectId],
@@ -149,8 +152,9 @@ impl Reader {
         Some(OtlpSettings { endpoint, service_name: args.otel_service_name.clone() })
     }
 
-    /// One of the three sources of tokens, and the allow-list. `only` is the organisation of the `delete` command: there it
-    /// is the allow-list itself, and where one is set too it must be on it.
+    /// One of the three sources of tokens, and the allow-list. `only` is the organisation of the
+    /// `delete` command: there it is the allow-list itself, and where one is set too it must be on
+    /// it.
     pub(super) fn credentials(
         &mut self,
         args: &CoreArgs,
@@ -218,8 +222,8 @@ impl Reader {
         })
     }
 
-    /// The ids from the arguments, or from `input` for a single `-`. One wrong id, or a line that cannot be read, refuses the
-    /// whole list: nothing is deleted on half a mistake.
+    /// The ids from the arguments, or from `input` for a single `-`. One wrong id, or a line that
+    /// cannot be read, refuses the whole list: nothing is deleted on half a mistake.
     pub(super) fn ids(
         &mut self,
         kind: Kind,

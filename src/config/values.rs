@@ -1,5 +1,6 @@
-//! What each kind of setting takes. clap checks a value where the setting is declared, but a wrong value does not end the parsing: it
-//! becomes the line that names the setting, so that all mistakes are reported together.
+//! What each kind of setting takes. clap checks a value where the setting is declared, but a wrong
+//! value does not end the parsing: it becomes the line that names the setting, so that all mistakes
+//! are reported together.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -151,7 +152,8 @@ pub(super) fn socket_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("takes IP:PORT, 127.0.0.1:9464 say, not {text:?}"))
 }
 
-/// Any `http` or `https` URL to which a path can be added. Whether `http` is allowed hangs on another setting.
+/// Any `http` or `https` URL to which a path can be added. Whether `http` is allowed hangs on
+/// another setting.
 pub(super) fn base_url(text: &str) -> Result<Url, String> {
     let url =
         Url::parse(text).map_err(|_| "takes an absolute URL, https://go.tallyfy.com/api say")?;

@@ -1,4 +1,5 @@
-//! Which organisations are allowed, which of them have a token, and what a reading of the source changes. Pure.
+//! Which organisations are allowed, which of them have a token, and what a reading of the source
+//! changes. Pure.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Keys;
@@ -70,15 +71,16 @@ impl Organisations {
     ///
     /// # A token file that is away for a moment dead-letters nothing
     ///
-    /// An organisation that is listed stays allowed whatever the source holds. Any other stays allowed for
-    /// [`ALLOWED_WITHOUT_FILE`] after its file is gone, and that time runs only while the directory can be read and names
-    /// another organisation: an empty directory is a secret that is not mounted, not an allow-list. Meanwhile it has no
-    /// token, so its commands wait.
+    /// An organisation that is listed stays allowed whatever the source holds. Any other stays
+    /// allowed for [`ALLOWED_WITHOUT_FILE`] after its file is gone, and that time runs only while
+    /// the directory can be read and names another organisation: an empty directory is a secret
+    /// that is not mounted, not an allow-list. Meanwhile it has no token, so its commands wait.
     ///
     /// # No token is used after its file is gone
     ///
-    /// An operator may have removed it on purpose, so the reading that misses the file drops the token. Only a file that
-    /// is there and cannot be read, or holds no token, keeps the last good one: somebody is about to write it.
+    /// An operator may have removed it on purpose, so the reading that misses the file drops the
+    /// token. Only a file that is there and cannot be read, or holds no token, keeps the last good
+    /// one: somebody is about to write it.
     pub(super) fn update(&mut self, found: Found, now: Instant) -> Changes {
         let mut changes = Changes::default();
         let names_nobody = found.is_empty();

@@ -1,4 +1,5 @@
-//! Reads tokens from where they come from: the settings, one file, or a directory with one file per organisation.
+//! Reads tokens from where they come from: the settings, one file, or a directory with one file per
+//! organisation.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,8 @@ pub enum CredentialsSource {
         /// The file.
         path: PathBuf,
     },
-    /// A directory with one file per organisation, named by its id: the shape of a mounted Kubernetes secret.
+    /// A directory with one file per organisation, named by its id: the shape of a mounted
+    /// Kubernetes secret.
     Directory {
         /// The allow-list, if there is one beside the directory; without it the files are the list.
         only: Option<Vec<OrgId>>,
@@ -88,7 +90,8 @@ pub(super) type Found = BTreeMap<OrgId, Result<Credential, CredentialsError>>;
 /// Reads a token: white space around it does not count.
 ///
 /// # Errors
-/// [`CredentialsError::NoToken`] if nothing is left or something is in it that cannot stand in a header.
+/// [`CredentialsError::NoToken`] if nothing is left or something is in it that cannot stand in a
+/// header.
 pub fn token(text: &str, path: &Path) -> Result<SecretString, CredentialsError> {
     let token = text.trim();
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {

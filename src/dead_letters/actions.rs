@@ -1,4 +1,5 @@
-//! Carries out what an operator asks for. Each dead letter is published or written first, and removed when that is certain.
+//! Carries out what an operator asks for. Each dead letter is published or written first, and
+//! removed when that is certain.
 
 use tokio_util::sync::CancellationToken;
 

@@ -1,4 +1,5 @@
-//! The two audit events of an action that changes something: before it begins, and when it has ended.
+//! The two audit events of an action that changes something: before it begins, and when it has
+//! ended.
 
 use jiff::Timestamp;
 use serde_json::Value;

@@ -1,4 +1,5 @@
-//! The actions that change something: replay, discard, import. Each asks first, and leaves an audit trail.
+//! The actions that change something: replay, discard, import. Each asks first, and leaves an audit
+//! trail.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -68,7 +69,8 @@ impl Session {
         trail.finished(&self.queue, self.began, number, done).await
     }
 
-    /// Says what will be done, and asks. Nothing is unacknowledged meanwhile. `None`: nothing is to be done.
+    /// Says what will be done, and asks. Nothing is unacknowledged meanwhile. `None`: nothing is to
+    /// be done.
     async fn agreed(
         &self,
         verb: &str,
@@ -88,13 +90,14 @@ impl Session {
 
     /// # A dead letter is removed only when it is safe elsewhere
     ///
-    /// `keep` has it confirmed by the broker, or on the disk, before it is removed. A kill in between leaves it in both places.
-    /// What dies again meanwhile is left alone.
+    /// `keep` has it confirmed by the broker, or on the disk, before it is removed. A kill in
+    /// between leaves it in both places. What dies again meanwhile is left alone.
     ///
     /// # A dead letter that lies can be dealt with
     ///
-    /// A date in the future cannot be that of a death, whoever wrote it: such a dead letter does not count as one that died
-    /// meanwhile. At most as many as were counted are removed, and a pass looks at no more than were there when it began.
+    /// A date in the future cannot be that of a death, whoever wrote it: such a dead letter does
+    /// not count as one that died meanwhile. At most as many as were counted are removed, and a
+    /// pass looks at no more than were there when it began.
     async fn remove_after(
         &self,
         selection: &Selection,

@@ -17,14 +17,15 @@ pub(super) struct Lines {
 impl Lines {
     /// # A line that is forced to the disk is there, and whole
     ///
-    /// A new file outlives a power cut only where its directory was forced to the disk too. And a line that was cut short (a
-    /// full disk, a kill) must not spoil the next one.
+    /// A new file outlives a power cut only where its directory was forced to the disk too. And a
+    /// line that was cut short (a full disk, a kill) must not spoil the next one.
     pub(super) fn append_to(path: &Path) -> Result<Self> {
         Self::open(path, OpenOptions::new().create(true))
     }
 
-    /// An export that is added to another by mistake would be imported, or replayed, with it. So a file that is there is
-    /// taken only where that was asked for. A device or a pipe holds nothing that could be mixed up.
+    /// An export that is added to another by mistake would be imported, or replayed, with it. So a
+    /// file that is there is taken only where that was asked for. A device or a pipe holds nothing
+    /// that could be mixed up.
     pub(super) fn of_export(ExportFile { path, may_exist }: &ExportFile) -> Result<Self> {
         if *may_exist || fs::metadata(path).is_ok_and(|there| !there.is_file()) {
             return Self::append_to(path);

@@ -1,4 +1,5 @@
-//! What operators do with dead letters: look, replay, discard, export, import. Safe to interrupt at any moment.
+//! What operators do with dead letters: look, replay, discard, export, import. Safe to interrupt at
+//! any moment.
 
 mod actions;
 mod audit_trail;

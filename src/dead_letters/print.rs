@@ -16,7 +16,8 @@ use crate::table::{age, printable, write};
 const LONGEST_DETAIL: usize = 60;
 const MAY_BE_DONE: &str =
     "it may have succeeded: an answer was lost, or it was delivered more than once";
-/// A reader of dead letters takes no longer text from a header; and all headers of a message share one frame.
+/// A reader of dead letters takes no longer text from a header; and all headers of a message share
+/// one frame.
 const LONGEST_HEADER: usize = 1024;
 /// Columns whose texts stand to the right.
 const NUMBERS: [usize; 4] = [2, 3, 4, 5];

@@ -1,4 +1,5 @@
-//! The queue of dead letters as an operator uses it: goes once through the dead letters that are there, and puts back what is not removed.
+//! The queue of dead letters as an operator uses it: goes once through the dead letters that are
+//! there, and puts back what is not removed.
 
 use std::time::{Duration, Instant};
 
@@ -14,9 +15,11 @@ use crate::rabbitmq::probe::{May, Questions};
 use crate::rabbitmq::tls::TlsFiles;
 use crate::rabbitmq::{AmqpSource, Connection, Delivery, Publisher};
 
-/// A dead letter that went back this often is copied to the end of the queue instead (see [`DeadLetterQueue::go_through`]).
+/// A dead letter that went back this often is copied to the end of the queue instead (see
+/// [`DeadLetterQueue::go_through`]).
 const REDELIVERY_THRESHOLD: u32 = 8;
-/// RabbitMQ's consumer time-out is 30 minutes: then it requeues what is unacknowledged and closes the channel.
+/// RabbitMQ's consumer time-out is 30 minutes: then it requeues what is unacknowledged and closes
+/// the channel.
 const LONGEST_PASS: Duration = Duration::from_mins(20);
 
 /// Others may take dead letters meanwhile: then they never are all back.
@@ -61,7 +64,8 @@ pub(super) enum Pass {
 
 impl DeadLetterQueue {
     /// # Errors
-    /// [`DeadLettersError::MayNotCopy`] before any dead letter is touched, else [`DeadLettersError::Broker`].
+    /// [`DeadLettersError::MayNotCopy`] before any dead letter is touched, else
+    /// [`DeadLettersError::Broker`].
     pub(super) async fn open(
         kind: Kind,
         url: &AmqpSource,
@@ -97,11 +101,13 @@ impl DeadLetterQueue {
     ///
     /// # Looking loses nothing, however often
     ///
-    /// What is not removed goes back to the queue when the channel closes, also when this process is killed. RabbitMQ 4 counts
-    /// that: by default it drops a message that went back more than 20 times, and this queue has nowhere to pass it on to. So
-    /// a dead letter that went back [`REDELIVERY_THRESHOLD`] times is published again, at the queue's end, and only when the broker has
-    /// confirmed the copy is the old one removed. A kill in between leaves both: twice the same dead letter, and none lost. Whoever
-    /// may not publish that copy does not get to look: see [`DeadLetterQueue::open`].
+    /// What is not removed goes back to the queue when the channel closes, also when this process
+    /// is killed. RabbitMQ 4 counts that: by default it drops a message that went back more than 20
+    /// times, and this queue has nowhere to pass it on to. So a dead letter that went back
+    /// [`REDELIVERY_THRESHOLD`] times is published again, at the queue's end, and only when the
+    /// broker has confirmed the copy is the old one removed. A kill in between leaves both: twice
+    /// the same dead letter, and none lost. Whoever may not publish that copy does not get to look:
+    /// see [`DeadLetterQueue::open`].
     pub(super) async fn go_through(
         &self,
         stop: &CancellationToken,
@@ -119,8 +125,9 @@ impl DeadLetterQueue {
 
     /// # The next pass sees what this one held
     ///
-    /// RabbitMQ promises no moment at which dead letters are back: neither with a nack, of which its channel hands on some 32 and
-    /// keeps the others until the queue has answered, nor with `channel.close-ok`, which it sends before the channel has ended.
+    /// RabbitMQ promises no moment at which dead letters are back: neither with a nack, of which
+    /// its channel hands on some 32 and keeps the others until the queue has answered, nor with
+    /// `channel.close-ok`, which it sends before the channel has ended.
     async fn until_back(&self, there: &There) {
         let began = Instant::now();
         let Ok(reader) = DeadLetterReader::open(&self.reading, self.kind).await else { return };
@@ -154,7 +161,8 @@ impl DeadLetterQueue {
                 return Ok(Pass::TimeIsUp);
             }
             let Some((held, behind)) = reader.next().await? else { break };
-            // What comes behind these is not looked at: it may be a copy of our own, or may die again and again.
+            // What comes behind these is not looked at: it may be a copy of our own, or may die
+            // again and again.
             left = Some(left.map_or(behind, |left: u32| left - 1));
             there.behind = behind;
             match look(held).await? {

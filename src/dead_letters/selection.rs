@@ -67,7 +67,8 @@ impl Successes {
 }
 
 impl Selection {
-    /// Whether a dead letter is selected. One that does not say when it failed has no age: an age that is asked for leaves it out.
+    /// Whether a dead letter is selected. One that does not say when it failed has no age: an age
+    /// that is asked for leaves it out.
     pub fn takes(&self, dead_letter: &DeadLetter, now: Timestamp) -> bool {
         let age = dead_letter.failed_at.map(|time| now.duration_since(time).unsigned_abs());
         let is = |wanted: &Option<String>, has: Option<String>| wanted.is_none() || *wanted == has;
@@ -87,7 +88,8 @@ pub struct Group {
     /// Of which organisation, where the body names one.
     pub org_id: Option<String>,
     pub letters: usize,
-    /// How many of them may have succeeded: an answer was lost, or they were delivered more than once.
+    /// How many of them may have succeeded: an answer was lost, or they were delivered more than
+    /// once.
     pub ambiguous: usize,
     /// When the first of them died.
     #[serde(serialize_with = "time::serialize")]

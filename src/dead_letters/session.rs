@@ -1,4 +1,5 @@
-//! One command of an operator at work: its queue, its signal to stop, and going over what is selected.
+//! One command of an operator at work: its queue, its signal to stop, and going over what is
+//! selected.
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;

@@ -1,4 +1,5 @@
-//! The queue of held commands: counted, moved back to the work queue, or dead-lettered. Safe to interrupt at any moment.
+//! The queue of held commands: counted, moved back to the work queue, or dead-lettered. Safe to
+//! interrupt at any moment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
@@ -186,12 +187,13 @@ impl<'a> HeldQueue<'a> {
         moved.and_then(|_| told.map(|()| is_whole))
     }
 
-    /// Shows each command that is held now to `look`, once, the oldest first. Returns how many were moved, and whether all were seen.
+    /// Shows each command that is held now to `look`, once, the oldest first. Returns how many were
+    /// moved, and whether all were seen.
     ///
     /// # A held command is removed only when it is safe elsewhere
     ///
-    /// What takes its place is confirmed by the broker before it is removed. A kill in between leaves both: the same command twice,
-    /// which is harmless, and none lost.
+    /// What takes its place is confirmed by the broker before it is removed. A kill in between
+    /// leaves both: the same command twice, which is harmless, and none lost.
     async fn go_through(
         &self,
         stop: &CancellationToken,

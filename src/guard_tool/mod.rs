@@ -1,4 +1,5 @@
-//! What operators decide: about what the mass-deletion guard holds, and to pause and resume. Each decision is a record of the ledger.
+//! What operators decide: about what the mass-deletion guard holds, and to pause and resume. Each
+//! decision is a record of the ledger.
 
 mod held;
 mod ledger_file;
@@ -106,7 +107,8 @@ fn whose(org: Option<&OrgId>) -> String {
 
 /// # A grant is on record before the first command goes back
 ///
-/// Otherwise the guard would hold it once more. A kill in between leaves the grant, and the rest where it is.
+/// Otherwise the guard would hold it once more. A kill in between leaves the grant, and the rest
+/// where it is.
 async fn release(
     ledger: &LedgerFile,
     scope: &Scope,

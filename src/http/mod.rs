@@ -1,4 +1,5 @@
-//! EDGE: the operator's port: `/livez`, `/readyz`, `/metrics`, and `/status` for callers on the machine itself.
+//! EDGE: the operator's port: `/livez`, `/readyz`, `/metrics`, and `/status` for callers on the
+//! machine itself.
 
 use std::collections::VecDeque;
 use std::io;
@@ -64,9 +65,10 @@ impl Bound {
     ///
     /// # The operator's port cannot stop deletion
     ///
-    /// Each connection costs a descriptor, and without one there is no call of the API and no session with the broker. So there
-    /// are at most [`MOST_CONNECTIONS`]. One more ends the oldest, so that a probe of liveness is answered whatever strangers hold
-    /// open; and a client that does not send its request in time is cut off.
+    /// Each connection costs a descriptor, and without one there is no call of the API and no
+    /// session with the broker. So there are at most [`MOST_CONNECTIONS`]. One more ends the
+    /// oldest, so that a probe of liveness is answered whatever strangers hold open; and a client
+    /// that does not send its request in time is cut off.
     pub(crate) async fn serve(self, pages: Pages, stop: CancellationToken) {
         let routes = Router::new()
             .route("/livez", get(livez))

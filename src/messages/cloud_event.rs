@@ -1,4 +1,5 @@
-//! The envelope of all our events: `CloudEvents` 1.0 in structured JSON mode. The body's `data` is what the event tells.
+//! The envelope of all our events: `CloudEvents` 1.0 in structured JSON mode. The body's `data` is
+//! what the event tells.
 
 use jiff::Timestamp;
 use schemars::generate::SchemaSettings;

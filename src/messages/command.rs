@@ -1,4 +1,5 @@
-//! The command as producers write it, and the ids that may stand in a URL. Decoding refuses; it never repairs.
+//! The command as producers write it, and the ids that may stand in a URL. Decoding refuses; it
+//! never repairs.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -21,7 +22,8 @@ pub const MAX_BODY_BYTES: usize = 64 * 1024;
 const MAX_ID_CHARS: usize = 64;
 const ID_FORM: &str = "1 to 64 of A-Z a-z 0-9 _ -";
 const ID_PATTERN: &str = "^[A-Za-z0-9_-]{1,64}$";
-/// Namespace of the ids that we derive (`UUIDv5`). Changing it would change the id of every redelivered command.
+/// Namespace of the ids that we derive (`UUIDv5`). Changing it would change the id of every
+/// redelivered command.
 pub const ID_NAMESPACE: Uuid = Uuid::from_u128(0x5c0d_5e6b_8b0e_4f0c_9d5a_7a11_1f1d_e1e7);
 
 /// What a command is about: one object of one organisation.
@@ -35,7 +37,8 @@ pub struct Target {
     pub id: ObjectId,
 }
 
-/// A request to delete one object, or to archive one task. JSON, at most 64 KiB; unknown members are ignored.
+/// A request to delete one object, or to archive one task. JSON, at most 64 KiB; unknown members
+/// are ignored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
     /// What it is about.
@@ -54,7 +57,8 @@ pub enum Malformed {
     /// The body is larger than [`MAX_BODY_BYTES`].
     #[error("the body has {0} bytes; a command has at most {MAX_BODY_BYTES}")]
     TooLarge(usize),
-    /// The body is not a JSON object. (`serde` would take an array for a struct, so this is checked first.)
+    /// The body is not a JSON object. (`serde` would take an array for a struct, so this is checked
+    /// first.)
     #[error("the body is not a JSON object")]
     NotAnObject,
     /// Nor can it be JSON.
@@ -82,7 +86,8 @@ impl Command {
             return Err(too_large);
         }
         match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
-            // First of all UTF-8: serde_json would not look at what stands in a member that nobody reads.
+            // First of all UTF-8: serde_json would not look at what stands in a member that nobody
+            // reads.
             Some(b'{') => {
                 let mut json = serde_json::Deserializer::from_str(str::from_utf8(body)?);
                 let command = CommandOf(kind).deserialize(&mut json)?;
@@ -132,7 +137,8 @@ impl Command {
     }
 }
 
-/// Reads a command of this kind. By hand, because the name of the id's member is the kind's, and another kind's is a mistake.
+/// Reads a command of this kind. By hand, because the name of the id's member is the kind's, and
+/// another kind's is a mistake.
 struct CommandOf(Kind);
 
 #[derive(Deserialize)]
@@ -241,9 +247,9 @@ pub struct InvalidId;
 
 /// # An id cannot change which call is made
 ///
-/// The archive call's path is the delete call's path without its last segment, so an id with `/`, `?`, `#` or `..`
-/// would choose another destructive call. An [`OrgId`] or [`ObjectId`] can only be made from characters that mean
-/// nothing in a URL; nothing else is ever put into one.
+/// The archive call's path is the delete call's path without its last segment, so an id with `/`,
+/// `?`, `#` or `..` would choose another destructive call. An [`OrgId`] or [`ObjectId`] can only be
+/// made from characters that mean nothing in a URL; nothing else is ever put into one.
 fn is_valid_id(id: &str) -> bool {
     (1..=MAX_ID_CHARS).contains(&id.len())
         && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')

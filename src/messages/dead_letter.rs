@@ -102,8 +102,9 @@ impl DeadLetter {
         self.member(self.kind.spec().id_member)
     }
 
-    /// Its call may have succeeded: an answer was lost, or it was delivered more than once. RabbitMQ moves a command after it was
-    /// delivered again and again: nobody knows whether it was called for.
+    /// Its call may have succeeded: an answer was lost, or it was delivered more than once.
+    /// RabbitMQ moves a command after it was delivered again and again: nobody knows whether it was
+    /// called for.
     pub fn may_be_done(&self) -> bool {
         self.retry_state.ambiguous || self.reason == FailureReason::Poison.as_str()
     }
@@ -121,11 +122,11 @@ impl DeadLetter {
         body.get(name)?.as_str().map(str::to_owned)
     }
 
-    /// The command once more, for the work queue: attempts and age start again; that an answer was lost, who published it and
-    /// what has become of it go with it.
+    /// The command once more, for the work queue: attempts and age start again; that an answer was
+    /// lost, who published it and what has become of it go with it.
     ///
-    /// It goes through the default exchange, like what comes back from a wait: other subscribers of `task.commands` see
-    /// a command once.
+    /// It goes through the default exchange, like what comes back from a wait: other subscribers of
+    /// `task.commands` see a command once.
     pub fn replay(&self, by: &str, now: Timestamp) -> Publication<'_> {
         let history = self.history_with(&format!("replayed {now:.0} by {by}"));
         let headers = [
@@ -140,7 +141,8 @@ impl DeadLetter {
         )
     }
 
-    /// The dead letter once more, for the dead letters: straight to their queue, so that a confirm says it is there and not elsewhere.
+    /// The dead letter once more, for the dead letters: straight to their queue, so that a confirm
+    /// says it is there and not elsewhere.
     pub fn again(&self) -> Publication<'_> {
         let time = |time: Option<Timestamp>| time.map(|time| HeaderValue::Text(time::text(time)));
         let text = |text: &str| Some(HeaderValue::Text(text.to_owned()));

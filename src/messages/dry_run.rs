@@ -1,4 +1,5 @@
-//! The event of a dry run: what would have happened to a command. Nothing has, so it is no outcome event and has no `outcome`.
+//! The event of a dry run: what would have happened to a command. Nothing has, so it is no outcome
+//! event and has no `outcome`.
 
 use jiff::Timestamp;
 use schemars::{JsonSchema, Schema};

@@ -219,13 +219,14 @@ pub(crate) fn schema() -> Schema {
 impl Outcome {
     /// # The same end has the same event id, however often it is published
     ///
-    /// It is derived from the event's type, the target and the command's id alone. `deleted` and the `already_absent` of a
-    /// repeat after a crash share the type, so a consumer that knows the id has the end, whichever came first.
+    /// It is derived from the event's type, the target and the command's id alone. `deleted` and
+    /// the `already_absent` of a repeat after a crash share the type, so a consumer that knows the
+    /// id has the end, whichever came first.
     ///
     /// # Two commands never share an event id
     ///
-    /// Two producers may use the same `message_id` (a counter, say), so the target is part of it: neither type nor ids hold a
-    /// slash, and the command's id, which may, stands last.
+    /// Two producers may use the same `message_id` (a counter, say), so the target is part of it:
+    /// neither type nor ids hold a slash, and the command's id, which may, stands last.
     pub fn event_id(&self) -> String {
         ids::event_id(self.outcome.event_type(), self.target.as_ref(), &self.command_id)
     }
@@ -234,10 +235,12 @@ impl Outcome {
     ///
     /// # A success is final, whatever was told before or is told later
     ///
-    /// A command can come to two ends: it is dead-lettered, the acknowledgement is lost, and the next worker succeeds; or the other way
-    /// round; or an operator replays it. Whoever published the first end, nobody can take it back, and the worker with the second does
-    /// not know of it. But the object is gone, so the success holds. Each success names the one failure event that the command can
-    /// have, whether or not there is one, so a consumer needs nothing but ids to tell which end holds, in any order of arrival.
+    /// A command can come to two ends: it is dead-lettered, the acknowledgement is lost, and the
+    /// next worker succeeds; or the other way round; or an operator replays it. Whoever published
+    /// the first end, nobody can take it back, and the worker with the second does not know of it.
+    /// But the object is gone, so the success holds. Each success names the one failure event that
+    /// the command can have, whether or not there is one, so a consumer needs nothing but ids to
+    /// tell which end holds, in any order of arrival.
     pub fn supersedes(&self) -> Option<String> {
         let is_success = self.outcome.how != EndKind::DeadLettered;
         let failed_event = self.outcome.kind.spec().failed_event;
@@ -252,7 +255,8 @@ impl Outcome {
             .body()
     }
 
-    /// The id of a command: its `message_id`; else from what it is about; else, if it could not be read, from its kind and body.
+    /// The id of a command: its `message_id`; else from what it is about; else, if it could not be
+    /// read, from its kind and body.
     pub fn command_id(incoming: &Incoming, command: Option<&Command>) -> String {
         let Incoming { kind, properties, body, .. } = incoming;
         ids::command_id(*kind, properties.message_id.as_deref(), command, body)

@@ -1,4 +1,5 @@
-//! The event that tells that the guard has tripped: from now on the commands of an organisation and kind are held.
+//! The event that tells that the guard has tripped: from now on the commands of an organisation and
+//! kind are held.
 
 use jiff::Timestamp;
 use schemars::{JsonSchema, Schema};

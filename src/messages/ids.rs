@@ -1,4 +1,5 @@
-//! Ids that are derived, so that whoever derives them again gets the same: of a command without one, and of the events of its end.
+//! Ids that are derived, so that whoever derives them again gets the same: of a command without
+//! one, and of the events of its end.
 
 use sha1_smol::Sha1;
 use uuid::Uuid;
@@ -6,7 +7,8 @@ use uuid::Uuid;
 use super::command::{Command, ID_NAMESPACE, MAX_BODY_BYTES, Target};
 use crate::kind::Kind;
 
-/// The id of a command: its `message_id`; else from what it is about; else, if it could not be read, from its kind and body.
+/// The id of a command: its `message_id`; else from what it is about; else, if it could not be
+/// read, from its kind and body.
 pub(super) fn command_id(
     kind: Kind,
     message_id: Option<&str>,
@@ -44,7 +46,8 @@ pub(crate) struct EventIds {
 }
 
 impl EventIds {
-    /// Of the command with this message id and body. A worker knows of a body that is too large only its SHA-1.
+    /// Of the command with this message id and body. A worker knows of a body that is too large
+    /// only its SHA-1.
     pub(crate) fn of(kind: Kind, message_id: Option<&str>, body: &[u8]) -> Self {
         let command = Command::decode(kind, body).ok();
         let digest = (body.len() > MAX_BODY_BYTES).then(|| Sha1::from(body).digest().bytes());

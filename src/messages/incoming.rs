@@ -18,7 +18,8 @@ pub struct Incoming {
     pub retry_state: RetryState,
     /// What is wrong with the properties, where they could not be read.
     pub fault: Option<String>,
-    /// The body was too large to be held: `body` is its SHA-1, and the message must not be published again.
+    /// The body was too large to be held: `body` is its SHA-1, and the message must not be
+    /// published again.
     pub is_oversized: bool,
     /// The broker gave this message to somebody before, who did not acknowledge it.
     pub redelivered: bool,
@@ -26,8 +27,9 @@ pub struct Incoming {
     pub failed_at: Option<Timestamp>,
 }
 
-/// Properties and headers that are carried to what is published about a command. Whatever is not here is left behind:
-/// `x-death` and its kin, `expiration`, `CC`, `BCC`, `user_id` and `reply_to` among it.
+/// Properties and headers that are carried to what is published about a command. Whatever is not
+/// here is left behind: `x-death` and its kin, `expiration`, `CC`, `BCC`, `user_id` and `reply_to`
+/// among it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Properties {
     /// The command's id, as its producer set it.
@@ -50,7 +52,8 @@ pub struct TraceContext<'a> {
 }
 
 impl Properties {
-    /// The trace context; `None` where `traceparent` is not one by the W3C's rules, which forbid to pass such a one on.
+    /// The trace context; `None` where `traceparent` is not one by the W3C's rules, which forbid to
+    /// pass such a one on.
     pub fn trace(&self) -> Option<TraceContext<'_>> {
         let parent = self.traceparent.as_deref().filter(|parent| is_traceparent(parent))?;
         Some(TraceContext { parent, state: self.tracestate.as_deref() })

@@ -1,4 +1,5 @@
-//! What stands in the ledger: a stream that all workers write to and read in the same order, so that they decide the same of it.
+//! What stands in the ledger: a stream that all workers write to and read in the same order, so
+//! that they decide the same of it.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

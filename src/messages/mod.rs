@@ -1,7 +1,8 @@
-//! What travels on the wire, as plain data: the command in; outcome event, dead letter and waiting copy out.
+//! What travels on the wire, as plain data: the command in; outcome event, dead letter and waiting
+//! copy out.
 //!
-//! Knows no broker library and decides nothing. The names of exchanges, queues and headers live here, because
-//! other services rely on them (`names`).
+//! Knows no broker library and decides nothing. The names of exchanges, queues and headers live
+//! here, because other services rely on them (`names`).
 
 pub(crate) mod audit;
 mod cloud_event;

@@ -1,4 +1,5 @@
-//! Names that other services, operators and dashboards rely on, but for those of a kind (`kind`). Changing one is a change of the contract.
+//! Names that other services, operators and dashboards rely on, but for those of a kind (`kind`).
+//! Changing one is a change of the contract.
 
 /// Exchange that producers publish commands to.
 pub const COMMANDS_EXCHANGE: &str = "task.commands";
@@ -36,17 +37,21 @@ pub const X_ATTEMPTS: &str = "x-attempts";
 pub const X_FIRST_SEEN: &str = "x-first-seen";
 /// Header: an earlier attempt's answer was lost.
 pub const X_AMBIGUOUS: &str = "x-ambiguous";
-/// Header: no call before this moment (RFC 3339); how a `Retry-After` survives a restart and a longer wait.
+/// Header: no call before this moment (RFC 3339); how a `Retry-After` survives a restart and a
+/// longer wait.
 pub const X_NOT_BEFORE: &str = "x-not-before";
 /// Header of a quorum queue: how often the message was taken back from a consumer.
 pub const X_DELIVERY_COUNT: &str = "x-delivery-count";
-/// RabbitMQ's header of a message that it has dead-lettered: a list of the queues and the reasons, the latest first.
+/// RabbitMQ's header of a message that it has dead-lettered: a list of the queues and the reasons,
+/// the latest first.
 pub const X_DEATH: &str = "x-death";
-/// Header: the `user_id` that the broker validated on the original; a copy cannot carry another's `user_id`.
+/// Header: the `user_id` that the broker validated on the original; a copy cannot carry another's
+/// `user_id`.
 pub const X_PUBLISHED_BY: &str = "x-published-by";
 /// Header: HTTP status of the last answer.
 pub const X_LAST_STATUS: &str = "x-last-status";
-/// Header of a waiting copy: why it has waited, the present reason last, so that its next wait for one of them is not news.
+/// Header of a waiting copy: why it has waited, the present reason last, so that its next wait for
+/// one of them is not news.
 pub const X_WAIT_REASON: &str = "x-wait-reason";
 /// Header of a held command: since when the guard has held it (RFC 3339).
 pub const X_HELD_SINCE: &str = "x-held-since";

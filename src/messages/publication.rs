@@ -11,7 +11,8 @@ use jiff::{SignedDuration, Timestamp};
 pub struct Publication<'a> {
     pub exchange: &'static str,
     pub routing_key: String,
-    /// Body, byte for byte. A copy borrows it, because all unacknowledged commands may wait for their publish at once.
+    /// Body, byte for byte. A copy borrows it, because all unacknowledged commands may wait for
+    /// their publish at once.
     pub body: Cow<'a, [u8]>,
     pub message_id: Option<String>,
     pub correlation_id: Option<String>,
@@ -109,7 +110,8 @@ impl<'a> Publication<'a> {
         self.exchange == names::DEAD_LETTER_EXCHANGE
     }
 
-    /// A copy of a command says who has made it; an event does not, so that it can be published again elsewhere (a shovel).
+    /// A copy of a command says who has made it; an event does not, so that it can be published
+    /// again elsewhere (a shovel).
     pub fn is_event(&self) -> bool {
         self.exchange == names::EVENTS_EXCHANGE
     }

@@ -7,8 +7,8 @@ use serde::Serializer;
 ///
 /// # Texts of moments sort as the moments do
 ///
-/// Always with three digits of milliseconds: without them `…:19.3Z` would come after `…:19.323Z` wherever lines are
-/// sorted by their text (`sort`, `jq 'sort_by(.failed_at)'`, a log store).
+/// Always with three digits of milliseconds: without them `…:19.3Z` would come after `…:19.323Z`
+/// wherever lines are sorted by their text (`sort`, `jq 'sort_by(.failed_at)'`, a log store).
 pub(crate) fn text(time: Timestamp) -> String {
     format!("{time:.3}")
 }

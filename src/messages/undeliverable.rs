@@ -1,4 +1,5 @@
-//! A message that came to the dead letters by another way than a worker's publish: who put it there, and why. Plain data.
+//! A message that came to the dead letters by another way than a worker's publish: who put it
+//! there, and why. Plain data.
 
 use jiff::Timestamp;
 
@@ -25,8 +26,8 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// The reason and the detail of the dead letter and of its event. `too_large` says so of a body that cannot be a command, which
-    /// a worker leaves to RabbitMQ.
+    /// The reason and the detail of the dead letter and of its event. `too_large` says so of a body
+    /// that cannot be a command, which a worker leaves to RabbitMQ.
     pub fn failure(&self, too_large: Option<&str>) -> Failure {
         let (reason, detail) = match self {
             Self::Moved(word) => match word.as_str() {

@@ -18,7 +18,8 @@ pub(super) fn add<M: Metric + Clone + Default>(
     metric
 }
 
-/// One metric for each of these words, all there from the start, so that a rate sees the first event.
+/// One metric for each of these words, all there from the start, so that a rate sees the first
+/// event.
 pub(super) fn labelled<M: Metric + TypedMetric + Clone + Default>(
     registry: &mut Registry,
     name: &str,

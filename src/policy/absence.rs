@@ -5,11 +5,13 @@ use std::time::Duration;
 use super::answer::{Answer, Body, Response};
 use super::verdict::Verdict;
 
-/// How long it is believed that a token reaches an organisation: its user may have been removed since.
+/// How long it is believed that a token reaches an organisation: its user may have been removed
+/// since.
 const REACHED_FOR: Duration = Duration::from_mins(10);
 /// Calls that were in flight together share one answer; the next probe asks again.
 const BRIEFLY: Duration = Duration::from_millis(500);
-/// An API that could not say may say so soon; one that has none of these GETs is asked ever more seldom.
+/// An API that could not say may say so soon; one that has none of these GETs is asked ever more
+/// seldom.
 const FIRST_INCONCLUSIVE_FOR: Duration = Duration::from_secs(1);
 const LAST_INCONCLUSIVE_FOR: Duration = Duration::from_mins(1);
 /// After so many absences in a row it is asked again whether the token reaches the organisation.
@@ -40,7 +42,8 @@ pub fn reach(answer: &Answer) -> Reach {
         403 if is_json && !body.denies_the_endpoint() => Reach::NotReached,
         401 => Reach::Unanswered(Verdict::Unauthorized),
         429 => Reach::Unanswered(Verdict::Throttled),
-        // Not `Transient`: what was not answered is not the command's own call, and uses up no attempt of it.
+        // Not `Transient`: what was not answered is not the command's own call, and uses up no
+        // attempt of it.
         502..=504 => Reach::Unanswered(Verdict::Unreachable),
         _ => Reach::Inconclusive,
     }
@@ -48,10 +51,12 @@ pub fn reach(answer: &Answer) -> Reach {
 
 /// # An absence is proven, or marked, or it waits
 ///
-/// The API says "not found" of a task that is gone, and of every task of an organisation that it does not show to this token. So its
-/// word proves an absence only where the token reaches the organisation. An API that has no such list gives no proof: the absence still
-/// counts, marked as unverified. Where the API denies the organisation itself, it does not count at all, whoever has said it; and where
-/// the question is not answered, the command waits as if its own call had been answered so.
+/// The API says "not found" of a task that is gone, and of every task of an organisation that it
+/// does not show to this token. So its word proves an absence only where the token reaches the
+/// organisation. An API that has no such list gives no proof: the absence still counts, marked as
+/// unverified. Where the API denies the organisation itself, it does not count at all, whoever has
+/// said it; and where the question is not answered, the command waits as if its own call had been
+/// answered so.
 pub fn believe(verdict: Verdict, reach: Reach) -> Verdict {
     match (verdict, reach) {
         (Verdict::AlreadyAbsent | Verdict::UnverifiedAbsence, Reach::NotReached) => {
@@ -65,7 +70,8 @@ pub fn believe(verdict: Verdict, reach: Reach) -> Verdict {
     }
 }
 
-/// The answer that takes the place of the command's own where the question was not answered. The command's own call left no doubt.
+/// The answer that takes the place of the command's own where the question was not answered. The
+/// command's own call left no doubt.
 pub fn in_its_place(list: &Answer) -> Answer {
     match list {
         Answer::Status(_) => list.clone(),
@@ -88,7 +94,8 @@ pub fn holds_for(reach: Reach, before: Option<(Reach, Duration)>) -> Duration {
     }
 }
 
-/// Whether so many absences since the last question, and no task that was there, are a reason to ask again.
+/// Whether so many absences since the last question, and no task that was there, are a reason to
+/// ask again.
 pub fn is_worth_asking_again(reach: Reach, absences: u32) -> bool {
     reach == Reach::Reached && absences >= ABSENCES_IN_A_ROW
 }

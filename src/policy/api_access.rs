@@ -1,7 +1,8 @@
-//! Whether the API may be called now, for this organisation: the breaker and the organisations' circuits as one decision.
+//! Whether the API may be called now, for this organisation: the breaker and the organisations'
+//! circuits as one decision.
 //!
-//! Pure: `worker::permits` holds it behind one lock, asks [`ApiAccess::admit`] before a call and tells
-//! [`ApiAccess::record`] what came of it, or [`ApiAccess::release`] that no call was made.
+//! Pure: `worker::permits` holds it behind one lock, asks [`ApiAccess::admit`] before a call and
+//! tells [`ApiAccess::record`] what came of it, or [`ApiAccess::release`] that no call was made.
 
 mod breaker;
 pub mod held;
@@ -37,16 +38,17 @@ use crate::policy::verdict::Verdict;
 
 /// How long an organisation counts as served after a good answer.
 const EVIDENCE: Duration = Duration::from_secs(10);
-/// An organisation that nobody has used for this long is forgotten; what comes after begins with slow start.
+/// An organisation that nobody has used for this long is forgotten; what comes after begins with
+/// slow start.
 const IDLE: Duration = Duration::from_mins(10);
 
 /// The breaker and the organisations that were called lately.
 ///
 /// # One tenant's trouble stays that tenant's
 ///
-/// Each organisation has a circuit of its own, which is suspended when the organisation is throttled, unauthorized, failing or
-/// misdirected. The breaker, which stops all, opens only when failures come from several distinct commands and no organisation is
-/// served.
+/// Each organisation has a circuit of its own, which is suspended when the organisation is
+/// throttled, unauthorized, failing or misdirected. The breaker, which stops all, opens only when
+/// failures come from several distinct commands and no organisation is served.
 #[derive(Debug)]
 pub struct ApiAccess {
     concurrency: usize,
@@ -70,7 +72,8 @@ pub struct ApiAccess {
 }
 
 impl ApiAccess {
-    /// Everything may be called, each organisation with slow start. `longest_delay` is that of the delay queues.
+    /// Everything may be called, each organisation with slow start. `longest_delay` is that of the
+    /// delay queues.
     pub fn new(concurrency: usize, longest_delay: Duration, limits: RateLimits) -> Self {
         Self {
             concurrency,
@@ -88,18 +91,20 @@ impl ApiAccess {
         }
     }
 
-    /// Only organisations that are allowed are known from now on, and of them only those that are callable (they have a token) are called.
+    /// Only organisations that are allowed are known from now on, and of them only those that are
+    /// callable (they have a token) are called.
     ///
     /// # A token that is away for a moment forgets nothing
     ///
-    /// An organisation that is allowed keeps its circuit without a token: the end of its `Retry-After`, what is in flight, the absences
-    /// without proof.
+    /// An organisation that is allowed keeps its circuit without a token: the end of its
+    /// `Retry-After`, what is in flight, the absences without proof.
     pub fn set_organisations<'a>(
         &mut self,
         is_allowed: impl Fn(&OrgId) -> bool,
         callable: impl Iterator<Item = &'a OrgId>,
     ) {
-        // What is in flight of those that are not allowed any more comes back to a circuit that is new.
+        // What is in flight of those that are not allowed any more comes back to a circuit that is
+        // new.
         self.organisations.retain(|org, _| is_allowed(org));
         self.known.retain(is_allowed);
         self.callable = callable.cloned().collect();
@@ -181,8 +186,9 @@ impl ApiAccess {
 
     /// # The breaker opens only when no organisation is served
     ///
-    /// Once an organisation is suspended its failures count no more: it is known to fail. An organisation whose last answer was a
-    /// good one, not long ago, speaks against an outage of all.
+    /// Once an organisation is suspended its failures count no more: it is known to fail. An
+    /// organisation whose last answer was a good one, not long ago, speaks against an outage of
+    /// all.
     fn record_for_all(
         &mut self,
         feedback: &Feedback,
@@ -222,8 +228,9 @@ impl ApiAccess {
         }
     }
 
-    /// What suspended an organisation may be gone (it has a new token, say): its next call is a probe, but not before the end of a
-    /// `Retry-After`, which the API has asked of the organisation and not of the token.
+    /// What suspended an organisation may be gone (it has a new token, say): its next call is a
+    /// probe, but not before the end of a `Retry-After`, which the API has asked of the
+    /// organisation and not of the token.
     pub fn probe_now(&mut self, org: &OrgId, now: Instant) {
         if let Some(organisation) = self.organisations.get_mut(org) {
             organisation.probe_now(now);
@@ -237,7 +244,8 @@ impl ApiAccess {
         }
     }
 
-    /// Whether no failure is a command's fault now: its organisation is suspended, or the breaker is open.
+    /// Whether no failure is a command's fault now: its organisation is suspended, or the breaker
+    /// is open.
     pub fn is_outage(&self, org: &OrgId) -> bool {
         self.breaker.is_open()
             || self.organisations.get(org).is_some_and(Organisation::is_suspended)

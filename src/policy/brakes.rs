@@ -1,4 +1,5 @@
-//! All that the ledger says: guards and pauses. Pure: every worker folds the same records in the same order.
+//! All that the ledger says: guards and pauses. Pure: every worker folds the same records in the
+//! same order.
 
 use std::collections::HashMap;
 
@@ -14,7 +15,8 @@ pub struct Pause {
     pub decision: Decision,
 }
 
-/// So many records later a trip or a pause is recorded again. The stream keeps some four times as many.
+/// So many records later a trip or a pause is recorded again. The stream keeps some four times as
+/// many.
 const REMIND_AFTER: u64 = 100_000;
 
 /// The state that follows from all records so far.
@@ -103,8 +105,9 @@ impl Brakes {
 
     /// # A reminder undoes no decision
     ///
-    /// Whoever writes it may not have read a decision that was written at the same moment. So it counts only where the state is as it
-    /// says already, or nothing at all is known of its subject: then the records that said so are forgotten.
+    /// Whoever writes it may not have read a decision that was written at the same moment. So it
+    /// counts only where the state is as it says already, or nothing at all is known of its
+    /// subject: then the records that said so are forgotten.
     fn is_news(&mut self, subject: Subject, is_so: bool, offset: u64) -> bool {
         let is_news = is_so || !self.recorded.contains_key(&subject);
         if is_news {
@@ -133,7 +136,8 @@ impl Brakes {
         org_id.map_or(self.paused_all.is_some(), |org| self.paused.contains_key(org))
     }
 
-    /// What must be recorded again, before the stream forgets it; `next` is the number of the next record.
+    /// What must be recorded again, before the stream forgets it; `next` is the number of the next
+    /// record.
     pub fn reminders(&self, next: u64) -> Vec<LedgerEntry> {
         let is_old = |subject: &Subject| {
             self.recorded.get(subject).is_some_and(|offset| offset + REMIND_AFTER <= next)

@@ -16,7 +16,8 @@ pub fn skew(answer: &Answer, now: Timestamp) -> Option<Duration> {
     Some(now.duration_since(Timestamp::try_from(theirs).ok()?).unsigned_abs())
 }
 
-/// Answers in a row that it takes: one may have been written by anything on the way, or be an old one.
+/// Answers in a row that it takes: one may have been written by anything on the way, or be an old
+/// one.
 const IN_A_ROW: u32 = 3;
 
 /// What the API's own answers have said of our clock.
@@ -31,7 +32,8 @@ impl ClockCheck {
         self.wrong_in_a_row >= IN_A_ROW
     }
 
-    /// Takes an answer in; returns how far our clock is off, if what [`ClockCheck::is_wrong`] says has changed.
+    /// Takes an answer in; returns how far our clock is off, if what [`ClockCheck::is_wrong`] says
+    /// has changed.
     ///
     /// # The API's clock is read from the API's own answers only
     ///

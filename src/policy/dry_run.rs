@@ -1,4 +1,5 @@
-//! What a dry run makes of an answer. It looks at the object instead of deleting it, and says what would have happened.
+//! What a dry run makes of an answer. It looks at the object instead of deleting it, and says what
+//! would have happened.
 
 use super::answer::{Answer, Body, Response};
 use super::next_step::{Facts, NextStep, next_step};
@@ -26,8 +27,8 @@ pub struct Seen {
     pub one_off: Option<bool>,
 }
 
-/// Says what an answer to a look means: 200 with the API's JSON shows that the object is there; the rest means what it means after
-/// the destructive call, but no other 2xx is a success of anything.
+/// Says what an answer to a look means: 200 with the API's JSON shows that the object is there; the
+/// rest means what it means after the destructive call, but no other 2xx is a success of anything.
 pub fn decide(answer: &Answer) -> Verdict {
     match answer {
         Answer::Status(Response { status: 200..=299, body, .. }) => match (answer.status(), body) {
@@ -53,8 +54,9 @@ pub enum LookStep {
 ///
 /// # What only the destructive call can tell makes no dead letter
 ///
-/// A look that is refused, or fails until no attempt is left, says nothing of what the destructive call would have met: the command
-/// ends as unknown. Only an absence that the kind counts as a failure is told as the dead letter that it would have become.
+/// A look that is refused, or fails until no attempt is left, says nothing of what the destructive
+/// call would have met: the command ends as unknown. Only an absence that the kind counts as a
+/// failure is told as the dead letter that it would have become.
 pub fn after_look(
     verdict: Verdict,
     seen: Seen,

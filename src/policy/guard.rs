@@ -1,6 +1,8 @@
-//! The guard of one organisation and kind: how many commands may be admitted in a sliding window, and what a person has decided since.
+//! The guard of one organisation and kind: how many commands may be admitted in a sliding window,
+//! and what a person has decided since.
 //!
-//! Every worker folds the same records in the same order and so comes to the same state. Time is that of the records.
+//! Every worker folds the same records in the same order and so comes to the same state. Time is
+//! that of the records.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -61,9 +63,10 @@ impl Guard {
     ///
     /// # The limit holds for all workers together
     ///
-    /// What a reservation gets depends on the records before it alone, which are the same, in the same order, for all who read the
-    /// ledger. A worker spends nothing before it has read its own record there. A worker that dies has reserved what it never
-    /// spends: the count is too high then, never too low.
+    /// What a reservation gets depends on the records before it alone, which are the same, in the
+    /// same order, for all who read the ledger. A worker spends nothing before it has read its own
+    /// record there. A worker that dies has reserved what it never spends: the count is too high
+    /// then, never too low.
     pub fn reserve(&mut self, permits: u32, limit: GuardLimit, at: Timestamp) -> u32 {
         let now = self.now(at);
         self.forget(now);
@@ -110,7 +113,8 @@ impl Guard {
 
     /// # A clock that goes back frees nothing
     ///
-    /// Clocks of workers differ by a little. A record counts as no earlier than the latest before it.
+    /// Clocks of workers differ by a little. A record counts as no earlier than the latest before
+    /// it.
     fn now(&self, at: Timestamp) -> Timestamp {
         self.admitted.back().map_or(at, |(last, _)| at.max(*last))
     }

@@ -1,18 +1,21 @@
-//! Whether a consumer is deaf: it lives, and does not get what lies ready in its queue. And when a session that does no work is
-//! given up for one at another host.
+//! Whether a consumer is deaf: it lives, and does not get what lies ready in its queue. And when a
+//! session that does no work is given up for one at another host.
 //!
 //! # A deaf consumer is told from one that has nothing to do
 //!
-//! In a cluster whose nodes have lost each other a connection may live on while the queue is elsewhere: its heartbeats come, and no
-//! message. So the queue is asked about, over both connections. It is no sign of deafness that messages are ready while there is
-//! no room for another one (all that the broker may hand out is in work), nor once in a while: another worker may take them. A
-//! session is given up only for a sign at each look, for `DEAF_AFTER`, without one delivery.
+//! In a cluster whose nodes have lost each other a connection may live on while the queue is
+//! elsewhere: its heartbeats come, and no message. So the queue is asked about, over both
+//! connections. It is no sign of deafness that messages are ready while there is no room for
+//! another one (all that the broker may hand out is in work), nor once in a while: another worker
+//! may take them. A session is given up only for a sign at each look, for `DEAF_AFTER`, without one
+//! delivery.
 
 use std::time::{Duration, Instant};
 
 /// From the first sign on.
 const DEAF_AFTER: Duration = Duration::from_secs(6);
-/// How long trouble must last in a session before it is given up: of the first one, of the second in a row, and on.
+/// How long trouble must last in a session before it is given up: of the first one, of the second
+/// in a row, and on.
 const WAITS: [Duration; 8] = [
     Duration::ZERO,
     Duration::ZERO,
@@ -101,8 +104,9 @@ impl Hearing {
 ///
 /// # Moving from host to host wears out no command
 ///
-/// Each session that ends returns what is unacknowledged, and the queue counts that: after 20 times it moves a command to the dead
-/// letters. So the first two sessions are given up at once, and each that follows in vain lasts longer: 20 of them take hours.
+/// Each session that ends returns what is unacknowledged, and the queue counts that: after 20 times
+/// it moves a command to the dead letters. So the first two sessions are given up at once, and each
+/// that follows in vain lasts longer: 20 of them take hours.
 #[derive(Debug, Default)]
 pub struct Moves {
     in_vain: usize,

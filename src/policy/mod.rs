@@ -1,4 +1,5 @@
-//! DECISIONS. Pure: no runtime, no broker, no HTTP, no clock, no randomness, no logging. Time is an argument.
+//! DECISIONS. Pure: no runtime, no broker, no HTTP, no clock, no randomness, no logging. Time is an
+//! argument.
 
 pub mod absence;
 pub mod admission;

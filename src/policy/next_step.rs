@@ -1,4 +1,5 @@
-//! What follows a verdict: finish, try again, wait, dead letter. One reading of the clock and one snapshot of the state decide.
+//! What follows a verdict: finish, try again, wait, dead letter. One reading of the clock and one
+//! snapshot of the state decide.
 
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use crate::messages::{EndKind, FailureReason};
 pub struct Facts {
     /// The command's kind.
     pub kind: Kind,
-    /// An earlier call may have had its effect: its answer was lost, or nobody knows whether there was one.
+    /// An earlier call may have had its effect: its answer was lost, or nobody knows whether there
+    /// was one.
     pub may_be_done: bool,
     /// Attempts used up, this one included if it counts.
     pub spent: u32,
@@ -21,7 +23,8 @@ pub struct Facts {
     pub age: Duration,
     /// How long the API asks to wait.
     pub retry_after: Option<Duration>,
-    /// The organisation is suspended, or the breaker is open: the answer says nothing of the command.
+    /// The organisation is suspended, or the breaker is open: the answer says nothing of the
+    /// command.
     pub is_outage: bool,
     /// The worker is about to end: no delay in process.
     pub is_draining: bool,
@@ -70,9 +73,10 @@ pub fn uses_up_an_attempt(
 ///
 /// # A "not found" is a success only where nothing else can be meant
 ///
-/// Deleting a task is idempotent, and one that is gone is gone. For the other kinds the API says "not found" of a wrong id, too, or
-/// of what cannot be deleted yet. There it is a failure, unless an earlier call of ours may have had its effect: then it is
-/// most likely the trace of that call, and the event says so (`ambiguous`, and `"verified": false`).
+/// Deleting a task is idempotent, and one that is gone is gone. For the other kinds the API says
+/// "not found" of a wrong id, too, or of what cannot be deleted yet. There it is a failure, unless
+/// an earlier call of ours may have had its effect: then it is most likely the trace of that call,
+/// and the event says so (`ambiguous`, and `"verified": false`).
 fn why_absence_is_a_failure(kind: Kind, may_be_done: bool) -> Option<FailureReason> {
     match kind.spec().not_found {
         _ if may_be_done => None,
@@ -86,14 +90,15 @@ fn why_absence_is_a_failure(kind: Kind, may_be_done: bool) -> Option<FailureReas
 ///
 /// # A command is dead-lettered only for its own fault
 ///
-/// While its organisation is suspended or the breaker is open, nothing but the end that was asked for ends a command: it waits, and no
-/// attempt is used up.
+/// While its organisation is suspended or the breaker is open, nothing but the end that was asked
+/// for ends a command: it waits, and no attempt is used up.
 ///
 /// # `MAX_AGE` ends a command only after an answer about the command itself
 ///
-/// What was only delayed gets its call first, however old it has become: the wait may have been the outage's doing. Only a failure
-/// that counts as an attempt, and comes when the command is already too old, ends it: the last one of its delivery, so that an outage
-/// suspends the organisation before it ends old commands.
+/// What was only delayed gets its call first, however old it has become: the wait may have been the
+/// outage's doing. Only a failure that counts as an attempt, and comes when the command is already
+/// too old, ends it: the last one of its delivery, so that an outage suspends the organisation
+/// before it ends old commands.
 pub fn next_step(verdict: Verdict, facts: &Facts, schedule: &RetrySchedule) -> NextStep {
     let finish = |end, is_verified| NextStep::Finish { end, is_verified };
     let failure = why_absence_is_a_failure(facts.kind, facts.may_be_done);

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 
 use super::answer::Answer;
 
-/// A `Retry-After` beyond this is taken for nonsense, as if there were none: the year 9999 must not park a command.
+/// A `Retry-After` beyond this is taken for nonsense, as if there were none: the year 9999 must not
+/// park a command.
 pub const LONGEST: Duration = Duration::from_hours(24);
 
 /// What an answer asks for, where it has a `Retry-After` that makes sense.
@@ -21,8 +22,8 @@ pub fn of(answer: &Answer, now: Timestamp) -> Option<Duration> {
 
 /// The shortest wait that does not undercut the header; `None` where it is absent or nonsense.
 ///
-/// A date is held against both the server's clock (`date`, its `Date` header) and ours, and the longer wait counts, so
-/// that a clock that is wrong does not make us come too early.
+/// A date is held against both the server's clock (`date`, its `Date` header) and ours, and the
+/// longer wait counts, so that a clock that is wrong does not make us come too early.
 pub fn floor(value: Option<&str>, date: Option<&str>, now: Timestamp) -> Option<Duration> {
     let value = value?.trim();
     let wait = match parse_seconds(value) {

@@ -1,4 +1,5 @@
-//! How long to wait before the next attempt, or that there is none: the limits, and the durable retry delays.
+//! How long to wait before the next attempt, or that there is none: the limits, and the durable
+//! retry delays.
 
 use std::time::Duration;
 
@@ -86,8 +87,8 @@ impl RetryDelays {
         self.0[place.min(self.0.len() - 1)]
     }
 
-    /// The first delay that lasts as long as `floor`, but not before `place`; where none is that long, the last one (the
-    /// command's `x-not-before` then makes it wait again).
+    /// The first delay that lasts as long as `floor`, but not before `place`; where none is that
+    /// long, the last one (the command's `x-not-before` then makes it wait again).
     fn from(&self, place: usize, floor: Duration) -> RetryDelay {
         let long_enough = self.0.iter().position(|delay| delay.0 >= floor).unwrap_or(usize::MAX);
         self.at(place.max(long_enough))
@@ -106,13 +107,14 @@ pub struct RetrySchedule {
 }
 
 impl RetrySchedule {
-    /// The wait before the next attempt, when `spent` attempts are used up; no shorter than `min_delay`.
+    /// The wait before the next attempt, when `spent` attempts are used up; no shorter than
+    /// `min_delay`.
     pub fn retry(&self, spent: u32, min_delay: Duration) -> RetryDelay {
         self.delays.from(place_after(spent), min_delay)
     }
 
-    /// The wait of a command that is not to blame: as long as it is old, so that a long outage is met with long waits
-    /// and no state is needed to know how often it has waited.
+    /// The wait of a command that is not to blame: as long as it is old, so that a long outage is
+    /// met with long waits and no state is needed to know how often it has waited.
     pub fn postpone(&self, age: Duration, min_delay: Duration) -> RetryDelay {
         let no_longer_than_its_age =
             self.delays.0.iter().take_while(|delay| delay.0 <= age).count();
@@ -136,7 +138,8 @@ impl RetrySchedule {
     }
 }
 
-/// Every delivery that fails spends its tries, so the attempts spent tell how many waits there were.
+/// Every delivery that fails spends its tries, so the attempts spent tell how many waits there
+/// were.
 fn place_after(spent: u32) -> usize {
     (spent.saturating_sub(1) / TRIES_PER_DELIVERY) as usize
 }

@@ -42,7 +42,8 @@ pub enum Settlement {
     Postpone(Wait),
     /// It cannot succeed: dead letter and event.
     DeadLetter(Outcome, RetryState),
-    /// It cannot be published again, so RabbitMQ itself moves it on, as it is; with the event, where that is told of it.
+    /// It cannot be published again, so RabbitMQ itself moves it on, as it is; with the event,
+    /// where that is told of it.
     Reject(Option<Outcome>),
     /// A dry run has looked at the object: publish the event that says what would have happened.
     DryRun(DryRun),

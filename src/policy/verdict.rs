@@ -10,7 +10,8 @@ pub enum Verdict {
     Deleted,
     /// The object is there. Only a look of a dry run says so.
     Present,
-    /// The object is not there: the API says so in its own words. What follows is for its kind to say.
+    /// The object is not there: the API says so in its own words. What follows is for its kind to
+    /// say.
     AlreadyAbsent,
     /// The object is not there, says something that need not be the API.
     UnverifiedAbsence,
@@ -22,7 +23,8 @@ pub enum Verdict {
     Unauthorized,
     /// The token may not do this.
     Forbidden,
-    /// The answer is not the API's word on this object: a wrong base URL, a proxy, a challenge page.
+    /// The answer is not the API's word on this object: a wrong base URL, a proxy, a challenge
+    /// page.
     Misdirected,
     /// It may go better another time.
     Transient,
@@ -36,14 +38,15 @@ pub enum Verdict {
 ///
 /// # Nothing but the kind's own success, or a 404 or 410 about the object, counts as success
 ///
-/// A page, a redirect, another 2xx or a 404 for the endpoint comes from something that is not the API, or not this
-/// call of it: the object may well be there still. When an absence may be believed is for [`super::absence`] to say, and for
-/// which kinds it is a success for [`super::next_step`].
+/// A page, a redirect, another 2xx or a 404 for the endpoint comes from something that is not the
+/// API, or not this call of it: the object may well be there still. When an absence may be believed
+/// is for [`super::absence`] to say, and for which kinds it is a success for [`super::next_step`].
 ///
 /// # Only the API's own refusal is a refusal
 ///
-/// The API refuses in JSON. A 4xx without it, and one that is about the way to the API (payment, method, proxy, session), comes from
-/// something between us and the API, and says nothing of the command.
+/// The API refuses in JSON. A 4xx without it, and one that is about the way to the API (payment,
+/// method, proxy, session), comes from something between us and the API, and says nothing of the
+/// command.
 pub fn decide(kind: Kind, answer: &Answer) -> Verdict {
     match answer {
         Answer::Status(response) => decide_status(kind, response),
@@ -56,8 +59,9 @@ pub fn decide(kind: Kind, answer: &Answer) -> Verdict {
 ///
 /// # A call that may have succeeded is never taken for one that failed
 ///
-/// An answer that was lost leaves doubt, and so does a 2xx that is not the kind's own success: somebody has accepted something.
-/// Where "not found" is a failure, a gateway that gave up (502, 504) leaves doubt, too: the API behind it may have gone on.
+/// An answer that was lost leaves doubt, and so does a 2xx that is not the kind's own success:
+/// somebody has accepted something. Where "not found" is a failure, a gateway that gave up (502,
+/// 504) leaves doubt, too: the API behind it may have gone on.
 pub fn leaves_doubt(kind: Kind, answer: &Answer, verdict: Verdict) -> bool {
     match answer.status() {
         Some(200..=299) => verdict != Verdict::Deleted,
@@ -147,7 +151,8 @@ impl Verdict {
         }
     }
 
-    /// Whether the answer is about the command, so that the call counts as an attempt. An upstream failure does not use one up.
+    /// Whether the answer is about the command, so that the call counts as an attempt. An upstream
+    /// failure does not use one up.
     pub fn spends_an_attempt(self) -> bool {
         !matches!(
             self,

@@ -1,4 +1,5 @@
-//! What goes wrong with the broker, for an operator and for those who tell one refusal from another.
+//! What goes wrong with the broker, for an operator and for those who tell one refusal from
+//! another.
 
 use std::io;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use thiserror::Error;
 use super::source::SourceError;
 use super::tls::TlsError;
 
-/// How long TLS and the greetings may take once an address has taken the connection, and how long a topology that is declared
-/// again.
+/// How long TLS and the greetings may take once an address has taken the connection, and how long a
+/// topology that is declared again.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What went wrong with the broker, for an operator.
@@ -102,8 +103,8 @@ impl BrokerError {
     ///
     /// # A broker that wants a certificate is not taken for one that is gone
     ///
-    /// It says so in an alert and hangs up at once. What we have sent meanwhile makes the system throw the alert away, unless it was
-    /// read in time, and report a reset instead.
+    /// It says so in an alert and hangs up at once. What we have sent meanwhile makes the system
+    /// throw the alert away, unless it was read in time, and report a reset instead.
     pub(super) fn connect(address: String, is_tls: bool, source: lapin::Error) -> Self {
         match source.kind() {
             ErrorKind::IOError(error) if is_tls && is_hangup(error.kind()) => {

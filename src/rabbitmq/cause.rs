@@ -2,9 +2,11 @@
 //!
 //! # A dead letter that RabbitMQ moved does not lie
 //!
-//! A producer may put any header into its command, those of a dead letter too. But the first entry of `x-death` is RabbitMQ's
-//! own: RabbitMQ 3 puts its entry before what a producer sent, and 4 forgets what a producer sent. So if that entry names the work
-//! queue, or the queue of undeliverable commands behind it, RabbitMQ moved the message as it was, and no worker wrote its headers.
+//! A producer may put any header into its command, those of a dead letter too. But the first entry
+//! of `x-death` is RabbitMQ's own: RabbitMQ 3 puts its entry before what a producer sent, and 4
+//! forgets what a producer sent. So if that entry names the work queue, or the queue of
+//! undeliverable commands behind it, RabbitMQ moved the message as it was, and no worker wrote its
+//! headers.
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
@@ -14,7 +16,8 @@ use super::envelope::text;
 use crate::kind::Kind;
 use crate::messages::{Cause, names};
 
-/// Why a message that was found among the dead letters of a kind, or on its way there, is where it is.
+/// Why a message that was found among the dead letters of a kind, or on its way there, is where it
+/// is.
 pub(super) fn read(kind: Kind, properties: &BasicProperties) -> Cause {
     let of = |queue: &str| deaths(properties).find(|death| value(death, "queue") == Some(queue));
     let undeliverable = kind.undeliverable_queue();

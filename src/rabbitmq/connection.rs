@@ -1,4 +1,5 @@
-//! One connection to the broker, through the guard; and the bounds in time of what is asked over it.
+//! One connection to the broker, through the guard; and the bounds in time of what is asked over
+//! it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,7 +31,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to one of the addresses; `purpose` shows in the broker's list of connections. Bodies larger than a command's are left out.
+    /// Connects to one of the addresses; `purpose` shows in the broker's list of connections.
+    /// Bodies larger than a command's are left out.
     ///
     /// # Errors
     /// [`BrokerError`] says why none of them works, or which file cannot be used.
@@ -59,8 +61,8 @@ impl Connection {
     ///
     /// # An address that does not answer does not hold up the others
     ///
-    /// Hosts are shuffled, and each address has a time limit of its own. A host's name may have several addresses, and one that is
-    /// black-holed answers neither yes nor no.
+    /// Hosts are shuffled, and each address has a time limit of its own. A host's name may have
+    /// several addresses, and one that is black-holed answers neither yes nor no.
     ///
     /// # Errors
     /// As [`Connection::open`].
@@ -190,9 +192,10 @@ fn name(purpose: &str) -> String {
 
 /// # No request to the broker waits indefinitely
 ///
-/// lapin (4.12) may never resolve a request whose connection ends at that moment: `check` was seen to wait without end for the answer to
-/// its own close. So every request to the broker goes through this, acknowledgements included, or has a bound of its own
-/// (connecting, closing, `publisher`, `probe`). What has no answer within ten seconds is an error.
+/// lapin (4.12) may never resolve a request whose connection ends at that moment: `check` was seen
+/// to wait without end for the answer to its own close. So every request to the broker goes through
+/// this, acknowledgements included, or has a bound of its own (connecting, closing, `publisher`,
+/// `probe`). What has no answer within ten seconds is an error.
 ///
 /// # Errors
 /// lapin's word, or that the time is over.

@@ -1,4 +1,5 @@
-//! Dead letters: fetched one by one, from the broker library's types to plain data, and removed only when told to.
+//! Dead letters: fetched one by one, from the broker library's types to plain data, and removed
+//! only when told to.
 
 use lapin::BasicProperties;
 
@@ -12,7 +13,8 @@ use crate::kind::Kind;
 use crate::messages::event::Failure;
 use crate::messages::{Cause, DeadLetter, Malformed};
 
-/// Fetches the dead letters of a kind one by one. They go back to their queue when the reader ends, unless they were acknowledged.
+/// Fetches the dead letters of a kind one by one. They go back to their queue when the reader ends,
+/// unless they were acknowledged.
 pub struct DeadLetterReader {
     kind: Kind,
     queue: QueueReader,
@@ -49,7 +51,8 @@ impl DeadLetterReader {
 fn read(kind: Kind, message: &BasicProperties, body: Vec<u8>) -> DeadLetter {
     let fault = envelope::text(message, X_UNREADABLE);
     let cause = cause::read(kind, message);
-    // Only workers and operators can publish there; what RabbitMQ moved may have headers of its producer's.
+    // Only workers and operators can publish there; what RabbitMQ moved may have headers of its
+    // producer's.
     let believed = !matches!(cause, Cause::Moved(_));
     let (properties, retry_state) = envelope::read(message, believed);
     let failed_at = cause.failed_at().or_else(|| cause::moved_at(message));

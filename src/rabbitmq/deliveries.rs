@@ -87,8 +87,8 @@ impl<M> Deliveries<M> {
     /// The next one.
     ///
     /// # Errors
-    /// [`BrokerError::Lost`], or [`BrokerError::ConsumerEnded`] as soon as one of the consumers has ended: the others would go on
-    /// without it, and nobody would notice.
+    /// [`BrokerError::Lost`], or [`BrokerError::ConsumerEnded`] as soon as one of the consumers has
+    /// ended: the others would go on without it, and nobody would notice.
     pub async fn next(&mut self) -> Result<Delivery<M>, BrokerError> {
         match self.consumers.next().await {
             Some((kind, Some(delivery))) => {

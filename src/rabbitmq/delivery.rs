@@ -1,4 +1,5 @@
-//! An unacknowledged message, and the one way to settle it: for the worker and for those who look at dead letters.
+//! An unacknowledged message, and the one way to settle it: for the worker and for those who look
+//! at dead letters.
 
 use std::sync::Arc;
 
@@ -9,9 +10,9 @@ use super::connection::in_time;
 use super::envelope;
 use crate::messages::{Incoming, Properties};
 
-/// An unacknowledged message. It is not `Clone` and every way out consumes it, so it is settled at most once, and on the
-/// channel that it came from. (lapin's own `Acker` would start a task of the runtime for each.) If it is dropped, the broker
-/// has it back when its channel ends.
+/// An unacknowledged message. It is not `Clone` and every way out consumes it, so it is settled at
+/// most once, and on the channel that it came from. (lapin's own `Acker` would start a task of the
+/// runtime for each.) If it is dropped, the broker has it back when its channel ends.
 #[derive(Debug)]
 pub struct Delivery<M = Incoming> {
     /// What it says.
@@ -46,13 +47,15 @@ impl<M> Delivery<M> {
         Delivery { message: read(message), redeliveries, channel, tag }
     }
 
-    /// Tells the broker to forget it; `false` if the broker could not be told, or was not told in time.
+    /// Tells the broker to forget it; `false` if the broker could not be told, or was not told in
+    /// time.
     #[must_use]
     pub async fn acknowledge(self) -> bool {
         in_time(self.channel.basic_ack(self.tag, BasicAckOptions::default())).await.is_ok()
     }
 
-    /// Has the broker move it to the dead letters as it is; `false` as for [`Delivery::acknowledge`].
+    /// Has the broker move it to the dead letters as it is; `false` as for
+    /// [`Delivery::acknowledge`].
     #[must_use]
     pub async fn reject(self) -> bool {
         in_time(self.channel.basic_reject(self.tag, BasicRejectOptions { requeue: false }))
@@ -60,7 +63,8 @@ impl<M> Delivery<M> {
             .is_ok()
     }
 
-    /// Puts it back into the queue; `false` as for [`Delivery::acknowledge`] (the broker then does so by itself).
+    /// Puts it back into the queue; `false` as for [`Delivery::acknowledge`] (the broker then does
+    /// so by itself).
     pub async fn nack_requeue(self) -> bool {
         let options = BasicNackOptions { requeue: true, multiple: false };
         in_time(self.channel.basic_nack(self.tag, options)).await.is_ok()

@@ -1,4 +1,5 @@
-//! Properties and headers of a message: from the broker library's types to plain data, and back. Pure.
+//! Properties and headers of a message: from the broker library's types to plain data, and back.
+//! Pure.
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
@@ -11,9 +12,11 @@ use crate::messages::{HeaderValue, Properties, Publication, RetryState, names};
 const PERSISTENT: u8 = 2;
 /// Each copy has one of them: that of a worker the first, that of a replay the second.
 const COPIES_HAVE: [&str; 2] = [names::X_ATTEMPTS, names::X_HISTORY];
-/// Says what is wrong with a message's properties. A producer that forges it only has its own command refused.
+/// Says what is wrong with a message's properties. A producer that forges it only has its own
+/// command refused.
 pub const X_UNREADABLE: &str = "x-unreadable";
-/// Says how large a body is that is not here. A producer that forges it only has its own command refused.
+/// Says how large a body is that is not here. A producer that forges it only has its own command
+/// refused.
 const X_LEFT_OUT: &str = "x-left-out";
 /// What is kept of a header table that lapin would not survive as it is, the most needed first.
 pub const KEEP: Keep = Keep {
@@ -38,8 +41,8 @@ pub const KEEP: Keep = Keep {
     left_out: X_LEFT_OUT,
 };
 
-/// What we carry on of a message, and what our own headers say of earlier deliveries, where they are `believed`
-/// ([`Trust`](super::Trust)). What makes no sense is as if it were not there.
+/// What we carry on of a message, and what our own headers say of earlier deliveries, where they
+/// are `believed` ([`Trust`](super::Trust)). What makes no sense is as if it were not there.
 pub fn read(properties: &BasicProperties, believed: bool) -> (Properties, RetryState) {
     let header = |name: &str| header(properties, name);
     let text = |name: &str| text(properties, name);
@@ -129,7 +132,8 @@ fn as_number(value: &AMQPValue) -> Option<i64> {
     }
 }
 
-/// The properties and headers of a message to publish: persistent, a copy with our own user's name, and nothing but what the publication says.
+/// The properties and headers of a message to publish: persistent, a copy with our own user's name,
+/// and nothing but what the publication says.
 pub fn write(publication: &Publication<'_>, user: &str) -> BasicProperties {
     let mut headers = FieldTable::default();
     for (name, value) in &publication.headers {

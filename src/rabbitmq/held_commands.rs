@@ -1,4 +1,5 @@
-//! The commands that the guard holds: fetched one by one, from the broker library's types to plain data.
+//! The commands that the guard holds: fetched one by one, from the broker library's types to plain
+//! data.
 
 use jiff::Timestamp;
 use lapin::BasicProperties;

@@ -1,4 +1,5 @@
-//! The ledger: a stream that is read from any record on, by as many readers as there are, and that nobody takes anything out of.
+//! The ledger: a stream that is read from any record on, by as many readers as there are, and that
+//! nobody takes anything out of.
 
 use futures_util::StreamExt;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
@@ -28,7 +29,8 @@ pub struct LedgerReader {
 pub type Numbered = (u64, Option<LedgerRecord>);
 
 impl LedgerReader {
-    /// Reads from this record on; from the first that is still there, if there is no such one any more.
+    /// Reads from this record on; from the first that is still there, if there is no such one any
+    /// more.
     ///
     /// # Errors
     /// [`BrokerError::Consume`].

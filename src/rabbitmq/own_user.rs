@@ -5,7 +5,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use lapin::types::ShortString;
 use lapin::{BasicProperties, ErrorKind};
 
-/// The name that the broker knows us by. The URL's, until the broker says that it is another: after a login by certificate, say.
+/// The name that the broker knows us by. The URL's, until the broker says that it is another: after
+/// a login by certificate, say.
 #[derive(Debug, Clone)]
 pub(super) struct OwnUser(Arc<RwLock<String>>);
 
@@ -28,7 +29,8 @@ impl OwnUser {
     }
 }
 
-/// What `RabbitMQ` 3.10 to 4 say of a wrong `user_id` (`rabbit_channel.erl`, `check_user_id_header`).
+/// What `RabbitMQ` 3.10 to 4 say of a wrong `user_id` (`rabbit_channel.erl`,
+/// `check_user_id_header`).
 pub(super) fn real_name(error: &lapin::Error) -> Option<String> {
     let ErrorKind::ProtocolError(word) = error.kind() else { return None };
     let (_, name) = word.get_message().as_str().split_once("but authenticated user was '")?;
@@ -39,9 +41,10 @@ pub(super) fn real_name(error: &lapin::Error) -> Option<String> {
 ///
 /// # Our headers are believed only with the user id of a worker
 ///
-/// Anybody may put `x-attempts` or `x-published-by` into a command. But `RabbitMQ` lets nobody publish with the `user_id` of
-/// another user (unless that user has the tag `impersonator`). So what a copy says of earlier deliveries is believed only where its
-/// `user_id` is ours, or that of a user whom the operator trusts.
+/// Anybody may put `x-attempts` or `x-published-by` into a command. But `RabbitMQ` lets nobody
+/// publish with the `user_id` of another user (unless that user has the tag `impersonator`). So
+/// what a copy says of earlier deliveries is believed only where its `user_id` is ours, or that of
+/// a user whom the operator trusts.
 #[derive(Debug, Clone)]
 pub struct Trust {
     own: OwnUser,

@@ -34,7 +34,8 @@ impl Place {
         self.uri.scheme == AMQPScheme::AMQPS
     }
 
-    /// What may stand in a log line: the host as it was written, and its address where that says more.
+    /// What may stand in a log line: the host as it was written, and its address where that says
+    /// more.
     pub(super) fn name(&self) -> String {
         let host = format!("{}:{}", self.uri.authority.host, self.uri.authority.port);
         let address = self.address.to_string();

@@ -28,7 +28,8 @@ pub enum May {
     Unknown,
 }
 
-/// The version of the broker at the other end of a connection, as its greeting tells it before any login; lapin does not pass it on.
+/// The version of the broker at the other end of a connection, as its greeting tells it before any
+/// login; lapin does not pass it on.
 pub async fn version(connection: &Connection, tls: &TlsFiles) -> Option<String> {
     let (place, tls) = (connection.place(), tls.read().ok()?);
     let greet = async {
@@ -62,13 +63,14 @@ pub struct Questions<'a>(pub &'a Connection);
 impl Questions<'_> {
     /// # Asking whether a publish is allowed publishes nothing
     ///
-    /// It happens in a transaction that is rolled back: the broker checks the permission at once and routes at the commit,
-    /// which never comes.
+    /// It happens in a transaction that is rolled back: the broker checks the permission at once
+    /// and routes at the commit, which never comes.
     pub async fn may_write(&self, exchange: &str) -> May {
         self.ask(async |channel| {
             channel.tx_select().await?;
             let (options, nothing) = (BasicPublishOptions::default(), BasicProperties::default());
-            // Without confirms this resolves when it is sent; the rollback's answer comes after a refusal.
+            // Without confirms this resolves when it is sent; the rollback's answer comes after a
+            // refusal.
             drop(channel.basic_publish(exchange.into(), "".into(), options, b"", nothing).await?);
             channel.tx_rollback().await
         })
@@ -77,9 +79,9 @@ impl Questions<'_> {
 
     /// # Asking whether a queue may be read takes nothing from it
     ///
-    /// It asks to consume with an argument that RabbitMQ refuses in any case. It looks at the permission first, so which of the
-    /// two refusals comes is the answer, and no consumer ever begins; a look would count toward the delivery limit of what it
-    /// finds.
+    /// It asks to consume with an argument that RabbitMQ refuses in any case. It looks at the
+    /// permission first, so which of the two refusals comes is the answer, and no consumer ever
+    /// begins; a look would count toward the delivery limit of what it finds.
     pub async fn may_read(&self, queue: &str) -> May {
         let mut wrong = FieldTable::default();
         wrong.insert("x-priority".into(), AMQPValue::LongString("none".into()));
@@ -107,8 +109,8 @@ impl Questions<'_> {
 
     /// # A refusal that lapin swallows is asked for again
     ///
-    /// The broker answers a refused publish by closing the channel. If that comes while the next request is on its way, lapin says
-    /// that the channel is closed, and no longer why.
+    /// The broker answers a refused publish by closing the channel. If that comes while the next
+    /// request is on its way, lapin says that the channel is closed, and no longer why.
     async fn ask(&self, mut question: impl AsyncFnMut(&Channel) -> lapin::Result<()>) -> May {
         for _ in 1..TRIES {
             match self.ask_once(&mut question).await {

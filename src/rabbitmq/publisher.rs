@@ -1,4 +1,5 @@
-//! Publishing that cannot lie: a message counts as published when the broker has confirmed this very one.
+//! Publishing that cannot lie: a message counts as published when the broker has confirmed this
+//! very one.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,8 +22,9 @@ const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Channels, and so publishes under way, at most.
 const CHANNELS: usize = 64;
 
-/// Why a message does not count as published. It may have arrived all the same (after a time-out, say): publishing it
-/// again makes a duplicate, which the promise allows; not publishing it would lose it.
+/// Why a message does not count as published. It may have arrived all the same (after a time-out,
+/// say): publishing it again makes a duplicate, which the promise allows; not publishing it would
+/// lose it.
 #[derive(Debug, Error)]
 pub enum PublishError {
     /// The broker said no: a full queue with `reject-publish`, or an internal error.
@@ -34,7 +36,8 @@ pub enum PublishError {
     /// No confirm came in time.
     #[error("no confirm within {PUBLISH_TIMEOUT:?}")]
     TimedOut,
-    /// It is larger than the broker takes (any more): the limit was lowered while the command lay in its queue.
+    /// It is larger than the broker takes (any more): the limit was lowered while the command lay
+    /// in its queue.
     #[error("RabbitMQ refused it: {0}")]
     TooLarge(String),
     /// The channel or the connection broke: no permission, no such exchange, connection lost.
@@ -74,7 +77,8 @@ impl PublishError {
 }
 
 impl From<lapin::Error> for PublishError {
-    /// Of what a publish can violate, we violate the size, or the `user_id`, which is put right; no expiration, no `CC`.
+    /// Of what a publish can violate, we violate the size, or the `user_id`, which is put right; no
+    /// expiration, no `CC`.
     fn from(error: lapin::Error) -> Self {
         match error.kind() {
             ErrorKind::ProtocolError(word)
@@ -92,10 +96,11 @@ impl From<lapin::Error> for PublishError {
 ///
 /// # One publish at a time on each channel
 ///
-/// lapin numbers a publish under one lock and queues its frames under another, so two publishes that share a channel can
-/// swap their confirms; and it matches returned messages to confirms in no particular order, even for one publisher that
-/// does not wait. Both let a message count as stored that was not. A channel is therefore lent to one publish, which
-/// waits for its confirm before the channel goes back; a channel on which anything went wrong is thrown away.
+/// lapin numbers a publish under one lock and queues its frames under another, so two publishes
+/// that share a channel can swap their confirms; and it matches returned messages to confirms in no
+/// particular order, even for one publisher that does not wait. Both let a message count as stored
+/// that was not. A channel is therefore lent to one publish, which waits for its confirm before the
+/// channel goes back; a channel on which anything went wrong is thrown away.
 #[derive(Clone)]
 pub struct Publisher {
     connection: Arc<Connection>,

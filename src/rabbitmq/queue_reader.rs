@@ -1,4 +1,5 @@
-//! Fetches the messages of a queue one by one, on a channel of its own. They go back when the channel ends, unless acknowledged.
+//! Fetches the messages of a queue one by one, on a channel of its own. They go back when the
+//! channel ends, unless acknowledged.
 
 use std::sync::Arc;
 

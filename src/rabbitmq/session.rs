@@ -1,7 +1,8 @@
 //! The two connections of a worker, and noticing at once that one of them is gone.
 //!
-//! Consuming and publishing are apart, because on `connection.blocked` lapin stops all writes of that connection, acks
-//! included. The owner of a [`Session`] drops it whole when `lost` fires, and makes a new one.
+//! Consuming and publishing are apart, because on `connection.blocked` lapin stops all writes of
+//! that connection, acks included. The owner of a [`Session`] drops it whole when `lost` fires, and
+//! makes a new one.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -46,8 +47,8 @@ pub struct BrokerSettings {
 /// Two connections that live and die together.
 pub struct Session {
     consuming: Connection,
-    /// Held for as long as the session: with its last handle lapin closes a channel, and acknowledgements that are still on their
-    /// way to the queue are forgotten.
+    /// Held for as long as the session: with its last handle lapin closes a channel, and
+    /// acknowledgements that are still on their way to the queue are forgotten.
     channel: Arc<Channel>,
     publisher: Publisher,
     trust: Trust,
@@ -67,9 +68,10 @@ impl Session {
     ///
     /// # A session opens with as few requests as can be
     ///
-    /// A cluster that has just lost a node is slow to answer, and some requests it does not answer at all. So the topology is made
-    /// sure of once, by the first session, and again when something of it turns out to be missing. Where the broker does not answer
-    /// that, what is there can be consumed all the same; [`Session::declare_again`] then tries again.
+    /// A cluster that has just lost a node is slow to answer, and some requests it does not answer
+    /// at all. So the topology is made sure of once, by the first session, and again when something
+    /// of it turns out to be missing. Where the broker does not answer that, what is there can be
+    /// consumed all the same; [`Session::declare_again`] then tries again.
     ///
     /// # Errors
     /// [`BrokerError`] says what to check.
@@ -165,8 +167,9 @@ impl Session {
         }
     }
 
-    /// Declares the topology again, where that is ours to do, because something of it is missing, or is not known to be there; once
-    /// in a while at the most. What cannot be declared shows in the publish that is tried again.
+    /// Declares the topology again, where that is ours to do, because something of it is missing,
+    /// or is not known to be there; once in a while at the most. What cannot be declared shows in
+    /// the publish that is tried again.
     pub async fn declare_again(&self) {
         let Ok(mut declared) = self.declared.try_lock() else { return };
         if self.topology.provision == Provision::Declare

@@ -29,7 +29,8 @@ impl Memory {
     }
 }
 
-/// Fires `lost` when the connection is gone; returns why the broker blocks publishers, where it does.
+/// Fires `lost` when the connection is gone; returns why the broker blocks publishers, where it
+/// does.
 pub(super) fn watch(
     connection: &Connection,
     (lost, why, memory): (&CancellationToken, &Arc<OnceLock<String>>, &Arc<Memory>),

@@ -1,4 +1,5 @@
-//! Where the URL of the broker comes from. Read at each connect, so that a rotated password needs no restart.
+//! Where the URL of the broker comes from. Read at each connect, so that a rotated password needs
+//! no restart.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -8,7 +9,8 @@ use thiserror::Error;
 
 use super::url::AmqpUrl;
 
-/// The URL itself or the file that holds it, and the file that holds the password, where there is one.
+/// The URL itself or the file that holds it, and the file that holds the password, where there is
+/// one.
 #[derive(Debug, Clone)]
 pub struct AmqpSource {
     url: UrlSource,

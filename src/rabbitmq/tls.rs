@@ -1,4 +1,5 @@
-//! The files of a TLS connection to the broker. Read at each connect, so that renewed certificates need no restart.
+//! The files of a TLS connection to the broker. Read at each connect, so that renewed certificates
+//! need no restart.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};

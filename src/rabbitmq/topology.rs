@@ -31,17 +31,19 @@ pub struct Topology {
 pub enum Provision {
     /// Declare it; needs the permission to configure.
     Declare,
-    /// Declare what is there already once more, which changes nothing and is refused where arguments differ; bindings are left
-    /// as they are, for they would be made.
+    /// Declare what is there already once more, which changes nothing and is refused where
+    /// arguments differ; bindings are left as they are, for they would be made.
     Compare,
     /// Only check that it is there; needs no permission.
     Check,
 }
 
-/// Makes sure of the topology. Returns the names of the queues that have the arguments of the versions before.
+/// Makes sure of the topology. Returns the names of the queues that have the arguments of the
+/// versions before.
 ///
 /// # Errors
-/// [`BrokerError::Topology`] names the first exchange or queue that is missing, has other arguments or was not answered for.
+/// [`BrokerError::Topology`] names the first exchange or queue that is missing, has other arguments
+/// or was not answered for.
 pub async fn ensure(
     connection: &Connection,
     topology: &Topology,

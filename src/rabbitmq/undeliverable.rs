@@ -1,9 +1,11 @@
-//! The queues of the commands that RabbitMQ itself took out of their work queues, consumed on a connection of their own.
+//! The queues of the commands that RabbitMQ itself took out of their work queues, consumed on a
+//! connection of their own.
 //!
 //! # A message that nobody can read does not end the session of the commands
 //!
-//! RabbitMQ dead-letters a message that ended one connection after the other. In its next queue it would end them again, and what
-//! the worker holds of other commands would be delivered again each time. Here it ends a connection that holds nothing else.
+//! RabbitMQ dead-letters a message that ended one connection after the other. In its next queue it
+//! would end them again, and what the worker holds of other commands would be delivered again each
+//! time. Here it ends a connection that holds nothing else.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! Where the broker is: the address that an operator writes, read strictly, and shown without its password.
+//! Where the broker is: the address that an operator writes, read strictly, and shown without its
+//! password.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,22 +10,24 @@ use url::{Host, Position, Url};
 
 /// A dead peer is noticed after twice this many seconds; the server's default would be 60.
 const HEARTBEAT_SECONDS: u16 = 10;
-/// lapin keeps, and fills with zeros, room for 32 frames in each direction of each connection: with the server's 128 KiB
-/// that would be 16 MiB. Larger bodies come in several frames; no header of ours is larger, and none that we let in
-/// (`lapin_guard`).
+/// lapin keeps, and fills with zeros, room for 32 frames in each direction of each connection: with
+/// the server's 128 KiB that would be 16 MiB. Larger bodies come in several frames; no header of
+/// ours is larger, and none that we let in (`lapin_guard`).
 const FRAME_MAX: u32 = 16 * 1024;
 /// What a short string of the protocol holds; lapin panics on a longer one.
 const LONGEST_VHOST: usize = 255;
 const KNOWN_PARAMETERS: [&str; 5] =
     ["heartbeat", "connection_timeout", "channel_max", "frame_max", "auth_mechanism"];
 
-/// The time limit of a TCP connect, where the URL sets none: a SYN that was lost is sent again after one second.
+/// The time limit of a TCP connect, where the URL sets none: a SYN that was lost is sent again
+/// after one second.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 const LONGEST_CONNECT: Duration = Duration::from_mins(1);
 
 /// Hosts, credentials and virtual host of the broker.
 ///
-/// Only this folder sees what is inside. [`fmt::Display`] shows hosts, ports and virtual host: what may stand in a log line.
+/// Only this folder sees what is inside. [`fmt::Display`] shows hosts, ports and virtual host: what
+/// may stand in a log line.
 #[derive(Clone)]
 pub struct AmqpUrl {
     /// One for each host, at least one; they differ in the host and the port alone.
@@ -78,7 +81,8 @@ impl FromStr for AmqpUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // The parser would leave out line feeds and tabs: another password, perhaps, than the one that was meant.
+        // The parser would leave out line feeds and tabs: another password, perhaps, than the one
+        // that was meant.
         if text.contains(char::is_control) {
             return Err("has a control character in it".to_owned());
         }
@@ -97,7 +101,8 @@ fn one_for_each_host(text: &str) -> Vec<String> {
     hosts.split(',').map(|host| format!("{scheme}://{user}{host}{behind}")).collect()
 }
 
-/// lapin's parser would ignore what it does not know and turn an IPv6 address into `localhost`, so both are refused here.
+/// lapin's parser would ignore what it does not know and turn an IPv6 address into `localhost`, so
+/// both are refused here.
 fn one_host(text: &str) -> Result<AMQPUri, String> {
     let url = Url::parse(text).map_err(|error| {
         format!(
@@ -117,7 +122,8 @@ fn one_host(text: &str) -> Result<AMQPUri, String> {
         None | Some(Host::Domain("")) => return Err("names no host".to_owned()),
         Some(_) => {}
     }
-    // A password with one of / ? # ends the host too early, and its rest would show in the log as the virtual host.
+    // A password with one of / ? # ends the host too early, and its rest would show in the log as
+    // the virtual host.
     let behind_the_host = &url[Position::BeforePath..];
     if behind_the_host.contains(['@', '#']) {
         return Err("has an @ or a # behind the host; in user, password and virtual host / is %2f, ? is %3f, # is %23, \

@@ -1,4 +1,5 @@
-//! One permitted call: waits for the permission, makes it, puts an absence to the test, and tells what came of it.
+//! One permitted call: waits for the permission, makes it, puts an absence to the test, and tells
+//! what came of it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -76,10 +77,12 @@ impl Engine {
     ///
     /// # The guard counts a command once, and a look never
     ///
-    /// The guard's permit is spent last, when the call is made at once: what is sent aside before that, by the rate limit too, has spent
-    /// none. And nothing waits long for the guard that has the permission to call already: calls that were allowed one after the other
-    /// and are made together would break the rate limit. It gives that permission back, with its token, and asks again. A dry run
-    /// destroys nothing, so the guard neither counts nor holds its commands; a pause stops it too.
+    /// The guard's permit is spent last, when the call is made at once: what is sent aside before
+    /// that, by the rate limit too, has spent none. And nothing waits long for the guard that has
+    /// the permission to call already: calls that were allowed one after the other and are made
+    /// together would break the rate limit. It gives that permission back, with its token, and asks
+    /// again. A dry run destroys nothing, so the guard neither counts nor holds its commands; a
+    /// pause stops it too.
     ///
     /// # Errors
     /// [`NoCall`]: then no call may be made.
@@ -102,7 +105,8 @@ impl Engine {
                 admission.comes_near().await?;
             }
             let permit = self.permits.acquire(org, asking, stop).await.map_err(NoCall::Refused)?;
-            // The wait may have been long: pauses, trips and the token are those that are in force now.
+            // The wait may have been long: pauses, trips and the token are those that are in force
+            // now.
             self.ledger.check(&scope, is_counted)?;
             let is_admitted = match &admission {
                 Some(admission) => admission.admit().await?,
@@ -157,7 +161,8 @@ impl Call<'_> {
         Answered { answer, verdict, seen, retry_after, is_outage: recorded.is_outage, at }
     }
 
-    /// Puts an absence to the test. Where nobody can say whether to believe it, what was answered to that takes its place.
+    /// Puts an absence to the test. Where nobody can say whether to believe it, what was answered
+    /// to that takes its place.
     async fn prove(&self, answer: Answer, command: &Command) -> (Verdict, Answer) {
         let engine = self.engine;
         let verdict = match engine.mode() {

@@ -19,7 +19,8 @@ use crate::policy::next_step::{Facts, NextStep, next_step, uses_up_an_attempt};
 use crate::policy::settlement::{Settlement, wait_reason};
 use crate::policy::verdict::{Verdict, leaves_doubt};
 
-/// After this a delivery has no further try: several slow ones would come near RabbitMQ's consumer timeout of 30 minutes.
+/// After this a delivery has no further try: several slow ones would come near RabbitMQ's consumer
+/// timeout of 30 minutes.
 const LONGEST_IN_PROCESS: Duration = Duration::from_mins(1);
 
 /// What a delivery does next.
@@ -136,8 +137,9 @@ impl<'a> CommandRun<'a> {
 
     /// # A list that somebody waits for comes to an end
     ///
-    /// The worker lets a command wait out any outage. `delete` has nobody to wait for it: there a failure uses up an attempt even while
-    /// its organisation is suspended, and what has none left is reported as failed.
+    /// The worker lets a command wait out any outage. `delete` has nobody to wait for it: there a
+    /// failure uses up an attempt even while its organisation is suspended, and what has none left
+    /// is reported as failed.
     fn is_outage(&self, answered: &Answered) -> bool {
         let counts_all_the_same = self.engine.is_attended && answered.verdict == Verdict::Transient;
         answered.is_outage && !counts_all_the_same
@@ -148,15 +150,16 @@ impl<'a> CommandRun<'a> {
         uses_up_an_attempt(kind, self.may_be_done(), answered.verdict, is_outage)
     }
 
-    /// An earlier call may have had its effect. After a crash nobody knows whether the worker that had this delivery before has made
-    /// its call.
+    /// An earlier call may have had its effect. After a crash nobody knows whether the worker that
+    /// had this delivery before has made its call.
     fn may_be_done(&self) -> bool {
         self.retry_state.ambiguous || self.incoming.redelivered
     }
 
     /// # A doubt outlives the delivery that raised it
     ///
-    /// A copy of the command is no redelivery any more. Where "not found" is a failure, it must carry the doubt.
+    /// A copy of the command is no redelivery any more. Where "not found" is a failure, it must
+    /// carry the doubt.
     pub(super) fn keep_doubt(&mut self) {
         self.retry_state.ambiguous |=
             self.incoming.redelivered && self.incoming.kind.fails_when_not_found();
@@ -183,7 +186,8 @@ impl<'a> CommandRun<'a> {
 
     /// # A dead letter of a redelivered command says that it may be done
     ///
-    /// The worker that had this delivery before may have made its call, and may have told of its success.
+    /// The worker that had this delivery before may have made its call, and may have told of its
+    /// success.
     fn dead_letter(&mut self, reason: FailureReason, detail: &str) -> Settlement {
         self.retry_state.ambiguous |= self.incoming.redelivered;
         let failure = Failure { reason, detail: cut(detail) };

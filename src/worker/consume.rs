@@ -1,5 +1,6 @@
-//! Consumes for as long as a session lasts, in turns: hands each delivery to a spawned task of its own. `ramp_up` says which kinds
-//! have their turn; what happens while nothing shall be consumed is in `pause`.
+//! Consumes for as long as a session lasts, in turns: hands each delivery to a spawned task of its
+//! own. `ramp_up` says which kinds have their turn; what happens while nothing shall be consumed is
+//! in `pause`.
 
 use std::future::pending;
 use std::sync::{Arc, Mutex};
@@ -64,7 +65,8 @@ impl<'a> Consumption<'a> {
         }
     }
 
-    /// Consumes and pauses in turn until the drain, or until the broker is lost. Says, too, which kind is to blame for a loss.
+    /// Consumes and pauses in turn until the drain, or until the broker is lost. Says, too, which
+    /// kind is to blame for a loss.
     pub(super) async fn until_end(mut self) -> (SessionEnd, Option<Kind>) {
         let end = self.take_turns().await;
         (end, self.ramp_up.suspect())
@@ -82,7 +84,8 @@ impl<'a> Consumption<'a> {
             match end {
                 TurnEnd::Over => {}
                 TurnEnd::Draining => return SessionEnd::Draining,
-                // A session that ended here would throw away what is in flight. What still comes is requeued with its end in any case.
+                // A session that ended here would throw away what is in flight. What still comes is
+                // requeued with its end in any case.
                 TurnEnd::Lost(why)
                     if self.engine.draining.is_cancelled() && self.session.can_settle() =>
                 {
@@ -111,8 +114,9 @@ impl<'a> Consumption<'a> {
         if let TurnEnd::Lost(_) = end {
             return end;
         }
-        // What the broker had sent before it was told to stop: `handle` puts each where it belongs (in a drain back, and of an
-        // organisation that is suspended into a delay queue, both without a call).
+        // What the broker had sent before it was told to stop: `handle` puts each where it belongs
+        // (in a drain back, and of an organisation that is suspended into a delay queue, both
+        // without a call).
         match self.engine.alive_while(deliveries.cancel()).await {
             Ok(mut prefetched) => {
                 while let Some(delivery) = prefetched.next().await {

@@ -11,7 +11,8 @@ use crate::rabbitmq::Session;
 
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Looks until it is aborted: a broker that is slow to answer does not end it, or the figures would stand still.
+/// Looks until it is aborted: a broker that is slow to answer does not end it, or the figures would
+/// stand still.
 pub(super) fn watch(session: &Arc<Session>, metrics: &Arc<Metrics>) -> JoinHandle<()> {
     let (session, metrics) = (Arc::clone(session), Arc::clone(metrics));
     tokio::spawn(async move {

@@ -1,4 +1,5 @@
-//! What all commands share: the API, the credentials, the limits and the permits for calls. Tells of every change of their state.
+//! What all commands share: the API, the credentials, the limits and the permits for calls. Tells
+//! of every change of their state.
 //!
 //! Used by the worker and, without any broker, by the `delete` command.
 
@@ -158,8 +159,8 @@ impl Engine {
         self.credentials.missing().into_iter().map(|missing| missing.org).collect()
     }
 
-    /// Says that the worker's loop is alive while it waits for something that consists of bounded steps: a broker that is slow to
-    /// answer each of many requests is no loop that hangs.
+    /// Says that the worker's loop is alive while it waits for something that consists of bounded
+    /// steps: a broker that is slow to answer each of many requests is no loop that hangs.
     pub(super) async fn alive_while<T>(&self, work: impl Future<Output = T>) -> T {
         tokio::pin!(work);
         let mut heartbeats = interval(HEARTBEAT);

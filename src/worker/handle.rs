@@ -1,4 +1,5 @@
-//! One message, from top to bottom. Returns a [`Settlement`], never a `Result`: no path can lose the message.
+//! One message, from top to bottom. Returns a [`Settlement`], never a `Result`: no path can lose
+//! the message.
 
 use std::panic::AssertUnwindSafe;
 
@@ -16,8 +17,9 @@ use crate::policy::settlement::Settlement;
 ///
 /// # A body that is not here is never published
 ///
-/// A message that is too large to be held cannot be a command. RabbitMQ moves the original, as it is, and what consumes the
-/// undeliverable commands tells of it. Nothing else of the worker sees such a message.
+/// A message that is too large to be held cannot be a command. RabbitMQ moves the original, as it
+/// is, and what consumes the undeliverable commands tells of it. Nothing else of the worker sees
+/// such a message.
 pub async fn handle(incoming: &Incoming, engine: &Engine, stop: &Stop) -> Settlement {
     if incoming.is_oversized {
         return Settlement::Reject(None);

@@ -1,4 +1,5 @@
-//! The spawned task of one delivery, from its receipt to its settlement; and how long a drain waits for all of them.
+//! The spawned task of one delivery, from its receipt to its settlement; and how long a drain waits
+//! for all of them.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! What the ledger says at the moment, for all commands of this worker. `admission` asks there for the guard's permits.
+//! What the ledger says at the moment, for all commands of this worker. `admission` asks there for
+//! the guard's permits.
 //!
 //! `follow_ledger` keeps it up for as long as a session lasts.
 
@@ -101,7 +102,8 @@ impl Ledger {
         shared.next
     }
 
-    /// The session is lost, or the ledger cannot be read: nothing is decided until all has been read again.
+    /// The session is lost, or the ledger cannot be read: nothing is decided until all has been
+    /// read again.
     pub(super) fn close(&self) {
         let mut shared = self.lock();
         shared.is_current = false;
@@ -180,7 +182,8 @@ impl Ledger {
         }
     }
 
-    /// It was not written, as far as is known. A reservation is asked for again by those who wait for it; the rest is kept.
+    /// It was not written, as far as is known. A reservation is asked for again by those who wait
+    /// for it; the rest is kept.
     pub(super) fn not_written(&self, record: LedgerRecord) {
         let mut shared = self.lock();
         if let LedgerEntry::Reserved { number, scope, .. } = &record.entry {

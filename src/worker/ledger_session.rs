@@ -1,4 +1,5 @@
-//! Keeps the ledger up for as long as a session lasts: reads what all workers write, and writes what this one has to say.
+//! Keeps the ledger up for as long as a session lasts: reads what all workers write, and writes
+//! what this one has to say.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,8 +53,8 @@ async fn read(session: &Arc<Session>, engine: &Arc<Engine>) {
 ///
 /// # A ledger that was deleted and made anew is read from its first record
 ///
-/// The stream that is there may not be the one that was read before: then the next record never comes. What was read is
-/// forgotten, and all that is there is read.
+/// The stream that is there may not be the one that was read before: then the next record never
+/// comes. What was read is forgotten, and all that is there is read.
 async fn read_on(
     reader: &mut LedgerReader,
     session: &Arc<Session>,
@@ -124,7 +125,8 @@ fn tell(news: News, session: &Arc<Session>, engine: &Arc<Engine>) {
 
 /// # A trip is told of, also if the worker that saw it dies
 ///
-/// The ledger says whether the event has been published. Each worker that starts publishes the events that nobody has.
+/// The ledger says whether the event has been published. Each worker that starts publishes the
+/// events that nobody has.
 fn announce(scope: Scope, trip: &Trip, session: &Arc<Session>, engine: &Arc<Engine>) {
     let (session, engine) = (Arc::clone(session), Arc::clone(engine));
     let (held, offset) = (Held::new(&scope, trip.since, trip.limit), trip.offset);

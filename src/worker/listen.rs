@@ -1,4 +1,5 @@
-//! Looks at the queues that are consumed, to notice that the consumer is deaf. What that means is decided in `policy::hearing`.
+//! Looks at the queues that are consumed, to notice that the consumer is deaf. What that means is
+//! decided in `policy::hearing`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -41,7 +42,8 @@ pub(super) struct Listener<'a> {
 }
 
 impl Listener<'_> {
-    /// Looks for as long as a turn lasts; resolves when the session is given up because nothing is heard in it.
+    /// Looks for as long as a turn lasts; resolves when the session is given up because nothing is
+    /// heard in it.
     pub(super) async fn until_given_up(&self, kinds: &[Kind], prefetch: u16, received: &Received) {
         let mut hearings: Vec<_> = kinds.iter().map(|kind| (*kind, Hearing::default())).collect();
         let mut ticks = interval(EVERY);

@@ -1,5 +1,5 @@
-//! THE FLOW of one message: `run` holds a session with the broker, `consume` takes the message in, `handle` decides its disposition,
-//! `settle` tells the broker.
+//! THE FLOW of one message: `run` holds a session with the broker, `consume` takes the message in,
+//! `handle` decides its disposition, `settle` tells the broker.
 
 mod call;
 mod command_run;

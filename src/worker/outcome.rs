@@ -1,4 +1,5 @@
-//! The ends of a command that need no call: what is refused at once, and what made the worker panic. And what is told of any end.
+//! The ends of a command that need no call: what is refused at once, and what made the worker
+//! panic. And what is told of any end.
 
 use std::time::{Duration, Instant};
 
@@ -14,8 +15,8 @@ use crate::policy::settlement::{Settlement, Wait};
 
 const LONGEST_DETAIL: usize = 1024;
 
-/// The dead letter of what may not be carried out. An earlier delivery may have been: its time was not over yet, say. What is
-/// malformed never was.
+/// The dead letter of what may not be carried out. An earlier delivery may have been: its time was
+/// not over yet, say. What is malformed never was.
 pub(super) fn refused(incoming: &Incoming, refusal: &Refusal, received: Instant) -> Settlement {
     let failure = Failure { reason: refusal.reason, detail: cut(&refusal.detail) };
     let may_be_done = incoming.redelivered && refusal.reason != FailureReason::Malformed;
@@ -42,8 +43,8 @@ pub fn rejected_by_a_person(incoming: &Incoming, decision: &Decision) -> Settlem
 
 /// # A panic is not the fault of a command while its organisation is suspended
 ///
-/// A call may have been made, so the past is in doubt and an attempt is used up. In an outage it is not: another command, or the
-/// outage itself, may have brought the panic about.
+/// A call may have been made, so the past is in doubt and an attempt is used up. In an outage it is
+/// not: another command, or the outage itself, may have brought the panic about.
 pub(super) fn after_a_panic(incoming: &Incoming, engine: &Engine) -> Settlement {
     let now = Timestamp::now();
     let command =
@@ -112,7 +113,8 @@ pub(super) fn detail(incoming: &Incoming, reason: FailureReason, answered: &Answ
     }
 }
 
-/// At most [`LONGEST_DETAIL`] bytes, on one line: a header table over 128 KiB would close the connection.
+/// At most [`LONGEST_DETAIL`] bytes, on one line: a header table over 128 KiB would close the
+/// connection.
 pub(super) fn cut(detail: &str) -> String {
     let mut line: String = detail.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     line.truncate(line.floor_char_boundary(LONGEST_DETAIL));

@@ -1,4 +1,5 @@
-//! What the worker does while it does not consume: it waits for the broker, or until an organisation is due for a probe.
+//! What the worker does while it does not consume: it waits for the broker, or until an
+//! organisation is due for a probe.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,8 @@ use super::engine::HEARTBEAT;
 use crate::health::Component;
 
 impl Consumption<'_> {
-    /// No organisation may be called before `until`, so no consumer is attached. What is unacknowledged waits for it too.
+    /// No organisation may be called before `until`, so no consumer is attached. What is
+    /// unacknowledged waits for it too.
     pub(super) async fn pause(&self, until: Instant) -> TurnEnd {
         // The connection is there; the organisations say why nothing is consumed.
         self.engine.health.set(Component::Broker, None);
@@ -27,7 +29,8 @@ impl Consumption<'_> {
         TurnEnd::Over
     }
 
-    /// Waits until the broker stops blocking publishers. What would be consumed meanwhile could not be settled.
+    /// Waits until the broker stops blocking publishers. What would be consumed meanwhile could not
+    /// be settled.
     pub(super) async fn wait_for_the_broker(&self) -> TurnEnd {
         while let Some(reason) = self.session.blocked() {
             let what =
@@ -45,7 +48,8 @@ impl Consumption<'_> {
         TurnEnd::Over
     }
 
-    /// Waits until an operator resumes: what would be consumed meanwhile would only go round through the delay queues.
+    /// Waits until an operator resumes: what would be consumed meanwhile would only go round
+    /// through the delay queues.
     pub(super) async fn wait_for_the_operator(&self) -> TurnEnd {
         self.engine.health.set(Component::Broker, None);
         self.engine.health.set(Component::Hearing, None);

@@ -1,4 +1,5 @@
-//! Carries out what `policy::api_access` decides: lends the permits for calls, and lets commands wait for one.
+//! Carries out what `policy::api_access` decides: lends the permits for calls, and lets commands
+//! wait for one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -46,7 +47,8 @@ pub enum Refused {
     Stopped,
     /// Its organisation is suspended, or the breaker is open.
     Denied(Denied),
-    /// It has waited long enough for its organisation's slow calls: what stands behind it shall be seen.
+    /// It has waited long enough for its organisation's slow calls: what stands behind it shall be
+    /// seen.
     Crowded,
     /// The rate limit lets it be called in so long, and others shall be seen meanwhile.
     RateLimited(Duration),
@@ -101,7 +103,8 @@ impl Permits {
     ///
     /// # When a session is lost nothing of it begins a new call
     ///
-    /// The broker delivers its commands again, perhaps at once: `stop` ends the waiting, and is asked last before a permit is used.
+    /// The broker delivers its commands again, perhaps at once: `stop` ends the waiting, and is
+    /// asked last before a permit is used.
     ///
     /// # Errors
     /// [`Refused`]: then no call may be made.
@@ -162,9 +165,10 @@ impl Permits {
 
     /// # No organisation holds up another
     ///
-    /// When a command has waited two seconds for a place, while the calls of its own organisation take long, only a few of that
-    /// organisation go on waiting, just enough to use its places. The others step aside, so that what stands behind them in the
-    /// queue is seen. One that is fast is never sent aside, nor is anyone where there is but one organisation.
+    /// When a command has waited two seconds for a place, while the calls of its own organisation
+    /// take long, only a few of that organisation go on waiting, just enough to use its places. The
+    /// others step aside, so that what stands behind them in the queue is seen. One that is fast is
+    /// never sent aside, nor is anyone where there is but one organisation.
     async fn wait_in_line(
         &self,
         org: &OrgId,
@@ -192,9 +196,10 @@ impl Permits {
 
     /// # Nothing cycles through the queues while nothing can be done
     ///
-    /// While others are served the command of a suspended organisation steps aside at once. While nobody is, it is held here for its turn
-    /// as a probe, within the bounds of [`Held`]: a copy would bring nothing. A drain sends it to a delay queue: a command that waits
-    /// here is never put back, because the broker counts that and has a limit.
+    /// While others are served the command of a suspended organisation steps aside at once. While
+    /// nobody is, it is held here for its turn as a probe, within the bounds of [`Held`]: a copy
+    /// would bring nothing. A drain sends it to a delay queue: a command that waits here is never
+    /// put back, because the broker counts that and has a limit.
     async fn wait_for_better(
         &self,
         org: &OrgId,

@@ -1,5 +1,5 @@
-//! What is told of publications that do not get through: one line for the beginning and one for the end, however often they fail
-//! and succeed in between, and across sessions.
+//! What is told of publications that do not get through: one line for the beginning and one for the
+//! end, however often they fail and succeed in between, and across sessions.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -123,7 +123,8 @@ impl Stuck {
 impl Drop for Stuck {
     /// # Nobody stays unready for a publication that is no longer there
     ///
-    /// Its session was lost, and its command may go to another worker. Then nothing may be left to prove that publishing works.
+    /// Its session was lost, and its command may go to another worker. Then nothing may be left to
+    /// prove that publishing works.
     fn drop(&mut self) {
         let trouble = Arc::clone(&self.0);
         trouble.lock().stuck -= 1;

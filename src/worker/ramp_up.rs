@@ -1,14 +1,18 @@
-//! Which kinds a session consumes, and how much of each, until all of them have proved harmless. Pure.
+//! Which kinds a session consumes, and how much of each, until all of them have proved harmless.
+//! Pure.
 //!
 //! # A message that kills the client library's connection does not drag its neighbours along
 //!
-//! Some messages cannot be parsed, and their delivery ends the connection, each time, until the queue's delivery limit moves
-//! them to the dead letters. What was unacknowledged with it counts a delivery too, here and at every worker that it reaches. So
-//! each session begins with one message at a time, of one kind at a time, and takes more of a kind when one comes that was not
-//! redelivered [`REDELIVERY_THRESHOLD`] times: the neighbours of such a message are then dealt with one by one, far from the
-//! limit. The broker counts the redeliveries, so that this holds across workers and restarts.
+//! Some messages cannot be parsed, and their delivery ends the connection, each time, until the
+//! queue's delivery limit moves them to the dead letters. What was unacknowledged with it counts a
+//! delivery too, here and at every worker that it reaches. So each session begins with one message
+//! at a time, of one kind at a time, and takes more of a kind when one comes that was not
+//! redelivered [`REDELIVERY_THRESHOLD`] times: the neighbours of such a message are then dealt with
+//! one by one, far from the limit. The broker counts the redeliveries, so that this holds across
+//! workers and restarts.
 //!
-//! A kind whose queue holds many such messages has every other turn; in the turns between, the others are consumed in bulk.
+//! A kind whose queue holds many such messages has every other turn; in the turns between, the
+//! others are consumed in bulk.
 
 use std::time::Duration;
 
@@ -56,8 +60,8 @@ impl RampUp {
         self.unproved.last().copied().filter(|_| self.was_alone)
     }
 
-    /// The next turn. If the last one has not proved its kind, those that have proved harmless are next: with harmless queues alone
-    /// all kinds are proved one right after the other.
+    /// The next turn. If the last one has not proved its kind, those that have proved harmless are
+    /// next: with harmless queues alone all kinds are proved one right after the other.
     pub(super) fn next_turn(&mut self) -> Turn {
         let must_wait = self.suspect.is_some() && self.unproved.first() == self.suspect.as_ref();
         let others_first = must_wait && !self.proved.is_empty();
@@ -78,7 +82,8 @@ impl RampUp {
         Turn { kinds: self.proved.clone(), is_alone, lasts }
     }
 
-    /// This kind has proved harmless: a message came that was hardly ever redelivered, or its queue is empty.
+    /// This kind has proved harmless: a message came that was hardly ever redelivered, or its queue
+    /// is empty.
     pub(super) fn proved(&mut self, kind: Kind) {
         if let Some(at) = self.unproved.iter().position(|unproved| *unproved == kind) {
             self.proved.push(self.unproved.remove(at));

@@ -1,4 +1,5 @@
-//! Whether a token reaches its organisation: asked with the GET that `check` makes, and remembered for each organisation and token.
+//! Whether a token reaches its organisation: asked with the GET that `check` makes, and remembered
+//! for each organisation and token.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -43,7 +44,8 @@ impl Known {
 }
 
 impl ReachCache {
-    /// What is known for an absence, or else what the API says now, and its answer. Those who ask together wait for one answer.
+    /// What is known for an absence, or else what the API says now, and its answer. Those who ask
+    /// together wait for one answer.
     pub(super) async fn ask(
         &self,
         api: &TallyfyApi,

@@ -23,8 +23,9 @@ impl Engine {
 
     /// # A worker whose clock is wrong expires nothing by age
     ///
-    /// The age of a command is told by the clocks of all workers that have had it. Where ours is minutes from the API's, it is more
-    /// likely wrong than the API's, and a command would expire of an age that it does not have.
+    /// The age of a command is told by the clocks of all workers that have had it. Where ours is
+    /// minutes from the API's, it is more likely wrong than the API's, and a command would expire
+    /// of an age that it does not have.
     pub(super) fn compare_clocks(&self, answer: &Answer, now: Timestamp) {
         let (changed, is_wrong) = {
             let mut clock = self.lock_clock();

@@ -1,4 +1,5 @@
-//! Supervises the sessions with the broker: opens one, has it consumed, opens the next when it is lost, and drains at the end.
+//! Supervises the sessions with the broker: opens one, has it consumed, opens the next when it is
+//! lost, and drains at the end.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -54,8 +55,8 @@ impl Worker {
         }
     }
 
-    /// Works until the engine drains; then finishes what is in flight within `grace`, which counts from the drain's begin. A lost broker
-    /// is rebuilt indefinitely.
+    /// Works until the engine drains; then finishes what is in flight within `grace`, which counts
+    /// from the drain's begin. A lost broker is rebuilt indefinitely.
     pub async fn run(&self, grace: Duration) {
         let over = CancellationToken::new();
         let counting = tokio::spawn(count_down(self.engine.draining.clone(), grace, over.clone()));
@@ -88,7 +89,8 @@ impl Worker {
         }
     }
 
-    /// Consumes until the session ends, and closes it when what is in flight is settled, or cannot be.
+    /// Consumes until the session ends, and closes it when what is in flight is settled, or cannot
+    /// be.
     async fn work(&self, session: Session, over: &CancellationToken) -> SessionEnd {
         let engine = &self.engine;
         let session = Arc::new(session);
@@ -186,7 +188,8 @@ mod tests {
     use crate::rabbitmq::topology::{Provision, Topology};
     use crate::worker::engine::samples;
 
-    /// Every request that opens a session has its time limit, but a slow broker may use up most of each.
+    /// Every request that opens a session has its time limit, but a slow broker may use up most of
+    /// each.
     #[tokio::test]
     async fn a_session_that_takes_long_to_open_is_no_loop_that_hangs() {
         let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::rabbitmq::BrokerError;
 
 const LONGEST_RECONNECT: Duration = Duration::from_secs(10);
-/// What ended a session that could consume may be a message, whose end must not take long (see `ramp_up`).
+/// What ended a session that could consume may be a message, whose end must not take long (see
+/// `ramp_up`).
 const LONGEST_AFTER_CONSUMING: Duration = Duration::from_secs(1);
 
 /// How a session has ended.

@@ -1,4 +1,5 @@
-//! What the log says of the session with the broker: one line for one failure. Writes nothing itself.
+//! What the log says of the session with the broker: one line for one failure. Writes nothing
+//! itself.
 
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,7 +9,8 @@ pub(super) struct SessionLog(Mutex<LastLogged>);
 
 enum LastLogged {
     Consuming,
-    /// Nothing yet of this end of a session: what becomes of the next one belongs into the same line.
+    /// Nothing yet of this end of a session: what becomes of the next one belongs into the same
+    /// line.
     Lost(String),
     NotConsuming(&'static str),
 }

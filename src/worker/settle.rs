@@ -1,4 +1,5 @@
-//! Carries a settlement out, in the one order: publish, wait for the confirm, acknowledge. The one place that acks.
+//! Carries a settlement out, in the one order: publish, wait for the confirm, acknowledge. The one
+//! place that acks.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,8 +19,9 @@ use crate::rabbitmq::{Delivery, PublishError, Session};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// A channel of RabbitMQ hands acknowledgements on to a quorum queue in the background, tells nobody when, and forgets with its end
-/// those that it still has: up to 62 commands were delivered again after a drain under load (RabbitMQ 4.0, measured).
+/// A channel of RabbitMQ hands acknowledgements on to a quorum queue in the background, tells
+/// nobody when, and forgets with its end those that it still has: up to 62 commands were delivered
+/// again after a drain under load (RabbitMQ 4.0, measured).
 pub(super) const ACKNOWLEDGEMENTS_ARRIVE: Duration = Duration::from_millis(300);
 
 /// Settles the deliveries of one session.
@@ -59,10 +61,10 @@ impl Settler {
     ///
     /// # A message is not acknowledged before its outcome is confirmed
     ///
-    /// Every publication has its own confirm before the delivery is acknowledged. Where one cannot be had the delivery
-    /// stays unacknowledged and the publish is tried again for as long as the session lives; when the session dies, the
-    /// broker delivers the command again, and the repeat is harmless: a second DELETE finds a 404, a second event has
-    /// the same id.
+    /// Every publication has its own confirm before the delivery is acknowledged. Where one cannot
+    /// be had the delivery stays unacknowledged and the publish is tried again for as long as the
+    /// session lives; when the session dies, the broker delivers the command again, and the repeat
+    /// is harmless: a second DELETE finds a 404, a second event has the same id.
     pub async fn settle(&self, delivery: Delivery, settlement: &Settlement) {
         let kind = delivery.incoming().kind;
         if matches!(settlement, Settlement::Requeue) {
@@ -94,8 +96,9 @@ impl Settler {
 
     /// # A dead letter that the broker finds too large does not stay unacknowledged indefinitely
     ///
-    /// The limit may be lowered while a command lies in its queue (`RabbitMQ` 4 takes an eighth of what 3 took). The copy with our
-    /// headers is then refused, each time, but the broker's own dead-lettering moves the original, at least once, as it is.
+    /// The limit may be lowered while a command lies in its queue (`RabbitMQ` 4 takes an eighth of
+    /// what 3 took). The copy with our headers is then refused, each time, but the broker's own
+    /// dead-lettering moves the original, at least once, as it is.
     async fn publish_until_confirmed(&self, publication: &Publication<'_>) -> Published {
         let mut stuck: Option<Stuck> = None;
         let mut pause = FIRST_PAUSE;
@@ -130,8 +133,9 @@ impl Settler {
 
     /// # A publish without a confirm ends the session
     ///
-    /// The node that the session is at may have lost the others, and then no confirm ever comes from it. What is not confirmed is not
-    /// acknowledged, so the commands come again, at another host.
+    /// The node that the session is at may have lost the others, and then no confirm ever comes
+    /// from it. What is not confirmed is not acknowledged, so the commands come again, at another
+    /// host.
     fn give_up_a_mute_broker(&self, error: &PublishError, what: String) {
         let is_due = matches!(error, PublishError::TimedOut) && {
             self.moves.lock().unwrap_or_else(PoisonError::into_inner).is_due(Instant::now())

@@ -1,4 +1,5 @@
-//! The log lines of settlements: one for the end of a command, one for its dead letter, one for a wait that is news.
+//! The log lines of settlements: one for the end of a command, one for its dead letter, one for a
+//! wait that is news.
 
 use tracing::{debug, error, info};
 
@@ -45,7 +46,8 @@ impl<'a> Ids<'a> {
     }
 }
 
-/// One line for a wait: of a failed attempt each time, of what is not the command's fault once for each reason.
+/// One line for a wait: of a failed attempt each time, of what is not the command's fault once for
+/// each reason.
 fn report_wait(wait: &Wait, is_news: bool, incoming: &Incoming, trace_id: Option<&str>) {
     let (id, command) = wait.command.as_ref().map(|(id, command)| (id.as_str(), command)).unzip();
     let command_id = id.or(incoming.properties.message_id.as_deref());

@@ -1,4 +1,5 @@
-//! Gives each command that RabbitMQ itself took out of its work queue a dead letter and an event, like every other end.
+//! Gives each command that RabbitMQ itself took out of its work queue a dead letter and an event,
+//! like every other end.
 //!
 //! It makes no call, so neither breaker nor suspension hold it up.
 
@@ -45,7 +46,8 @@ pub(super) async fn consume(
             Err(error) => Some(error),
         };
         let Some(error) = error else { break };
-        // The first time it may be the end of the session, which is about to be told of, or a message that ends connections.
+        // The first time it may be the end of the session, which is about to be told of, or a
+        // message that ends connections.
         if has_failed {
             let why = format!("undeliverable commands wait: {error}");
             if engine.health.set(Component::Undeliverable, Some(why.clone())) {
@@ -92,8 +94,8 @@ async fn until_lost(
 
 /// # Nobody knows whether a poison command was called for
 ///
-/// It was delivered again and again. So its event says `ambiguous`, and its dead letter does: after a replay, an object that is
-/// not there may be gone by one of those calls.
+/// It was delivered again and again. So its event says `ambiguous`, and its dead letter does: after
+/// a replay, an object that is not there may be gone by one of those calls.
 fn dead_letter(message: &Undeliverable, received: Instant) -> Settlement {
     let Undeliverable { incoming, cause } = message;
     let too_large = incoming.fault.as_deref().filter(|_| incoming.is_oversized);

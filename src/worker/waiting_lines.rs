@@ -69,7 +69,8 @@ impl<T> WaitingLines<T> {
         first
     }
 
-    /// A command of this organisation has waited too long: the line is cut to what may wait, `is_gone` tells who does so no longer.
+    /// A command of this organisation has waited too long: the line is cut to what may wait,
+    /// `is_gone` tells who does so no longer.
     pub(super) fn crowded(&mut self, org: &OrgId, now: Instant, is_gone: impl Fn(&T) -> bool) {
         if let Some(line) = self.lines.get_mut(org) {
             line.crowded = Some(now);

@@ -47,7 +47,8 @@ impl CommandRun<'_> {
             }
             NoCall::Braked(why) => (why.as_str(), Duration::ZERO, None),
         };
-        // The first time aside lets others be seen; after that each copy costs the broker more than it gains.
+        // The first time aside lets others be seen; after that each copy costs the broker more than
+        // it gains.
         let is_brief = reason == SLOW_ORGANISATION && !self.retry_state.has_waited_for(reason);
         let age = if is_brief { Duration::ZERO } else { self.age(at) };
         self.postpone(self.engine.schedule.postpone(age, retry_in), reason, retry_after, at)
@@ -55,9 +56,11 @@ impl CommandRun<'_> {
 
     /// # No number of restarts makes a waiting command a dead letter
     ///
-    /// The broker counts how often a message is put back, and moves it to the dead letters in the end. So a command that has not
-    /// begun goes back to the work queue once; one that has come back before goes to the first delay queue as a copy, which counts
-    /// from the start. Where "not found" is a failure it is a copy each time: a redelivery would raise a doubt that nobody has.
+    /// The broker counts how often a message is put back, and moves it to the dead letters in the
+    /// end. So a command that has not begun goes back to the work queue once; one that has come
+    /// back before goes to the first delay queue as a copy, which counts from the start. Where "not
+    /// found" is a failure it is a copy each time: a redelivery would raise a doubt that nobody
+    /// has.
     fn stopped(&mut self, at: Moment) -> Settlement {
         if self.calls > 0 {
             return self.retry_later();
@@ -111,7 +114,8 @@ impl CommandRun<'_> {
         self.keep_doubt();
         let left = moment.duration_since(now).unsigned_abs();
         let schedule = &self.engine.schedule;
-        // One that waits for its turn in the rate limit is back before it: nobody else is called in its place.
+        // One that waits for its turn in the rate limit is back before it: nobody else is called in
+        // its place.
         let delay =
             if self.asking().has_slot { schedule.within(left) } else { schedule.shortest(left) };
         let command = Some(self.identity());

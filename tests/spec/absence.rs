@@ -1,4 +1,5 @@
-//! What the API really says counts, and what something before it says does not: absence is proven, a refusal is the API's own.
+//! What the API really says counts, and what something before it says does not: absence is proven,
+//! a refusal is the API's own.
 
 use std::fs;
 use std::time::Duration;
@@ -68,7 +69,8 @@ async fn nothing_is_absent_in_an_organisation_that_the_token_does_not_reach() {
     world.after_shutdown().await;
 }
 
-/// The ends of this many commands for tasks that are not there; the list of the organisation's tasks is answered so.
+/// The ends of this many commands for tasks that are not there; the list of the organisation's
+/// tasks is answered so.
 async fn absent_tasks(number: usize, list: Reply) -> (StandIn, World, Vec<Value>) {
     let answer = move |is_get| if is_get { list.clone() } else { Reply::no_such_resource() };
     let api = StandIn::start(move |call| answer(call.is_get())).await;
@@ -99,7 +101,8 @@ fn absent_but_the_list(list: Reply) -> impl Fn(&Call) -> Reply {
     move |call| if call.is_get() { list.clone() } else { Reply::no_such_resource() }
 }
 
-/// Nobody can say at the moment whether the token reaches the organisation: its commands wait until the API can.
+/// Nobody can say at the moment whether the token reaches the organisation: its commands wait until
+/// the API can.
 async fn waits_for_an_answer(list: Reply) {
     let (what, api) = (format!("{list:?}"), StandIn::start(absent_but_the_list(list)).await);
     let mut world = world_at(&api, |settings| settings.core.api.request_timeout = LATE).await;
@@ -114,7 +117,8 @@ async fn waits_for_an_answer(list: Reply) {
             (&json!("already_absent"), &json!(1)),
             "{what}: {end}"
         );
-        // It may be ambiguous: what was not begun before the organisation was suspended has gone back to the queue.
+        // It may be ambiguous: what was not begun before the organisation was suspended has gone
+        // back to the queue.
         assert!(end.get("verified").is_none(), "{what}: {end}");
     }
     world.assert_drained().await;

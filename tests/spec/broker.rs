@@ -150,7 +150,8 @@ async fn a_message_that_ends_every_connection_dies_alone() {
 const GOOD_BYE: &str = "\0\x0a\0\x33";
 const DECLARED: &str = "\0\x28\0\x0b";
 
-/// lapin itself waits without end; with its own close it even gives up the heartbeats that would notice.
+/// lapin itself waits without end; with its own close it even gives up the heartbeats that would
+/// notice.
 #[tokio::test]
 async fn no_request_to_the_broker_waits_for_ever() {
     let world = World::without_worker(|_| {}).await;

@@ -1,4 +1,5 @@
-//! Broker outages: in each the worker says what is wrong, loses nothing, and goes on by itself when it is over.
+//! Broker outages: in each the worker says what is wrong, loses nothing, and goes on by itself when
+//! it is over.
 
 use futures_util::future::join_all;
 use serde_json::json;

@@ -329,7 +329,8 @@ async fn at_a_terminal(command: &Command, answer: &str) -> Output {
     script.args(["-qec", &line.join(" "), "/dev/null"]).env_clear().env("PATH", "/usr/bin:/bin");
     script.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // Of util-linux (Debian: bsdutils). Its end would be the end of the terminal, so it is held open.
+    // Of util-linux (Debian: bsdutils). Its end would be the end of the terminal, so it is held
+    // open.
     let mut child = Running::start(&mut script);
     let mut typed = child.stdin.take().unwrap();
     typed.write_all(answer.as_bytes()).unwrap();

@@ -471,7 +471,8 @@ async fn a_dead_letter_that_lies_can_be_dealt_with() {
     broker().delete_vhost(&world.vhost).await;
 }
 
-/// `dead export | less`, say: a pipe holds 64 KiB, and RabbitMQ ends a connection that was silent for some heartbeats.
+/// `dead export | less`, say: a pipe holds 64 KiB, and RabbitMQ ends a connection that was silent
+/// for some heartbeats.
 #[tokio::test]
 async fn a_slow_reader_does_not_silence_the_connection() {
     const MORE_THAN_THE_BROKERS_PATIENCE: Duration = Duration::from_secs(15);

@@ -1,4 +1,5 @@
-//! `deploy/rabbitmq/definitions.json` is what `setup` declares, and its users may do what they must and no more.
+//! `deploy/rabbitmq/definitions.json` is what `setup` declares, and its users may do what they must
+//! and no more.
 
 use std::process::Stdio;
 

@@ -71,7 +71,8 @@ fn every_metric_of_alerts_and_dashboard_is_one_that_the_worker_exports() {
     }
 }
 
-/// Else an `increase` does not see the first event, so the first dead letter after a start would raise no alert.
+/// Else an `increase` does not see the first event, so the first dead letter after a start would
+/// raise no alert.
 #[test]
 fn every_counter_that_an_alert_selects_is_there_from_the_start() {
     let at_the_start = Metrics::default().render();
@@ -84,7 +85,8 @@ fn every_counter_that_an_alert_selects_is_there_from_the_start() {
     }
 }
 
-/// What the worker counts with a word that the list of the start lacks would be seen only from its second time on.
+/// What the worker counts with a word that the list of the start lacks would be seen only from its
+/// second time on.
 #[test]
 fn every_word_that_the_runbook_gives_a_counter_is_there_from_the_start() {
     let at_the_start = Metrics::default().render();

@@ -62,7 +62,8 @@ async fn a_dead_token_costs_few_calls_and_other_organisations_nothing() {
     world.assert_drained().await;
 }
 
-/// Without that the file is read again every 5 seconds, and the probes of before it find the old token.
+/// Without that the file is read again every 5 seconds, and the probes of before it find the old
+/// token.
 #[tokio::test]
 async fn after_a_401_the_token_file_is_read_again_at_once() {
     let file = tempfile::NamedTempFile::new().unwrap();

@@ -53,7 +53,8 @@ async fn half_open_requests_on_the_operators_port_do_not_stop_deletion() {
     assert!(half_open.len() > 128, "{}", half_open.len());
     let livez = reqwest::get(format!("http://{address}/livez")).await.unwrap();
     assert!(livez.status().is_success(), "a probe of liveness is answered meanwhile");
-    // A connection to the API and one of each kind of descriptor more: the pool is empty after a while without calls.
+    // A connection to the API and one of each kind of descriptor more: the pool is empty after a
+    // while without calls.
     world.sandbox.fault("after", 1, json!({"garbage": true})).await;
     world.delete("after").await;
     assert_eq!(world.end("after").await["outcome"], "deleted");

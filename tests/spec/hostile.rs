@@ -1,5 +1,6 @@
-//! Messages that mean harm: none stops the worker, none makes a call or a publish that it should not, none costs another
-//! command its place. Where a fault of the worker's would end its process, it runs as one of its own.
+//! Messages that mean harm: none stops the worker, none makes a call or a publish that it should
+//! not, none costs another command its place. Where a fault of the worker's would end its process,
+//! it runs as one of its own.
 
 use std::collections::HashSet;
 use std::process::Stdio;
@@ -124,7 +125,8 @@ async fn header_tables_of_any_size_or_depth_stop_nothing() {
     broker().delete_vhost(&world.vhost).await;
 }
 
-/// The management API is bound by no frame's size, and the broker sends its header in one frame all the same.
+/// The management API is bound by no frame's size, and the broker sends its header in one frame all
+/// the same.
 #[tokio::test]
 async fn a_header_larger_than_the_agreed_frame_does_not_silence_the_connection() {
     let world = World::without_worker(|_| {}).await;

@@ -1,4 +1,5 @@
-//! Several hosts of one cluster: one that is away, mute or deaf is left for another. Two wires to one broker stand for two hosts.
+//! Several hosts of one cluster: one that is away, mute or deaf is left for another. Two wires to
+//! one broker stand for two hosts.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -149,7 +150,8 @@ async fn a_consumer_that_its_queue_has_forgotten_is_told_and_comes_back() {
     world.assert_drained().await;
 }
 
-/// What a busy worker looks like: messages are ready, it gets none, and all that it may have is in work.
+/// What a busy worker looks like: messages are ready, it gets none, and all that it may have is in
+/// work.
 #[tokio::test]
 async fn a_worker_that_has_as_much_as_it_may_have_is_not_deaf() {
     let mut world = World::without_worker(|settings| {

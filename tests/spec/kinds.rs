@@ -1,4 +1,5 @@
-//! Each kind of deletion makes its own call, reads the answer in its own way, and keeps to its own queues.
+//! Each kind of deletion makes its own call, reads the answer in its own way, and keeps to its own
+//! queues.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -143,7 +144,8 @@ fn deletions(api: &StandIn) -> Vec<String> {
     api.calls().into_iter().filter(|call| !call.is_get()).map(|call| call.path).collect()
 }
 
-/// The event of a command's end: its type and its data, which hold the id under this kind's name and no other.
+/// The event of a command's end: its type and its data, which hold the id under this kind's name
+/// and no other.
 async fn end_of(world: &World, row: &Row, command_id: &str) -> (String, Value) {
     let message = world.end_message(command_id).await;
     let event = message.json();
@@ -273,7 +275,8 @@ async fn a_kind_that_is_not_served_has_no_queues_and_takes_no_commands() {
     let names: Vec<_> = queues.map(|queue| queue["name"].as_str().unwrap()).collect();
     for kind in Kind::ALL {
         let is_served = [Kind::TaskDelete, Kind::TagDelete].contains(&kind);
-        // The queue itself, its undeliverable and its held commands, its dead letters and three delays.
+        // The queue itself, its undeliverable and its held commands, its dead letters and three
+        // delays.
         let number = names.iter().filter(|name| {
             **name == kind.as_str()
                 || (name.starts_with(&format!("{kind}.")) && !name.ends_with(".ledger"))

@@ -1,4 +1,5 @@
-//! The specification: one file for each promise, against a real RabbitMQ, real HTTP and the function that main runs.
+//! The specification: one file for each promise, against a real RabbitMQ, real HTTP and the
+//! function that main runs.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 

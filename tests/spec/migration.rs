@@ -1,4 +1,5 @@
-//! From the topology of the versions before, in which RabbitMQ's own dead letters had no queue of their own, to this one.
+//! From the topology of the versions before, in which RabbitMQ's own dead letters had no queue of
+//! their own, to this one.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -98,7 +99,8 @@ async fn readiness(port: &str, words: &str) {
     .await;
 }
 
-/// A command in the work queue, one in a delay queue, and two dead letters: a worker's, and one that RabbitMQ moved.
+/// A command in the work queue, one in a delay queue, and two dead letters: a worker's, and one
+/// that RabbitMQ moved.
 async fn fill(tester: &Tester) {
     tester.publish(&command("work"), properties("work")).await;
     tester

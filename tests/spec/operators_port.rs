@@ -37,7 +37,8 @@ async fn the_metrics_tell_what_has_happened() {
         ("api_answers_total{kind=\"task.delete\",verdict=\"throttled\"}", 1.0),
         ("api_call_duration_seconds_count{class=\"2xx\"}", 2.0),
         ("api_call_duration_seconds_count{class=\"5xx\"}", 1.0),
-        // Three events, a dead letter and a waiting copy; and in the ledger its opening and a reservation for each first call.
+        // Three events, a dead letter and a waiting copy; and in the ledger its opening and a
+        // reservation for each first call.
         ("publishes_total{result=\"confirmed\"}", 8.0),
         ("first_answers_total{kind=\"task.delete\",verdict=\"transient\"}", 1.0),
         ("first_answers_total{kind=\"task.delete\",verdict=\"throttled\"}", 1.0),

@@ -1,4 +1,5 @@
-//! The documents as pages: every link leads somewhere, every path that they name is there, and the settings are those of `--help`.
+//! The documents as pages: every link leads somewhere, every path that they name is there, and the
+//! settings are those of `--help`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

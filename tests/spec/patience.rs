@@ -1,4 +1,5 @@
-//! What only the world delays costs no command its life: not its age, nor a token that is away, nor a clock that is wrong.
+//! What only the world delays costs no command its life: not its age, nor a token that is away, nor
+//! a clock that is wrong.
 
 use std::fs;
 use std::path::Path;
@@ -26,7 +27,8 @@ const LONGER_THAN_MAX_AGE: Duration = Duration::from_secs(5);
 const LONGER_THAN_A_RELOAD: Duration = Duration::from_secs(7);
 const A_MINUTE: Duration = Duration::from_mins(1);
 
-/// A worker that is in trouble with the first organisation for longer than commands may live, and then is not any more.
+/// A worker that is in trouble with the first organisation for longer than commands may live, and
+/// then is not any more.
 async fn outlives(trouble: impl Fn(&Call) -> Reply + Send + Sync + 'static) {
     let api = StandIn::start(trouble).await;
     let mut world = world_at(&api, |settings| settings.core.schedule.max_age = MAX_AGE).await;
@@ -132,7 +134,8 @@ async fn throttling(retry_after: Duration) -> StandIn {
     .await
 }
 
-/// Fails if the organisation is called again, after what was called so far, before its `Retry-After` is over.
+/// Fails if the organisation is called again, after what was called so far, before its
+/// `Retry-After` is over.
 async fn keeps_its_retry_after(api: &StandIn, retry_after: Duration, calls_so_far: usize) {
     let again = eventually("calls after the pause", async || {
         let calls = api.calls_of(ORG);

@@ -20,10 +20,11 @@ const PUBLISHES: usize = 1500;
 const PLACES: u32 = 300;
 const RETURNED: &str = "tallyfy_delete_worker_publishes_total{result=\"returned\"}";
 
-/// Three kinds of publishes, interleaved: to a queue with room for some, which rejects the rest; to a key that no queue
-/// is bound to, which the broker returns; and to a queue that takes everything. Seen to fail
-/// on the naive design (every publish on one shared confirm channel, in `Publisher::publish_on_a_channel_of_its_own`) in
-/// three runs of three: 57, 66 and 75 of the 500 returned messages counted as confirmed.
+/// Three kinds of publishes, interleaved: to a queue with room for some, which rejects the rest; to
+/// a key that no queue is bound to, which the broker returns; and to a queue that takes everything.
+/// Seen to fail on the naive design (every publish on one shared confirm channel, in
+/// `Publisher::publish_on_a_channel_of_its_own`) in three runs of three: 57, 66 and 75 of the 500
+/// returned messages counted as confirmed.
 #[tokio::test]
 #[expect(clippy::too_many_lines, reason = "one scene")]
 async fn no_confirm_is_ever_taken_for_another_publishs() {

@@ -1,4 +1,5 @@
-//! The rate limit: how often the API is called, whatever there is to do, and that no organisation waits for another's.
+//! The rate limit: how often the API is called, whatever there is to do, and that no organisation
+//! waits for another's.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -80,7 +81,8 @@ async fn what_waits_long_for_its_turn_steps_aside_and_comes_back_in_time() {
         settings.core.limits = limits;
         settings.core.concurrency = 16;
         settings.broker.prefetch = 40;
-        // As many as there are: one that was counted each time that it was sent aside would be held in the end.
+        // As many as there are: one that was counted each time that it was sent aside would be held
+        // in the end.
         settings.core.guard = Some(GuardLimit { max_deletes: 90, window_s: 3600 });
     })
     .await;

@@ -1,4 +1,5 @@
-//! The tables of `docs/behaviour.md` and `docs/messages.md`, held against the code, so that they cannot rot; and all JSON examples.
+//! The tables of `docs/behaviour.md` and `docs/messages.md`, held against the code, so that they
+//! cannot rot; and all JSON examples.
 
 use std::time::Duration;
 
@@ -56,7 +57,8 @@ fn named(item: &str) -> Option<(u16, u16)> {
     Some((from.parse().ok()?, to.parse().ok()?))
 }
 
-/// How well an item fits an answer: one that names the body before one that says JSON, and that before one that names no body.
+/// How well an item fits an answer: one that names the body before one that says JSON, and that
+/// before one that names no body.
 fn fit(item: &str, status: u16, body: &str, is_named: bool) -> Option<u8> {
     let is_other = !is_named && item.starts_with(&format!("any other {}xx", status / 100));
     let is_this = named(item).is_some_and(|(from, to)| (from..=to).contains(&status));

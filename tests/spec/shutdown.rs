@@ -46,7 +46,8 @@ async fn a_drain_finishes_what_is_in_flight_and_gives_back_what_had_not_begun() 
     world.assert_drained().await;
 }
 
-/// RabbitMQ counts how often it is given a message back, and moves it to the dead letters at the 20th time.
+/// RabbitMQ counts how often it is given a message back, and moves it to the dead letters at the
+/// 20th time.
 #[tokio::test]
 async fn restarts_do_not_bring_a_command_that_only_waits_nearer_to_the_dead_letters() {
     let api = StandIn::start(|_| Reply::status(204).after(Duration::from_millis(300))).await;

@@ -1,4 +1,5 @@
-//! Shell snippets of the documents, run as they are printed. (The Python ones are run by `tests/producers`.)
+//! Shell snippets of the documents, run as they are printed. (The Python ones are run by
+//! `tests/producers`.)
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -16,7 +17,8 @@ use crate::support::rabbitmq::broker;
 use crate::support::sandbox::{Sandbox, TOKEN};
 use crate::support::world::{ORG, World};
 
-/// A shell with the program on its path and nothing else that the snippet does not set, but where the API is.
+/// A shell with the program on its path and nothing else that the snippet does not set, but where
+/// the API is.
 fn shell(snippet: &str, home: &Path, base_url: &str) -> Command {
     let program = Path::new(env!("CARGO_BIN_EXE_tallyfy-delete-worker"));
     let path = format!("{}:/usr/bin:/bin", program.parent().unwrap().display());

@@ -1,4 +1,5 @@
-//! Facts of RabbitMQ's streams that the ledger stands on, through the client library that the worker uses.
+//! Facts of RabbitMQ's streams that the ledger stands on, through the client library that the
+//! worker uses.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

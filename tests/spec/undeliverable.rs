@@ -1,4 +1,5 @@
-//! What RabbitMQ itself takes out of a work queue ends like any other command: with a dead letter and with an event.
+//! What RabbitMQ itself takes out of a work queue ends like any other command: with a dead letter
+//! and with an event.
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
@@ -144,7 +145,8 @@ async fn a_user_who_may_not_read_them_deletes_all_the_same_and_readiness_says_wh
     world.assert_drained().await;
 }
 
-/// RabbitMQ dead-letters them as they are, so a producer's own `x-failed-at` lay in the dead letters.
+/// RabbitMQ dead-letters them as they are, so a producer's own `x-failed-at` lay in the dead
+/// letters.
 #[tokio::test]
 async fn what_rabbitmq_moved_is_told_by_rabbitmq_and_not_by_the_headers_of_its_producer() {
     let world = World::without_worker(|_| {}).await;

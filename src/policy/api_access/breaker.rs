@@ -26,9 +26,10 @@ impl ProbeRank {
 
 /// # A bad command at the head of the queue does not hold the breaker open
 ///
-/// Probes are made with one command after the other: a failed one steps aside, and the next probe takes another, of an
-/// organisation that has not failed before one that has, and one that was never tried before one that was. Of the commands that
-/// wait for a slot the more promising may take it a little earlier.
+/// Probes are made with one command after the other: a failed one steps aside, and the next probe
+/// takes another, of an organisation that has not failed before one that has, and one that was
+/// never tried before one that was. Of the commands that wait for a slot the more promising may
+/// take it a little earlier.
 #[derive(Debug, Default)]
 pub(super) struct Breaker {
     streak: Streak,

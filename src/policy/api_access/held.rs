@@ -1,4 +1,5 @@
-//! Which commands are held in memory until their organisation may be called, and which step aside to a delay queue.
+//! Which commands are held in memory until their organisation may be called, and which step aside
+//! to a delay queue.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,7 +16,8 @@ const NARROW_WINDOW: usize = 16;
 const OF_ALL: usize = WINDOW * 3 / 4;
 /// How long one is held where there are too many.
 const WHEN_CROWDED: Duration = Duration::from_secs(2);
-/// No wait in memory comes near `RabbitMQ`'s consumer timeout of 30 minutes, nor the alert for a command that is stuck.
+/// No wait in memory comes near `RabbitMQ`'s consumer timeout of 30 minutes, nor the alert for a
+/// command that is stuck.
 pub const LONGEST_WAIT: Duration = Duration::from_mins(5);
 /// How often one who waits looks around.
 pub const LOOK: Duration = Duration::from_millis(500);
@@ -50,8 +52,9 @@ impl Held {
     ///
     /// # A backlog of one organisation does not hide another
     ///
-    /// Where others may be called, an organisation that may not be keeps only a few commands here, however many it has. The rest steps
-    /// aside at once, as fast as the broker delivers, so that what stands behind it is seen. Many organisations share the room.
+    /// Where others may be called, an organisation that may not be keeps only a few commands here,
+    /// however many it has. The rest steps aside at once, as fast as the broker delivers, so that
+    /// what stands behind it is seen. Many organisations share the room.
     pub fn may_stay(&self, org: &OrgId, waited: Duration, callable: usize) -> bool {
         if callable <= 1 {
             return waited < LONGEST_WAIT;

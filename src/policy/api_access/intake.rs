@@ -1,4 +1,5 @@
-//! How commands may be taken in: as many as there are places for, a few for probes, or none for a while.
+//! How commands may be taken in: as many as there are places for, a few for probes, or none for a
+//! while.
 
 use std::time::{Duration, Instant};
 
@@ -29,8 +30,8 @@ impl ApiAccess {
         }
     }
 
-    /// Whether every organisation that commands have come for is suspended. One that has a token and never had a command says
-    /// nothing: it may be a stray file.
+    /// Whether every organisation that commands have come for is suspended. One that has a token
+    /// and never had a command says nothing: it may be a stray file.
     pub fn are_all_suspended(&self) -> bool {
         self.callable.is_empty() || (self.called > 0 && self.suspended >= self.called)
     }

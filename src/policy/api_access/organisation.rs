@@ -1,4 +1,5 @@
-//! The circuit of one organisation: unrestricted, in slow start, or suspended with a probe now and then.
+//! The circuit of one organisation: unrestricted, in slow start, or suspended with a probe now and
+//! then.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,8 @@ use super::streak::Streak;
 use super::suspension::{CircuitChange, Suspension};
 use crate::policy::verdict::Verdict;
 
-/// Calls in flight for an organisation that nobody knows to be served; each good answer allows one more.
+/// Calls in flight for an organisation that nobody knows to be served; each good answer allows one
+/// more.
 pub(super) const SLOW_START_CALLS: usize = 4;
 /// Absences without proof in a row that are believed.
 pub(super) const UNVERIFIED_ABSENCES: u32 = 10;
@@ -85,8 +87,8 @@ impl Organisation {
             && self.served.is_some_and(|served| now.saturating_duration_since(served) < evidence)
     }
 
-    /// What kind of permit a call would have now. With `at_any_time` a probe does not wait for its time nor for another one's
-    /// answer, where the organisation has only failed.
+    /// What kind of permit a call would have now. With `at_any_time` a probe does not wait for its
+    /// time nor for another one's answer, where the organisation has only failed.
     ///
     /// # Errors
     /// It is suspended, and no probe may be made.
@@ -140,8 +142,9 @@ impl Organisation {
 
     /// # An absence is believed ten times in a row without proof, and not once more
     ///
-    /// A proxy without a route answers 404 to everything. The API of a stand-in may do so too, with every right. Ten wrong ends,
-    /// each marked as unverified, are what the doubt may cost; then the organisation waits until something is proven.
+    /// A proxy without a route answers 404 to everything. The API of a stand-in may do so too, with
+    /// every right. Ten wrong ends, each marked as unverified, are what the doubt may cost; then
+    /// the organisation waits until something is proven.
     pub(super) fn believes_absence(&self) -> bool {
         let is_misdirected = self
             .suspension()
@@ -260,7 +263,8 @@ impl Organisation {
         is_news.then_some(CircuitChange::Suspended(suspension))
     }
 
-    /// What suspended it may be gone: the next call is a probe, but not before the end of a `Retry-After`.
+    /// What suspended it may be gone: the next call is a probe, but not before the end of a
+    /// `Retry-After`.
     pub(super) fn probe_now(&mut self, now: Instant) {
         if let State::Suspended(suspension) = &mut self.state {
             suspension.next_probe = suspension.floor.max(now);

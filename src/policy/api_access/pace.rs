@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// A call of this length is slow, and so is an organisation that has calls in flight and no answer for as long.
+/// A call of this length is slow, and so is an organisation that has calls in flight and no answer
+/// for as long.
 const SLOW_CALL: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]

@@ -61,6 +61,7 @@ pub enum Intake {
     Bulk,
     /// A few, for probes.
     Probing,
-    /// None before this moment: every organisation that there is is suspended, and none is due for a probe.
+    /// None before this moment: every organisation that there is is suspended, and none is due for
+    /// a probe.
     Paused(Instant),
 }

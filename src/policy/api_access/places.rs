@@ -7,8 +7,9 @@ use super::organisation::SLOW_START_CALLS;
 use crate::messages::OrgId;
 
 impl ApiAccess {
-    /// Which of the organisations that have commands waiting for a place gets the next one: of those that have a token the one with the
-    /// fewest calls in flight, and of several the one whose last call is the longest ago.
+    /// Which of the organisations that have commands waiting for a place gets the next one: of
+    /// those that have a token the one with the fewest calls in flight, and of several the one
+    /// whose last call is the longest ago.
     pub fn next_in_line<'a>(
         &self,
         waiting: impl Iterator<Item = &'a OrgId>,
@@ -28,7 +29,8 @@ impl ApiAccess {
         first.map(|(_, _, org)| org)
     }
 
-    /// Whether what waits for a place of this organisation keeps others from being seen: its answers take long.
+    /// Whether what waits for a place of this organisation keeps others from being seen: its
+    /// answers take long.
     pub fn is_slow(&self, org: &OrgId, now: Instant) -> bool {
         self.callable.len() > 1
             && self.organisations.get(org).is_some_and(|organisation| organisation.is_slow(now))
@@ -38,8 +40,9 @@ impl ApiAccess {
     ///
     /// # A slow organisation does not keep the last places from the others
     ///
-    /// A call cannot be taken back. So while another organisation is about, one whose calls take long leaves a quarter of the
-    /// places free. One organisation alone uses all of them, and so does one that is fast.
+    /// A call cannot be taken back. So while another organisation is about, one whose calls take
+    /// long leaves a quarter of the places free. One organisation alone uses all of them, and so
+    /// does one that is fast.
     pub(super) fn limit(&self, org: &OrgId, now: Instant) -> usize {
         let all = self.concurrency;
         let Some(organisation) = self.organisations.get(org) else {

@@ -1,7 +1,9 @@
-//! How often the API may be called: token buckets, for each organisation and for all, and who waits for a token where.
+//! How often the API may be called: token buckets, for each organisation and for all, and who waits
+//! for a token where.
 //!
-//! Not `governor` (0.10): it reads a clock of its own, takes a token as it looks, and keeps its keys in a map of its own. Here a token is
-//! one condition of several: it is taken only with the place, the circuit and the breaker, at a time that is an argument.
+//! Not `governor` (0.10): it reads a clock of its own, takes a token as it looks, and keeps its
+//! keys in a map of its own. Here a token is one condition of several: it is taken only with the
+//! place, the circuit and the breaker, at a time that is an argument.
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -97,12 +99,13 @@ pub enum TokenWait {
     Aside(Duration),
 }
 
-/// Says where one waits that has so many of its organisation before it in line, and its turn in so long.
+/// Says where one waits that has so many of its organisation before it in line, and its turn in so
+/// long.
 ///
 /// # What waits for a token does not hide another organisation
 ///
-/// A line of some seconds is no obstacle, and a copy would bring nothing. A longer one would fill the memory of the worker with one
-/// organisation, so that nobody sees the commands behind it.
+/// A line of some seconds is no obstacle, and a copy would bring nothing. A longer one would fill
+/// the memory of the worker with one organisation, so that nobody sees the commands behind it.
 pub(super) fn where_to_wait(ahead: usize, turn_in: Duration, is_shared: bool) -> TokenWait {
     if !is_shared || ahead < HELD || turn_in <= HELD_FOR {
         TokenWait::Here

@@ -14,7 +14,8 @@ pub enum SuspendReason {
     Unauthorized,
     /// 5xx, time-outs, no connection: ten in a row from at least five commands.
     Failing,
-    /// Answers that are not the API's, as many; or the token does not reach the organisation; or nothing but absences without proof.
+    /// Answers that are not the API's, as many; or the token does not reach the organisation; or
+    /// nothing but absences without proof.
     Misdirected,
 }
 
@@ -79,8 +80,8 @@ pub struct Feedback {
 /// What follows from an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recorded {
-    /// The answer came while its organisation is suspended or the breaker is open: it says nothing of the command, unless it is
-    /// the end that was asked for.
+    /// The answer came while its organisation is suspended or the breaker is open: it says nothing
+    /// of the command, unless it is the end that was asked for.
     pub is_outage: bool,
     /// Worth a log line each.
     pub changes: Vec<Change>,

@@ -11,8 +11,9 @@ pub(super) const COMMANDS: usize = 5;
 
 /// # A few commands that always fail are no outage
 ///
-/// An outage fails for everything; a bad command fails alone. So a streak is full only when it is long *and* comes from several
-/// distinct commands. Fewer than that use up their attempts and are dead-lettered, also where they are all that there is.
+/// An outage fails for everything; a bad command fails alone. So a streak is full only when it is
+/// long *and* comes from several distinct commands. Fewer than that use up their attempts and are
+/// dead-lettered, also where they are all that there is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Streak {
     answers: u32,

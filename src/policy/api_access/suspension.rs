@@ -70,7 +70,8 @@ impl Suspension {
         }
     }
 
-    /// Whether it has had this reason before: an organisation whose answers alternate is not worth a line for each probe.
+    /// Whether it has had this reason before: an organisation whose answers alternate is not worth
+    /// a line for each probe.
     pub(super) fn has_reported(&self, reason: SuspendReason) -> bool {
         self.reported[reason as usize]
     }
@@ -83,8 +84,8 @@ impl Suspension {
 
     /// # A `Retry-After` is a floor under the pause that would be made anyway
     ///
-    /// Zero, or a date in the past, does not shorten the pause; only a probe that fails makes it longer, up to a minute. The
-    /// answers of calls that were in flight together count once.
+    /// Zero, or a date in the past, does not shorten the pause; only a probe that fails makes it
+    /// longer, up to a minute. The answers of calls that were in flight together count once.
     #[must_use]
     pub(super) fn goes_on(
         self,
@@ -104,8 +105,8 @@ impl Suspension {
 
     /// # A command that was never tried is the better probe
     ///
-    /// The ones that have failed may be what suspended the organisation. So they are taken only when no other has come for a
-    /// while.
+    /// The ones that have failed may be what suspended the organisation. So they are taken only
+    /// when no other has come for a while.
     pub(super) fn is_due(&self, was_tried: bool, now: Instant) -> bool {
         let patience =
             if was_tried && self.reason.is_outage() { FOR_ANOTHER } else { Duration::ZERO };
@@ -114,8 +115,9 @@ impl Suspension {
 
     /// Whether such a permit's good answer ends it.
     ///
-    /// The answer of a probe does, and of an outage that of any call: it is served. Neither undercuts a `Retry-After`, nor does
-    /// the late success of a call that began before a 429 or a 401.
+    /// The answer of a probe does, and of an outage that of any call: it is served. Neither
+    /// undercuts a `Retry-After`, nor does the late success of a call that began before a 429 or a
+    /// 401.
     pub(super) fn ends_with(&self, kind: PermitKind, now: Instant) -> bool {
         self.floor <= now && (kind == PermitKind::HalfOpen || self.reason.is_outage())
     }

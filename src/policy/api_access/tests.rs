@@ -1,5 +1,5 @@
-//! The promises of the whole decision, as tables and against a model. In one file, long as it is: it has nothing but tests, and they
-//! share the model and its helpers.
+//! The promises of the whole decision, as tables and against a model. In one file, long as it is:
+//! it has nothing but tests, and they share the model and its helpers.
 
 use super::*;
 use proptest::prelude::*;
@@ -505,7 +505,8 @@ fn any_verdict() -> impl Strategy<Value = Verdict> {
 }
 
 proptest! {
-    /// Calls begin and end in any order, for three organisations: the promises hold for each whatever the others do.
+    /// Calls begin and end in any order, for three organisations: the promises hold for each
+    /// whatever the others do.
     #[test]
     fn the_promises_hold_whatever_happens(
         steps in proptest::collection::vec((

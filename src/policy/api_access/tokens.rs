@@ -17,7 +17,8 @@ pub struct Line {
 }
 
 impl ApiAccess {
-    /// Until there is a token for a call of this organisation; zero if there is one, or if nothing is limited.
+    /// Until there is a token for a call of this organisation; zero if there is one, or if nothing
+    /// is limited.
     pub(super) fn token_in(&self, org: &OrgId, now: Instant) -> Duration {
         let own = self.organisations.get(org).and_then(|organisation| organisation.tokens);
         let buckets = [own, self.all_tokens].into_iter().flatten();
@@ -46,7 +47,8 @@ impl ApiAccess {
         self.take_token(org, now);
     }
 
-    /// When the next one in line of these organisations gets its token, if it waits for nothing else.
+    /// When the next one in line of these organisations gets its token, if it waits for nothing
+    /// else.
     pub fn next_token_in<'a>(
         &self,
         waiting: impl Iterator<Item = &'a OrgId>,
@@ -62,13 +64,14 @@ impl ApiAccess {
         waiting.filter(has_place).map(|org| self.token_in(org, now)).min()
     }
 
-    /// Where one more of this organisation waits; `None` if it need not wait for a token. `has_slot`: it was sent aside before, and
-    /// its turn has come.
+    /// Where one more of this organisation waits; `None` if it need not wait for a token.
+    /// `has_slot`: it was sent aside before, and its turn has come.
     ///
     /// # Who is sent aside comes back when its turn comes
     ///
-    /// Each has a slot of its own behind the last one that was given, so that those aside come back as fast as the limit lets them be
-    /// called, and no faster. One that comes back has had its wait: it is sent aside again only if the line itself is too long.
+    /// Each has a slot of its own behind the last one that was given, so that those aside come back
+    /// as fast as the limit lets them be called, and no faster. One that comes back has had its
+    /// wait: it is sent aside again only if the line itself is too long.
     pub fn wait_for_token(
         &mut self,
         org: &OrgId,

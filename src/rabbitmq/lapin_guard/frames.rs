@@ -19,13 +19,14 @@ const DELIVER: [u8; 4] = [0, 60, 0, 60];
 const GET_OK: [u8; 4] = [0, 60, 0, 71];
 const TAG_AND_FLAG: usize = 9;
 
-/// Splits the broker's bytes into frames, in whatever pieces they come. Bodies pass at once; what is looked into is held
-/// until it is whole.
+/// Splits the broker's bytes into frames, in whatever pieces they come. Bodies pass at once; what
+/// is looked into is held until it is whole.
 ///
 /// # A body that is too large is never held
 ///
-/// The header in front of a body says how large it is. Of one that is larger than `keep` says, each byte is forgotten as it
-/// comes, and lapin gets the SHA-1 of it instead: enough to tell one such message from another.
+/// The header in front of a body says how large it is. Of one that is larger than `keep` says, each
+/// byte is forgotten as it comes, and lapin gets the SHA-1 of it instead: enough to tell one such
+/// message from another.
 #[derive(Debug)]
 pub struct WireGuard {
     keep: Keep,
@@ -185,7 +186,8 @@ mod tests {
         frame_on(channel, HEADER, &[&[0, 60, 0, 0][..], &size.to_be_bytes(), &[0, 0]].concat())
     }
 
-    /// Its header, and its body in frames of 50 bytes, each with a frame of another channel behind it.
+    /// Its header, and its body in frames of 50 bytes, each with a frame of another channel behind
+    /// it.
     fn large(channel: u8, body: &[u8]) -> Vec<u8> {
         let frames = body.chunks(50).flat_map(|chunk| [frame_on(channel, BODY, chunk), other()]);
         [head_of(channel, body.len() as u64), frames.collect::<Vec<_>>().concat()].concat()

@@ -1,5 +1,6 @@
-//! A message's header as the broker sends it (class, size, properties), read before lapin reads it. Leaves out what lapin could
-//! not survive; what the reader of the message would then miss becomes a fault of the message. Pure.
+//! A message's header as the broker sends it (class, size, properties), read before lapin reads it.
+//! Leaves out what lapin could not survive; what the reader of the message would then miss becomes
+//! a fault of the message. Pure.
 
 use std::ops::Range;
 use std::str;
@@ -7,19 +8,24 @@ use std::str;
 /// What to keep of a message that cannot be passed on as it is.
 #[derive(Debug, Clone, Copy)]
 pub struct Keep {
-    /// Names of the headers to keep, the most needed first. What is deep or long is left out even so.
+    /// Names of the headers to keep, the most needed first. What is deep or long is left out even
+    /// so.
     pub headers: &'static [&'static str],
-    /// Name of the header that says what was wrong with the message. It is added; a producer may forge it.
+    /// Name of the header that says what was wrong with the message. It is added; a producer may
+    /// forge it.
     pub fault: &'static str,
     /// A body of more bytes is left out; its SHA-1 comes in its place.
     pub largest_body: u64,
-    /// Name of the header that says how many bytes were left out. It is added; a producer may forge it.
+    /// Name of the header that says how many bytes were left out. It is added; a producer may forge
+    /// it.
     pub left_out: &'static str,
 }
 
-/// Every AMQP peer takes frames of 4,096 bytes, eight of them around the payload, whatever else was agreed.
+/// Every AMQP peer takes frames of 4,096 bytes, eight of them around the payload, whatever else was
+/// agreed.
 const LARGEST: usize = 4096 - 8;
-/// Tables and arrays in each other. `x-death` has two. Each level costs the library up to ten KiB of a stack of two MiB.
+/// Tables and arrays in each other. `x-death` has two. Each level costs the library up to ten KiB
+/// of a stack of two MiB.
 const DEEPEST: usize = 16;
 const LONGEST_TEXT: usize = 1024;
 const HEADERS: usize = 2;
@@ -56,11 +62,12 @@ enum Form {
 
 /// # Nothing that lapin cannot read ever reaches it
 ///
-/// lapin reads nested tables by recursion on a thread whose stack we cannot choose, and an overflow ends the process. A short
-/// string that is no UTF-8 ends the connection, each time it is delivered. So does a header larger than the agreed frame, which the
-/// broker does send; one of 32 frames first silences the connection for two heartbeats. So a header that is small, flat and
-/// readable passes as it is (`None`); any other is written again, with what `keep` names of it. So is that of a body which is
-/// left out.
+/// lapin reads nested tables by recursion on a thread whose stack we cannot choose, and an overflow
+/// ends the process. A short string that is no UTF-8 ends the connection, each time it is
+/// delivered. So does a header larger than the agreed frame, which the broker does send; one of 32
+/// frames first silences the connection for two heartbeats. So a header that is small, flat and
+/// readable passes as it is (`None`); any other is written again, with what `keep` names of it. So
+/// is that of a body which is left out.
 pub fn rewritten(payload: &[u8], keep: Keep) -> Option<Vec<u8>> {
     let (frame, properties) = payload.split_at_checked(CLASS_AND_SIZE)?;
     let found = read_properties(properties);
@@ -89,7 +96,8 @@ pub(super) fn left_out(payload: &[u8], keep: Keep) -> Option<u64> {
     (size > keep.largest_body).then_some(size)
 }
 
-/// The text of a short string that is read by somebody else, without what is no UTF-8; of the same length.
+/// The text of a short string that is read by somebody else, without what is no UTF-8; of the same
+/// length.
 pub(super) fn make_readable(text: &mut [u8]) {
     if str::from_utf8(text).is_err() {
         text.iter_mut().filter(|byte| !byte.is_ascii()).for_each(|byte| *byte = b'?');
@@ -142,7 +150,8 @@ fn write_properties(found: &Found<'_>, added: &[Vec<u8>], keep: Keep) -> Vec<u8>
     [&flags.to_be_bytes()[..], &values].concat()
 }
 
-/// What is added, and the entries that `keep` names and that are small and flat enough, in at most `room` bytes; of several with one name the last.
+/// What is added, and the entries that `keep` names and that are small and flat enough, in at most
+/// `room` bytes; of several with one name the last.
 fn kept(table: &[u8], added: &[Vec<u8>], keep: Keep, room: usize) -> Vec<u8> {
     let mut found = vec![None; keep.headers.len()];
     let mut rest = Reader(table);

@@ -1,12 +1,15 @@
-//! Between the socket and lapin: lapin gets only the bytes that it survives. Uses lapin's own entry for foreign transports.
+//! Between the socket and lapin: lapin gets only the bytes that it survives. Uses lapin's own entry
+//! for foreign transports.
 //!
-//! Three things that any producer can send harm lapin 4.12.3, and so everything else in the process: header tables nested some
-//! thousand times overflow the stack of lapin's own thread and abort the process; a header larger than the agreed frame, which the
-//! broker does send, ends the connection, one of 32 frames only after two heartbeats of silence; text that is not UTF-8 in a
-//! property ends the connection. Each does so again at every delivery.
-//! `docs/upstream.md` tells lapin's maintainers. When lapin survives these, this module can go.
+//! Three things that any producer can send harm lapin 4.12.3, and so everything else in the
+//! process: header tables nested some thousand times overflow the stack of lapin's own thread and
+//! abort the process; a header larger than the agreed frame, which the broker does send, ends the
+//! connection, one of 32 frames only after two heartbeats of silence; text that is not UTF-8 in a
+//! property ends the connection. Each does so again at every delivery. `docs/upstream.md` tells
+//! lapin's maintainers. When lapin survives these, this module can go.
 //!
-//! It knows nothing of the rest of this program, so that it can be lifted out. [`Keep`] tells it what to save of a header.
+//! It knows nothing of the rest of this program, so that it can be lifted out. [`Keep`] tells it
+//! what to save of a header.
 
 mod frames;
 mod header;
@@ -32,7 +35,8 @@ use stream::{GuardedReactor, GuardedStream};
 /// A socket to one address of the broker's host, with TLS where its URI asks for that.
 ///
 /// # Errors
-/// The system's word; [`io::ErrorKind::TimedOut`] where the address did not take the connection within `limit`.
+/// The system's word; [`io::ErrorKind::TimedOut`] where the address did not take the connection
+/// within `limit`.
 pub async fn dial(
     uri: &AMQPUri,
     address: SocketAddr,

@@ -1,4 +1,5 @@
-//! The transport that lapin is given: tokio's, whose incoming bytes pass the guard. What we send passes untouched.
+//! The transport that lapin is given: tokio's, whose incoming bytes pass the guard. What we send
+//! passes untouched.
 
 use std::future::Future;
 use std::io::{self, IoSlice, Read, Write};

@@ -8,7 +8,8 @@ use crate::kind::Kind;
 use crate::messages::names;
 
 const DELIVERY_LIMIT: i32 = 20;
-/// Of queues that people look into: RabbitMQ 4.0 to 4.2 drop a message that went back more often than their default, 20.
+/// Of queues that people look into: RabbitMQ 4.0 to 4.2 drop a message that went back more often
+/// than their default, 20.
 pub(super) const LOOKS_LIMIT: i32 = 100_000;
 /// Some 400,000 records, which a worker reads in a few seconds when it starts.
 const LEDGER_BYTES: i64 = 64 * 1024 * 1024;
@@ -21,7 +22,8 @@ pub(super) struct QueueSpec {
     pub(super) name: String,
     pub(super) arguments: FieldTable,
     pub(super) bindings: Vec<(&'static str, String)>,
-    /// A binding of the versions before, which is taken away when all of this queue's own are there.
+    /// A binding of the versions before, which is taken away when all of this queue's own are
+    /// there.
     pub(super) old_binding: Option<(&'static str, String)>,
     /// The arguments of the versions before, with which the queue is accepted too.
     pub(super) old_arguments: Option<FieldTable>,
@@ -41,15 +43,17 @@ pub(super) fn exchanges() -> [(&'static str, ExchangeKind, FieldTable); 6] {
 
 /// # No queue loses what it dead-letters
 ///
-/// At-least-once dead-lettering needs all of: a dead-letter exchange, the strategy, and `reject-publish`; with the default
-/// overflow RabbitMQ falls back to at-most-once without a word. The dead-letter queue comes first, then that of undeliverable
-/// commands, and the work queue before the delay queues, so that no queue ever dead-letters to one that is not there yet.
+/// At-least-once dead-lettering needs all of: a dead-letter exchange, the strategy, and
+/// `reject-publish`; with the default overflow RabbitMQ falls back to at-most-once without a word.
+/// The dead-letter queue comes first, then that of undeliverable commands, and the work queue
+/// before the delay queues, so that no queue ever dead-letters to one that is not there yet.
 ///
 /// # An older topology becomes this one with nothing lost
 ///
-/// In the versions before, what RabbitMQ dead-letters went straight to the dead letters, by the key of its kind. No argument of a
-/// queue has changed for that, only bindings: the new ones are all made before the old one is taken away, so at each moment
-/// such a message has a queue. Between the two it has both, and its dead letter is there twice.
+/// In the versions before, what RabbitMQ dead-letters went straight to the dead letters, by the key
+/// of its kind. No argument of a queue has changed for that, only bindings: the new ones are all
+/// made before the old one is taken away, so at each moment such a message has a queue. Between the
+/// two it has both, and its dead letter is there twice.
 pub(super) fn queues(topology: &Topology) -> Vec<QueueSpec> {
     let kinds = topology.kinds.iter().flat_map(|kind| queues_of(*kind, &topology.delays));
     [unrouted_events(), ledger()].into_iter().chain(kinds).collect()

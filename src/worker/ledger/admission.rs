@@ -16,7 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// So long a command waits that has the permission to call already.
 const BRIEF: Duration = Duration::from_millis(200);
 
-/// A command that was never called for, on its way to its first call: counted, so that the next reservation is as large as it must be.
+/// A command that was never called for, on its way to its first call: counted, so that the next
+/// reservation is as large as it must be.
 pub(in crate::worker) struct Admission<'a> {
     ledger: &'a Ledger,
     scope: &'a Scope,
@@ -38,12 +39,14 @@ impl<'a> Admission<'a> {
         near.ok_or(Braked::LedgerUnavailable)
     }
 
-    /// Spends a permit, if one is at hand within a moment. Returns whether it has: others may have been faster.
+    /// Spends a permit, if one is at hand within a moment. Returns whether it has: others may have
+    /// been faster.
     ///
     /// # No destructive call without a record of its permit
     ///
-    /// What cannot be decided, because the ledger cannot be read or written, is not done. A permit is spent only when its
-    /// reservation has come back from the broker, so that every other worker counts it too.
+    /// What cannot be decided, because the ledger cannot be read or written, is not done. A permit
+    /// is spent only when its reservation has come back from the broker, so that every other worker
+    /// counts it too.
     ///
     /// # Errors
     /// [`Braked`]: then no call may be made.

@@ -1,4 +1,5 @@
-//! What comes back by itself: a permit whose call does not come about, and the count of a command that is held.
+//! What comes back by itself: a permit whose call does not come about, and the count of a command
+//! that is held.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -18,7 +18,8 @@ impl Permits {
         self.rate_limit_waits.get_or_create(&[("where", place)]).inc();
     }
 
-    /// Serves those in line when there is a token, which no answer tells of. One look at a time is enough for all.
+    /// Serves those in line when there is a token, which no answer tells of. One look at a time is
+    /// enough for all.
     pub(super) fn look_at_the_next_token(self: &Arc<Self>, shared: &mut Shared, now: Instant) {
         let next = shared.access.next_token_in(shared.lines.orgs(), now);
         let (Some(wait), false, Ok(runtime)) = (next, shared.is_timed, Handle::try_current())

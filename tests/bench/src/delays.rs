@@ -1,5 +1,6 @@
-//! What a command waits for inside the worker: from the broker's delivery to the call, and from the answer to the acknowledgement, at half
-//! load; and how long one organisation's command waits behind another's backlog.
+//! What a command waits for inside the worker: from the broker's delivery to the call, and from the
+//! answer to the acknowledgement, at half load; and how long one organisation's command waits
+//! behind another's backlog.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};

@@ -1,4 +1,5 @@
-//! What the contestants work on: a vhost with the topology and a queue for all events, and a stub of the API in a process of its own.
+//! What the contestants work on: a vhost with the topology and a queue for all events, and a stub
+//! of the API in a process of its own.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
@@ -180,8 +181,8 @@ impl Field {
         }
     }
 
-    /// Takes all events out, and holds them against the promise: as many as there were commands, each of a deletion, each once; and no
-    /// command in the dead letters.
+    /// Takes all events out, and holds them against the promise: as many as there were commands,
+    /// each of a deletion, each once; and no command in the dead letters.
     pub(crate) async fn each_has_one_end(&self, commands: usize) {
         self.becomes(EVENTS, commands).await;
         let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
@@ -201,8 +202,8 @@ impl Field {
         }
     }
 
-    /// Holds what a worker that was stopped in the middle has left against the promise: of so many commands each was called for once and has
-    /// one end, or is still in its queue. Empties both.
+    /// Holds what a worker that was stopped in the middle has left against the promise: of so many
+    /// commands each was called for once and has one end, or is still in its queue. Empties both.
     pub(crate) async fn each_is_done_or_waits(&self, commands: usize) {
         let calls = self.calls().await;
         assert_eq!(calls["calls"], calls["paths"], "calls, and paths");
@@ -212,8 +213,9 @@ impl Field {
         self.each_has_one_end(done).await;
     }
 
-    /// Holds it against the promise where no call has succeeded: no command has an end, and as many as there were are in the queues, for
-    /// longer than the first wait takes (what passes from one to another is in neither for a moment).
+    /// Holds it against the promise where no call has succeeded: no command has an end, and as many
+    /// as there were are in the queues, for longer than the first wait takes (what passes from one
+    /// to another is in neither for a moment).
     pub(crate) async fn each_waits(&self, commands: usize) {
         let (began, mut all_there) = (Instant::now(), 0);
         while all_there < LOOKS {

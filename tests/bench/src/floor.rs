@@ -1,4 +1,5 @@
-//! The floor: what the broker's protocol and the calls cost with the same libraries, and nothing else.
+//! The floor: what the broker's protocol and the calls cost with the same libraries, and nothing
+//! else.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,13 +16,15 @@ use reqwest::Client;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::sleep;
 
-/// As many as the worker's publisher has: one publish at a time on each, the only way that its confirms can be trusted.
+/// As many as the worker's publisher has: one publish at a time on each, the only way that its
+/// confirms can be trusted.
 const CHANNELS: usize = 64;
 const PREFETCH: u16 = 128;
 const EVENT_BYTES: usize = 450;
 const AT_REST: Duration = Duration::from_millis(300);
 
-/// Consumes commands, publishes a confirmed persistent event for each and acknowledges it; where a base URL is given it makes the call first.
+/// Consumes commands, publishes a confirmed persistent event for each and acknowledges it; where a
+/// base URL is given it makes the call first.
 pub(crate) async fn amqp(url: &str, commands: usize, base_url: Option<&str>) {
     let api = base_url.map(|base_url| (client(), base_url.to_owned()));
     let connect = || Connection::connect(url, ConnectionProperties::default());
@@ -62,12 +65,14 @@ pub(crate) async fn amqp(url: &str, commands: usize, base_url: Option<&str>) {
         });
     }
     all_done.notified().await;
-    // RabbitMQ hands acknowledgements on to a quorum queue in the background, and forgets the last ones with the channel.
+    // RabbitMQ hands acknowledgements on to a quorum queue in the background, and forgets the last
+    // ones with the channel.
     sleep(AT_REST).await;
     let _ = consuming.close(200, "OK".into()).await;
 }
 
-/// How long two connections and the first delivery take, in milliseconds: what the broker takes to answer.
+/// How long two connections and the first delivery take, in milliseconds: what the broker takes to
+/// answer.
 pub(crate) async fn first_delivery_ms(url: &str) -> f64 {
     let began = Instant::now();
     let connect = || Connection::connect(url, ConnectionProperties::default());

@@ -1,4 +1,5 @@
-//! Memory with a short and a long queue, with the largest bodies, and over time; and how long the worker takes to its first call.
+//! Memory with a short and a long queue, with the largest bodies, and over time; and how long the
+//! worker takes to its first call.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -57,7 +58,8 @@ async fn with_largest_bodies(field: &Field, concurrency: usize) -> Value {
     json!({"concurrency": concurrency, "peak_mib": peak})
 }
 
-/// The same where every call fails: all that is unacknowledged is copied to the delay queues at once.
+/// The same where every call fails: all that is unacknowledged is copied to the delay queues at
+/// once.
 async fn with_largest_bodies_failing(concurrency: usize) -> Value {
     let field = Field::answering(503, LATENCY_MS).await;
     let commands = concurrency * EACH;
@@ -66,14 +68,16 @@ async fn with_largest_bodies_failing(concurrency: usize) -> Value {
     sleep(ALL_FAIL).await;
     let peak = usage(&child).unwrap().peak_mib;
     stop(child);
-    // Some: an organisation begins with a trial, and the breaker opens before all have had their call.
+    // Some: an organisation begins with a trial, and the breaker opens before all have had their
+    // call.
     assert_ne!(field.calls().await["calls"], 0, "no call was made");
     field.each_waits(commands).await;
     field.end().await;
     json!({"concurrency": concurrency, "peak_mib": peak, "every_call": "503"})
 }
 
-/// Resident memory at the default concurrency while nothing but bodies comes that are too large for a command, of several sizes.
+/// Resident memory at the default concurrency while nothing but bodies comes that are too large for
+/// a command, of several sizes.
 async fn with_oversized_bodies(field: &Field) -> Value {
     for bytes in OVERSIZED {
         field.fill("acme", 0..OVERSIZED_OF_EACH, OutputFormat::Contract { bytes }).await;
@@ -103,7 +107,8 @@ async fn empty(field: &Field) {
     field.calls().await;
 }
 
-/// Memory: `waiting` commands against a thousand; bodies of 64 KiB at three concurrencies, and where every call fails; larger ones; and `minutes` of work, where they are more than none.
+/// Memory: `waiting` commands against a thousand; bodies of 64 KiB at three concurrencies, and
+/// where every call fails; larger ones; and `minutes` of work, where they are more than none.
 pub(crate) async fn memory(waiting: usize, minutes: u64) -> Value {
     let field = Field::new(LATENCY_MS).await;
     let short = with_waiting(&field, 1000, Duration::from_secs(20)).await;
@@ -123,7 +128,8 @@ pub(crate) async fn memory(waiting: usize, minutes: u64) -> Value {
     report
 }
 
-/// Milliseconds from exec to the first call, beside what the broker takes to answer a program that does nothing else.
+/// Milliseconds from exec to the first call, beside what the broker takes to answer a program that
+/// does nothing else.
 pub(crate) async fn start() -> Value {
     let field = Field::new(0).await;
     let (mut worker, mut broker) = (Vec::new(), Vec::new());

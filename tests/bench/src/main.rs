@@ -1,8 +1,10 @@
-//! What the worker costs for each command, beside the floor: a program that only consumes, publishes and acknowledges with lapin, and one that
-//! only makes the calls with reqwest; and beside other ways to do the job, where `tests/bench/peers/setup` has installed them. `make bench`.
+//! What the worker costs for each command, beside the floor: a program that only consumes,
+//! publishes and acknowledges with lapin, and one that only makes the calls with reqwest; and
+//! beside other ways to do the job, where `tests/bench/peers/setup` has installed them. `make
+//! bench`.
 //!
-//! CPU time of each process from the kernel's accounting, in interleaved rounds, because machines are shared. A run in which a command was
-//! lost or repeated is not reported.
+//! CPU time of each process from the kernel's accounting, in interleaved rounds, because machines
+//! are shared. A run in which a command was lost or repeated is not reported.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench that fails says where")]
 
@@ -61,7 +63,8 @@ struct Cli {
     picture: Option<PathBuf>,
 }
 
-/// What else can be measured, and the processes that are measured: they are started by this very program.
+/// What else can be measured, and the processes that are measured: they are started by this very
+/// program.
 #[derive(Subcommand)]
 enum Part {
     /// Calls a second with an API that takes its time, beside concurrency ÷ latency.

@@ -137,8 +137,9 @@ pub(crate) fn build_the_worker() {
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }
-    // `cargo run` has set these for us. ring's build script asks to be run again when they change, so that with them everything
-    // from TLS up would be built again, now and again at the next start.
+    // `cargo run` has set these for us. ring's build script asks to be run again when they change,
+    // so that with them everything from TLS up would be built again, now and again at the next
+    // start.
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG_")) {
         cargo.env_remove(name);
     }

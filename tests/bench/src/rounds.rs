@@ -1,4 +1,5 @@
-//! The rounds: fills the queue, starts a process, waits until all is done, and reads what it has used.
+//! The rounds: fills the queue, starts a process, waits until all is done, and reads what it has
+//! used.
 
 use std::time::{Duration, Instant};
 
@@ -58,7 +59,8 @@ pub(crate) async fn measure(plan: &Plan) -> Value {
         "worker_to_floor": spread(ratios.collect()), "worker_to_both_in_one": spread(to_both.collect())})
 }
 
-/// One process under measurement, from its start until the last command is done. Of a peer its start is left out.
+/// One process under measurement, from its start until the last command is done. Of a peer its
+/// start is left out.
 async fn one(contestant: &Contestant, plan: &Plan, field: &Field) -> Figure {
     let is_peer = matches!(contestant, Contestant::Peer(_));
     let commands = if contestant.is_slow() { plan.commands / FEWER } else { plan.commands };

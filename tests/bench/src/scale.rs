@@ -12,7 +12,8 @@ use crate::process::{Contestant, Usage, busy, stop, usage};
 use crate::rounds::number;
 
 const PATIENCE: Duration = Duration::from_mins(4);
-/// Concurrency, and milliseconds that the API takes. The last one asks for no more calls a second than a small machine has to give.
+/// Concurrency, and milliseconds that the API takes. The last one asks for no more calls a second
+/// than a small machine has to give.
 const CASES: [(u16, u16); 4] = [(64, 50), (256, 50), (1000, 50), (1000, 400)];
 /// So long the API would be busy at least.
 const SECONDS: usize = 8;

@@ -1,4 +1,5 @@
-//! A lean stand-in for the API: 204 (or another status) to every DELETE after a while, and a memory of when each path was called. Takes spans too, and drops them.
+//! A lean stand-in for the API: 204 (or another status) to every DELETE after a while, and a memory
+//! of when each path was called. Takes spans too, and drops them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -24,7 +25,8 @@ pub(crate) struct Calls {
 }
 
 impl Calls {
-    /// `calls`, different `paths`, `first_at` in seconds since 1970, and `a_second` over the middle four fifths.
+    /// `calls`, different `paths`, `first_at` in seconds since 1970, and `a_second` over the middle
+    /// four fifths.
     fn summary(&self) -> Value {
         let since_1970 =
             |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
@@ -38,7 +40,8 @@ impl Calls {
     }
 }
 
-/// Prints its address, then answers indefinitely. `GET /` sums the calls up since the last one that did.
+/// Prints its address, then answers indefinitely. `GET /` sums the calls up since the last one that
+/// did.
 pub(crate) async fn serve(latency: Duration, status: u16) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("http://{}", listener.local_addr().unwrap());

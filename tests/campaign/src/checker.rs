@@ -31,7 +31,8 @@ pub(crate) enum Kind {
     HalfDead,
     /// A call before its `Retry-After`.
     EarlyCall,
-    /// A command of an organisation that was healthy throughout waited long, and nothing had befallen all.
+    /// A command of an organisation that was healthy throughout waited long, and nothing had
+    /// befallen all.
     Delayed,
     /// A dead letter of an organisation while nothing of it could be served.
     DeadWhileOut,
@@ -84,9 +85,10 @@ const LONGEST_STILL_MS: i64 = 15_000;
 
 /// # Every worker goes on while a plain consumer does
 ///
-/// `ends`: when a worker told of the ends of commands. `others`: what goes on beside it, each at any time (the plain consumers get
-/// messages, the producers' commands are confirmed); what stopped them stops a worker, too. Returns the longest time that a worker stood
-/// still beyond that, and what is wrong with it.
+/// `ends`: when a worker told of the ends of commands. `others`: what goes on beside it, each at
+/// any time (the plain consumers get messages, the producers' commands are confirmed); what stopped
+/// them stops a worker, too. Returns the longest time that a worker stood still beyond that, and
+/// what is wrong with it.
 pub(crate) fn stood_still(
     worker: usize,
     ends: &[i64],
@@ -197,8 +199,9 @@ fn is_failure(event: &Event) -> bool {
     event.outcome == "dead_lettered"
 }
 
-/// A producer that has lost a confirm sends the command again; a worker that has lost an acknowledgement leaves two copies in the delay
-/// queues. Where "not found" is a failure, the second one fails if the first was carried out, and the success supersedes that.
+/// A producer that has lost a confirm sends the command again; a worker that has lost an
+/// acknowledgement leaves two copies in the delay queues. Where "not found" is a failure, the
+/// second one fails if the first was carried out, and the success supersedes that.
 fn is_second_not_found(command: &Command, reason: &str, has_succeeded: bool) -> bool {
     let is_not_found = matches!(reason, "not_found" | "not_found_or_not_archived");
     let there_are_two = command.attempted > 1 || has_succeeded;
@@ -353,7 +356,8 @@ fn wrongly_dead(
     (!is_right).then(|| finding(Kind::WronglyDead, format!("{}: {reason}", dead_letter.command_id)))
 }
 
-/// The longest stretch between publication and end in which nothing befell all. What always fails waits for its own fault.
+/// The longest stretch between publication and end in which nothing befell all. What always fails
+/// waits for its own fault.
 fn delays_of_the_healthy<'a>(
     ledgers: &'a Ledgers,
     ends: &HashMap<&str, Vec<&Event>>,
@@ -382,7 +386,8 @@ fn delayed(command: &Command, delay: i64) -> Option<Finding> {
     (delay > LONGEST_DELAY_MS).then(|| finding(Kind::Delayed, what))
 }
 
-/// What is refused without an answer of the API, or for the API's own word that came just before, is its own fault.
+/// What is refused without an answer of the API, or for the API's own word that came just before,
+/// is its own fault.
 fn dead_while_out(
     dead_letter: &DeadLetter,
     commands: &HashMap<&str, &Command>,
@@ -404,7 +409,8 @@ fn dead_while_out(
     Some(finding(Kind::DeadWhileOut, what))
 }
 
-/// A worker may die between a dead letter and its event. If the next one succeeds, there is nothing left to tell but that.
+/// A worker may die between a dead letter and its event. If the next one succeeds, there is nothing
+/// left to tell but that.
 fn half_dead(ledgers: &Ledgers) -> Vec<Finding> {
     let letters: HashSet<&str> =
         ledgers.dead_letters.iter().map(|l| l.command_id.as_str()).collect();
@@ -422,8 +428,8 @@ fn half_dead(ledgers: &Ledgers) -> Vec<Finding> {
     apart.into_iter().map(|what| finding(Kind::HalfDead, what)).collect()
 }
 
-/// Where a worker has died, or its words were lost, between the answer and the next call, the next worker could not know;
-/// nor can the second copy of a command that was sent twice.
+/// Where a worker has died, or its words were lost, between the answer and the next call, the next
+/// worker could not know; nor can the second copy of a command that was sent twice.
 fn early_calls(ledgers: &Ledgers, commands: &HashMap<&str, &Command>) -> Vec<Finding> {
     const STILL_UNDER_WAY_MS: i64 = 15_000;
     let sent_twice: HashSet<&str> =

@@ -1,7 +1,8 @@
 //! A cluster of three RabbitMQ nodes in containers of its own, and what is done to it.
 //!
-//! The nodes talk to each other over one network and to everybody else over another. So a node can be cut off from the others while its
-//! clients still reach it: the case in which a connection lives and nothing comes over it.
+//! The nodes talk to each other over one network and to everybody else over another. So a node can
+//! be cut off from the others while its clients still reach it: the case in which a connection
+//! lives and nothing comes over it.
 
 use std::net::Ipv4Addr;
 use std::process::Command;
@@ -17,8 +18,8 @@ use crate::parts::now_ms;
 const IMAGE: &str = "rabbitmq:4-management";
 const NODES: u8 = 3;
 const START_WITHIN: Duration = Duration::from_mins(3);
-/// A minority stops by itself when it notices that it is one. With Erlang's own 60 s (`net_ticktime`) it does not notice in time: that
-/// is the hard case.
+/// A minority stops by itself when it notices that it is one. With Erlang's own 60 s
+/// (`net_ticktime`) it does not notice in time: that is the hard case.
 const CONFIGURATION: &str = "loopback_users = none\n\
     cluster_formation.peer_discovery_backend = classic_config\n\
     cluster_formation.classic_config.nodes.1 = rabbit@n1\n\
@@ -50,7 +51,8 @@ pub(crate) const FAULTS: [Fault; 6] = [
 /// How long a node is away.
 const AWAY: Duration = Duration::from_secs(20);
 
-/// A running cluster; its containers and networks are removed when this process ends, by whatever end.
+/// A running cluster; its containers and networks are removed when this process ends, by whatever
+/// end.
 pub(crate) struct Cluster {
     name: String,
     subnets: [u8; 2],

@@ -1,5 +1,5 @@
-//! The field of one campaign: puts the parts in place, lets producer and nemesis loose, waits for the drain, and collects
-//! the books.
+//! The field of one campaign: puts the parts in place, lets producer and nemesis loose, waits for
+//! the drain, and collects the books.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -99,8 +99,8 @@ pub(crate) async fn fight(scenario: &Scenario) -> Result<Outcome, String> {
     Ok(Outcome { balance, ledgers, broker: broker.describe().to_owned(), took: began.elapsed() })
 }
 
-/// One campaign against a cluster: each fault once, in an order by the seed. `is_balanced`: the workers are behind a balancer, and do not
-/// have the nodes' addresses.
+/// One campaign against a cluster: each fault once, in an order by the seed. `is_balanced`: the
+/// workers are behind a balancer, and do not have the nodes' addresses.
 pub(crate) async fn fight_cluster(
     scenario: &Scenario,
     cluster: &Cluster,
@@ -138,7 +138,8 @@ pub(crate) async fn fight_cluster(
     Ok(Outcome { balance, ledgers, broker, took: began.elapsed() })
 }
 
-/// All faults, one after the other, until all is drained and the workers have ended; returns the ends of workers that nobody asked for.
+/// All faults, one after the other, until all is drained and the workers have ended; returns the
+/// ends of workers that nobody asked for.
 async fn rage_in(
     cluster: &Cluster,
     scenario: &Scenario,
@@ -206,7 +207,8 @@ async fn declare(url: &str) -> Result<(), String> {
     topology::ensure(&connection, &topology).await.map(drop).map_err(|error| error.to_string())
 }
 
-/// `wire` goes to the broker, `url` is everybody's, `cluster` the workers' where they need another one.
+/// `wire` goes to the broker, `url` is everybody's, `cluster` the workers' where they need another
+/// one.
 async fn place(
     scenario: &Scenario,
     broker: Option<&'static Broker>,
@@ -234,7 +236,8 @@ async fn place(
     Nemesis { broker, slots, sandbox, witness, tokens, journal, retry_after }
 }
 
-/// Everything at once, until all is drained and the workers have ended; returns the ends of workers that nobody asked for.
+/// Everything at once, until all is drained and the workers have ended; returns the ends of workers
+/// that nobody asked for.
 async fn rage(
     scenario: &Scenario,
     rng: &mut Rng,
@@ -272,8 +275,8 @@ async fn rage(
     bad_exits.into_inner().expect("nobody panics with it")
 }
 
-/// First act: only single organisations are struck, so that nothing else can delay the others. Then the workers start again and
-/// may be doomed, all but one, which goes on with what it has learned.
+/// First act: only single organisations are struck, so that nothing else can delay the others. Then
+/// the workers start again and may be doomed, all but one, which goes on with what it has learned.
 async fn strike_organisations(scenario: &Scenario, nemesis: &Nemesis) {
     if !scenario.organisations.is_empty() {
         nemesis.strike_organisations(&scenario.organisations, scenario.organisations_time).await;
@@ -318,7 +321,8 @@ async fn tell(producer: &Producer, nemesis: &Nemesis, over: &AtomicBool) {
     }
 }
 
-/// Until every confirmed command has its end and nothing lies in a queue, or patience is over; then the checker says so.
+/// Until every confirmed command has its end and nothing lies in a queue, or patience is over; then
+/// the checker says so.
 async fn drain(patience: Duration, producer: &Producer, nemesis: &Nemesis, url: &str) {
     let deadline = Instant::now() + patience;
     while Instant::now() < deadline {

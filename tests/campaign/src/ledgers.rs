@@ -11,8 +11,9 @@ pub(crate) enum Expected {
     Done,
     /// A dead letter for this reason, and no call at all where it is refused before one.
     DeadLetter(&'static str),
-    /// The API refuses the first call and carries out the second: a dead letter, unless the command is delivered again or its first
-    /// answer is lost; then a success, which supersedes the dead letter if there is one.
+    /// The API refuses the first call and carries out the second: a dead letter, unless the command
+    /// is delivered again or its first answer is lost; then a success, which supersedes the dead
+    /// letter if there is one.
     RefusedOnce,
 }
 

@@ -1,5 +1,5 @@
-//! A campaign of faults: commands are given while workers, broker, network and API are struck by a seeded nemesis; then
-//! the books of all parties are held against the promise.
+//! A campaign of faults: commands are given while workers, broker, network and API are struck by a
+//! seeded nemesis; then the books of all parties are held against the promise.
 
 #![allow(clippy::print_stdout, reason = "showing is what it is for")]
 
@@ -36,8 +36,8 @@ const TROUBLE_OF_ONE: Duration = Duration::from_secs(30);
 
 /// Strikes workers, broker, network and API while commands are carried out, and balances the books.
 ///
-/// Builds a worker with failpoints (places at which it can be made to die) and starts its own RabbitMQ, sandbox API and
-/// workers; ends them all. Exit 0 only if the books balance.
+/// Builds a worker with failpoints (places at which it can be made to die) and starts its own
+/// RabbitMQ, sandbox API and workers; ends them all. Exit 0 only if the books balance.
 #[derive(Debug, Parser)]
 #[command(name = "campaign")]
 struct Arguments {
@@ -47,7 +47,8 @@ struct Arguments {
     /// How many commands are given.
     #[arg(long, default_value_t = 2000)]
     commands: usize,
-    /// For how long they are given, evenly; faults go on as long, and until each family had its turn.
+    /// For how long they are given, evenly; faults go on as long, and until each family had its
+    /// turn.
     #[arg(long, default_value_t = 1.5)]
     minutes: f64,
     /// How many workers share the queue.
@@ -56,12 +57,13 @@ struct Arguments {
     /// Where to write the report as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Instead: short campaigns against workers with a known fault, each of which must be found; with a word, only those that have
-    /// it in their name.
+    /// Instead: short campaigns against workers with a known fault, each of which must be found;
+    /// with a word, only those that have it in their name.
     #[arg(long, num_args = 0..=1, default_missing_value = "", value_name = "WORD")]
     mutants: Option<String>,
-    /// Instead: a cluster of three nodes in containers (a Docker engine must answer), each of which is killed, stopped, frozen or cut off from
-    /// the others; with the nodes' addresses in the workers' URL, then behind a balancer.
+    /// Instead: a cluster of three nodes in containers (a Docker engine must answer), each of which
+    /// is killed, stopped, frozen or cut off from the others; with the nodes' addresses in the
+    /// workers' URL, then behind a balancer.
     #[arg(long, conflicts_with = "mutants")]
     cluster: bool,
 }
@@ -93,8 +95,9 @@ async fn one(arguments: &Arguments) -> Result<bool, String> {
         time: Duration::try_from_secs_f64(arguments.minutes * 60.0)
             .map_err(|e| format!("--minutes: {e}"))?,
         workers: arguments.workers.max(1),
-        // What a delay queue had handed to a queue that was still starting, after a kill, RabbitMQ hands over again only after
-        // three minutes (`dead_letter_worker_publisher_confirm_timeout`).
+        // What a delay queue had handed to a queue that was still starting, after a kill, RabbitMQ
+        // hands over again only after three minutes
+        // (`dead_letter_worker_publisher_confirm_timeout`).
         patience: Duration::from_mins(6),
         program,
         organisations_time: TROUBLE_OF_ONE,

@@ -134,7 +134,8 @@ pub(crate) struct Nemesis {
 }
 
 impl Nemesis {
-    /// Strikes until `end`, and until each of the families had its turn; each turn of all is in a new order.
+    /// Strikes until `end`, and until each of the families had its turn; each turn of all is in a
+    /// new order.
     pub(crate) async fn strike_until(&self, families: &[Family], mut rng: Rng, end: Instant) {
         let mut had_all = families.is_empty();
         while !had_all || Instant::now() < end {

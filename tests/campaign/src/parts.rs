@@ -1,4 +1,5 @@
-//! The sandbox, on a thread of ours, and the workers, as processes: started again when they die, each on wires of its own.
+//! The sandbox, on a thread of ours, and the workers, as processes: started again when they die,
+//! each on wires of its own.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -42,7 +43,8 @@ impl Sandbox {
         self.0.url().trim_start_matches("http://")
     }
 
-    /// Which tasks, processes, tags and files there are, and which of them it never manages to delete.
+    /// Which tasks, processes, tags and files there are, and which of them it never manages to
+    /// delete.
     pub(crate) async fn tell_of_objects(&self, plan: &[Planned]) {
         for Planned { command, answers, .. } in plan {
             let scope = json!({"org_id": command.org, "task_id": command.object});
@@ -211,8 +213,8 @@ impl Slot {
         self.lock().process.is_some()
     }
 
-    /// Looks after it: tells of its death, and starts it when it is wanted. `doomed`: it is to die at a seam, at the
-    /// passage given.
+    /// Looks after it: tells of its death, and starts it when it is wanted. `doomed`: it is to die
+    /// at a seam, at the passage given.
     pub(crate) fn look_after(
         &self,
         vhost_url: &str,

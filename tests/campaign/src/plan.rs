@@ -1,4 +1,5 @@
-//! The commands of a campaign, from its seed: of every kind, each with the end that it must come to.
+//! The commands of a campaign, from its seed: of every kind, each with the end that it must come
+//! to.
 
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use crate::ledgers::{Command, Expected};
 
 /// Organisations that faults of their own may befall.
 pub(crate) const STRUCK: [&str; 4] = ["north", "south", "west", "inland"];
-/// Where nothing ever happens but what happens to all. The first one has the commands that always fail.
+/// Where nothing ever happens but what happens to all. The first one has the commands that always
+/// fail.
 pub(crate) const UNHARMED: [&str; 2] = ["east", "centre"];
 /// Organisations that the workers may touch.
 pub(crate) const ORGS: [&str; 6] = ["north", "south", "west", "inland", UNHARMED[0], UNHARMED[1]];
@@ -57,8 +59,8 @@ pub(crate) struct Burst {
     pub(crate) share: usize,
 }
 
-/// Makes this many commands, to be sent evenly over `time`. In front of them, where there are bursts: commands that always fail,
-/// and the bursts.
+/// Makes this many commands, to be sent evenly over `time`. In front of them, where there are
+/// bursts: commands that always fail, and the bursts.
 pub(crate) fn plan(
     rng: &mut Rng,
     commands: usize,
@@ -105,7 +107,8 @@ fn one(rng: &mut Rng, number: usize, org: &'static str) -> Planned {
     }
 }
 
-/// It must succeed, whatever befalls it: also if its first answer is lost and the second says "not found".
+/// It must succeed, whatever befalls it: also if its first answer is lost and the second says "not
+/// found".
 fn of_another_kind(rng: &mut Rng, number: usize, org: &str, kind: Kind) -> Planned {
     let (object, id) = (format!("t{number:06}"), format!("command-{number:06}"));
     let body = json!({"org_id": org, kind.spec().id_member: object, "requested_by": "campaign"});
@@ -151,7 +154,8 @@ fn of_a_task(rng: &mut Rng, number: usize, org: &'static str) -> Planned {
         Expected::RefusedOnce => Answers::RefusesOnce,
         _ => Answers::Honest,
     };
-    // Both ends of one command come about by a lost acknowledgement, and by a producer that has lost a confirm.
+    // Both ends of one command come about by a lost acknowledgement, and by a producer that has
+    // lost a confirm.
     let one_of = if answers == Answers::RefusesOnce { 4 } else { 25 };
     let (after, straight, twice) = (Duration::ZERO, rng.bool(), rng.u8(..one_of) == 0);
     Planned { command, body, message_id, after, straight, twice, state, answers }

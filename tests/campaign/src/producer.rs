@@ -1,4 +1,5 @@
-//! A producer with confirms: sends each command until the broker has confirmed it, and writes down what it knows.
+//! A producer with confirms: sends each command until the broker has confirmed it, and writes down
+//! what it knows.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};

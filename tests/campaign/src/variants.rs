@@ -1,7 +1,8 @@
-//! Builds of the worker that no user gets: with its failpoints, and with a fault that the checker must find.
+//! Builds of the worker that no user gets: with its failpoints, and with a fault that the checker
+//! must find.
 //!
-//! Each is built from a copy of the sources under a name of its own, so that no dangerous line ever stands in `src/` and no
-//! build of this kind lies where the real one is expected.
+//! Each is built from a copy of the sources under a name of its own, so that no dangerous line ever
+//! stands in `src/` and no build of this kind lies where the real one is expected.
 
 use std::fs;
 use std::path::{Path, PathBuf};

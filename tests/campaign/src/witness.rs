@@ -1,4 +1,5 @@
-//! Independent consumers of the outcome events and of the dead letters: written down first, acknowledged then.
+//! Independent consumers of the outcome events and of the dead letters: written down first,
+//! acknowledged then.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,7 +19,8 @@ use tokio::time::{sleep, timeout};
 use crate::ledgers::{DeadLetter, Event};
 use crate::parts::now_ms;
 
-/// Where the events go. Small and rejecting, so that a witness that looks away makes the broker refuse events.
+/// Where the events go. Small and rejecting, so that a witness that looks away makes the broker
+/// refuse events.
 pub(crate) const EVENTS: &str = "campaign.events";
 pub(crate) const ROOM: i32 = 30;
 /// Without a word for this long it connects again.
@@ -115,7 +117,8 @@ async fn watch_once(
     kind: Option<Kind>,
     seen: &Mutex<Seen>,
 ) -> lapin::Result<()> {
-    // A port that Docker holds open for a broker that is dead takes the connection and never answers.
+    // A port that Docker holds open for a broker that is dead takes the connection and never
+    // answers.
     let Ok(opened) = timeout(PATIENCE, consume(url, queue)).await else { return Ok(()) };
     let (_connection, _channel, mut deliveries) = opened?;
     while let Ok(Some(delivery)) = timeout(PATIENCE, deliveries.next()).await {
@@ -168,7 +171,8 @@ fn event(delivery: &Delivery) -> Event {
     }
 }
 
-/// A dead letter without a message id is about a command whose id its event derives from the body in the same way.
+/// A dead letter without a message id is about a command whose id its event derives from the body
+/// in the same way.
 fn dead_letter(kind: Kind, delivery: &Delivery) -> DeadLetter {
     let headers = delivery.properties.headers().clone().unwrap_or_default();
     let reason = match headers.inner().get("x-failure-reason") {

@@ -1,4 +1,5 @@
-//! Plain consumers beside the workers, one at each node: what they get while a node is struck, a worker can be asked to get, too.
+//! Plain consumers beside the workers, one at each node: what they get while a node is struck, a
+//! worker can be asked to get, too.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! `make demo`: a bad day of the worker, live, on a real RabbitMQ. Starts everything, publishes commands of every kind,
-//! shows how each ends, and balances the books.
+//! `make demo`: a bad day of the worker, live, on a real RabbitMQ. Starts everything, publishes
+//! commands of every kind, shows how each ends, and balances the books.
 
 #![allow(clippy::print_stdout, reason = "showing is what it is for")]
 

@@ -17,7 +17,8 @@ use crate::commands::{Command, ORG, THROTTLED_ORG};
 const TOKEN: &str = "demo-token";
 const LADDER: &str = "1s,2s,4s";
 
-/// The worker of this build, without our environment: nobody's settings or proxies for another worker reach this one.
+/// The worker of this build, without our environment: nobody's settings or proxies for another
+/// worker reach this one.
 fn worker() -> Process {
     let own = std::env::current_exe().expect("the demo's own path");
     let mut worker = Process::new(own.with_file_name("tallyfy-delete-worker"));
@@ -127,7 +128,8 @@ impl Drop for Worker {
     }
 }
 
-/// Ends the process when we are gone, by `kill -9` even: its standard input is a pipe that only we hold.
+/// Ends the process when we are gone, by `kill -9` even: its standard input is a pipe that only we
+/// hold.
 fn guard(id: u32) -> Child {
     Process::new("sh")
         .args([

@@ -1,5 +1,5 @@
-//! What an answer to a `task.delete` means: nothing but a 204, or a 404 or 410 about the task, ever counts as success.
-//! The input is `STATUS CONTENT-TYPE`, a line feed and the body.
+//! What an answer to a `task.delete` means: nothing but a 204, or a 404 or 410 about the task, ever
+//! counts as success. The input is `STATUS CONTENT-TYPE`, a line feed and the body.
 //!
 //!     cargo fuzz run --sanitizer none --fuzz-dir tests/fuzz answer
 

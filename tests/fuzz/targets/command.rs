@@ -49,7 +49,8 @@ fn it_survives_being_written_again(command: &Command) {
     }
 }
 
-/// What the contract says of these bytes; `None` where `serde_json::Value` cannot hold what JSON allows.
+/// What the contract says of these bytes; `None` where `serde_json::Value` cannot hold what JSON
+/// allows.
 fn is_a_command(body: &[u8]) -> Option<bool> {
     let Ok(text) = std::str::from_utf8(body) else { return Some(false) };
     if text.len() > MAX_BODY_BYTES {

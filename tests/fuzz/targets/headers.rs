@@ -1,4 +1,5 @@
-//! Our own headers: whatever comes in, what is read of it comes through a delay queue unchanged, and nothing else does.
+//! Our own headers: whatever comes in, what is read of it comes through a delay queue unchanged,
+//! and nothing else does.
 //!
 //!     cargo fuzz run --sanitizer none --fuzz-dir tests/fuzz headers
 

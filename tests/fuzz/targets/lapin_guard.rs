@@ -1,5 +1,5 @@
-//! The guard between the socket and lapin: whatever the broker sends, in whatever pieces, nothing panics, the pieces do not matter, and
-//! every header that comes out is one that lapin reads.
+//! The guard between the socket and lapin: whatever the broker sends, in whatever pieces, nothing
+//! panics, the pieces do not matter, and every header that comes out is one that lapin reads.
 //!
 //!     cargo fuzz run --sanitizer none --fuzz-dir tests/fuzz lapin_guard
 
@@ -39,7 +39,8 @@ fuzz_target!(|input: Input| {
     bytes.extend(input.rest);
     let whole = passed([&bytes[..]]);
     let in_pieces = passed(bytes.chunks(usize::from(input.piece).max(1)));
-    // The end of an unfinished frame may be held back longer in the one case than in the other, never differ.
+    // The end of an unfinished frame may be held back longer in the one case than in the other,
+    // never differ.
     let both = whole.len().min(in_pieces.len());
     assert_eq!(whole[..both], in_pieces[..both]);
     // No body of the input is as large as that, so of one that is left out nothing may come.

@@ -1,5 +1,6 @@
-//! Settings: each line of the input is `flag=value`, or `task=id` for the `delete` command. Nothing wrong is let through,
-//! every mistake is one line that names its setting, and no line repeats a secret.
+//! Settings: each line of the input is `flag=value`, or `task=id` for the `delete` command. Nothing
+//! wrong is let through, every mistake is one line that names its setting, and no line repeats a
+//! secret.
 //!
 //!     cargo fuzz run --sanitizer none --fuzz-dir tests/fuzz settings
 

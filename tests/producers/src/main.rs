@@ -1,5 +1,5 @@
-//! The producers of `docs/producers`, against a real RabbitMQ: each command arrives as it should, and one that no queue takes fails.
-//! And the Python snippets of the documents.
+//! The producers of `docs/producers`, against a real RabbitMQ: each command arrives as it should,
+//! and one that no queue takes fails. And the Python snippets of the documents.
 
 #![allow(
     clippy::unwrap_used,
@@ -68,7 +68,8 @@ async fn look_at(language: &str, url: &str, channel: &Channel) -> Result<String,
     Ok("its command arrives as it should, and it fails where no queue takes one".to_owned())
 }
 
-/// Publishes a command and looks at it in the queue of this kind. Returns why it cannot be done here, if so.
+/// Publishes a command and looks at it in the queue of this kind. Returns why it cannot be done
+/// here, if so.
 async fn look_at_command(
     language: &str,
     url: &str,

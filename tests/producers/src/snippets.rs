@@ -1,4 +1,5 @@
-//! The Python snippets of the documents, run as they are printed, as the users of `deploy/rabbitmq/definitions.json`.
+//! The Python snippets of the documents, run as they are printed, as the users of
+//! `deploy/rabbitmq/definitions.json`.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -105,8 +106,9 @@ fn lines_of(child: &mut Child) -> Receiver<String> {
     receiver
 }
 
-/// Publishes one event again and again, because its queue is bound only after a while, and some times more after it was seen. Then
-/// the failure that it supersedes, too late; and another command's two ends.
+/// Publishes one event again and again, because its queue is bound only after a while, and some
+/// times more after it was seen. Then the failure that it supersedes, too late; and another
+/// command's two ends.
 async fn feed(
     channel: &Channel,
     lines: &Receiver<String>,

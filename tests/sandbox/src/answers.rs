@@ -1,4 +1,5 @@
-//! Answers as bytes: the honest ones, and every way of not answering properly that a fault may ask for.
+//! Answers as bytes: the honest ones, and every way of not answering properly that a fault may ask
+//! for.
 
 use std::convert::Infallible;
 use std::fmt::{self, Write};

@@ -1,6 +1,6 @@
-//! Tallyfy's API as a function of the state: reads what a request asks for, carries it out, and says
-//! what the API would answer. No sockets, no faults, no ledger.
-//! The facts come from Tallyfy's public documentation and clients.
+//! Tallyfy's API as a function of the state: reads what a request asks for, carries it out, and
+//! says what the API would answer. No sockets, no faults, no ledger. The facts come from Tallyfy's
+//! public documentation and clients.
 
 use axum::extract::Query;
 use hyper::http::request::Parts;

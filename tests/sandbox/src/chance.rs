@@ -1,5 +1,5 @@
-//! A seeded source of chance, so that a fault with a probability strikes the same requests in each run
-//! of the same requests. Not for secrets.
+//! A seeded source of chance, so that a fault with a probability strikes the same requests in each
+//! run of the same requests. Not for secrets.
 
 /// splitmix64 (Steele, Lea, Flood 2014; public domain reference by S. Vigna).
 #[derive(Debug)]

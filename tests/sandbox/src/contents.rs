@@ -19,7 +19,8 @@ pub struct Contents {
     /// The token that reaches every organisation without tokens of its own.
     #[arg(long, env = "SANDBOX_TOKEN", default_value = "sandbox-token")]
     pub token: String,
-    /// How many present one-off tasks each organisation has from the start; their ids count up from 0.
+    /// How many present one-off tasks each organisation has from the start; their ids count up from
+    /// 0.
     #[arg(long, env = "SANDBOX_TASKS", value_name = "N", default_value_t = 0)]
     pub tasks: u64,
     /// The seed of the faults that have a probability.

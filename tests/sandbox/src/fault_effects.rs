@@ -1,5 +1,5 @@
-//! What a fault does to a request, and how it is written in JSON. A description that makes no sense is
-//! refused here, with a sentence that says why; nothing invalid exists afterwards.
+//! What a fault does to a request, and how it is written in JSON. A description that makes no sense
+//! is refused here, with a sentence that says why; nothing invalid exists afterwards.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,7 +24,8 @@ pub(crate) struct Effect {
     pub(crate) reply: Option<Reply>,
 }
 
-/// Whether the fault strikes before or after the call was carried out; before means that it never is.
+/// Whether the fault strikes before or after the call was carried out; before means that it never
+/// is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Moment {

@@ -89,7 +89,8 @@ impl Faults {
         self.scripted.iter().map(|fault| fault.listing(now)).collect()
     }
 
-    /// The first fault that answers wins, those of pure latency all add up; each that strikes is consumed.
+    /// The first fault that answers wins, those of pure latency all add up; each that strikes is
+    /// consumed.
     pub(crate) fn strike(&mut self, call: &Call, now: Instant) -> Plan {
         let mut plan = Plan::default();
         for fault in &mut self.scripted {

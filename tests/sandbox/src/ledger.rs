@@ -1,5 +1,5 @@
-//! What the API was asked and what came of it: one entry a request, and counts that are kept even when
-//! the entries are not. A token never enters it.
+//! What the API was asked and what came of it: one entry a request, and counts that are kept even
+//! when the entries are not. A token never enters it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

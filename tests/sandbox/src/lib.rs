@@ -1,7 +1,8 @@
-//! Stands in for the Tallyfy API in tests, demos and docker-compose, and can be scripted to fail. It deletes nothing but
-//! entries of its own memory.
+//! Stands in for the Tallyfy API in tests, demos and docker-compose, and can be scripted to fail.
+//! It deletes nothing but entries of its own memory.
 //!
-//! [`serve`] is all of it: the API lies under `/` and `/api`, what scripts it and shows what it saw under `/_sandbox`.
+//! [`serve`] is all of it: the API lies under `/` and `/api`, what scripts it and shows what it saw
+//! under `/_sandbox`.
 
 mod answers;
 mod api;

@@ -10,7 +10,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
-/// A stand-in for the Tallyfy API that does what it is scripted to do under `/_sandbox` (GET / names the endpoints).
+/// A stand-in for the Tallyfy API that does what it is scripted to do under `/_sandbox` (GET /
+/// names the endpoints).
 #[derive(Debug, Parser)]
 #[command(name = "tallyfy-sandbox", version)]
 struct Settings {
@@ -59,7 +60,8 @@ fn announce(listener: &TcpListener) -> io::Result<()> {
     stdout.flush()
 }
 
-/// On a thread of its own: tokio's stdin would keep the runtime from ending while it waits for input.
+/// On a thread of its own: tokio's stdin would keep the runtime from ending while it waits for
+/// input.
 fn watch_stdin() -> oneshot::Receiver<()> {
     let (sender, receiver) = oneshot::channel();
     std::thread::spawn(move || {

@@ -1,5 +1,5 @@
-//! Processes, tags and files, and what the API does when one of them is deleted. Tasks are in `api`.
-//! The rules come from Tallyfy's public documentation.
+//! Processes, tags and files, and what the API does when one of them is deleted. Tasks are in
+//! `api`. The rules come from Tallyfy's public documentation.
 
 use crate::honest::{self, Answer, Change};
 use crate::operation::{ObjectType, Operation};

@@ -1,5 +1,5 @@
-//! What all connections share: the state, the faults and the ledger, each behind its own lock. A lock is
-//! never held across an await, nor while another is taken.
+//! What all connections share: the state, the faults and the ledger, each behind its own lock. A
+//! lock is never held across an await, nor while another is taken.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

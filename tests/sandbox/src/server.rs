@@ -1,5 +1,5 @@
-//! Connections: accepts them, gives control requests to the control router and all others to the API,
-//! and cuts them when a fault says so.
+//! Connections: accepts them, gives control requests to the control router and all others to the
+//! API, and cuts them when a fault says so.
 
 use std::convert::Infallible;
 use std::error::Error;

@@ -69,8 +69,8 @@ impl State {
         self.organisations.get(org_id)?.objects.get(&(object, id.to_owned())).copied()
     }
 
-    /// A token that an organisation does not take is 401 there, even if another organisation takes it:
-    /// tests let the token of one organisation die while the others live on.
+    /// A token that an organisation does not take is 401 there, even if another organisation takes
+    /// it: tests let the token of one organisation die while the others live on.
     pub(crate) fn access(&self, org_id: &str, token: &str) -> Access {
         match self.organisations.get(org_id) {
             Some(organisation) if self.takes(organisation, token) => Access::Granted,

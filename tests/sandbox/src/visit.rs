@@ -1,5 +1,5 @@
-//! One API request from its arrival to its last byte: into the ledger, through the faults, to the state,
-//! and to the answer. `visit` is the table of contents.
+//! One API request from its arrival to its last byte: into the ledger, through the faults, to the
+//! state, and to the answer. `visit` is the table of contents.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -54,8 +54,8 @@ enum Ending {
     Scripted(Arc<Effect>),
 }
 
-/// The request's place in the ledger. Dropped, it leaves: so also if the client goes and hyper drops the
-/// future, or when the last byte of a streamed body is out.
+/// The request's place in the ledger. Dropped, it leaves: so also if the client goes and hyper
+/// drops the future, or when the last byte of a streamed body is out.
 struct Visit {
     sandbox: Arc<Sandbox>,
     seq: u64,
@@ -110,7 +110,8 @@ impl Visit {
         response
     }
 
-    /// Before the answer's first byte is out, so that a client that has the answer finds it in the ledger.
+    /// Before the answer's first byte is out, so that a client that has the answer finds it in the
+    /// ledger.
     fn note_status(&mut self, status: u16) {
         self.is_answered = true;
         self.sandbox.ledger().note_status(self.seq, status);

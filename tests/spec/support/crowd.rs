@@ -1,4 +1,5 @@
-//! Many commands at once: publishes them, and watches what becomes of them at a stand-in for the API.
+//! Many commands at once: publishes them, and watches what becomes of them at a stand-in for the
+//! API.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;

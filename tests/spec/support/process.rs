@@ -1,4 +1,5 @@
-//! Programs that end with the test that has started them, also if it fails: nothing is left running.
+//! Programs that end with the test that has started them, also if it fails: nothing is left
+//! running.
 
 use std::future::ready;
 use std::io::Read;

@@ -1,4 +1,5 @@
-//! A stand-in for the API: a real server that answers each call as a test's closure says, and records who called when.
+//! A stand-in for the API: a real server that answers each call as a test's closure says, and
+//! records who called when.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};

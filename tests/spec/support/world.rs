@@ -228,7 +228,8 @@ impl World {
         .await
     }
 
-    /// The end of every test: nothing ready, nothing unsettled, nothing waiting, no call that nobody expected.
+    /// The end of every test: nothing ready, nothing unsettled, nothing waiting, no call that
+    /// nobody expected.
     pub(crate) async fn assert_drained(mut self) {
         let queues = self.work_and_wait_queues();
         eventually("empty queues", async || {

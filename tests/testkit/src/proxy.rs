@@ -1,4 +1,5 @@
-//! A wire that a test can cut or freeze: a TCP proxy on loopback, between the worker and the broker or the API.
+//! A wire that a test can cut or freeze: a TCP proxy on loopback, between the worker and the broker
+//! or the API.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -73,7 +74,8 @@ impl Proxy {
         Self::listening_for(target, Some((word, Then::Loss))).await
     }
 
-    /// A balancer: each connection goes to the next of the targets that takes it within two seconds.
+    /// A balancer: each connection goes to the next of the targets that takes it within two
+    /// seconds.
     pub async fn balancing(targets: Vec<String>) -> Self {
         Self::listening(targets, None).await
     }
@@ -107,7 +109,8 @@ impl Proxy {
         self.wire.send_replace(Wire::Whole);
     }
 
-    /// Stops every byte in both directions and closes nothing; new connections are accepted and stay silent.
+    /// Stops every byte in both directions and closes nothing; new connections are accepted and
+    /// stay silent.
     pub fn freeze(&self) {
         self.wire.send_replace(Wire::Frozen);
     }

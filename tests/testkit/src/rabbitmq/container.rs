@@ -21,7 +21,8 @@ const MANAGEMENT: ContainerPort = ContainerPort::Tcp(15672);
 /// Starts `image` (name and tag) with the engine at `endpoint`.
 pub(super) async fn start(endpoint: &str, image: &str) -> Result<Broker, String> {
     let name = format!("tallyfy-test-{}", uuid::Uuid::new_v4().simple());
-    // Set before the container exists, so that there is no moment without a guardian; twice, for one in the making.
+    // Set before the container exists, so that there is no moment without a guardian; twice, for
+    // one in the making.
     let remove = r#"for pause in 3 0; do docker -H "$1" rm -fv "$2"; sleep $pause; done"#;
     guard("", remove, &[endpoint, &name])?;
     let (repository, tag) = image.split_once(':').unwrap_or((image, "latest"));

@@ -1,15 +1,17 @@
-//! A dead man's switch: runs a shell script once this process has ended, by whatever end, `kill -9` included.
+//! A dead man's switch: runs a shell script once this process has ended, by whatever end, `kill -9`
+//! included.
 //!
-//! It is a small shell whose standard input is a pipe that only this process holds; the kernel closes that pipe
-//! when the process is gone. Its own process group keeps Ctrl-C from ending the guardian before its duty.
+//! It is a small shell whose standard input is a pipe that only this process holds; the kernel
+//! closes that pipe when the process is gone. Its own process group keeps Ctrl-C from ending the
+//! guardian before its duty.
 
 use std::{
     os::unix::process::CommandExt,
     process::{Command, Stdio},
 };
 
-/// Sets the switch: `begin` runs now, in the guardian's shell, `end` when this process is gone. Both see the
-/// arguments as `$1`, `$2` and on.
+/// Sets the switch: `begin` runs now, in the guardian's shell, `end` when this process is gone.
+/// Both see the arguments as `$1`, `$2` and on.
 pub fn guard(begin: &str, end: &str, arguments: &[&str]) -> Result<(), String> {
     let script = format!("trap '' HUP INT TERM\n{begin}\ncat >/dev/null\n{end}");
     let guardian = Command::new("sh")

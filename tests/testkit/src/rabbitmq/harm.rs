@@ -1,4 +1,5 @@
-//! What may befall a broker of one's own: it is killed, frozen, started again, and told to be short of memory.
+//! What may befall a broker of one's own: it is killed, frozen, started again, and told to be short
+//! of memory.
 
 use std::{
     io::{Read, Write},

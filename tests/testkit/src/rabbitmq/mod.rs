@@ -1,8 +1,10 @@
-//! A real RabbitMQ for the tests: one for each test process, shared by all its tests, each on its own vhost.
+//! A real RabbitMQ for the tests: one for each test process, shared by all its tests, each on its
+//! own vhost.
 //!
-//! `tests/setup --choose` says which: the one that `TEST_AMQP_URL` names, one in Docker, or a private node of
-//! this machine's own rabbitmq-server. What we started ends with this process, however it ends (see `guardian`).
-//! Each test has a runtime of its own, so that what is shared here is plain data only.
+//! `tests/setup --choose` says which: the one that `TEST_AMQP_URL` names, one in Docker, or a
+//! private node of this machine's own rabbitmq-server. What we started ends with this process,
+//! however it ends (see `guardian`). Each test has a runtime of its own, so that what is shared
+//! here is plain data only.
 
 use std::{
     process::{Command, Stdio},
@@ -52,7 +54,8 @@ pub fn broker() -> &'static Broker {
     started_once(&BROKER)
 }
 
-/// The broker of this process for a test that does something to its own virtual host which only an administrator may.
+/// The broker of this process for a test that does something to its own virtual host which only an
+/// administrator may.
 ///
 /// # Panics
 /// As [`broker`] does, and where `TEST_AMQP_URL` names one that is not ours.
@@ -234,8 +237,8 @@ impl Broker {
         self.must(Method::PUT, &format!("policies/{}/test", encoded(vhost)), policy).await;
     }
 
-    /// Has the broker close every connection to the vhost. Management lists a new connection only after a moment:
-    /// waits until there is one.
+    /// Has the broker close every connection to the vhost. Management lists a new connection only
+    /// after a moment: waits until there is one.
     ///
     /// # Panics
     /// When nothing is connected within ten seconds.
@@ -259,8 +262,8 @@ impl Broker {
         }
     }
 
-    /// Publishes through the management API, which no frame's size binds. `headers` is JSON as text: it may be deeper than a
-    /// library would write it.
+    /// Publishes through the management API, which no frame's size binds. `headers` is JSON as
+    /// text: it may be deeper than a library would write it.
     pub async fn publish_with_headers(
         &self,
         vhost: &str,
@@ -325,7 +328,8 @@ impl Broker {
     }
 }
 
-/// One client for all runtimes: it keeps no connection, so that none dies with the runtime that opened it.
+/// One client for all runtimes: it keeps no connection, so that none dies with the runtime that
+/// opened it.
 pub fn http() -> &'static Client {
     static HTTP: OnceLock<Client> = OnceLock::new();
     HTTP.get_or_init(|| {

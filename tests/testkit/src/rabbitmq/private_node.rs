@@ -1,5 +1,5 @@
-//! RabbitMQ as a private node of this machine's own rabbitmq-server: own ports, own directory, own epmd;
-//! no root, no system service, nothing left behind.
+//! RabbitMQ as a private node of this machine's own rabbitmq-server: own ports, own directory, own
+//! epmd; no root, no system service, nothing left behind.
 
 use std::{
     fs,
@@ -13,8 +13,9 @@ use url::Url;
 
 use super::{Broker, Certificates, QUICK_STATISTICS, Reins, STARTUP, guardian::guard};
 
-/// Runs a command as the node's administrator: its name, its ports, its directory, and nothing of our environment. With as many
-/// open files as the system gives: with 1,024, RabbitMQ 3.10 stands still under the tests that run at the same time.
+/// Runs a command as the node's administrator: its name, its ports, its directory, and nothing of
+/// our environment. With as many open files as the system gives: with 1,024, RabbitMQ 3.10 stands
+/// still under the tests that run at the same time.
 const WITH_ITS_ENVIRONMENT: &str = r#"#!/bin/sh
 ulimit -n "$(ulimit -H -n)" 2>/dev/null
 exec env -i PATH="$PATH" HOME="{dir}" LANG=C.UTF-8 ERL_EPMD_PORT={epmd} ERL_EPMD_ADDRESS=127.0.0.1 \
@@ -25,8 +26,8 @@ exec env -i PATH="$PATH" HOME="{dir}" LANG=C.UTF-8 ERL_EPMD_PORT={epmd} ERL_EPMD
   RABBITMQ_PID_FILE="{dir}/pid" RABBITMQ_CONF_ENV_FILE=/dev/null "$@"
 "#;
 
-/// $1 the directory, $2 the server's start script, $3 the port of epmd.
-/// The start script would leave an epmd behind; the one that we start first, in the foreground, is ours to end.
+/// $1 the directory, $2 the server's start script, $3 the port of epmd. The start script would
+/// leave an epmd behind; the one that we start first, in the foreground, is ours to end.
 const BEGIN: &str = r#"
 dir=$1 server=$2
 epmd=$(command -v epmd || ls /usr/lib*/erlang/erts-*/bin/epmd /opt/*/lib/erlang/erts-*/bin/epmd | head -n 1)
@@ -103,8 +104,9 @@ async fn started(output: &Path) -> Result<(), String> {
     }
 }
 
-/// Ports that were free a moment ago: all held at once, so that they differ; and below those that a kernel gives to whoever
-/// binds port 0 (Linux from 32768), so that nobody else gets one before the broker binds it.
+/// Ports that were free a moment ago: all held at once, so that they differ; and below those that a
+/// kernel gives to whoever binds port 0 (Linux from 32768), so that nobody else gets one before the
+/// broker binds it.
 pub(super) fn free_ports<const N: usize>() -> std::io::Result<[u16; N]> {
     let mut held = Vec::new();
     let mut ports = [0; N];

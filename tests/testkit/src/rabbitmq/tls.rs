@@ -1,4 +1,5 @@
-//! Certificates for the test broker's TLS port: an authority of our own, the broker's and a client's.
+//! Certificates for the test broker's TLS port: an authority of our own, the broker's and a
+//! client's.
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
@@ -35,7 +36,8 @@ impl Certificates {
         [("ca.pem", &self.ca), ("server.pem", &self.server), ("server.key", &self.server_key)]
     }
 
-    /// What the broker's configuration says of a TLS port where only those come in who show a certificate.
+    /// What the broker's configuration says of a TLS port where only those come in who show a
+    /// certificate.
     pub(super) fn settings(listener: &str, dir: &str) -> String {
         format!(
             "listeners.ssl.default = {listener}\nssl_options.cacertfile = {dir}/ca.pem\n\
