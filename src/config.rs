@@ -26,9 +26,10 @@ use crate::delete_list::ListSettings;
 use crate::guard_tool::LedgerJob;
 use crate::kind::Kind;
 use crate::messages::OrgId;
-use crate::messages::ledger::{Decision, GuardLimit};
+use crate::messages::ledger::GuardLimit;
 use crate::policy::api_access::rate::RateLimits;
 use crate::policy::dry_run::CallMode;
+use crate::policy::producers::Producers;
 use crate::policy::retry_schedule::{RetryDelays, RetrySchedule};
 use crate::rabbitmq::tls::{TlsFiles, certificates};
 use crate::rabbitmq::topology::{Provision, Topology};
@@ -39,7 +40,6 @@ use crate::telemetry::LogFormat;
 use args::{Cli, DeleteArgs, RetryDelayArgs, RunArgs, Sub};
 use broker_args::BrokerArgs;
 use core_args::CoreArgs;
-use ledger_args::PauseArgs;
 use log_args::LogArgs;
 use read::Reader;
 
@@ -128,13 +128,14 @@ fn interpret(
             let job = broker.zip(kind.zip(job));
             (job.map(|((url, tls), (kind, job))| Job::Dead(kind, url, tls, job)), args.log)
         }
-        Sub::Guard(args) => {
-            let broker = reader.broker_address(&args.broker);
-            let job = broker.zip(reader.guard_job(&args));
-            (job.map(|((url, tls), job)| Job::Decide(url, tls, job)), args.log)
+        Sub::Guard(args) => (decision(&mut reader, &args.broker, |r| r.guard_job(&args)), args.log),
+        Sub::Pause(args) => (decision(&mut reader, &args.broker, |r| r.pause_job(&args)), args.log),
+        Sub::Resume(args) => {
+            (decision(&mut reader, &args.broker, |r| r.resume_job(&args)), args.log)
         }
-        Sub::Pause(args) => pause(&mut reader, *args, LedgerJob::Pause),
-        Sub::Resume(args) => pause(&mut reader, *args, LedgerJob::Resume),
+        Sub::Cancel(args) => {
+            (decision(&mut reader, &args.broker, |r| r.cancel_job(&args)), args.log)
+        }
     };
     let mode = match &job {
         Some(Job::Run(settings)) => settings.core.mode,
@@ -148,14 +149,14 @@ fn interpret(
     }
 }
 
-fn pause(
+fn decision(
     reader: &mut Reader,
-    args: PauseArgs,
-    job: fn(Option<OrgId>, Decision) -> LedgerJob,
-) -> (Option<Job>, LogArgs) {
-    let broker = reader.broker_address(&args.broker);
-    let job = broker.zip(reader.pause_job(&args, job));
-    (job.map(|((url, tls), job)| Job::Decide(url, tls, job)), args.log)
+    broker: &BrokerArgs,
+    job: impl FnOnce(&mut Reader) -> Option<LedgerJob>,
+) -> Option<Job> {
+    let broker = reader.broker_address(broker);
+    let ((url, tls), job) = broker.zip(job(reader))?;
+    Some(Job::Decide(url, tls, job))
 }
 
 fn service(reader: &mut Reader, args: &RunArgs) -> Option<ServiceSettings> {
@@ -163,6 +164,8 @@ fn service(reader: &mut Reader, args: &RunArgs) -> Option<ServiceSettings> {
     let provision =
         provision.map(|declare| if declare { Provision::Declare } else { Provision::Check });
     let core = core(reader, &args.core, &args.delays, None);
+    let producers = reader.producers(args);
+    let core = core.zip(producers).map(|(core, producers)| CoreSettings { producers, ..core });
     let kinds = reader.take(&args.kinds.kinds);
     let delays = core.as_ref().map(|core| &core.schedule.delays);
     let topology = topology(provision.unwrap_or(Provision::Check), kinds, delays);
@@ -212,6 +215,7 @@ fn core(
         limits: RateLimits { organisation, total },
         mode: if is_dry_run? { CallMode::Look } else { CallMode::Destroy },
         guard: guard(guard_max?, guard_window?),
+        producers: Producers::default(),
     })
 }
 
@@ -308,6 +312,9 @@ mod tests {
             ("KINDS", "--kinds=tag.delete,tag.delete"),
             ("KINDS", "--kinds="),
             ("CONCURRENCY", "--concurrency=0"),
+            ("REQUIRE_USER_ID", "--require-user-id=maybe"),
+            ("ALLOWED_PRODUCERS", "--allowed-producers=billing"),
+            ("ALLOWED_PRODUCERS", "--allowed-producers=a/b=billing"),
             ("RATE_LIMIT", "--rate-limit=10"),
             ("RATE_LIMIT", "--rate-limit=0/s"),
             ("RATE_LIMIT_TOTAL", "--rate-limit-total=10/d"),

@@ -89,7 +89,7 @@ impl Ended {
         match how {
             EndKind::Done => tally.done += 1,
             EndKind::AlreadyAbsent => tally.already_absent += 1,
-            EndKind::DeadLettered => tally.failed += 1,
+            EndKind::DeadLettered | EndKind::Cancelled => tally.failed += 1,
         }
     }
 }

@@ -51,6 +51,8 @@ pub struct KindSpec {
     pub failed_event: &'static str,
     /// The same for the guard that has tripped.
     pub held_event: &'static str,
+    /// The same for a command that somebody has cancelled.
+    pub cancelled_event: &'static str,
     /// The same for a command of a dry run.
     pub dry_run_event: &'static str,
     /// Which GET shows the object.
@@ -116,6 +118,7 @@ impl Kind {
                 done_event: "task.deleted",
                 failed_event: "task.delete_failed",
                 held_event: "task.delete_held",
+                cancelled_event: "task.delete_cancelled",
                 dry_run_event: "task.delete_dry_run",
                 look: Look::At("tasks"),
             },
@@ -131,6 +134,7 @@ impl Kind {
                 done_event: "task.archived",
                 failed_event: "task.archive_failed",
                 held_event: "task.archive_held",
+                cancelled_event: "task.archive_cancelled",
                 dry_run_event: "task.archive_dry_run",
                 look: Look::At("tasks"),
             },
@@ -146,6 +150,7 @@ impl Kind {
                 done_event: "process.deleted",
                 failed_event: "process.delete_failed",
                 held_event: "process.delete_held",
+                cancelled_event: "process.delete_cancelled",
                 dry_run_event: "process.delete_dry_run",
                 look: Look::At("runs"),
             },
@@ -161,6 +166,7 @@ impl Kind {
                 done_event: "tag.deleted",
                 failed_event: "tag.delete_failed",
                 held_event: "tag.delete_held",
+                cancelled_event: "tag.delete_cancelled",
                 dry_run_event: "tag.delete_dry_run",
                 look: Look::At("tags"),
             },
@@ -176,6 +182,7 @@ impl Kind {
                 done_event: "file.deleted",
                 failed_event: "file.delete_failed",
                 held_event: "file.delete_held",
+                cancelled_event: "file.delete_cancelled",
                 dry_run_event: "file.delete_dry_run",
                 look: Look::Nowhere,
             },

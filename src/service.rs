@@ -21,6 +21,7 @@ use crate::messages::ledger::GuardLimit;
 use crate::metrics::Metrics;
 use crate::policy::api_access::rate::RateLimits;
 use crate::policy::dry_run::CallMode;
+use crate::policy::producers::Producers;
 use crate::policy::retry_schedule::RetrySchedule;
 use crate::rabbitmq::{BrokerError, BrokerSettings, Connection, topology};
 use crate::spans::{OtlpSettings, Spans};
@@ -45,6 +46,8 @@ pub struct CoreSettings {
     pub mode: CallMode,
     /// The limit of the mass-deletion guard; without one it is off.
     pub guard: Option<GuardLimit>,
+    /// Who may ask.
+    pub producers: Producers,
     /// Where spans go, where they are made.
     pub otlp: Option<OtlpSettings>,
 }
@@ -121,6 +124,7 @@ pub fn engine(
         mode: core.mode,
         guard: core.guard,
         is_attended,
+        producers: core.producers.clone(),
         spans: core.otlp.as_ref().map_or_else(|| Ok(Spans::default()), Spans::to)?,
     };
     Ok(Engine::new(settings, Arc::new(Metrics::new(kinds)), Arc::new(Health::default())))

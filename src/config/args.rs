@@ -10,13 +10,15 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::broker_args::BrokerArgs;
 use super::core_args::CoreArgs;
 use super::dead::DeadArgs;
-use super::ledger_args::{GuardArgs, PauseArgs};
+use super::ledger_args::{CancelArgs, GuardArgs, PauseArgs, ResumeArgs};
 use super::log_args::LogArgs;
 use super::values::{
-    Setting, checked, delays, duration, flag, kind, kinds, org, socket_address, up_to,
+    Setting, checked, delays, duration, flag, if_set, kind, kinds, org, producers, socket_address,
+    up_to,
 };
 use crate::kind::Kind;
 use crate::messages::OrgId;
+use crate::policy::producers::AllowedProducer;
 use crate::policy::retry_schedule::RetryDelays;
 
 const LONGEST_GRACE: Duration = Duration::from_hours(1);
@@ -72,7 +74,9 @@ pub(super) enum Sub {
     /// restarts included.
     Pause(Box<PauseArgs>),
     /// End a pause.
-    Resume(Box<PauseArgs>),
+    Resume(Box<ResumeArgs>),
+    /// Cancel commands that are queued or waiting, by their ids.
+    Cancel(Box<CancelArgs>),
     /// Print the JSON Schema of the command, of the outcome event, of the event of a dry run, of
     /// the audit event, of the event of the guard, or of all.
     Schema {
@@ -136,6 +140,26 @@ pub(super) struct RunArgs {
         help_heading = "RabbitMQ"
     )]
     pub(super) trusted_users: Vec<String>,
+    /// Refuse commands whose producer RabbitMQ has not validated (no `user_id`): they are
+    /// dead-lettered.
+    #[arg(
+        long,
+        env = "REQUIRE_USER_ID",
+        default_value = "false",
+        default_missing_value = "true",
+        num_args = 0..=1,
+        require_equals = true,
+        value_name = "BOOL",
+        help_heading = "RabbitMQ", value_parser = checked(flag))]
+    pub(super) require_user_id: Setting<bool>,
+    /// Producers (RabbitMQ users) that may ask for commands of an organisation, acme=billing say;
+    /// * stands for all organisations without an entry. Once set, all others are refused.
+    #[arg(
+        long,
+        env = "ALLOWED_PRODUCERS",
+        value_name = "PAIRS",
+        help_heading = "RabbitMQ", value_parser = if_set(producers))]
+    pub(super) allowed_producers: Option<Setting<Option<Vec<AllowedProducer>>>>,
     /// Address of /livez, /readyz, /metrics and, for callers on the machine itself, /status.
     #[arg(
         long,

@@ -1,4 +1,4 @@
-//! The command lines of `guard`, `pause` and `resume`: what operators decide.
+//! The command lines of `guard`, `pause`, `resume` and `cancel`: what operators decide.
 
 use std::io::{IsTerminal, stdin};
 use std::num::NonZeroU32;
@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use super::broker_args::BrokerArgs;
 use super::log_args::LogArgs;
 use super::read::Reader;
-use super::values::{Setting, checked, duration, kind, org, up_to};
+use super::values::{Setting, checked, command_id, duration, kind, org, up_to};
 use crate::consent::Consent;
 use crate::dead_letters::OutputFormat;
 use crate::guard_tool::LedgerJob;
@@ -101,6 +101,55 @@ pub(super) struct PauseArgs {
 }
 
 #[derive(Args)]
+#[command(
+    after_help = "Example: resume --org ORG. The broker's user needs to read task.delete.ledger and to write task.ledger."
+)]
+pub(super) struct ResumeArgs {
+    /// Only this organisation; without it, the pause of all ends, and that of single organisations
+    /// stays.
+    #[arg(long, value_parser = checked(org))]
+    org: Option<Setting<OrgId>>,
+    #[command(flatten)]
+    who: WhoArgs,
+    #[command(flatten)]
+    pub(super) broker: BrokerArgs,
+    #[command(flatten)]
+    pub(super) log: LogArgs,
+}
+
+#[derive(Args)]
+#[command(
+    after_help = "Example: cancel --command-id 0b9f2c6e-4711 --org ORG --reason 'ordered by mistake'
+The id is that of the event and of the log: the producer's message_id, or derived. What has been deleted stays deleted. The broker's
+user needs to read task.delete.ledger and to write task.ledger."
+)]
+pub(super) struct CancelArgs {
+    /// Id of the command. May be repeated.
+    #[arg(long = "command-id", required = true, value_name = "ID", value_parser = checked(command_id))]
+    ids: Vec<Setting<String>>,
+    /// Only if the command is of this organisation: producers may use the same ids.
+    #[arg(long, value_parser = checked(org))]
+    org: Option<Setting<OrgId>>,
+    #[command(flatten)]
+    who: WhoArgs,
+    #[command(flatten)]
+    pub(super) broker: BrokerArgs,
+    #[command(flatten)]
+    pub(super) log: LogArgs,
+}
+
+/// Who decides, and why if that is said.
+#[derive(Args)]
+struct WhoArgs {
+    /// Why.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Who decides it.
+    #[arg(long, env = "USER", value_name = "NAME")]
+    by: Option<String>,
+}
+
+#[derive(Args)]
 struct DecisionArgs {
     /// Why.
     #[arg(long, value_name = "TEXT")]
@@ -136,23 +185,37 @@ impl Reader {
         })
     }
 
-    /// Of `pause` and of `resume`.
-    pub(super) fn pause_job(
-        &mut self,
-        args: &PauseArgs,
-        job: impl FnOnce(Option<OrgId>, Decision) -> LedgerJob,
-    ) -> Option<LedgerJob> {
+    pub(super) fn pause_job(&mut self, args: &PauseArgs) -> Option<LedgerJob> {
         let before = self.problems.len();
         let org = self.take_if(args.org.as_ref());
         let decision = self.decision(&args.decision)?;
         // A wrong id must not pause all.
-        (self.problems.len() == before).then(|| job(org, decision))
+        (self.problems.len() == before).then_some(LedgerJob::Pause(org, decision))
+    }
+
+    pub(super) fn resume_job(&mut self, args: &ResumeArgs) -> Option<LedgerJob> {
+        let before = self.problems.len();
+        let org = self.take_if(args.org.as_ref());
+        let decision = self.who(args.who.by.as_ref(), args.who.reason.clone())?;
+        (self.problems.len() == before).then_some(LedgerJob::Resume(org, decision))
+    }
+
+    pub(super) fn cancel_job(&mut self, args: &CancelArgs) -> Option<LedgerJob> {
+        let before = self.problems.len();
+        let org = self.take_if(args.org.as_ref());
+        let ids = args.ids.iter().filter_map(|id| self.take(id)).collect();
+        let decision = self.who(args.who.by.as_ref(), args.who.reason.clone())?;
+        (self.problems.len() == before).then_some(LedgerJob::Cancel(ids, org, decision))
     }
 
     fn decision(&mut self, args: &DecisionArgs) -> Option<Decision> {
-        let by = args.by.as_deref().map(str::trim).filter(|by| !by.is_empty());
+        self.who(args.by.as_ref(), Some(args.reason.clone()))
+    }
+
+    fn who(&mut self, by: Option<&String>, reason: Option<String>) -> Option<Decision> {
+        let by = by.map(|by| by.trim()).filter(|by| !by.is_empty());
         let Some(by) = by else { return self.problem("--by", "is needed: who decides it?") };
-        Some(Decision { by: by.to_owned(), reason: Some(args.reason.clone()) })
+        Some(Decision { by: by.to_owned(), reason })
     }
 
     fn consent(&mut self, yes: bool) -> Option<Consent> {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use tracing_subscriber::EnvFilter;
 use url::{Host, Url};
 
+use super::args::RunArgs;
 use super::broker_args::BrokerArgs;
 use super::core_args::CoreArgs;
 use super::values::{ID_FORM, Setting};
@@ -17,6 +18,7 @@ use crate::credentials::{self, CredentialsSource};
 use crate::kind::Kind;
 use crate::messages::ledger::GuardLimit;
 use crate::messages::{ObjectId, OrgId};
+use crate::policy::producers::Producers;
 use crate::rabbitmq::AmqpSource;
 use crate::rabbitmq::tls::{ClientFiles, TlsFiles};
 use crate::spans::OtlpSettings;
@@ -108,6 +110,16 @@ impl Reader {
             "--max",
             format!("the list has {ids} ids, and no more than {most} are allowed; if all are meant, say --max {ids}"),
         )
+    }
+
+    /// Who may ask for what.
+    pub(super) fn producers(&mut self, args: &RunArgs) -> Option<Producers> {
+        let require_user_id = self.take(&args.require_user_id);
+        let allowed = match &args.allowed_producers {
+            Some(setting) => self.take(setting)?.unwrap_or_default(),
+            None => Vec::new(),
+        };
+        Some(Producers { require_user_id: require_user_id?, allowed })
     }
 
     pub(super) fn log_format(

@@ -16,6 +16,7 @@ use url::Url;
 use crate::kind::Kind;
 use crate::messages::{FailureReason, OrgId};
 use crate::policy::api_access::rate::Rate;
+use crate::policy::producers::AllowedProducer;
 use crate::policy::retry_schedule::RetryDelays;
 use crate::telemetry::LogFormat;
 
@@ -118,6 +119,33 @@ pub(super) fn duration(
 pub(super) fn any_duration(text: &str) -> Result<Duration, String> {
     parse_duration(text)
         .ok_or_else(|| format!("takes a duration such as 500ms, 5s, 2m or 24h, not {text:?}"))
+}
+
+/// As messages carry it: a short string of AMQP.
+pub(super) fn command_id(text: &str) -> Result<String, String> {
+    let is_id = (1..=255).contains(&text.len());
+    is_id
+        .then(|| text.to_owned())
+        .ok_or_else(|| format!("takes an id of 1 to 255 bytes, not {text:?}"))
+}
+
+/// Pairs of an organisation, or `*`, and a producer.
+pub(super) fn producers(text: &str) -> Result<Vec<AllowedProducer>, String> {
+    let wrong = || {
+        format!(
+            "takes pairs of an organisation (or *) and a RabbitMQ user, acme=billing,*=ops say, not {text:?}"
+        )
+    };
+    let pairs = text.split(',').map(|pair| {
+        let (id, user) = pair.trim().split_once('=')?;
+        let (id, user) = (id.trim(), user.trim());
+        let org = match id {
+            "*" => None,
+            id => Some(OrgId::try_from(id.to_owned()).ok()?),
+        };
+        (!user.is_empty()).then(|| AllowedProducer { org, user: user.to_owned() })
+    });
+    pairs.collect::<Option<_>>().ok_or_else(wrong)
 }
 
 /// So many calls a second, minute or hour.

@@ -1,4 +1,4 @@
-//! What operators decide: about what the mass-deletion guard holds, and to pause and resume. Each
+//! What operators decide: about what the mass-deletion guard holds, and to pause and resume, to cancel. Each
 //! decision is a record of the ledger.
 
 mod held;
@@ -46,6 +46,8 @@ pub enum LedgerJob {
     /// No new call, of one organisation or of all.
     Pause(Option<OrgId>, Decision),
     Resume(Option<OrgId>, Decision),
+    /// End commands without a call, by their ids; of one organisation or whatever theirs is.
+    Cancel(Vec<String>, Option<OrgId>, Decision),
 }
 
 /// Why it could not be done.
@@ -94,6 +96,14 @@ pub async fn run(
             let whose = whose(org_id.as_ref());
             ledger.write(LedgerEntry::Resumed { org_id, decision }).await?;
             info!("resumed: {whose}");
+            true
+        }
+        LedgerJob::Cancel(ids, org_id, decision) => {
+            for command_id in ids {
+                let (org_id, decision) = (org_id.clone(), decision.clone());
+                info!("cancelled: {command_id}, unless it has ended already");
+                ledger.write(LedgerEntry::Cancelled { command_id, org_id, decision }).await?;
+            }
             true
         }
     };

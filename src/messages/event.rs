@@ -31,6 +31,8 @@ pub enum EndKind {
     AlreadyAbsent,
     /// The command is among the dead letters.
     DeadLettered,
+    /// Somebody has cancelled it.
+    Cancelled,
 }
 
 /// Why a command was dead-lettered.
@@ -41,6 +43,8 @@ pub enum FailureReason {
     Malformed,
     /// The command names an organisation that this worker may not touch.
     OrgNotAllowed,
+    /// Its producer may not ask for it, or RabbitMQ has not validated who that is.
+    ProducerNotAllowed,
     /// Past `not_after` or `MAX_AGE`.
     Expired,
     /// The API refused with 403.
@@ -64,9 +68,10 @@ pub enum FailureReason {
 }
 
 impl FailureReason {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Malformed,
         Self::OrgNotAllowed,
+        Self::ProducerNotAllowed,
         Self::Expired,
         Self::Forbidden,
         Self::Rejected,
@@ -89,6 +94,7 @@ impl FailureReason {
         match self {
             Self::Malformed => "malformed",
             Self::OrgNotAllowed => "org_not_allowed",
+            Self::ProducerNotAllowed => "producer_not_allowed",
             Self::Expired => "expired",
             Self::Forbidden => "forbidden",
             Self::Rejected => "rejected",
@@ -110,6 +116,7 @@ impl End {
             EndKind::Done => self.kind.spec().outcome,
             EndKind::AlreadyAbsent => "already_absent",
             EndKind::DeadLettered => "dead_lettered",
+            EndKind::Cancelled => "cancelled",
         }
     }
 
@@ -118,12 +125,14 @@ impl End {
         match self.how {
             EndKind::Done | EndKind::AlreadyAbsent => self.kind.spec().done_event,
             EndKind::DeadLettered => self.kind.spec().failed_event,
+            EndKind::Cancelled => self.kind.spec().cancelled_event,
         }
     }
 
     /// Every end that there can be.
     fn all() -> impl Iterator<Item = Self> {
-        let how = [EndKind::Done, EndKind::AlreadyAbsent, EndKind::DeadLettered];
+        let how =
+            [EndKind::Done, EndKind::AlreadyAbsent, EndKind::DeadLettered, EndKind::Cancelled];
         Kind::ALL.into_iter().flat_map(move |kind| how.map(|how| Self { kind, how }))
     }
 }
@@ -150,7 +159,7 @@ fn event_types() -> Vec<&'static str> {
     Kind::ALL
         .map(Kind::spec)
         .into_iter()
-        .flat_map(|spec| [spec.done_event, spec.failed_event])
+        .flat_map(|spec| [spec.done_event, spec.failed_event, spec.cancelled_event])
         .collect()
 }
 
@@ -188,6 +197,9 @@ pub struct Outcome {
     /// Only of dead letters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// Only of what was cancelled: who has done so, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cancelled_by: Option<String>,
     /// `X-Request-Id` of the last answer: for the log only.
     #[serde(skip)]
     pub request_id: Option<String>,
@@ -242,7 +254,7 @@ impl Outcome {
     /// the command can have, whether or not there is one, so a consumer needs nothing but ids to
     /// tell which end holds, in any order of arrival.
     pub fn supersedes(&self) -> Option<String> {
-        let is_success = self.outcome.how != EndKind::DeadLettered;
+        let is_success = matches!(self.outcome.how, EndKind::Done | EndKind::AlreadyAbsent);
         let failed_event = self.outcome.kind.spec().failed_event;
         is_success.then(|| ids::event_id(failed_event, self.target.as_ref(), &self.command_id))
     }
@@ -289,6 +301,7 @@ pub(crate) mod samples {
             published_by: None,
             duration_ms: 41,
             failure: None,
+            cancelled_by: None,
             request_id: None,
         }
     }
@@ -345,8 +358,14 @@ mod tests {
     #[test]
     fn a_word_is_the_same_in_a_header_an_event_and_a_metric() {
         let words: BTreeSet<_> = End::all().map(End::as_str).collect();
-        let expected =
-            ["already_absent", "archived", "dead_lettered", "deleted", "deleted_or_absent"];
+        let expected = [
+            "already_absent",
+            "archived",
+            "cancelled",
+            "dead_lettered",
+            "deleted",
+            "deleted_or_absent",
+        ];
         assert_eq!(words.into_iter().collect::<Vec<_>>(), expected);
         for end in End::all() {
             assert_eq!(serde_json::to_value(end).unwrap(), end.as_str());

@@ -112,6 +112,25 @@ pub enum LedgerEntry {
         #[serde(serialize_with = "written", deserialize_with = "read")]
         since: Timestamp,
     },
+    /// This command ends without a further call.
+    Cancelled {
+        command_id: String,
+        /// Only if it is of this organisation.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        org_id: Option<OrgId>,
+        #[serde(flatten)]
+        decision: Decision,
+    },
+    /// Cancelled a while ago, and it may still be waiting.
+    StillCancelled {
+        command_id: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        org_id: Option<OrgId>,
+        #[serde(flatten)]
+        decision: Decision,
+        #[serde(serialize_with = "written", deserialize_with = "read")]
+        since: Timestamp,
+    },
     Resumed {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         org_id: Option<OrgId>,

@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 
 use crate::messages::{Command, FailureReason, Incoming, OrgId};
+use crate::policy::producers::Producers;
 use std::time::Duration;
 
 /// Why a message is refused. It goes to the dead letters for its own fault, and no call is made for
@@ -32,11 +33,12 @@ pub fn age(incoming: &Incoming, now: Timestamp) -> Duration {
 /// Reads the command and checks that it may be carried out.
 ///
 /// # Errors
-/// [`Refusal`] where it is malformed, names an organisation outside of `is_allowed`, or is past its
-/// `not_after`.
+/// [`Refusal`] where it is malformed, names an organisation outside of `is_allowed`, comes from a
+/// producer that may not ask for it, or is past its `not_after`.
 pub fn admit(
     incoming: &Incoming,
     is_allowed: impl Fn(&OrgId) -> bool,
+    producers: &Producers,
     now: Timestamp,
 ) -> Result<Command, Refusal> {
     let refuse = |reason, detail, command| Err(Refusal { reason, detail, command });
@@ -56,6 +58,10 @@ pub fn admit(
             command.target.org
         );
         return refuse(FailureReason::OrgNotAllowed, detail, Some(command));
+    }
+    let published_by = incoming.properties.published_by.as_deref();
+    if let Some(detail) = producers.refuse(&command.target.org, published_by) {
+        return refuse(FailureReason::ProducerNotAllowed, detail, Some(command));
     }
     match passed_not_after(&command, now) {
         Some(detail) => refuse(FailureReason::Expired, detail, Some(command)),
@@ -80,7 +86,9 @@ mod tests {
     fn refusal(body: &str) -> Option<FailureReason> {
         let incoming = Incoming { body: body.into(), ..Incoming::default() };
         let now = NOW.parse().unwrap();
-        admit(&incoming, |org| org.as_str() == "mine", now).err().map(|refusal| refusal.reason)
+        admit(&incoming, |org| org.as_str() == "mine", &Producers::default(), now)
+            .err()
+            .map(|refusal| refusal.reason)
     }
 
     #[test]
@@ -103,7 +111,8 @@ mod tests {
     fn what_has_unreadable_headers_is_refused_and_named() {
         let (fault, body) = (Some("a header".to_owned()), br#"{"org_id":"mine","task_id":"t"}"#);
         let incoming = Incoming { fault, body: body.to_vec(), ..Incoming::default() };
-        let refusal = admit(&incoming, |_| true, NOW.parse().unwrap()).unwrap_err();
+        let refusal =
+            admit(&incoming, |_| true, &Producers::default(), NOW.parse().unwrap()).unwrap_err();
         assert_eq!(refusal.reason, FailureReason::Malformed);
         assert_eq!(refusal.command.unwrap().target.id.as_str(), "t");
     }

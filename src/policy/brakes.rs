@@ -1,8 +1,9 @@
-//! All that the ledger says: guards and pauses. Pure: every worker folds the same records in the
+//! All that the ledger says: guards, pauses, cancellations. Pure: every worker folds the same records in the
 //! same order.
 
 use std::collections::HashMap;
 
+use super::cancellations::{Cancellation, Cancellations};
 use super::guard::{Guard, GuardState, Trip};
 use crate::messages::OrgId;
 use crate::messages::ledger::{Decision, LedgerEntry, LedgerRecord, Scope};
@@ -25,6 +26,7 @@ pub struct Brakes {
     guards: HashMap<Scope, Guard>,
     paused_all: Option<Pause>,
     paused: HashMap<OrgId, Pause>,
+    cancelled: Cancellations,
     /// The number of the last record about each subject.
     recorded: HashMap<Subject, u64>,
 }
@@ -82,6 +84,14 @@ impl Brakes {
                 self.guard(scope, offset).grant(permits, until, decision);
             }
             LedgerEntry::Rearmed { scope, .. } => self.guard(scope, offset).rearm(),
+            entry => self.decide(entry, at, offset),
+        }
+        Applied::Changed
+    }
+
+    /// Pauses and cancellations.
+    fn decide(&mut self, entry: LedgerEntry, at: Timestamp, offset: u64) {
+        match entry {
             LedgerEntry::Paused { org_id, decision } => {
                 self.note(Subject::Pause(org_id.clone()), offset);
                 self.pause(org_id, Pause { since: at, decision });
@@ -92,6 +102,14 @@ impl Brakes {
                     self.pause(org_id, Pause { since, decision });
                 }
             }
+            LedgerEntry::Cancelled { command_id, org_id, decision } => {
+                let decision = Cancellation { since: at, decision, offset };
+                self.cancelled.add(command_id, org_id, decision);
+            }
+            LedgerEntry::StillCancelled { command_id, org_id, decision, since } => {
+                let decision = Cancellation { since, decision, offset };
+                self.cancelled.add(command_id, org_id, decision);
+            }
             LedgerEntry::Resumed { org_id, .. } => {
                 self.note(Subject::Pause(org_id.clone()), offset);
                 match org_id {
@@ -99,8 +117,9 @@ impl Brakes {
                     None => self.paused_all = None,
                 }
             }
+            // Those of the guard.
+            _ => {}
         }
-        Applied::Changed
     }
 
     /// # A reminder undoes no decision
@@ -156,7 +175,7 @@ impl Brakes {
             decision: decision.clone(),
             since: *since,
         });
-        trips.chain(pauses).collect()
+        trips.chain(pauses).chain(self.cancelled.reminders(next, REMIND_AFTER)).collect()
     }
 
     /// The trip, where commands of this scope are held.
@@ -194,6 +213,12 @@ impl Brakes {
     /// Why no call may be made for this organisation.
     pub fn paused(&self, org: &OrgId) -> Option<&Pause> {
         self.paused_all.as_ref().or_else(|| self.paused.get(org))
+    }
+
+    /// Who has cancelled this command, if anybody; `command_id` is asked for only where somebody
+    /// has cancelled something.
+    pub fn cancelled(&self, org: &OrgId, command_id: impl FnOnce() -> String) -> Option<&Decision> {
+        (!self.cancelled.is_empty()).then(|| self.cancelled.find(org, &command_id()))?
     }
 
     /// The organisations that are paused by themselves.

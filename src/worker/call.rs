@@ -99,20 +99,14 @@ impl Engine {
         if self.credentials.token(org).is_none() {
             return Err(NoCall::NoToken);
         }
-        let admission = is_counted.then(|| Admission::begin(&self.ledger, &scope, stop));
+        let admission = Admission::begin(&self.ledger, &scope, stop, is_counted);
         loop {
-            if let Some(admission) = &admission {
-                admission.comes_near().await?;
-            }
+            admission.comes_near().await?;
             let permit = self.permits.acquire(org, asking, stop).await.map_err(NoCall::Refused)?;
             // The wait may have been long: pauses, trips and the token are those that are in force
             // now.
             self.ledger.check(&scope, is_counted)?;
-            let is_admitted = match &admission {
-                Some(admission) => admission.admit().await?,
-                None => true,
-            };
-            if is_admitted {
+            if admission.admit().await? {
                 let token = self.credentials.token(org).ok_or(NoCall::NoToken)?;
                 return Ok(Call { engine: self, permit, token });
             }

@@ -11,6 +11,7 @@ use super::in_process_delays::InProcessDelays;
 use super::outcome::{cut, detail, identity, outcome, refused};
 use super::permits::Asking;
 use crate::messages::event::Failure;
+use crate::messages::ledger::Decision;
 use crate::messages::{Command, EndKind, FailureReason, Incoming, Outcome, RetryState};
 use crate::policy::admission::{admit, age, passed_not_after};
 use crate::policy::api_access::rate::{HELD_FOR, RATE_LIMITED};
@@ -44,7 +45,7 @@ impl<'a> CommandRun<'a> {
     /// Reads the command; a settlement where no call may be made for it, or not yet.
     pub(super) fn open(incoming: &'a Incoming, engine: &'a Engine) -> Result<Self, Settlement> {
         let Moment { time: now, instant: received } = Moment::now();
-        let admitted = admit(incoming, |org| engine.allows(org), now);
+        let admitted = admit(incoming, |org| engine.allows(org), &engine.producers, now);
         let command = admitted.map_err(|refusal| refused(incoming, &refusal, received))?;
         let retry_state = incoming.retry_state.clone();
         let mut run = Self {
@@ -56,6 +57,9 @@ impl<'a> CommandRun<'a> {
             delays: InProcessDelays::new(),
             calls: 0,
         };
+        if let Some(cancelled) = run.cancelled() {
+            return Err(cancelled);
+        }
         let early = if run.asking().has_slot { HELD_FOR } else { Duration::ZERO };
         match run.retry_state.not_before.filter(|moment| *moment > now + early) {
             Some(moment) => Err(run.wait_until(moment, now)),
@@ -77,10 +81,28 @@ impl<'a> CommandRun<'a> {
         Asking { was_tried: self.was_tried(), has_slot }
     }
 
-    /// Its dead letter, where its producer's time limit has passed.
-    pub(super) fn passed_not_after(&mut self) -> Option<Settlement> {
+    /// Its end without a further call: somebody has cancelled it, or its producer's time limit has
+    /// passed.
+    pub(super) fn is_over(&mut self) -> Option<Settlement> {
+        if let Some(cancelled) = self.cancelled() {
+            return Some(cancelled);
+        }
         let detail = passed_not_after(&self.command, Timestamp::now())?;
         Some(self.dead_letter(FailureReason::Expired, &detail))
+    }
+
+    /// # A cancelled command ends without a further call
+    ///
+    /// The ledger is asked when a delivery comes, and again before each of its calls, when all that
+    /// was in it has been read. An earlier call may have had its effect: then the event says so
+    /// (`ambiguous`).
+    fn cancelled(&self) -> Option<Settlement> {
+        let id = || Outcome::command_id(self.incoming, Some(&self.command));
+        let Decision { by, reason } = self.engine.ledger.cancelled(&self.command.target.org, id)?;
+        let why = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+        let outcome = self.outcome(EndKind::Cancelled, None);
+        let cancelled_by = Some(cut(&format!("{by}{why}")));
+        Some(Settlement::Finish(Outcome { cancelled_by, ambiguous: self.may_be_done(), ..outcome }))
     }
 
     /// What follows an answer.

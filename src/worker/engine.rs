@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::policy::api_access::rate::RateLimits;
 use crate::policy::clock::ClockCheck;
 use crate::policy::dry_run::CallMode;
+use crate::policy::producers::Producers;
 use crate::policy::retry_schedule::RetrySchedule;
 use crate::spans::Spans;
 use crate::tallyfy_api::{DestructiveApi, TallyfyApi};
@@ -49,6 +50,8 @@ pub struct EngineSettings {
     pub guard: Option<GuardLimit>,
     /// Somebody looks on and waits for the end; there is no broker, and so no ledger.
     pub is_attended: bool,
+    /// Who may ask.
+    pub producers: Producers,
     /// Where spans go.
     pub spans: Spans,
 }
@@ -61,6 +64,7 @@ pub struct Engine {
     pub(super) reach: ReachCache,
     pub(super) ledger: Ledger,
     pub(super) credentials: Arc<Credentials>,
+    pub(super) producers: Producers,
     pub(super) clock: Mutex<ClockCheck>,
     /// Somebody looks on and waits: failures use up attempts in an outage too.
     pub(super) is_attended: bool,
@@ -90,6 +94,7 @@ impl Engine {
             reach: ReachCache::default(),
             ledger: if settings.is_attended { Ledger::none() } else { Ledger::new(settings.guard) },
             credentials: settings.credentials,
+            producers: settings.producers,
             clock: Mutex::default(),
             is_attended: settings.is_attended,
             permits: Arc::new(if settings.is_attended { permits.holding_all() } else { permits }),
@@ -222,6 +227,7 @@ pub(super) mod samples {
             mode: CallMode::Destroy,
             guard: None,
             is_attended: false,
+            producers: Producers::default(),
             spans: Spans::default(),
         };
         Engine::new(settings, Arc::new(Metrics::default()), Arc::new(Health::default()))

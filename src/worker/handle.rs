@@ -52,8 +52,8 @@ async fn process(incoming: &Incoming, engine: &Engine, stop: &Stop) -> Settlemen
             Ok(call) => call,
             Err(why) => return run.without_call(why),
         };
-        if let Some(expired) = run.passed_not_after() {
-            return expired;
+        if let Some(over) = run.is_over() {
+            return over;
         }
         let answered = call.make(&run.command, &incoming.properties).await;
         let delay = match run.after(&answered) {

@@ -14,7 +14,8 @@ use tokio::sync::{Notify, watch};
 pub(super) use self::admission::Admission;
 pub(super) use super::ledger_state::Braked;
 use super::ledger_state::Shared;
-use crate::messages::ledger::{GuardLimit, LedgerEntry, LedgerRecord, Scope};
+use crate::messages::OrgId;
+use crate::messages::ledger::{Decision, GuardLimit, LedgerEntry, LedgerRecord, Scope};
 use crate::policy::brakes::{Applied, Brakes};
 use crate::policy::guard::Trip;
 
@@ -70,6 +71,15 @@ impl Ledger {
         }
         let is_held = is_counted && shared.brakes.trip(scope).is_some();
         if is_held { Err(Braked::Held) } else { Ok(()) }
+    }
+
+    /// Who has cancelled a command, as far as is known.
+    pub(super) fn cancelled(
+        &self,
+        org: &OrgId,
+        command_id: impl FnOnce() -> String,
+    ) -> Option<Decision> {
+        self.lock().brakes.cancelled(org, command_id).cloned()
     }
 
     /// Whether all that was there has been read.

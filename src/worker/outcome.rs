@@ -97,6 +97,7 @@ pub(super) fn outcome(
         published_by: incoming.properties.published_by.clone(),
         duration_ms: millis(received.elapsed()),
         failure,
+        cancelled_by: None,
         request_id: retry_state.request_id.clone(),
     }
 }

@@ -11,10 +11,10 @@ use crate::policy::settlement::{Settlement, Wait};
 pub(super) fn report(incoming: &Incoming, settlement: &Settlement) {
     let trace_id = incoming.properties.trace().map(|trace| trace.trace_id());
     match settlement {
-        Settlement::Finish(outcome) => report_end(outcome, trace_id),
+        Settlement::Finish(outcome) => report_end(outcome, incoming, trace_id),
         Settlement::DryRun(dry_run) => report_dry_run(dry_run, trace_id),
         Settlement::DeadLetter(outcome, _) | Settlement::Reject(Some(outcome)) => {
-            report_dead_letter(outcome, trace_id);
+            report_dead_letter(outcome, incoming, trace_id);
         }
         Settlement::RetryLater(wait) => report_wait(wait, true, incoming, trace_id),
         Settlement::Postpone(wait) => report_wait(wait, wait.is_news, incoming, trace_id),
@@ -77,7 +77,7 @@ fn report_wait(wait: &Wait, is_news: bool, incoming: &Incoming, trace_id: Option
 }
 
 /// One line for the end of a command, in the words of the event.
-fn report_end(outcome: &Outcome, trace_id: Option<&str>) {
+fn report_end(outcome: &Outcome, incoming: &Incoming, trace_id: Option<&str>) {
     let ids = Ids::of(outcome.target.as_ref());
     info!(
         command_id = outcome.command_id,
@@ -92,6 +92,11 @@ fn report_end(outcome: &Outcome, trace_id: Option<&str>) {
         ambiguous = outcome.ambiguous,
         verified = outcome.verified,
         http_status = outcome.http_status,
+        requested_by = outcome.requested_by,
+        published_by = outcome.published_by,
+        reason = outcome.reason,
+        cancelled_by = outcome.cancelled_by,
+        correlation_id = incoming.properties.correlation_id,
         request_id = outcome.request_id,
         trace_id,
         duration_ms = outcome.duration_ms,
@@ -123,7 +128,7 @@ fn report_dry_run(dry_run: &DryRun, trace_id: Option<&str>) {
 }
 
 /// One line for the failure of a command, in the words of the event.
-fn report_dead_letter(outcome: &Outcome, trace_id: Option<&str>) {
+fn report_dead_letter(outcome: &Outcome, incoming: &Incoming, trace_id: Option<&str>) {
     let (reason, detail) =
         outcome.failure.as_ref().map_or(("", ""), |f| (f.reason.as_str(), f.detail.as_str()));
     let ids = Ids::of(outcome.target.as_ref());
@@ -140,6 +145,10 @@ fn report_dead_letter(outcome: &Outcome, trace_id: Option<&str>) {
         reason,
         detail,
         http_status = outcome.http_status,
+        requested_by = outcome.requested_by,
+        published_by = outcome.published_by,
+        command_reason = outcome.reason,
+        correlation_id = incoming.properties.correlation_id,
         request_id = outcome.request_id,
         trace_id,
         duration_ms = outcome.duration_ms,

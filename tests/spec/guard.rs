@@ -50,7 +50,7 @@ fn trips(world: &World) -> Vec<Value> {
 }
 
 /// What the real binary prints; it has exited 0.
-async fn decide(world: &World, args: &[&str]) -> String {
+pub(crate) async fn decide(world: &World, args: &[&str]) -> String {
     let mut command = with_settings(world, args);
     command.env("USER", "ann");
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();

@@ -16,6 +16,7 @@ mod commands;
 mod connections;
 mod containment;
 mod dead_letters;
+mod decisions;
 mod definitions;
 mod documents;
 mod dry_run;

@@ -1,4 +1,5 @@
-//! The guard's permits: asked for in the ledger, and spent with the first call of a command.
+//! The way to a call through the ledger: its pauses, and the guard's permits, which are asked for
+//! there and spent with the first call of a command.
 
 use std::time::Duration;
 
@@ -16,18 +17,27 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// So long a command waits that has the permission to call already.
 const BRIEF: Duration = Duration::from_millis(200);
 
-/// A command that was never called for, on its way to its first call: counted, so that the next
+/// A command on its way to its call. One that was never called for is counted, so that the next
 /// reservation is as large as it must be.
 pub(in crate::worker) struct Admission<'a> {
     ledger: &'a Ledger,
     scope: &'a Scope,
     stop: &'a Stop,
+    /// It needs a permit; what was called for before, and a look, needs none.
+    is_counted: bool,
 }
 
 impl<'a> Admission<'a> {
-    pub(in crate::worker) fn begin(ledger: &'a Ledger, scope: &'a Scope, stop: &'a Stop) -> Self {
-        ledger.lock().scopes.entry(scope.clone()).or_default().waiting += 1;
-        Self { ledger, scope, stop }
+    pub(in crate::worker) fn begin(
+        ledger: &'a Ledger,
+        scope: &'a Scope,
+        stop: &'a Stop,
+        is_counted: bool,
+    ) -> Self {
+        if is_counted {
+            ledger.lock().scopes.entry(scope.clone()).or_default().waiting += 1;
+        }
+        Self { ledger, scope, stop, is_counted }
     }
 
     /// Waits until a permit is at hand, or none is needed. Spends nothing.
@@ -90,6 +100,9 @@ impl<'a> Admission<'a> {
         if shared.brakes.paused(&scope.org_id).is_some() {
             return Some(Err(Braked::Paused));
         }
+        if !self.is_counted {
+            return Some(Ok(()));
+        }
         if shared.brakes.trip(scope).is_some() {
             return Some(Err(Braked::Held));
         }
@@ -118,7 +131,9 @@ impl<'a> Admission<'a> {
 
 impl Drop for Admission<'_> {
     fn drop(&mut self) {
-        if let Some(permits) = self.ledger.lock().scopes.get_mut(self.scope) {
+        if self.is_counted
+            && let Some(permits) = self.ledger.lock().scopes.get_mut(self.scope)
+        {
             permits.waiting = permits.waiting.saturating_sub(1);
         }
     }

@@ -13,6 +13,7 @@ use tallyfy_delete_worker::messages::OrgId;
 use tallyfy_delete_worker::messages::ledger::GuardLimit;
 use tallyfy_delete_worker::policy::api_access::rate::RateLimits;
 use tallyfy_delete_worker::policy::dry_run::CallMode;
+use tallyfy_delete_worker::policy::producers::Producers;
 use tallyfy_delete_worker::policy::retry_schedule::{RetryDelays, RetrySchedule};
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::rabbitmq::topology::{self, Provision, Topology};
@@ -268,6 +269,7 @@ fn settings(amqp_url: &str, base_url: &str) -> ServiceSettings {
     let orgs = [ORG, OTHER_ORG].map(|org| OrgId::try_from(org.to_owned()).unwrap()).to_vec();
     ServiceSettings {
         core: CoreSettings {
+            producers: Producers::default(),
             api: ApiSettings {
                 base_url: base_url.parse().unwrap(),
                 request_timeout: Duration::from_secs(10),

@@ -1,0 +1,91 @@
+//! The commands that somebody has cancelled: they end without a further call.
+
+use std::collections::HashMap;
+
+use jiff::SignedDuration;
+use jiff::Timestamp;
+
+use crate::messages::OrgId;
+use crate::messages::ledger::{Decision, LedgerEntry};
+
+/// No command waits longer: `MAX_AGE` and the undo window are shorter, by default by far.
+const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(24 * 60);
+
+/// Who has cancelled a command, and when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Cancellation {
+    pub(super) since: Timestamp,
+    pub(super) decision: Decision,
+    /// Number of the last record that says so.
+    pub(super) offset: u64,
+}
+
+/// By the command's id, and by its organisation where that was named.
+#[derive(Debug, Default)]
+pub(super) struct Cancellations(HashMap<(String, Option<OrgId>), Cancellation>);
+
+impl Cancellations {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn add(&mut self, command_id: String, org: Option<OrgId>, new: Cancellation) {
+        let oldest = new.since.saturating_sub(FORGOTTEN_AFTER).unwrap_or(Timestamp::MIN);
+        self.0.retain(|_, known| known.since >= oldest);
+        self.0.insert((command_id, org), new);
+    }
+
+    pub(super) fn find(&self, org: &OrgId, command_id: &str) -> Option<&Decision> {
+        let of = |org| self.0.get(&(command_id.to_owned(), org));
+        of(None).or_else(|| of(Some(org.clone()))).map(|found| &found.decision)
+    }
+
+    /// What must be recorded again, because the last record of it is so old.
+    pub(super) fn reminders(&self, next: u64, after: u64) -> impl Iterator<Item = LedgerEntry> {
+        let old = self.0.iter().filter(move |(_, known)| known.offset + after <= next);
+        old.map(|((command_id, org_id), known)| LedgerEntry::StillCancelled {
+            command_id: command_id.clone(),
+            org_id: org_id.clone(),
+            decision: known.decision.clone(),
+            since: known.since,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn org(id: &str) -> OrgId {
+        OrgId::try_from(id.to_owned()).unwrap()
+    }
+
+    fn at(since: &str, offset: u64) -> Cancellation {
+        let decision = Decision { by: "ann".to_owned(), reason: None };
+        Cancellation { since: since.parse().unwrap(), decision, offset }
+    }
+
+    #[test]
+    fn a_cancellation_is_of_one_organisation_or_of_any() {
+        let mut cancelled = Cancellations::default();
+        cancelled.add("42".to_owned(), Some(org("a")), at("2026-11-23T10:00:00Z", 1));
+        cancelled.add("43".to_owned(), None, at("2026-11-23T10:00:00Z", 2));
+        let is = |id, command_id| cancelled.find(&org(id), command_id).is_some();
+        assert_eq!(
+            [is("a", "42"), is("b", "42"), is("a", "43"), is("b", "43")],
+            [true, false, true, true]
+        );
+        assert!(!is("a", "44"));
+    }
+
+    #[test]
+    fn what_is_old_is_recorded_again_and_forgotten_after_two_months() {
+        let mut cancelled = Cancellations::default();
+        cancelled.add("old".to_owned(), None, at("2026-01-01T00:00:00Z", 1));
+        assert_eq!(cancelled.reminders(100, 100).count(), 0);
+        assert_eq!(cancelled.reminders(101, 100).count(), 1);
+        cancelled.add("new".to_owned(), None, at("2026-11-23T10:00:00Z", 2));
+        assert!(cancelled.find(&org("a"), "old").is_none());
+        assert!(cancelled.find(&org("a"), "new").is_some());
+    }
+}

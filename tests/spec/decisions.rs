@@ -1,0 +1,82 @@
+//! What is decided about commands before they are called for: who may ask, and what was cancelled.
+
+use lapin::BasicProperties;
+use serde_json::json;
+use tallyfy_delete_worker::policy::producers::{AllowedProducer, Producers};
+
+use crate::guard::decide;
+use crate::support::rabbitmq::broker;
+use crate::support::world::{ORG, World};
+
+async fn ask(world: &World, task: &str, user: Option<&str>) {
+    let body = json!({"org_id": ORG, "task_id": task}).to_string();
+    let mut properties = BasicProperties::default().with_message_id(task.into());
+    if let Some(user) = user {
+        properties = properties.with_user_id(user.into());
+    }
+    world.tester.publish_to("", "task.delete", body.as_bytes(), properties).await;
+}
+
+#[tokio::test]
+async fn a_command_of_an_unknown_producer_is_dead_lettered_where_producers_must_be_known() {
+    let world = World::start_with(|settings| {
+        settings.core.producers = Producers { require_user_id: true, allowed: Vec::new() };
+    })
+    .await;
+    world.sandbox.tasks(ORG, &["t1", "t2"], "present").await;
+    ask(&world, "t1", None).await;
+    ask(&world, "t2", Some(broker().user())).await;
+    let letter = world.dead_letter("t1").await;
+    assert_eq!(letter.header("x-failure-reason").as_deref(), Some("producer_not_allowed"));
+    assert_eq!(world.end("t2").await["outcome"], "deleted");
+    assert_eq!(world.sandbox.state(ORG, "t1").await, "present");
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn an_organisation_takes_commands_from_its_allowed_producers_only() {
+    let world = World::start_with(|settings| {
+        let org = Some(ORG.to_owned().try_into().unwrap());
+        let allowed = vec![AllowedProducer { org, user: "billing".to_owned() }];
+        settings.core.producers = Producers { require_user_id: false, allowed };
+    })
+    .await;
+    world.sandbox.tasks(ORG, &["t1"], "present").await;
+    ask(&world, "t1", Some(broker().user())).await;
+    let letter = world.dead_letter("t1").await;
+    assert_eq!(letter.header("x-failure-reason").as_deref(), Some("producer_not_allowed"));
+    assert_eq!(world.sandbox.state(ORG, "t1").await, "present");
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn a_cancelled_command_ends_without_a_further_call() {
+    let mut world = World::start().await;
+    world.sandbox.tasks(ORG, &["queued", "waiting", "wanted"], "present").await;
+    decide(&world, &["pause", "--org", ORG, "--reason", "4711"]).await;
+    for task in ["queued", "wanted"] {
+        ask(&world, task, Some(broker().user())).await;
+    }
+    decide(&world, &["cancel", "--command-id", "queued", "--org", ORG, "--reason", "4711"]).await;
+    let end = world.end("queued").await;
+    assert_eq!(end["outcome"], "cancelled");
+    assert_eq!((&end["cancelled_by"], &end["ambiguous"]), (&json!("ann: 4711"), &json!(false)));
+    let event = world.end_message("queued").await;
+    assert_eq!(event.routing_key, "task.delete_cancelled");
+    assert!(event.json().get("supersedes").is_none());
+    decide(&world, &["resume", "--org", ORG]).await;
+    assert_eq!(world.end("wanted").await["outcome"], "deleted");
+
+    // One that was called for, and waits; also by a worker that was not there yet.
+    world.sandbox.fault("waiting", 1000, json!({"status": 503})).await;
+    ask(&world, "waiting", Some(broker().user())).await;
+    world.called("waiting", 1).await;
+    world.stop_worker().await;
+    decide(&world, &["cancel", "--command-id", "waiting"]).await;
+    let calls = world.sandbox.calls().await.len();
+    world.start_worker().await;
+    assert_eq!(world.end("waiting").await["outcome"], "cancelled");
+    assert_eq!(world.sandbox.calls().await.len(), calls);
+    assert_eq!(world.sandbox.state(ORG, "queued").await, "present");
+    world.assert_drained().await;
+}
