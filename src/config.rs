@@ -4,6 +4,7 @@
 //! Collects every wrong setting before it gives up: nothing starts on a half-valid configuration.
 
 mod args;
+mod audit_args;
 mod broker_args;
 mod core_args;
 mod dead;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
+use crate::audit_tool::AuditJob;
 use crate::consent::{Consent, somebody_is_there};
 use crate::dead_letters::{DeadJob, OutputFormat};
 use crate::delete_list::ListSettings;
@@ -37,7 +39,7 @@ use crate::rabbitmq::{AmqpSource, BrokerSettings};
 use crate::service::{CoreSettings, ServiceSettings};
 use crate::tallyfy_api::ApiSettings;
 use crate::telemetry::LogFormat;
-use args::{Cli, DeleteArgs, RetryDelayArgs, RunArgs, Sub};
+use args::{Cli, DeleteArgs, RetryDelayArgs, RunArgs, SetupArgs, Sub};
 use broker_args::BrokerArgs;
 use core_args::CoreArgs;
 use log_args::LogArgs;
@@ -61,6 +63,8 @@ pub enum Job {
     Dead(Kind, AmqpSource, TlsFiles, DeadJob),
     /// What an operator decides: about held commands, to pause or to resume.
     Decide(AmqpSource, TlsFiles, LedgerJob),
+    /// Read the records of destructive calls.
+    Audit(AmqpSource, TlsFiles, AuditJob),
 }
 
 pub struct Logging {
@@ -113,13 +117,7 @@ fn interpret(
             let form = if args.json { OutputFormat::Json } else { OutputFormat::Text };
             (service(&mut reader, &args.run).map(|s| Job::Check(Box::new(s), form)), args.run.log)
         }
-        Sub::Setup(args) => {
-            let delays = reader.take(&args.delays.wait_ladder);
-            let kinds = reader.take(&args.kinds.kinds);
-            let topology = topology(Provision::Declare, kinds, delays.as_ref());
-            let broker = broker(&mut reader, &args.broker, topology, LARGEST_PREFETCH);
-            (broker.map(|b| Job::Setup(Box::new(b))), args.log)
-        }
+        Sub::Setup(args) => (setup(&mut reader, &args), args.log),
         Sub::Delete(args) => (delete(&mut reader, &args, input), args.log),
         Sub::Dead(args) => {
             let broker = reader.broker_address(&args.broker);
@@ -128,13 +126,20 @@ fn interpret(
             let job = broker.zip(kind.zip(job));
             (job.map(|((url, tls), (kind, job))| Job::Dead(kind, url, tls, job)), args.log)
         }
-        Sub::Guard(args) => (decision(&mut reader, &args.broker, |r| r.guard_job(&args)), args.log),
-        Sub::Pause(args) => (decision(&mut reader, &args.broker, |r| r.pause_job(&args)), args.log),
+        Sub::Audit(args) => {
+            (at_broker(&mut reader, &args.broker, |r| r.audit_job(&args), Job::Audit), args.log)
+        }
+        Sub::Guard(args) => {
+            (at_broker(&mut reader, &args.broker, |r| r.guard_job(&args), Job::Decide), args.log)
+        }
+        Sub::Pause(args) => {
+            (at_broker(&mut reader, &args.broker, |r| r.pause_job(&args), Job::Decide), args.log)
+        }
         Sub::Resume(args) => {
-            (decision(&mut reader, &args.broker, |r| r.resume_job(&args)), args.log)
+            (at_broker(&mut reader, &args.broker, |r| r.resume_job(&args), Job::Decide), args.log)
         }
         Sub::Cancel(args) => {
-            (decision(&mut reader, &args.broker, |r| r.cancel_job(&args)), args.log)
+            (at_broker(&mut reader, &args.broker, |r| r.cancel_job(&args), Job::Decide), args.log)
         }
     };
     let mode = match &job {
@@ -149,14 +154,25 @@ fn interpret(
     }
 }
 
-fn decision(
+fn setup(reader: &mut Reader, args: &SetupArgs) -> Option<Job> {
+    let delays = reader.take(&args.delays.wait_ladder);
+    let kinds = reader.take(&args.kinds.kinds);
+    let retention = reader.take(&args.audit.audit_retention);
+    let topology = topology(Provision::Declare, kinds, delays.as_ref(), retention);
+    let broker = broker(reader, &args.broker, topology, LARGEST_PREFETCH)?;
+    Some(Job::Setup(Box::new(broker)))
+}
+
+/// What an operator wants of a broker.
+fn at_broker<T>(
     reader: &mut Reader,
     broker: &BrokerArgs,
-    job: impl FnOnce(&mut Reader) -> Option<LedgerJob>,
+    job: impl FnOnce(&mut Reader) -> Option<T>,
+    make: fn(AmqpSource, TlsFiles, T) -> Job,
 ) -> Option<Job> {
     let broker = reader.broker_address(broker);
     let ((url, tls), job) = broker.zip(job(reader))?;
-    Some(Job::Decide(url, tls, job))
+    Some(make(url, tls, job))
 }
 
 fn service(reader: &mut Reader, args: &RunArgs) -> Option<ServiceSettings> {
@@ -168,7 +184,8 @@ fn service(reader: &mut Reader, args: &RunArgs) -> Option<ServiceSettings> {
     let core = core.zip(producers).map(|(core, producers)| CoreSettings { producers, ..core });
     let kinds = reader.take(&args.kinds.kinds);
     let delays = core.as_ref().map(|core| &core.schedule.delays);
-    let topology = topology(provision.unwrap_or(Provision::Check), kinds, delays);
+    let retention = reader.take(&args.audit.audit_retention);
+    let topology = topology(provision.unwrap_or(Provision::Check), kinds, delays, retention);
     let prefetch = core.as_ref().map_or(LARGEST_PREFETCH, |core| prefetch(core.concurrency));
     let broker = broker(reader, &args.broker, topology, prefetch)
         .map(|broker| BrokerSettings { trusted_users: args.trusted_users.clone(), ..broker });
@@ -228,9 +245,10 @@ fn topology(
     provision: Provision,
     kinds: Option<Vec<Kind>>,
     delays: Option<&RetryDelays>,
+    audit_retention: Option<Duration>,
 ) -> Option<Topology> {
     let delays = delays?.all().iter().map(|delay| (delay.name(), delay.ttl_ms())).collect();
-    Some(Topology { provision, kinds: kinds?, delays })
+    Some(Topology { provision, kinds: kinds?, delays, audit_retention: audit_retention? })
 }
 
 fn broker(

@@ -32,6 +32,8 @@ pub enum Component {
     Breaker,
     /// The ledger, without which nothing may be decided.
     Ledger,
+    /// The record of destructive calls, without which nothing is acknowledged.
+    Audit,
     /// An operator has paused all organisations.
     Paused,
     /// All organisations are suspended.

@@ -18,6 +18,7 @@ mod http;
 pub mod rabbitmq;
 pub mod tallyfy_api;
 
+pub mod audit_tool;
 pub mod check;
 pub mod dead_letters;
 pub mod delete_list;

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use tallyfy_delete_worker::audit_tool;
 use tallyfy_delete_worker::check::check;
 use tallyfy_delete_worker::config::{self, EXIT_USAGE, Job};
 use tallyfy_delete_worker::dead_letters::{self, DeadJob, Done};
@@ -75,6 +76,9 @@ async fn execute(job: Job) -> anyhow::Result<ExitCode> {
         }
         Job::Delete(list) => delete(*list).await,
         Job::Dead(kind, url, tls, job) => dead(kind, &url, &tls, job).await,
+        Job::Audit(url, tls, job) => {
+            audit_tool::run(&job, &url, &tls).await.map(|()| ExitCode::SUCCESS).map_err(Into::into)
+        }
         Job::Decide(url, tls, job) => {
             let stop = shutdown::on_signal().context("cannot listen for signals")?;
             guard_tool::run(job, &url, &tls, stop).await.map(code).map_err(Into::into)

@@ -65,8 +65,13 @@ for kind, channel in commands.items():
     (message,) = channel["messages"].values()
     title = resolve(resolve(message["$ref"])["payload"]["$ref"])["title"]
     assert title == f"{kind} command", (kind, title)
+addresses = {}
 for channel in document["channels"].values():
-    (message,) = (resolve(message["$ref"]) for message in channel["messages"].values())
+    (message,) = channel["messages"].values()
+    addresses.setdefault(message["$ref"], set()).add(channel["address"])
+for reference, places in addresses.items():
+    message = resolve(reference)
     if message["payload"].get("$ref") == "./schemas/event.json":
-        assert {example["payload"]["type"] for example in message["examples"]} == {channel["address"]}, channel["address"]
+        types = {example["payload"]["type"] for example in message["examples"]}
+        assert types and types <= places, (types, places)
 print(f"docs/asyncapi.yaml is valid: {len(document['channels'])} channels, {examples} examples")

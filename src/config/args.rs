@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::audit_args::AuditArgs;
 use super::broker_args::BrokerArgs;
 use super::core_args::CoreArgs;
 use super::dead::DeadArgs;
@@ -21,6 +22,7 @@ use crate::messages::OrgId;
 use crate::policy::producers::AllowedProducer;
 use crate::policy::retry_schedule::RetryDelays;
 
+const LONGEST_RETENTION: Duration = Duration::from_hours(24 * 3660);
 const LONGEST_GRACE: Duration = Duration::from_hours(1);
 
 /// Deletes tasks, processes, tags and files in Tallyfy: takes commands from RabbitMQ, calls the
@@ -77,6 +79,8 @@ pub(super) enum Sub {
     Resume(Box<ResumeArgs>),
     /// Cancel commands that are queued or waiting, by their ids.
     Cancel(Box<CancelArgs>),
+    /// Read back the record of each destructive call: who asked, when, for what, and the answer.
+    Audit(Box<AuditArgs>),
     /// Print the JSON Schema of the command, of the outcome event, of the event of a dry run, of
     /// the audit event, of the event of the guard, or of all.
     Schema {
@@ -122,6 +126,8 @@ pub(super) struct RunArgs {
     pub(super) delays: RetryDelayArgs,
     #[command(flatten)]
     pub(super) kinds: KindsArgs,
+    #[command(flatten)]
+    pub(super) audit: AuditRetentionArgs,
     /// Declare the topology at start, or (false) only check that it is there.
     #[arg(
         long,
@@ -202,6 +208,8 @@ pub(super) struct SetupArgs {
     #[command(flatten)]
     pub(super) delays: RetryDelayArgs,
     #[command(flatten)]
+    pub(super) audit: AuditRetentionArgs,
+    #[command(flatten)]
     pub(super) log: LogArgs,
 }
 
@@ -244,6 +252,18 @@ pub(super) struct KindsArgs {
         value_parser = checked(kinds)
     )]
     pub(super) kinds: Setting<Vec<Kind>>,
+}
+
+#[derive(Args)]
+pub(super) struct AuditRetentionArgs {
+    /// How long the record of each destructive call is kept.
+    #[arg(
+        long,
+        env = "AUDIT_RETENTION",
+        default_value = "90d",
+        value_name = "DURATION",
+        help_heading = "RabbitMQ", value_parser = checked(duration(Duration::from_hours(1)..=LONGEST_RETENTION)))]
+    pub(super) audit_retention: Setting<Duration>,
 }
 
 #[derive(Args)]

@@ -14,7 +14,7 @@ use jiff::SignedDuration;
 use url::Url;
 
 use crate::kind::Kind;
-use crate::messages::{FailureReason, OrgId};
+use crate::messages::{FailureReason, ObjectId, OrgId};
 use crate::policy::api_access::rate::Rate;
 use crate::policy::producers::AllowedProducer;
 use crate::policy::retry_schedule::RetryDelays;
@@ -118,7 +118,11 @@ pub(super) fn duration(
 
 pub(super) fn any_duration(text: &str) -> Result<Duration, String> {
     parse_duration(text)
-        .ok_or_else(|| format!("takes a duration such as 500ms, 5s, 2m or 24h, not {text:?}"))
+        .ok_or_else(|| format!("takes a duration such as 500ms, 5s, 2m, 24h or 7d, not {text:?}"))
+}
+
+pub(super) fn object(text: &str) -> Result<ObjectId, String> {
+    ObjectId::try_from(text.to_owned()).map_err(|_| format!("takes an id, {ID_FORM}, not {text:?}"))
 }
 
 /// As messages carry it: a short string of AMQP.
@@ -164,6 +168,9 @@ pub(super) fn rate(text: &str) -> Result<Rate, String> {
 }
 
 fn parse_duration(text: &str) -> Option<Duration> {
+    if let Some(days) = text.trim().strip_suffix('d') {
+        return days.parse::<u64>().ok()?.checked_mul(86_400).map(Duration::from_secs);
+    }
     let duration: SignedDuration = text.trim().parse().ok()?;
     Duration::try_from(duration).ok()
 }

@@ -5,6 +5,7 @@
 //! here, because other services rely on them (`names`).
 
 pub(crate) mod audit;
+pub mod call_record;
 mod cloud_event;
 pub mod command;
 pub(crate) mod dead_letter;

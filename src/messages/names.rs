@@ -13,6 +13,8 @@ pub const RETRY_EXCHANGE: &str = "task.retry";
 pub const LEDGER_EXCHANGE: &str = "task.ledger";
 /// See [`LEDGER_EXCHANGE`].
 pub const LEDGER: &str = "task.delete.ledger";
+/// The stream that holds a record of each destructive call; bound to [`LEDGER_EXCHANGE`].
+pub const AUDIT: &str = "task.delete.audit";
 /// Exchange that dead letters are published to.
 pub const DEAD_LETTER_EXCHANGE: &str = "task.dlx";
 

@@ -21,6 +21,7 @@ mod queue_reader;
 mod session;
 mod session_loss;
 mod source;
+pub mod stream_reader;
 pub mod tls;
 pub mod topology;
 mod undeliverable;

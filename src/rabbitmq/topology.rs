@@ -3,6 +3,7 @@
 mod layout;
 
 use std::sync::Once;
+use std::time::Duration;
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
@@ -24,6 +25,8 @@ pub struct Topology {
     pub kinds: Vec<Kind>,
     /// Name and TTL in milliseconds of each retry delay: each kind has a delay queue of it.
     pub delays: Vec<(String, u32)>,
+    /// How long the records of destructive calls are kept.
+    pub audit_retention: Duration,
 }
 
 /// What to do about the topology at start.

@@ -13,8 +13,9 @@ use super::ledger::{Admission, Braked};
 use super::permits::{Asking, PermitGuard, Refused};
 use super::stop::Stop;
 use crate::failpoint::{self, Failpoint};
+use crate::messages::call_record::CallRecord;
 use crate::messages::ledger::Scope;
-use crate::messages::{Command, Properties, Target};
+use crate::messages::{Command, Incoming, Outcome, Target};
 use crate::policy::absence::{Reach, believe, in_its_place};
 use crate::policy::answer::Answer;
 use crate::policy::api_access::{CommandKey, Feedback};
@@ -114,10 +115,47 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// # Each destructive call leaves a record
+    ///
+    /// No delivery is acknowledged before the records of its calls have been confirmed
+    /// (`Settler`). A worker that is killed between the call and its record leaves none of that
+    /// call; the command is delivered again, and the next call leaves one.
+    fn keep_record(
+        &self,
+        command: &Command,
+        incoming: &Incoming,
+        answer: &Answer,
+        verdict: Verdict,
+    ) {
+        if !self.ledger.is_kept() || self.mode() == CallMode::Look {
+            return;
+        }
+        let Target { kind, org, id } = &command.target;
+        self.audit.record(CallRecord {
+            at: Timestamp::now(),
+            kind: kind.as_str().to_owned(),
+            org_id: org.to_string(),
+            id: id.to_string(),
+            command_id: Outcome::command_id(incoming, Some(command)),
+            correlation_id: incoming.properties.correlation_id.clone(),
+            requested_by: command.requested_by.clone(),
+            published_by: incoming.properties.published_by.clone(),
+            reason: command.reason.clone(),
+            verdict: verdict.as_str().to_owned(),
+            answer: answer.describe(),
+            http_status: answer.status(),
+            request_id: answer.request_id().map(str::to_owned),
+            worker: self.ledger.writer().to_owned(),
+        });
+    }
+}
+
 impl Call<'_> {
     /// Makes the call and records its answer.
-    pub(super) async fn make(self, command: &Command, properties: &Properties) -> Answered {
+    pub(super) async fn make(self, command: &Command, incoming: &Incoming) -> Answered {
         let engine = self.engine;
+        let properties = &incoming.properties;
         let started = Instant::now();
         failpoint::hit(Failpoint::BeforeCall).await;
         let mut span = engine.spans.call(
@@ -146,6 +184,7 @@ impl Call<'_> {
         let at = Moment::now();
         span.answered(&answer, verdict);
         drop(span);
+        engine.keep_record(command, incoming, &answer, verdict);
         engine.metrics.count_call(command.target.kind, verdict, class, took);
         engine.compare_clocks(&answer, at.time);
         let retry_after = retry_after::of(&answer, at.time);

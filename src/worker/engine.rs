@@ -11,6 +11,7 @@ use secrecy::SecretString;
 use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 
+use super::audit_log::AuditLog;
 use super::ledger::Ledger;
 use super::permits::Permits;
 use super::reach::ReachCache;
@@ -63,6 +64,7 @@ pub struct Engine {
     pub(super) destructive_api: Option<DestructiveApi>,
     pub(super) reach: ReachCache,
     pub(super) ledger: Ledger,
+    pub(super) audit: AuditLog,
     pub(super) credentials: Arc<Credentials>,
     pub(super) producers: Producers,
     pub(super) clock: Mutex<ClockCheck>,
@@ -93,6 +95,7 @@ impl Engine {
             api: settings.api,
             reach: ReachCache::default(),
             ledger: if settings.is_attended { Ledger::none() } else { Ledger::new(settings.guard) },
+            audit: AuditLog::default(),
             credentials: settings.credentials,
             producers: settings.producers,
             clock: Mutex::default(),

@@ -55,7 +55,7 @@ async fn process(incoming: &Incoming, engine: &Engine, stop: &Stop) -> Settlemen
         if let Some(over) = run.is_over() {
             return over;
         }
-        let answered = call.make(&run.command, &incoming.properties).await;
+        let answered = call.make(&run.command, incoming).await;
         let delay = match run.after(&answered) {
             Step::Settle(settlement) => return settlement,
             Step::TryAgain(delay) => delay,

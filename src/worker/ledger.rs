@@ -63,6 +63,16 @@ impl Ledger {
         Self { is_kept: false, ..Self::new(None) }
     }
 
+    /// Whether there is a broker that keeps it.
+    pub(super) fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+
+    /// Which worker this is, in its records.
+    pub(super) fn writer(&self) -> &str {
+        &self.writer
+    }
+
     /// Why no call may be made for a command, as far as is known at once.
     pub(super) fn check(&self, scope: &Scope, is_counted: bool) -> Result<(), Braked> {
         let shared = self.lock();

@@ -1,6 +1,7 @@
 //! THE FLOW of one message: `run` holds a session with the broker, `consume` takes the message in,
 //! `handle` decides its disposition, `settle` tells the broker.
 
+mod audit_log;
 mod call;
 mod command_run;
 mod consume;

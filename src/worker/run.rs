@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use super::audit_log::write_audit;
 use super::consume::Consumption;
 use super::depths;
 use super::engine::Engine;
@@ -96,7 +97,7 @@ impl Worker {
         let session = Arc::new(session);
         let settler = Arc::new(Settler::new(
             Arc::clone(&session),
-            Arc::clone(&engine.metrics),
+            Arc::clone(engine),
             (Arc::clone(&self.trouble), Arc::clone(&self.moves)),
         ));
         let depths = depths::watch(&session, &engine.metrics);
@@ -105,7 +106,7 @@ impl Worker {
             Arc::clone(&settler),
             (self.broker.clone(), Arc::clone(&session)),
         ));
-        let ledger = tokio::spawn(follow_ledger(Arc::clone(&session), Arc::clone(engine)));
+        let ledger = tokio::spawn(follow(Arc::clone(&session), Arc::clone(engine)));
         let consumption = Consumption::new(
             engine,
             (&session, &settler),
@@ -177,6 +178,14 @@ impl Worker {
     }
 }
 
+/// The streams that all workers share, until it is aborted.
+async fn follow(session: Arc<Session>, engine: Arc<Engine>) {
+    tokio::join!(
+        follow_ledger(Arc::clone(&session), Arc::clone(&engine)),
+        write_audit(&session, &engine)
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -198,6 +207,7 @@ mod tests {
             provision: Provision::Check,
             kinds: vec![Kind::TaskDelete],
             delays: Vec::new(),
+            audit_retention: Duration::from_hours(1),
         };
         let tls = TlsFiles::default();
         let broker = BrokerSettings {

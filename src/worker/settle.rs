@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::engine::Engine;
 use super::publish_trouble::{PublishTrouble, Stuck};
 use super::settle_log::report;
 use crate::failpoint::{self, Failpoint};
@@ -27,6 +28,7 @@ pub(super) const ACKNOWLEDGEMENTS_ARRIVE: Duration = Duration::from_millis(300);
 /// Settles the deliveries of one session.
 pub struct Settler {
     session: Arc<Session>,
+    engine: Arc<Engine>,
     metrics: Arc<Metrics>,
     trouble: Arc<PublishTrouble>,
     moves: Arc<Mutex<Moves>>,
@@ -45,11 +47,12 @@ impl Settler {
     /// A settler that publishes here until the session is lost.
     pub(super) fn new(
         session: Arc<Session>,
-        metrics: Arc<Metrics>,
+        engine: Arc<Engine>,
         (trouble, moves): (Arc<PublishTrouble>, Arc<Mutex<Moves>>),
     ) -> Self {
         trouble.session_begins();
-        Self { session, metrics, trouble, moves }
+        let metrics = Arc::clone(&engine.metrics);
+        Self { session, engine, metrics, trouble, moves }
     }
 
     /// Tells when the session is lost.
@@ -64,7 +67,8 @@ impl Settler {
     /// Every publication has its own confirm before the delivery is acknowledged. Where one cannot
     /// be had the delivery stays unacknowledged and the publish is tried again for as long as the
     /// session lives; when the session dies, the broker delivers the command again, and the repeat
-    /// is harmless: a second DELETE finds a 404, a second event has the same id.
+    /// is harmless: a second DELETE finds a 404, a second event has the same id. The same holds for
+    /// the records of its calls in the audit stream.
     pub async fn settle(&self, delivery: Delivery, settlement: &Settlement) {
         let kind = delivery.incoming().kind;
         if matches!(settlement, Settlement::Requeue) {
@@ -72,6 +76,8 @@ impl Settler {
             self.metrics.count_command(kind, settlement.as_str());
             return;
         }
+        // All calls of this delivery are among them.
+        let recorded = self.engine.audit.last();
         let mut is_too_large = matches!(settlement, Settlement::Reject(_));
         for publication in settlement.publications(delivery.incoming(), Timestamp::now()) {
             match self.publish_until_confirmed(&publication).await {
@@ -82,6 +88,11 @@ impl Settler {
                     return;
                 }
             }
+        }
+        tokio::select! {
+            biased;
+            () = self.engine.audit.confirmed(recorded) => {}
+            () = self.session.lost.cancelled() => return,
         }
         report(delivery.incoming(), settlement);
         self.metrics.count_command(kind, label(settlement));

@@ -4,6 +4,7 @@ use lapin::BasicProperties;
 use serde_json::json;
 use tallyfy_delete_worker::policy::producers::{AllowedProducer, Producers};
 
+use crate::command_line::json_lines;
 use crate::guard::decide;
 use crate::support::rabbitmq::broker;
 use crate::support::world::{ORG, World};
@@ -78,5 +79,57 @@ async fn a_cancelled_command_ends_without_a_further_call() {
     assert_eq!(world.end("waiting").await["outcome"], "cancelled");
     assert_eq!(world.sandbox.calls().await.len(), calls);
     assert_eq!(world.sandbox.state(ORG, "queued").await, "present");
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn each_destructive_call_leaves_a_record() {
+    let world = World::start().await;
+    world.sandbox.tasks(ORG, &["t1", "t2"], "present").await;
+    world.sandbox.fault("t1", 1, json!({"status": 503})).await;
+    let body = json!({"org_id": ORG, "task_id": "t1", "requested_by": "crm", "reason": "4711"});
+    let properties = BasicProperties::default()
+        .with_message_id("c1".into())
+        .with_correlation_id("corr".into())
+        .with_user_id(broker().user().into());
+    world.tester.publish_to("", "task.delete", body.to_string().as_bytes(), properties).await;
+    world.end("c1").await;
+    world.end(&world.delete("t2").await).await;
+    let records = async |args: &[&str]| {
+        let said = decide(&world, &[&["audit", "--json"], args].concat()).await;
+        json_lines(said.as_bytes())
+    };
+    let calls = records(&["--org", ORG, "--id", "t1"]).await;
+    let told: Vec<_> = calls.iter().map(|c| (&c["verdict"], &c["http_status"])).collect();
+    assert_eq!(
+        told,
+        [(&json!("transient"), &json!(503)), (&json!("deleted"), &json!(204))],
+        "{calls:?}"
+    );
+    let last = &calls[1];
+    let who = ["command_id", "correlation_id", "requested_by", "reason", "published_by"];
+    let expected = ["c1", "corr", "crm", "4711", broker().user()];
+    assert_eq!(who.map(|member| last[member].as_str().unwrap()), expected);
+    assert_eq!(records(&[]).await.len(), 3);
+    assert_eq!(records(&["--requested-by", "crm"]).await.len(), 2);
+    assert_eq!(records(&["--org", "nobody"]).await.len(), 0);
+    let table = decide(&world, &["audit"]).await;
+    assert!(table.starts_with("WHEN") && table.contains("HTTP 204"), "{table}");
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn nothing_is_acknowledged_before_its_call_is_on_record() {
+    let world = World::start().await;
+    world.is_ready().await;
+    world.sandbox.tasks(ORG, &["t1"], "present").await;
+    world.unbind("task.delete.audit", "task.ledger", "task.delete.audit").await;
+    world.delete("t1").await;
+    world.called("t1", 1).await;
+    world.is_not_ready_because("the audit stream cannot be written").await;
+    let acknowledged = r#"tallyfy_delete_worker_acknowledgements_total{result="acknowledged"}"#;
+    assert!(world.metric(acknowledged).await.is_none_or(|number| number < 1.0));
+    world.declare_topology().await;
+    world.is_ready().await;
     world.assert_drained().await;
 }

@@ -1,5 +1,7 @@
 //! Every exchange, queue, binding and argument. Pure.
 
+use std::time::Duration;
+
 use lapin::ExchangeKind;
 use lapin::types::{AMQPValue, FieldTable};
 
@@ -15,6 +17,7 @@ pub(super) const LOOKS_LIMIT: i32 = 100_000;
 const LEDGER_BYTES: i64 = 64 * 1024 * 1024;
 /// A stream forgets whole segments.
 const LEDGER_SEGMENT: i64 = 8 * 1024 * 1024;
+const AUDIT_SEGMENT: i64 = 64 * 1024 * 1024;
 const X_DELIVERY_LIMIT: &str = "x-delivery-limit";
 const UNROUTED_EVENTS_LIMIT: i32 = 100_000;
 
@@ -56,7 +59,10 @@ pub(super) fn exchanges() -> [(&'static str, ExchangeKind, FieldTable); 6] {
 /// two it has both, and its dead letter is there twice.
 pub(super) fn queues(topology: &Topology) -> Vec<QueueSpec> {
     let kinds = topology.kinds.iter().flat_map(|kind| queues_of(*kind, &topology.delays));
-    [unrouted_events(), ledger()].into_iter().chain(kinds).collect()
+    [unrouted_events(), ledger(), audit(topology.audit_retention)]
+        .into_iter()
+        .chain(kinds)
+        .collect()
 }
 
 fn unrouted_events() -> QueueSpec {
@@ -85,6 +91,18 @@ fn ledger() -> QueueSpec {
             ("x-stream-max-segment-size-bytes", AMQPValue::LongLongInt(LEDGER_SEGMENT)),
         ]),
         (names::LEDGER_EXCHANGE, names::LEDGER.into()),
+    )
+}
+
+fn audit(retention: Duration) -> QueueSpec {
+    plain(
+        names::AUDIT.into(),
+        table([
+            ("x-queue-type", text("stream")),
+            ("x-max-age", text(&format!("{}s", retention.as_secs()))),
+            ("x-stream-max-segment-size-bytes", AMQPValue::LongLongInt(AUDIT_SEGMENT)),
+        ]),
+        (names::LEDGER_EXCHANGE, names::AUDIT.into()),
     )
 }
 

@@ -67,6 +67,7 @@ impl Field {
                 .await
                 .unwrap();
         let topology = Topology {
+            audit_retention: Duration::from_hours(24 * 90),
             provision: Provision::Declare,
             kinds: vec![Kind::TaskDelete],
             delays: delays(),

@@ -203,7 +203,12 @@ async fn declare(url: &str) -> Result<(), String> {
     let connection = BrokerConnection::open(&url.parse()?, &TlsFiles::default(), "campaign")
         .await
         .map_err(|error| error.to_string())?;
-    let topology = Topology { provision: Provision::Declare, kinds: Kind::ALL.to_vec(), delays };
+    let topology = Topology {
+        provision: Provision::Declare,
+        kinds: Kind::ALL.to_vec(),
+        delays,
+        audit_retention: Duration::from_hours(24 * 90),
+    };
     topology::ensure(&connection, &topology).await.map(drop).map_err(|error| error.to_string())
 }
 

@@ -33,6 +33,7 @@ async fn main() -> ExitCode {
             .await
             .unwrap();
     let topology = Topology {
+        audit_retention: std::time::Duration::from_hours(24),
         provision: Provision::Declare,
         kinds: vec![Kind::TaskDelete, Kind::TaskArchive],
         delays: Vec::new(),

@@ -288,6 +288,7 @@ fn settings(amqp_url: &str, base_url: &str) -> ServiceSettings {
             tls: TlsFiles::default(),
             url: amqp_url.parse().unwrap(),
             topology: Topology {
+                audit_retention: Duration::from_hours(24 * 90),
                 provision: Provision::Declare,
                 kinds: vec![Kind::TaskDelete],
                 delays: durations,

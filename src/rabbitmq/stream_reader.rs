@@ -1,0 +1,87 @@
+//! Reads a stream from any record or moment on. There may be any number of readers, and nobody takes
+//! anything out.
+
+use futures_util::StreamExt;
+use jiff::Timestamp;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, Consumer};
+
+use super::broker_error::BrokerError;
+use super::connection::{Connection, in_time};
+use super::envelope;
+
+/// Records under way at once. A stream sends no more until they are acknowledged.
+const PREFETCH: u16 = 1000;
+/// So many are acknowledged together.
+const TOGETHER: u16 = 200;
+const X_STREAM_OFFSET: &str = "x-stream-offset";
+
+/// Where to begin.
+#[derive(Debug, Clone, Copy)]
+pub enum StartAt {
+    /// At this record; at the first that is still there, if it is not there any more.
+    Record(u64),
+    /// At this moment, or up to some hundred records before it: a stream keeps the time of its
+    /// chunks only.
+    Moment(Timestamp),
+}
+
+/// Reads one stream.
+pub struct StreamReader {
+    queue: &'static str,
+    channel: Channel,
+    records: Consumer,
+    unacknowledged: u16,
+}
+
+impl StreamReader {
+    /// Begins to read.
+    ///
+    /// # Errors
+    /// [`BrokerError::Consume`].
+    pub async fn open(
+        connection: &Connection,
+        queue: &'static str,
+        from: StartAt,
+    ) -> Result<Self, BrokerError> {
+        let failed = |source| BrokerError::Consume { queue: queue.into(), source };
+        let channel = connection.channel().await.map_err(failed)?;
+        let qos = channel.basic_qos(PREFETCH, BasicQosOptions::default());
+        in_time(qos).await.map_err(failed)?;
+        let mut arguments = FieldTable::default();
+        let offset = match from {
+            StartAt::Record(number) => {
+                AMQPValue::LongLongInt(i64::try_from(number).unwrap_or(i64::MAX))
+            }
+            StartAt::Moment(time) => {
+                AMQPValue::Timestamp(u64::try_from(time.as_second()).unwrap_or_default())
+            }
+        };
+        arguments.insert(X_STREAM_OFFSET.into(), offset);
+        let options = BasicConsumeOptions::default();
+        let records = channel.basic_consume(queue.into(), "".into(), options, arguments);
+        let records = in_time(records).await.map_err(failed)?;
+        Ok(Self { queue, channel, records, unacknowledged: 0 })
+    }
+
+    /// The next record: its number in the stream, and its body.
+    ///
+    /// # Errors
+    /// [`BrokerError::Lost`] or [`BrokerError::ConsumerEnded`]: then it must be opened again.
+    pub async fn next(&mut self) -> Result<(u64, Vec<u8>), BrokerError> {
+        let ended = BrokerError::ConsumerEnded { queue: self.queue.into() };
+        let delivery = self.records.next().await.ok_or(ended)?.map_err(BrokerError::Lost)?;
+        self.unacknowledged += 1;
+        // To a stream an acknowledgement only says that it may send more.
+        if self.unacknowledged >= TOGETHER {
+            let all = BasicAckOptions { multiple: true };
+            in_time(self.channel.basic_ack(delivery.delivery_tag, all))
+                .await
+                .map_err(BrokerError::Lost)?;
+            self.unacknowledged = 0;
+        }
+        let offset = envelope::number(&delivery.properties, X_STREAM_OFFSET).unwrap_or_default();
+        Ok((offset, delivery.data))
+    }
+}

@@ -1,0 +1,146 @@
+//! The records of destructive calls, on their way to the audit stream.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::sleep;
+use tracing::error;
+
+use super::engine::Engine;
+use crate::health::Component;
+use crate::messages::call_record::{AuditEntry, CallRecord};
+use crate::rabbitmq::Session;
+
+/// Records that one message holds, at most.
+const AT_ONCE: usize = 200;
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// The records that no broker has confirmed yet, in the order of the calls.
+#[derive(Default)]
+pub(super) struct AuditLog {
+    shared: Mutex<Shared>,
+    to_write: Notify,
+    confirmed: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Shared {
+    unconfirmed: VecDeque<CallRecord>,
+    /// Number of the last record.
+    last: u64,
+}
+
+impl AuditLog {
+    pub(super) fn record(&self, record: CallRecord) {
+        let mut shared = self.lock();
+        shared.unconfirmed.push_back(record);
+        shared.last += 1;
+        drop(shared);
+        self.to_write.notify_one();
+    }
+
+    /// Number of the last record so far; 0 if there is none.
+    pub(super) fn last(&self) -> u64 {
+        self.lock().last
+    }
+
+    /// Waits until the broker has confirmed all records up to this one.
+    pub(super) async fn confirmed(&self, number: u64) {
+        let mut confirmed = self.confirmed.subscribe();
+        // The sender is `self`, which outlives this.
+        let _ = confirmed.wait_for(|confirmed| *confirmed >= number).await;
+    }
+
+    /// The oldest records, as many as one message holds; waits until there is one. They stay here
+    /// until they are confirmed.
+    async fn batch(&self) -> Vec<CallRecord> {
+        loop {
+            let batch: Vec<_> = self.lock().unconfirmed.iter().take(AT_ONCE).cloned().collect();
+            if !batch.is_empty() {
+                return batch;
+            }
+            self.to_write.notified().await;
+        }
+    }
+
+    fn confirm(&self, number: usize) {
+        let mut shared = self.lock();
+        shared.unconfirmed.drain(..number);
+        let confirmed = shared.last - shared.unconfirmed.len() as u64;
+        drop(shared);
+        self.confirmed.send_replace(confirmed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes the records until it is aborted, which is when the session has ended: one message under
+/// way, which holds all that has come while the one before was under way.
+pub(super) async fn write_audit(session: &Session, engine: &Engine) {
+    loop {
+        let batch = engine.audit.batch().await;
+        let number = batch.len();
+        match session.publisher().publish(&AuditEntry::Calls(batch).publication()).await {
+            Ok(()) => {
+                engine.audit.confirm(number);
+                engine.health.set(Component::Audit, None);
+            }
+            Err(error) => {
+                let reason = format!(
+                    "the audit stream cannot be written, so nothing is acknowledged: {error}"
+                );
+                let is_lost = session.lost.is_cancelled();
+                if engine.health.set(Component::Audit, Some(reason.clone())) && !is_lost {
+                    error!("{reason}");
+                }
+                session.declare_again().await;
+                sleep(TRY_AGAIN_AFTER).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(id: &str) -> CallRecord {
+        let text = || id.to_owned();
+        CallRecord {
+            at: "2026-11-23T10:00:00Z".parse().unwrap(),
+            kind: "task.delete".to_owned(),
+            org_id: "o".to_owned(),
+            id: text(),
+            command_id: text(),
+            correlation_id: None,
+            requested_by: None,
+            published_by: None,
+            reason: None,
+            verdict: "deleted".to_owned(),
+            answer: "HTTP 204".to_owned(),
+            http_status: Some(204),
+            request_id: None,
+            worker: "w".to_owned(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_record_stays_until_it_is_confirmed() {
+        let audit = AuditLog::default();
+        for id in ["a", "b"] {
+            audit.record(record(id));
+        }
+        assert_eq!(audit.batch().await.len(), 2);
+        audit.record(record("c"));
+        assert_eq!(audit.batch().await.len(), 3, "the session was lost: it is written again");
+        audit.confirm(2);
+        audit.confirmed(2).await;
+        assert_eq!(audit.batch().await, [record("c")]);
+        assert_eq!(audit.last(), 3);
+        assert!(tokio::time::timeout(Duration::ZERO, audit.confirmed(3)).await.is_err());
+    }
+}
