@@ -67,6 +67,17 @@ pub enum Job {
     Audit(AmqpSource, TlsFiles, AuditJob),
 }
 
+impl Job {
+    /// Whether anything may be destroyed.
+    fn mode(&self) -> CallMode {
+        match self {
+            Self::Run(settings) => settings.core.mode,
+            Self::Delete(list) => list.core.mode,
+            _ => CallMode::Destroy,
+        }
+    }
+}
+
 pub struct Logging {
     /// A dry run says so in every line.
     pub mode: CallMode,
@@ -138,15 +149,14 @@ fn interpret(
         Sub::Resume(args) => {
             (at_broker(&mut reader, &args.broker, |r| r.resume_job(&args), Job::Decide), args.log)
         }
+        Sub::Status(args) => {
+            (at_broker(&mut reader, &args.broker, |r| r.status_job(&args), Job::Decide), args.log)
+        }
         Sub::Cancel(args) => {
             (at_broker(&mut reader, &args.broker, |r| r.cancel_job(&args), Job::Decide), args.log)
         }
     };
-    let mode = match &job {
-        Some(Job::Run(settings)) => settings.core.mode,
-        Some(Job::Delete(list)) => list.core.mode,
-        _ => CallMode::Destroy,
-    };
+    let mode = job.as_ref().map_or(CallMode::Destroy, Job::mode);
     let logging = logging(&mut reader, &log, mode);
     match (job, logging) {
         (Some(job), Some(logging)) if reader.problems.is_empty() => Ok((job, logging)),

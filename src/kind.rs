@@ -221,6 +221,16 @@ impl Kind {
         format!("{}.undeliverable", self.queue())
     }
 
+    /// The queues that a command may lie in, but for the delay queues, which are named by settings.
+    pub fn own_queues(self) -> [String; 4] {
+        [
+            self.queue().to_owned(),
+            self.held_queue(),
+            self.undeliverable_queue(),
+            self.dead_letter_queue(),
+        ]
+    }
+
     /// The delay queue of a delay, by the delay's name.
     pub fn delay_queue(self, delay: &str) -> String {
         format!("{}.wait.{delay}", self.queue())

@@ -31,6 +31,7 @@ pub mod core_dump;
 pub mod descriptors;
 mod failpoint;
 mod health;
+mod ledger_view;
 pub mod metrics;
 pub mod schema;
 pub mod shutdown;

@@ -2,10 +2,11 @@
 
 mod families;
 mod unacknowledged;
+mod waiting_ages;
 
-use std::collections::BTreeSet;
-use std::sync::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -23,6 +24,7 @@ use crate::kind::Kind;
 use crate::messages::FailureReason;
 use crate::policy::api_access::SuspendReason;
 use crate::policy::verdict::Verdict;
+use crate::policy::waiting_ages::WaitingAges;
 
 /// One label and its value: `[("verdict", "deleted")]`. On a command's way both are words of the
 /// program.
@@ -65,6 +67,9 @@ pub struct Metrics {
     paused: Family<Label, Gauge>,
     deliveries_unsettled: Gauge,
     oldest_delivery_age: Gauge<f64, AtomicU64>,
+    oldest_waiting: Family<Label, Gauge<f64, AtomicU64>>,
+    waiting_ages: Mutex<BTreeMap<Kind, WaitingAges>>,
+    depths: Mutex<BTreeMap<String, u32>>,
     unacknowledged: Mutex<BTreeSet<Received>>,
     pub calls_in_flight: Gauge,
     pub ambiguous_answers: Counter,
@@ -165,6 +170,15 @@ impl Metrics {
                 "oldest_delivery_age_seconds",
                 "Age of the oldest unacknowledged delivery",
             ),
+            oldest_waiting: labelled(
+                r,
+                "oldest_waiting_command_age_seconds",
+                "Age of the oldest command that this worker has sent to a delay queue",
+                "kind",
+                kinds.iter().map(|kind| kind.as_str()),
+            ),
+            waiting_ages: Mutex::default(),
+            depths: Mutex::default(),
             unacknowledged: Mutex::default(),
             reconnects: add(r, "reconnects", "Reconnects to the broker"),
             breaker_open: add(r, "breaker_open", "1 while the circuit breaker is open"),
@@ -270,10 +284,18 @@ impl Metrics {
             self.waiting.get_or_create(&labels).set(messages.into());
         }
         self.queues.get_or_create(&[("queue", queue.to_owned())]).set(messages.into());
+        let mut depths = self.depths.lock().unwrap_or_else(PoisonError::into_inner);
+        depths.insert(queue.to_owned(), messages);
+    }
+
+    /// What lay ready in each queue when it was last looked at.
+    pub fn queues(&self) -> BTreeMap<String, u32> {
+        self.depths.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn render(&self) -> String {
         self.show_unacknowledged();
+        self.show_waiting();
         let mut text = String::new();
         // Writing to a String does not fail.
         let _ = encode(&mut text, &self.registry);

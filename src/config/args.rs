@@ -11,7 +11,7 @@ use super::audit_args::AuditArgs;
 use super::broker_args::BrokerArgs;
 use super::core_args::CoreArgs;
 use super::dead::DeadArgs;
-use super::ledger_args::{CancelArgs, GuardArgs, PauseArgs, ResumeArgs};
+use super::ledger_args::{CancelArgs, GuardArgs, PauseArgs, ResumeArgs, StatusArgs};
 use super::log_args::LogArgs;
 use super::values::{
     Setting, checked, delays, duration, flag, if_set, kind, kinds, org, producers, socket_address,
@@ -79,6 +79,8 @@ pub(super) enum Sub {
     Resume(Box<ResumeArgs>),
     /// Cancel commands that are queued or waiting, by their ids.
     Cancel(Box<CancelArgs>),
+    /// Show how all stands: breaker, organisations, guard, pauses, queues, workers.
+    Status(Box<StatusArgs>),
     /// Read back the record of each destructive call: who asked, when, for what, and the answer.
     Audit(Box<AuditArgs>),
     /// Print the JSON Schema of the command, of the outcome event, of the event of a dry run, of

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::args::{KindsArgs, RetryDelayArgs};
 use super::broker_args::BrokerArgs;
 use super::log_args::LogArgs;
 use super::read::Reader;
@@ -14,8 +15,8 @@ use crate::consent::Consent;
 use crate::dead_letters::OutputFormat;
 use crate::guard_tool::LedgerJob;
 use crate::kind::Kind;
-use crate::messages::OrgId;
 use crate::messages::ledger::{Decision, Scope};
+use crate::messages::{OrgId, names};
 
 const WEEK: Duration = Duration::from_hours(24 * 7);
 
@@ -119,6 +120,25 @@ pub(super) struct ResumeArgs {
 
 #[derive(Args)]
 #[command(
+    after_help = "Example: status, with the KINDS and the WAIT_LADDER of the workers. What a worker says of itself is up to a minute old. The broker's
+user needs to read task.delete.ledger and to write task.ledger."
+)]
+pub(super) struct StatusArgs {
+    /// JSON, one object.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    kinds: KindsArgs,
+    #[command(flatten)]
+    delays: RetryDelayArgs,
+    #[command(flatten)]
+    pub(super) broker: BrokerArgs,
+    #[command(flatten)]
+    pub(super) log: LogArgs,
+}
+
+#[derive(Args)]
+#[command(
     after_help = "Example: cancel --command-id 0b9f2c6e-4711 --org ORG --reason 'ordered by mistake'
 The id is that of the event and of the log: the producer's message_id, or derived. What has been deleted stays deleted. The broker's
 user needs to read task.delete.ledger and to write task.ledger."
@@ -206,6 +226,18 @@ impl Reader {
         let ids = args.ids.iter().filter_map(|id| self.take(id)).collect();
         let decision = self.who(args.who.by.as_ref(), args.who.reason.clone())?;
         (self.problems.len() == before).then_some(LedgerJob::Cancel(ids, org, decision))
+    }
+
+    pub(super) fn status_job(&mut self, args: &StatusArgs) -> Option<LedgerJob> {
+        let kinds = self.take(&args.kinds.kinds);
+        let delays = self.take(&args.delays.wait_ladder)?;
+        let queues = kinds?.into_iter().flat_map(|kind| {
+            let waits = delays.all().iter().map(move |delay| kind.delay_queue(&delay.name()));
+            kind.own_queues().into_iter().chain(waits).collect::<Vec<_>>()
+        });
+        let queues = queues.chain([names::UNROUTED_EVENTS.to_owned()]).collect();
+        let form = if args.json { OutputFormat::Json } else { OutputFormat::Text };
+        Some(LedgerJob::Status(queues, form))
     }
 
     fn decision(&mut self, args: &DecisionArgs) -> Option<Decision> {

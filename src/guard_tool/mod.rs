@@ -1,9 +1,10 @@
-//! What operators decide: about what the mass-deletion guard holds, and to pause and resume, to cancel. Each
+//! What operators decide: about what the mass-deletion guard holds, and to pause and resume, to cancel; and how all stands. Each
 //! decision is a record of the ledger.
 
 mod held;
 mod ledger_file;
 mod print;
+mod status;
 
 use std::io;
 use std::time::Duration;
@@ -46,6 +47,8 @@ pub enum LedgerJob {
     /// No new call, of one organisation or of all.
     Pause(Option<OrgId>, Decision),
     Resume(Option<OrgId>, Decision),
+    /// Show how all stands: of these queues, beside what the ledger says.
+    Status(Vec<String>, OutputFormat),
     /// End commands without a call, by their ids; of one organisation or whatever theirs is.
     Cancel(Vec<String>, Option<OrgId>, Decision),
 }
@@ -96,6 +99,10 @@ pub async fn run(
             let whose = whose(org_id.as_ref());
             ledger.write(LedgerEntry::Resumed { org_id, decision }).await?;
             info!("resumed: {whose}");
+            true
+        }
+        LedgerJob::Status(queues, form) => {
+            status::print(&ledger, queues, form).await.map_err(LedgerJobError::Output)?;
             true
         }
         LedgerJob::Cancel(ids, org_id, decision) => {

@@ -1,6 +1,8 @@
 //! What stands in the ledger: a stream that all workers write to and read in the same order, so
 //! that they decide the same of it.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -58,6 +60,8 @@ pub enum LedgerEntry {
         #[serde(flatten)]
         limit: GuardLimit,
     },
+    /// How its writer, a worker, is doing.
+    Worker(WorkerState),
     /// The guard has tripped: from now on commands are held.
     Tripped {
         #[serde(flatten)]
@@ -137,6 +141,34 @@ pub enum LedgerEntry {
         #[serde(flatten)]
         decision: Decision,
     },
+}
+
+/// What a worker tells the others, and operators, of itself about once a minute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerState {
+    pub host: String,
+    pub version: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker_open_since: Option<String>,
+    /// Those that are not called as usual; some of them, if they are many.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub organisations: Vec<OrganisationState>,
+    /// By kind, since when its oldest command has waited, as far as this worker knows.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub oldest: BTreeMap<String, String>,
+}
+
+/// An organisation that is not called as usual, at one worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrganisationState {
+    pub org_id: String,
+    pub state: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// Commands that have begun to wait for it since.
+    pub waiting: u64,
 }
 
 impl LedgerRecord {

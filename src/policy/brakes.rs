@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use super::cancellations::{Cancellation, Cancellations};
 use super::guard::{Guard, GuardState, Trip};
+use super::workers::Workers;
 use crate::messages::OrgId;
 use crate::messages::ledger::{Decision, LedgerEntry, LedgerRecord, Scope};
 use jiff::Timestamp;
@@ -27,6 +28,7 @@ pub struct Brakes {
     paused_all: Option<Pause>,
     paused: HashMap<OrgId, Pause>,
     cancelled: Cancellations,
+    workers: Workers,
     /// The number of the last record about each subject.
     recorded: HashMap<Subject, u64>,
 }
@@ -56,6 +58,7 @@ impl Brakes {
     pub fn apply(&mut self, record: LedgerRecord, offset: u64) -> Applied {
         let LedgerRecord { at, writer, entry } = record;
         match entry {
+            LedgerEntry::Worker(state) => self.workers.note(writer, at, state),
             LedgerEntry::Opened { number } => return Applied::Opened { writer, number },
             LedgerEntry::Reserved { number, scope, permits, limit } => {
                 let guard = self.guards.entry(scope.clone()).or_default();
@@ -219,6 +222,11 @@ impl Brakes {
     /// has cancelled something.
     pub fn cancelled(&self, org: &OrgId, command_id: impl FnOnce() -> String) -> Option<&Decision> {
         (!self.cancelled.is_empty()).then(|| self.cancelled.find(org, &command_id()))?
+    }
+
+    /// The workers that have written lately.
+    pub fn workers(&self) -> &Workers {
+        &self.workers
     }
 
     /// The organisations that are paused by themselves.

@@ -17,3 +17,5 @@ pub mod retry_after;
 pub mod retry_schedule;
 pub mod settlement;
 pub mod verdict;
+pub mod waiting_ages;
+pub mod workers;

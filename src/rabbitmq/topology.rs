@@ -151,6 +151,24 @@ pub(super) async fn depth(channel: &Channel, queue: &str) -> lapin::Result<Depth
     Ok(Depth { ready: queue.message_count(), consumers: queue.consumer_count() })
 }
 
+/// How deep each queue is; nothing where it is not there, or there was no answer in time.
+pub async fn depths(connection: &Connection, queues: Vec<String>) -> Vec<(String, Option<Depth>)> {
+    let mut depths = Vec::new();
+    for queue in queues {
+        // A queue that is missing closes the channel.
+        let depth = match connection.channel().await {
+            Ok(channel) => {
+                let depth = depth(&channel, &queue).await.ok();
+                let _ = in_time(channel.close(200, "OK".into())).await;
+                depth
+            }
+            Err(_) => None,
+        };
+        depths.push((queue, depth));
+    }
+    depths
+}
+
 async fn declare_exchange(
     channel: &Channel,
     provision: Provision,

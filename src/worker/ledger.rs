@@ -15,7 +15,9 @@ pub(super) use self::admission::Admission;
 pub(super) use super::ledger_state::Braked;
 use super::ledger_state::Shared;
 use crate::messages::OrgId;
-use crate::messages::ledger::{Decision, GuardLimit, LedgerEntry, LedgerRecord, Scope};
+use crate::messages::ledger::{
+    Decision, GuardLimit, LedgerEntry, LedgerRecord, Scope, WorkerState,
+};
 use crate::policy::brakes::{Applied, Brakes};
 use crate::policy::guard::Trip;
 
@@ -177,6 +179,14 @@ impl Ledger {
         }
         if let (0, false, Some(limit)) = (granted, is_tripped, self.limit) {
             self.write(shared, LedgerEntry::Tripped { scope, limit });
+        }
+    }
+
+    /// Tells the others how this worker is doing.
+    pub(super) fn tell(&self, state: WorkerState) {
+        let mut shared = self.lock();
+        if shared.is_current {
+            self.write(&mut shared, LedgerEntry::Worker(state));
         }
     }
 

@@ -6,28 +6,30 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{error, warn};
 
 use super::engine::Engine;
 use super::ledger::News;
+use super::status::worker_state;
 use crate::health::Component;
 use crate::messages::Publication;
 use crate::messages::held::{self, Held};
-use crate::messages::ledger::{LedgerRecord, Scope};
+use crate::messages::ledger::{LedgerEntry, LedgerRecord, Scope};
 use crate::policy::guard::Trip;
 use crate::rabbitmq::Session;
 use crate::rabbitmq::ledger::LedgerReader;
 
 /// Records that are published at once.
 const AT_ONCE: usize = 16;
+const TELL_EVERY: Duration = Duration::from_mins(1);
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// The next record of a ledger that has not been read to its end.
 const READ_WITHIN: Duration = Duration::from_secs(10);
 
 /// Reads and writes until it is aborted, which is when the session has ended.
 pub(super) async fn follow_ledger(session: Arc<Session>, engine: Arc<Engine>) {
-    tokio::join!(read(&session, &engine), write(&session, &engine));
+    tokio::join!(read(&session, &engine), write(&session, &engine), tell_of_us(&engine));
 }
 
 async fn read(session: &Arc<Session>, engine: &Arc<Engine>) {
@@ -76,6 +78,21 @@ async fn read_on(
     }
 }
 
+/// How this worker is doing, as soon as the ledger has been read and then about once a minute.
+async fn tell_of_us(engine: &Engine) {
+    let mut changes = engine.ledger.changes();
+    while !engine.ledger.is_current() {
+        // The sender is the engine's own.
+        let _ = changes.changed().await;
+    }
+    let mut ticks = interval(TELL_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        engine.ledger.tell(worker_state(engine, Timestamp::now()));
+    }
+}
+
 async fn write(session: &Session, engine: &Engine) {
     loop {
         let records = engine.ledger.outbox().await;
@@ -86,6 +103,7 @@ async fn write(session: &Session, engine: &Engine) {
 
 async fn write_one(session: &Session, engine: &Engine, record: LedgerRecord) {
     match session.publisher().publish(&Publication::ledger_record(&record)).await {
+        Ok(()) if matches!(record.entry, LedgerEntry::Worker(_)) => {}
         Ok(()) => engine.metrics.count_publish("confirmed"),
         Err(error) => {
             engine.metrics.count_publish(error.as_str());

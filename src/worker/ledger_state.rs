@@ -39,7 +39,10 @@ impl Shared {
         self.scopes.values_mut().for_each(|permits| permits.asked = None);
         self.scopes.retain(|_, permits| permits.unspent > 0 || permits.waiting > 0);
         let is_lasting = |entry: &LedgerEntry| {
-            !matches!(entry, LedgerEntry::Reserved { .. } | LedgerEntry::Opened { .. })
+            !matches!(
+                entry,
+                LedgerEntry::Reserved { .. } | LedgerEntry::Opened { .. } | LedgerEntry::Worker(_)
+            )
         };
         self.outbox.retain(|record| is_lasting(&record.entry));
     }

@@ -14,6 +14,7 @@ use super::settle_log::report;
 use crate::failpoint::{self, Failpoint};
 use crate::messages::Publication;
 use crate::metrics::Metrics;
+use crate::policy::admission::first_seen;
 use crate::policy::hearing::Moves;
 use crate::policy::settlement::Settlement;
 use crate::rabbitmq::{Delivery, PublishError, Session};
@@ -93,6 +94,10 @@ impl Settler {
             biased;
             () = self.engine.audit.confirmed(recorded) => {}
             () = self.session.lost.cancelled() => return,
+        }
+        if let Settlement::RetryLater(wait) | Settlement::Postpone(wait) = settlement {
+            let now = Timestamp::now();
+            self.metrics.waits(kind, first_seen(delivery.incoming(), now), now + wait.delay.wait());
         }
         report(delivery.incoming(), settlement);
         self.metrics.count_command(kind, label(settlement));

@@ -1,16 +1,23 @@
-//! What `/status` shows: the breaker, and each organisation by its id.
+//! What `/status` shows: the breaker, each organisation by its id, and what the ledger says.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rustix::system::uname;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::engine::Engine;
+use crate::ledger_view::view;
+use crate::messages::ledger::{OrganisationState, WorkerState};
 use crate::messages::{OrgId, time};
 use crate::metrics::NO_TOKEN;
 use crate::policy::api_access::{Standing, SuspendReason};
 use crate::policy::dry_run::CallMode;
+
+/// A record of the ledger must not grow with the organisations.
+const MOST_TOLD: usize = 10;
 
 #[derive(Serialize)]
 struct Organisation {
@@ -40,12 +47,51 @@ pub fn status(engine: &Engine) -> Value {
         (open_for.and_then(ago), shown)
     });
     organisations.extend(engine.without_token().iter().map(without_token));
-    json!({
+    let mut status = engine.ledger.with(|brakes| view(brakes, now));
+    let own = json!({
         "time": time::text(now),
         "dry_run": engine.mode() == CallMode::Look,
         "breaker": {"state": if open_since.is_some() { "open" } else { "closed" }, "open_since": open_since},
         "organisations": organisations,
-    })
+        "oldest": oldest(engine, now),
+        "queues": engine.metrics.queues(),
+    });
+    if let (Value::Object(status), Value::Object(own)) = (&mut status, own) {
+        status.extend(own);
+    }
+    status
+}
+
+/// By kind, since when its oldest command has waited.
+fn oldest(engine: &Engine, now: Timestamp) -> BTreeMap<String, String> {
+    let oldest = engine.metrics.oldest_waiting(now).into_iter();
+    oldest.map(|(kind, since)| (kind.to_string(), time::text(since))).collect()
+}
+
+/// What the worker tells the others about itself.
+pub(super) fn worker_state(engine: &Engine, now: Timestamp) -> WorkerState {
+    let ago = |time: Duration| now.checked_sub(time).ok().map(time::text);
+    let (breaker_open_since, organisations) = engine.permits.with(|access, instant| {
+        let open_for =
+            access.breaker_open_since().map(|since| instant.saturating_duration_since(since));
+        let standings = access.standings(instant).into_iter();
+        let unusual = standings.filter(|(_, standing)| standing.reason.is_some());
+        let shown = unusual.take(MOST_TOLD).map(|(org, standing)| OrganisationState {
+            org_id: org.to_string(),
+            state: standing.state.to_owned(),
+            reason: standing.reason.map(|reason| reason.as_str().to_owned()),
+            since: standing.suspended_for.and_then(ago),
+            waiting: standing.waiting,
+        });
+        (open_for.and_then(ago), shown.collect())
+    });
+    WorkerState {
+        host: uname().nodename().to_string_lossy().into_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        breaker_open_since,
+        organisations,
+        oldest: oldest(engine, now),
+    }
 }
 
 fn organisation(org: &OrgId, standing: &Standing, now: Timestamp) -> Organisation {

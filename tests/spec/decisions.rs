@@ -1,13 +1,15 @@
 //! What is decided about commands before they are called for: who may ask, and what was cancelled.
 
 use lapin::BasicProperties;
-use serde_json::json;
+use serde_json::{Value, json};
+use tallyfy_delete_worker::messages::ledger::GuardLimit;
 use tallyfy_delete_worker::policy::producers::{AllowedProducer, Producers};
 
 use crate::command_line::json_lines;
 use crate::guard::decide;
+use crate::support::eventually;
 use crate::support::rabbitmq::broker;
-use crate::support::world::{ORG, World};
+use crate::support::world::{ORG, OTHER_ORG, World};
 
 async fn ask(world: &World, task: &str, user: Option<&str>) {
     let body = json!({"org_id": ORG, "task_id": task}).to_string();
@@ -132,4 +134,57 @@ async fn nothing_is_acknowledged_before_its_call_is_on_record() {
     world.declare_topology().await;
     world.is_ready().await;
     world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn status_shows_guard_pauses_organisations_queues_and_workers() {
+    let mut world = World::without_worker(|settings| {
+        settings.core.guard = Some(GuardLimit { max_deletes: 2, window_s: 3600 });
+    })
+    .await;
+    for task in ["a1", "a2", "a3", "a4"] {
+        world.delete(task).await;
+    }
+    world.start_worker().await;
+    eventually("a trip", async || {
+        let held = world.tester.ready(&["task.delete.held".to_owned()]).await;
+        (held["task.delete.held"] == 2).then_some(())
+    })
+    .await;
+    decide(&world, &["pause", "--org", OTHER_ORG, "--reason", "4711"]).await;
+    let status = decide(&world, &["status", "--json"]).await;
+    let status: Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["breaker"]["state"], "closed");
+    let guard = &status["guard"][0];
+    assert_eq!((&guard["org_id"], &guard["state"]), (&json!(ORG), &json!("tripped")));
+    assert_eq!(status["paused"]["organisations"][0]["org_id"], OTHER_ORG);
+    let queues = status["queues"].as_array().unwrap();
+    let held = queues.iter().find(|queue| queue["queue"] == "task.delete.held").unwrap();
+    assert_eq!(held["ready"], 2);
+    let workers = status["workers"].as_array().unwrap();
+    assert_eq!(workers.len(), 1, "{workers:?}");
+    assert!(workers[0]["host"].is_string() && workers[0]["seen"].is_string(), "{workers:?}");
+
+    let table = decide(&world, &["status"]).await;
+    for word in ["breaker: closed", "guard tripped, task.delete", "paused", "task.delete.held"] {
+        assert!(table.contains(word), "{word}: {table}");
+    }
+    let page: Value = serde_json::from_str(&world.page("/status").await.1).unwrap();
+    assert_eq!(page["guard"], status["guard"]);
+    assert_eq!(page["workers"].as_array().map(Vec::len), Some(1));
+    decide(&world, &["guard", "reject", "--org", ORG, "--reason", "a test", "--yes"]).await;
+    world.dead_letters(2).await;
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn status_tells_the_age_of_the_oldest_command_that_waits() {
+    let world = World::start().await;
+    world.sandbox.fault("t1", 1000, json!({"status": 503})).await;
+    world.delete("t1").await;
+    world.called("t1", 8).await;
+    let page: Value = serde_json::from_str(&world.page("/status").await.1).unwrap();
+    assert!(page["oldest"]["task.delete"].is_string(), "{page}");
+    let age = r#"tallyfy_delete_worker_oldest_waiting_command_age_seconds{kind="task.delete"}"#;
+    assert!(world.metric(age).await.unwrap() > 0.0);
 }

@@ -36,6 +36,7 @@ fn outcome(command: &Command) -> Outcome {
         published_by: None,
         duration_ms: 41,
         failure: None,
+        cancelled_by: None,
         request_id: None,
     }
 }

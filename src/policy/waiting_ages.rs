@@ -1,0 +1,50 @@
+//! How old the oldest command is that this worker has sent to a delay queue.
+//!
+//! Counted by the second in which it comes back, so what is kept does not grow with the commands.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+/// A command is back by then, if there is a worker that takes it.
+const GRACE: SignedDuration = SignedDuration::from_secs(5);
+
+/// The oldest of the commands that wait.
+#[derive(Debug, Default)]
+pub struct WaitingAges {
+    /// By the second in which they come back: when the oldest of them was first seen.
+    back: BTreeMap<i64, Timestamp>,
+}
+
+impl WaitingAges {
+    /// A command that was first seen then waits until then.
+    pub fn waits(&mut self, first_seen: Timestamp, until: Timestamp) {
+        let oldest = self.back.entry(until.as_second()).or_insert(first_seen);
+        *oldest = first_seen.min(*oldest);
+    }
+
+    /// When the oldest was first seen.
+    pub fn oldest(&mut self, now: Timestamp) -> Option<Timestamp> {
+        let over = (now - GRACE).as_second();
+        self.back = self.back.split_off(&over);
+        self.back.values().min().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_counts_until_it_is_back() {
+        let at = |second: i64| Timestamp::from_second(1_800_000_000 + second).unwrap();
+        let mut ages = WaitingAges::default();
+        assert_eq!(ages.oldest(at(0)), None);
+        ages.waits(at(-500), at(10));
+        ages.waits(at(-20), at(60));
+        ages.waits(at(-30), at(60));
+        assert_eq!(ages.oldest(at(12)), Some(at(-500)));
+        assert_eq!(ages.oldest(at(20)), Some(at(-30)));
+        assert_eq!(ages.oldest(at(70)), None);
+    }
+}

@@ -1,0 +1,68 @@
+//! The workers that have lately written to the ledger, and how they are doing.
+
+use std::collections::HashMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::messages::ledger::WorkerState;
+
+/// Each writes about once a minute.
+const GONE_AFTER: SignedDuration = SignedDuration::from_mins(5);
+
+/// One worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    pub at: Timestamp,
+    pub state: WorkerState,
+}
+
+/// By the name that their records carry.
+#[derive(Debug, Default)]
+pub struct Workers(HashMap<String, Seen>);
+
+impl Workers {
+    pub(super) fn note(&mut self, writer: String, at: Timestamp, state: WorkerState) {
+        self.0.retain(|_, seen| at.duration_since(seen.at) <= GONE_AFTER);
+        self.0.insert(writer, Seen { at, state });
+    }
+
+    /// Those that have written in the last five minutes, in the order of their hosts and names.
+    pub fn alive(&self, now: Timestamp) -> Vec<(&str, &Seen)> {
+        let alive = self.0.iter().filter(|(_, seen)| now.duration_since(seen.at) <= GONE_AFTER);
+        let mut alive: Vec<_> = alive.map(|(writer, seen)| (writer.as_str(), seen)).collect();
+        alive.sort_by_key(|(writer, seen)| (seen.state.host.clone(), (*writer).to_owned()));
+        alive
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn state(host: &str) -> WorkerState {
+        let (version, oldest) = ("1".to_owned(), BTreeMap::new());
+        let (breaker_open_since, organisations) = (None, Vec::new());
+        WorkerState { host: host.to_owned(), version, breaker_open_since, organisations, oldest }
+    }
+
+    #[test]
+    fn a_worker_that_has_not_written_for_five_minutes_is_gone() {
+        let at = |minute: i64| Timestamp::from_second(1_800_000_000 + 60 * minute).unwrap();
+        let mut workers = Workers::default();
+        workers.note("a".to_owned(), at(0), state("one"));
+        workers.note("b".to_owned(), at(4), state("two"));
+        let alive = |workers: &Workers, minute| {
+            workers
+                .alive(at(minute))
+                .iter()
+                .map(|(writer, _)| (*writer).to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(alive(&workers, 5), ["a", "b"]);
+        assert_eq!(alive(&workers, 6), ["b"]);
+        workers.note("b".to_owned(), at(8), state("two"));
+        assert_eq!(workers.0.len(), 1);
+    }
+}
