@@ -33,13 +33,15 @@ use crate::policy::api_access::rate::RateLimits;
 use crate::policy::dry_run::CallMode;
 use crate::policy::producers::Producers;
 use crate::policy::retry_schedule::{RetryDelays, RetrySchedule};
+use crate::policy::undo::DeleteMode;
 use crate::rabbitmq::tls::{TlsFiles, certificates};
 use crate::rabbitmq::topology::{Provision, Topology};
 use crate::rabbitmq::{AmqpSource, BrokerSettings};
 use crate::service::{CoreSettings, ServiceSettings};
 use crate::tallyfy_api::ApiSettings;
 use crate::telemetry::LogFormat;
-use args::{Cli, DeleteArgs, RetryDelayArgs, RunArgs, SetupArgs, Sub};
+use crate::undo_list::UndoJob;
+use args::{Cli, DeleteArgs, RetryDelayArgs, RunArgs, SetupArgs, Sub, UndoListArgs};
 use broker_args::BrokerArgs;
 use core_args::CoreArgs;
 use log_args::LogArgs;
@@ -59,6 +61,8 @@ pub enum Job {
     Check(Box<ServiceSettings>, OutputFormat),
     Setup(Box<BrokerSettings>),
     Delete(Box<ListSettings>),
+    /// Restore archived tasks.
+    Undo(Box<UndoJob>),
     Print(Vec<u8>),
     Dead(Kind, AmqpSource, TlsFiles, DeadJob),
     /// What an operator decides: about held commands, to pause or to resume.
@@ -129,6 +133,7 @@ fn interpret(
             (service(&mut reader, &args.run).map(|s| Job::Check(Box::new(s), form)), args.run.log)
         }
         Sub::Setup(args) => (setup(&mut reader, &args), args.log),
+        Sub::Undo(args) => (undo(&mut reader, &args, input), args.log),
         Sub::Delete(args) => (delete(&mut reader, &args, input), args.log),
         Sub::Dead(args) => {
             let broker = reader.broker_address(&args.broker);
@@ -168,7 +173,8 @@ fn setup(reader: &mut Reader, args: &SetupArgs) -> Option<Job> {
     let delays = reader.take(&args.delays.wait_ladder);
     let kinds = reader.take(&args.kinds.kinds);
     let retention = reader.take(&args.audit.audit_retention);
-    let topology = topology(Provision::Declare, kinds, delays.as_ref(), retention);
+    let mode = reader.delete_mode(&args.undo);
+    let topology = topology(Provision::Declare, kinds, delays.as_ref(), retention, mode);
     let broker = broker(reader, &args.broker, topology, LARGEST_PREFETCH)?;
     Some(Job::Setup(Box::new(broker)))
 }
@@ -195,7 +201,11 @@ fn service(reader: &mut Reader, args: &RunArgs) -> Option<ServiceSettings> {
     let kinds = reader.take(&args.kinds.kinds);
     let delays = core.as_ref().map(|core| &core.schedule.delays);
     let retention = reader.take(&args.audit.audit_retention);
-    let topology = topology(provision.unwrap_or(Provision::Check), kinds, delays, retention);
+    let mode = core.as_ref().map(|core| core.delete_mode);
+    if let Some(kinds) = &kinds {
+        reader.archives_all(mode, kinds);
+    }
+    let topology = topology(provision.unwrap_or(Provision::Check), kinds, delays, retention, mode);
     let prefetch = core.as_ref().map_or(LARGEST_PREFETCH, |core| prefetch(core.concurrency));
     let broker = broker(reader, &args.broker, topology, prefetch)
         .map(|broker| BrokerSettings { trusted_users: args.trusted_users.clone(), ..broker });
@@ -228,6 +238,7 @@ fn core(
     let guard_window = reader.take(&args.guard_window);
     let delays = reader.take(&delays.wait_ladder);
     let otlp = reader.otlp(args);
+    let delete_mode = reader.delete_mode(&args.undo);
     let (proxy, ca_file) = (reader.take_if(args.proxy.as_ref()).flatten(), args.ca_file.clone());
     if let Some(Err(error)) = ca_file.as_deref().map(certificates) {
         reader.problems.push(format!("TALLYFY_CA_FILE: {error}"));
@@ -242,6 +253,7 @@ fn core(
         limits: RateLimits { organisation, total },
         mode: if is_dry_run? { CallMode::Look } else { CallMode::Destroy },
         guard: guard(guard_max?, guard_window?),
+        delete_mode: delete_mode?,
         producers: Producers::default(),
     })
 }
@@ -256,9 +268,23 @@ fn topology(
     kinds: Option<Vec<Kind>>,
     delays: Option<&RetryDelays>,
     audit_retention: Option<Duration>,
+    mode: Option<DeleteMode>,
 ) -> Option<Topology> {
     let delays = delays?.all().iter().map(|delay| (delay.name(), delay.ttl_ms())).collect();
-    Some(Topology { provision, kinds: kinds?, delays, audit_retention: audit_retention? })
+    Some(Topology {
+        provision,
+        kinds: kinds?,
+        delays,
+        audit_retention: audit_retention?,
+        undo_window: undo_window(mode?),
+    })
+}
+
+fn undo_window(mode: DeleteMode) -> Option<Duration> {
+    match mode {
+        DeleteMode::ArchiveThenDelete(window) => Some(window),
+        DeleteMode::Delete | DeleteMode::Archive => None,
+    }
 }
 
 fn broker(
@@ -287,6 +313,12 @@ fn delete(
     let core = core(reader, &args.core, &args.delays, org.as_ref());
     let kind = reader.take(&args.kind);
     let ids = reader.ids(kind.unwrap_or_default(), &args.ids, input);
+    if core.as_ref().is_some_and(|core| core.delete_mode != DeleteMode::Delete) {
+        return reader.problem(
+            "DELETE_MODE",
+            "`delete` deletes at once; to archive, unset it and say --kind task.archive",
+        );
+    }
     let max = reader.take_if(args.max.as_ref()).map(NonZeroU32::get);
     let (core, ids) = (core?, ids?);
     if core.mode == CallMode::Destroy {
@@ -296,6 +328,17 @@ fn delete(
     let consent = if is_agreed { Consent::Given } else { Consent::Ask };
     let list = ListSettings { core, kind: kind?, org: org?, ids, consent };
     Some(Job::Delete(Box::new(list)))
+}
+
+fn undo(
+    reader: &mut Reader,
+    args: &UndoListArgs,
+    input: impl Iterator<Item = io::Result<String>>,
+) -> Option<Job> {
+    let org = reader.take(&args.org);
+    let core = core(reader, &args.core, &args.delays, org.as_ref());
+    let ids = reader.ids(Kind::TaskDelete, &args.ids, input);
+    Some(Job::Undo(Box::new(UndoJob { core: core?, org: org?, ids: ids? })))
 }
 
 fn logging(reader: &mut Reader, args: &LogArgs, mode: CallMode) -> Option<Logging> {
@@ -340,6 +383,8 @@ mod tests {
             ("KINDS", "--kinds=tag.delete,tag.delete"),
             ("KINDS", "--kinds="),
             ("CONCURRENCY", "--concurrency=0"),
+            ("DELETE_MODE", "--delete-mode=soft"),
+            ("UNDO_WINDOW", "--undo-window=46d"),
             ("REQUIRE_USER_ID", "--require-user-id=maybe"),
             ("ALLOWED_PRODUCERS", "--allowed-producers=billing"),
             ("ALLOWED_PRODUCERS", "--allowed-producers=a/b=billing"),

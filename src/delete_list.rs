@@ -87,7 +87,7 @@ impl Ended {
             Self::DryRun(DryRun { how: Would::End { how, .. }, .. }) => *how,
         };
         match how {
-            EndKind::Done => tally.done += 1,
+            EndKind::Done | EndKind::Archived => tally.done += 1,
             EndKind::AlreadyAbsent => tally.already_absent += 1,
             EndKind::DeadLettered | EndKind::Cancelled => tally.failed += 1,
         }
@@ -215,11 +215,13 @@ async fn delete_one<'a>(
             Settlement::Finish(outcome) | Settlement::DeadLetter(outcome, _) => {
                 return Ok(Ended::Outcome(outcome));
             }
-            Settlement::DryRun(dry_run) => {
-                return Ok(Ended::DryRun(dry_run));
-            }
-            // No broker, so nothing is held, and nothing rejected: a command of our own is small.
-            Settlement::Hold(_) | Settlement::Reject(_) | Settlement::Requeue => {
+            Settlement::DryRun(dry_run) => return Ok(Ended::DryRun(dry_run)),
+            // No broker, so nothing is held or archived first, and nothing rejected: a command of our
+            // own is small.
+            Settlement::Undo(..)
+            | Settlement::Hold(_)
+            | Settlement::Reject(_)
+            | Settlement::Requeue => {
                 return left("given_up", &incoming.retry_state);
             }
             Settlement::RetryLater(wait) | Settlement::Postpone(wait) => wait,

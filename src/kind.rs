@@ -210,6 +210,11 @@ impl Kind {
         format!("{}.held", self.queue())
     }
 
+    /// The queue of the commands whose task is archived and not deleted yet.
+    pub fn undo_queue(self) -> String {
+        format!("{}.undo", self.queue())
+    }
+
     /// The queue of its dead letters.
     pub fn dead_letter_queue(self) -> String {
         format!("{}.dead", self.queue())

@@ -39,3 +39,4 @@ mod spans;
 mod table;
 pub mod telemetry;
 pub mod tls_provider;
+pub mod undo_list;

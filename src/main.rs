@@ -16,6 +16,7 @@ use tallyfy_delete_worker::policy::dry_run::CallMode;
 use tallyfy_delete_worker::rabbitmq::AmqpSource;
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::service::{Service, ServiceSettings, StartError, setup};
+use tallyfy_delete_worker::undo_list::undo;
 use tallyfy_delete_worker::{core_dump, descriptors, shutdown, telemetry, tls_provider};
 use tokio::runtime::{Builder, Runtime};
 use tracing::{error, info, warn};
@@ -74,6 +75,7 @@ async fn execute(job: Job) -> anyhow::Result<ExitCode> {
         Job::Setup(settings) => {
             setup(&settings).await.map(|()| ExitCode::SUCCESS).map_err(Into::into)
         }
+        Job::Undo(job) => undo(*job, io::stdout()).await.map(code).map_err(Into::into),
         Job::Delete(list) => delete(*list).await,
         Job::Dead(kind, url, tls, job) => dead(kind, &url, &tls, job).await,
         Job::Audit(url, tls, job) => {

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::kind::Kind;
-use crate::messages::{Command, audit, dry_run, event, held};
+use crate::messages::{Command, audit, dry_run, event, held, pending};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
@@ -16,6 +16,8 @@ pub enum Subject {
     Audit,
     /// The body of the event about the guard that has tripped.
     Held,
+    /// Of a task that is archived and not deleted yet.
+    Pending,
 }
 
 /// The schema of one, or of all under their names; of the command, for this kind or, with all, for
@@ -27,12 +29,14 @@ pub fn schema(subject: Option<Subject>, kind: Kind) -> Value {
         Some(Subject::DryRun) => dry_run::schema().to_value(),
         Some(Subject::Audit) => audit::schema().to_value(),
         Some(Subject::Held) => held::schema().to_value(),
+        Some(Subject::Pending) => pending::schema().to_value(),
         None => json!({
             "commands": commands(),
             "event": schema(Some(Subject::Event), kind),
             "dry_run": schema(Some(Subject::DryRun), kind),
             "audit": schema(Some(Subject::Audit), kind),
             "held": schema(Some(Subject::Held), kind),
+            "pending": schema(Some(Subject::Pending), kind),
         }),
     }
 }

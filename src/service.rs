@@ -23,6 +23,7 @@ use crate::policy::api_access::rate::RateLimits;
 use crate::policy::dry_run::CallMode;
 use crate::policy::producers::Producers;
 use crate::policy::retry_schedule::RetrySchedule;
+use crate::policy::undo::DeleteMode;
 use crate::rabbitmq::{BrokerError, BrokerSettings, Connection, topology};
 use crate::spans::{OtlpSettings, Spans};
 use crate::tallyfy_api::{ApiSettings, TallyfyApi};
@@ -46,6 +47,8 @@ pub struct CoreSettings {
     pub mode: CallMode,
     /// The limit of the mass-deletion guard; without one it is off.
     pub guard: Option<GuardLimit>,
+    /// What `task.delete` does.
+    pub delete_mode: DeleteMode,
     /// Who may ask.
     pub producers: Producers,
     /// Where spans go, where they are made.
@@ -122,6 +125,7 @@ pub fn engine(
         concurrency: core.concurrency,
         limits: core.limits,
         mode: core.mode,
+        delete_mode: core.delete_mode,
         guard: core.guard,
         is_attended,
         producers: core.producers.clone(),

@@ -198,7 +198,10 @@ impl DeliverySpan {
             Settlement::DryRun(dry_run) => {
                 span.set_attribute(KeyValue::new("tallyfy.would", dry_run.would));
             }
-            Settlement::Hold(_) | Settlement::Reject(_) | Settlement::Requeue => {}
+            Settlement::Undo(..)
+            | Settlement::Hold(_)
+            | Settlement::Reject(_)
+            | Settlement::Requeue => {}
         }
     }
 }

@@ -119,6 +119,12 @@ impl TallyfyApi {
         (answer, seen(&body))
     }
 
+    /// Restores an archived task. One call, which destroys nothing.
+    pub async fn restore(&self, target: &Target, token: &SecretString) -> Answer {
+        let path = ["organizations", target.org.as_str(), "tasks", target.id.as_str(), "restore"];
+        send(self.client.put(url(&self.base_url, path)), token).await.0
+    }
+
     /// Lists one of an organisation's tasks: whether the token reaches the organisation. One call,
     /// which changes nothing.
     pub async fn list_tasks(&self, org: &OrgId, token: &SecretString) -> Answer {

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::audit_args::AuditArgs;
 use super::broker_args::BrokerArgs;
-use super::core_args::CoreArgs;
+use super::core_args::{CoreArgs, UndoArgs};
 use super::dead::DeadArgs;
 use super::ledger_args::{CancelArgs, GuardArgs, PauseArgs, ResumeArgs, StatusArgs};
 use super::log_args::LogArgs;
@@ -68,6 +68,8 @@ pub(super) enum Sub {
     /// Delete tasks without a broker: same engine, one JSON outcome a line on standard output.
     #[command(after_help = DELETE_EXAMPLE)]
     Delete(Box<DeleteArgs>),
+    /// Restore archived tasks, which cancels their deletion where they are archived first.
+    Undo(Box<UndoListArgs>),
     /// Look at dead letters, replay, discard, export or import them.
     Dead(Box<DeadArgs>),
     /// Look at what the mass-deletion guard holds, and decide about it.
@@ -84,7 +86,8 @@ pub(super) enum Sub {
     /// Read back the record of each destructive call: who asked, when, for what, and the answer.
     Audit(Box<AuditArgs>),
     /// Print the JSON Schema of the command, of the outcome event, of the event of a dry run, of
-    /// the audit event, of the event of the guard, or of all.
+    /// the audit event, of the event of the guard, of that of a task that is archived first, or of
+    /// all.
     Schema {
         /// Which; without it, all under their names.
         subject: Option<SubjectArg>,
@@ -115,6 +118,8 @@ pub(super) enum SubjectArg {
     Audit,
     /// The body of the event about the mass-deletion guard.
     Held,
+    /// The body of the event about a task that is archived and will be deleted.
+    Pending,
 }
 
 #[derive(Args)]
@@ -212,6 +217,8 @@ pub(super) struct SetupArgs {
     #[command(flatten)]
     pub(super) audit: AuditRetentionArgs,
     #[command(flatten)]
+    pub(super) undo: UndoArgs,
+    #[command(flatten)]
     pub(super) log: LogArgs,
 }
 
@@ -231,6 +238,26 @@ pub(super) struct DeleteArgs {
     pub(super) max: Option<Setting<NonZeroU32>>,
     /// Ids of the tasks, processes, tags or files, or - to read them from standard input, one a
     /// line. An id that is given twice is taken once.
+    #[arg(required = true, value_name = "ID")]
+    pub(super) ids: Vec<String>,
+    #[command(flatten)]
+    pub(super) core: CoreArgs,
+    #[command(flatten)]
+    pub(super) delays: RetryDelayArgs,
+    #[command(flatten)]
+    pub(super) log: LogArgs,
+}
+
+#[derive(Args)]
+#[command(
+    after_help = "Example: undo --org ORG TASK TASK. One JSON line for each task; exit 0 only if all are restored. The worker that looks at
+a restored task when its undo window ends ends the command as cancelled."
+)]
+pub(super) struct UndoListArgs {
+    /// Organisation that they belong to.
+    #[arg(long, value_parser = checked(org))]
+    pub(super) org: Setting<OrgId>,
+    /// Ids of the tasks, or - to read them from standard input, one a line.
     #[arg(required = true, value_name = "ID")]
     pub(super) ids: Vec<String>,
     #[command(flatten)]

@@ -8,8 +8,8 @@ use clap::Args;
 use url::Url;
 
 use super::values::{
-    Setting, base_url, checked, collector, duration, flag, guard_max, if_set, number, orgs, proxy,
-    rate,
+    Setting, base_url, checked, collector, delete_mode, duration, flag, guard_max, if_set, number,
+    orgs, proxy, rate,
 };
 use crate::messages::OrgId;
 use crate::policy::api_access::rate::Rate;
@@ -18,7 +18,38 @@ const TENTH: Duration = Duration::from_millis(100);
 /// Several tries of one delivery must stay far below RabbitMQ's consumer timeout of 30 minutes.
 const LONGEST_REQUEST: Duration = Duration::from_mins(5);
 const WEEK: Duration = Duration::from_hours(24 * 7);
+/// Below what RabbitMQ takes as a TTL, 2^32 milliseconds.
+const LONGEST_UNDO: Duration = Duration::from_hours(24 * 45);
 const YEAR: Duration = Duration::from_hours(24 * 366);
+
+#[derive(Args)]
+pub(super) struct UndoArgs {
+    /// What task.delete does: delete at once; archive, which can be undone, and no more; or
+    /// `archive_then_delete`, which deletes what is still archived when the undo window has ended.
+    #[arg(
+        long,
+        env = "DELETE_MODE",
+        default_value = "delete",
+        value_name = "MODE",
+        help_heading = "Tallyfy API", value_parser = checked(delete_mode))]
+    pub(super) delete_mode: Setting<ModeName>,
+    /// How long a task stays archived before it is deleted, with `archive_then_delete`.
+    #[arg(
+        long,
+        env = "UNDO_WINDOW",
+        default_value = "7d",
+        value_name = "DURATION",
+        help_heading = "Tallyfy API", value_parser = checked(duration(Duration::from_secs(1)..=LONGEST_UNDO)))]
+    pub(super) undo_window: Setting<Duration>,
+}
+
+/// The word of `DELETE_MODE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ModeName {
+    Delete,
+    Archive,
+    ArchiveThenDelete,
+}
 
 #[derive(Args)]
 pub(super) struct CoreArgs {
@@ -139,6 +170,8 @@ pub(super) struct CoreArgs {
         help_heading = "Operation"
     )]
     pub(super) otel_service_name: String,
+    #[command(flatten)]
+    pub(super) undo: UndoArgs,
     /// Commands of one organisation and kind that may be carried out within the window; what comes
     /// beyond is held until somebody decides. off: no limit.
     #[arg(long, env = "GUARD_MAX_DELETES", default_value = "500", value_name = "NUMBER", help_heading = "Mass-deletion guard", value_parser = checked(guard_max))]

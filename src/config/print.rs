@@ -16,6 +16,7 @@ pub(super) fn schema(subject: Option<SubjectArg>, kind: Kind) -> Vec<u8> {
         SubjectArg::DryRun => Subject::DryRun,
         SubjectArg::Audit => Subject::Audit,
         SubjectArg::Held => Subject::Held,
+        SubjectArg::Pending => Subject::Pending,
     });
     format!("{:#}\n", schema_of(subject, kind)).into_bytes()
 }

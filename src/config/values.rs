@@ -13,6 +13,7 @@ use clap::{Arg, Command};
 use jiff::SignedDuration;
 use url::Url;
 
+use super::core_args::ModeName;
 use crate::kind::Kind;
 use crate::messages::{FailureReason, ObjectId, OrgId};
 use crate::policy::api_access::rate::Rate;
@@ -84,6 +85,15 @@ pub(super) fn number(
         number.ok_or_else(|| {
             format!("takes a number from {} to {}, not {text:?}", range.start(), range.end())
         })
+    }
+}
+
+pub(super) fn delete_mode(text: &str) -> Result<ModeName, String> {
+    match text {
+        "delete" => Ok(ModeName::Delete),
+        "archive" => Ok(ModeName::Archive),
+        "archive_then_delete" => Ok(ModeName::ArchiveThenDelete),
+        _ => Err(format!("takes delete, archive or archive_then_delete, not {text:?}")),
     }
 }
 

@@ -27,6 +27,8 @@ pub struct CallRecord {
     /// From the command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// `delete`, or `archive` where that comes first.
+    pub call: String,
     /// What the answer means.
     pub verdict: String,
     /// What the API said, in words.

@@ -33,6 +33,8 @@ pub enum EndKind {
     DeadLettered,
     /// Somebody has cancelled it.
     Cancelled,
+    /// The task is archived, and nothing more was to be done.
+    Archived,
 }
 
 /// Why a command was dead-lettered.
@@ -117,6 +119,7 @@ impl End {
             EndKind::AlreadyAbsent => "already_absent",
             EndKind::DeadLettered => "dead_lettered",
             EndKind::Cancelled => "cancelled",
+            EndKind::Archived => Kind::TaskArchive.spec().outcome,
         }
     }
 
@@ -126,6 +129,7 @@ impl End {
             EndKind::Done | EndKind::AlreadyAbsent => self.kind.spec().done_event,
             EndKind::DeadLettered => self.kind.spec().failed_event,
             EndKind::Cancelled => self.kind.spec().cancelled_event,
+            EndKind::Archived => Kind::TaskArchive.spec().done_event,
         }
     }
 
@@ -254,7 +258,8 @@ impl Outcome {
     /// the command can have, whether or not there is one, so a consumer needs nothing but ids to
     /// tell which end holds, in any order of arrival.
     pub fn supersedes(&self) -> Option<String> {
-        let is_success = matches!(self.outcome.how, EndKind::Done | EndKind::AlreadyAbsent);
+        let is_success =
+            matches!(self.outcome.how, EndKind::Done | EndKind::AlreadyAbsent | EndKind::Archived);
         let failed_event = self.outcome.kind.spec().failed_event;
         is_success.then(|| ids::event_id(failed_event, self.target.as_ref(), &self.command_id))
     }

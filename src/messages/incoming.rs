@@ -105,6 +105,8 @@ pub struct RetryState {
     pub first_seen: Option<Timestamp>,
     /// No call before this moment.
     pub not_before: Option<Timestamp>,
+    /// The task is archived, and is deleted at this moment.
+    pub purge_at: Option<Timestamp>,
     /// HTTP status of the last answer.
     pub last_status: Option<u16>,
     /// Why it has waited so far, each reason once, the last one at the end.

@@ -30,6 +30,8 @@ pub const IMPORTED_EVENT: &str = "task.dead_letters.imported";
 pub const RELEASED_EVENT: &str = "task.guard.released";
 /// See [`RELEASED_EVENT`].
 pub const REJECTED_EVENT: &str = "task.guard.rejected";
+/// CloudEvents `type` and routing key of a task that is archived and will be deleted.
+pub const PENDING_EVENT: &str = "task.delete_pending";
 /// Content type of the events: CloudEvents in structured JSON mode.
 pub const EVENT_CONTENT_TYPE: &str = "application/cloudevents+json";
 
@@ -55,6 +57,8 @@ pub const X_LAST_STATUS: &str = "x-last-status";
 /// Header of a waiting copy: why it has waited, the present reason last, so that its next wait for
 /// one of them is not news.
 pub const X_WAIT_REASON: &str = "x-wait-reason";
+/// Header: the task is archived, and is deleted at this moment (RFC 3339).
+pub const X_PURGE_AT: &str = "x-purge-at";
 /// Header of a held command: since when the guard has held it (RFC 3339).
 pub const X_HELD_SINCE: &str = "x-held-since";
 /// Header of a dead letter: why, one of the contract's reasons.

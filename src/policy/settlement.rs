@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::admission::first_seen;
 use super::retry_schedule::RetryDelay;
 use super::verdict::Verdict;
-use crate::messages::{Command, DryRun, Incoming, Outcome, Publication, RetryState};
+use crate::messages::{Command, DryRun, Incoming, Outcome, Pending, Publication, RetryState};
 
 /// A wait in a delay queue.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +47,9 @@ pub enum Settlement {
     Reject(Option<Outcome>),
     /// A dry run has looked at the object: publish the event that says what would have happened.
     DryRun(DryRun),
+    /// The task is archived: publish a copy that comes back when the undo window ends, and the
+    /// event.
+    Undo(Pending, RetryState),
     /// The guard has tripped: it is held until a person decides.
     Hold(RetryState),
     /// Not begun: back to the work queue.
@@ -83,6 +86,15 @@ impl Settlement {
             Self::Hold(retry_state) => {
                 vec![Publication::held_copy(incoming, retry_state, first_seen, now)]
             }
+            Self::Undo(pending, retry_state) => {
+                // Its age counts from the moment when it is to be deleted.
+                let first_seen = retry_state.purge_at.unwrap_or(now);
+                let queue = incoming.kind.undo_queue();
+                vec![
+                    Publication::waiting_copy(incoming, queue, retry_state, first_seen),
+                    pending.event(incoming, now),
+                ]
+            }
             Self::DryRun(dry_run) => vec![dry_run.event(incoming, now)],
             Self::Reject(None) | Self::Requeue => Vec::new(),
         }
@@ -98,6 +110,7 @@ impl Settlement {
             Self::RetryLater(..) => "retry_later",
             Self::Postpone(..) => "postponed",
             Self::DryRun(_) => "dry_run",
+            Self::Undo(..) => "pending",
             Self::Hold(_) => "held",
             Self::Requeue => "returned",
         }

@@ -27,6 +27,8 @@ pub struct Topology {
     pub delays: Vec<(String, u32)>,
     /// How long the records of destructive calls are kept.
     pub audit_retention: Duration,
+    /// How long a task stays archived before it is deleted, where it is archived first.
+    pub undo_window: Option<Duration>,
 }
 
 /// What to do about the topology at start.

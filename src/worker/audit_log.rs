@@ -120,6 +120,7 @@ mod tests {
             requested_by: None,
             published_by: None,
             reason: None,
+            call: "delete".to_owned(),
             verdict: "deleted".to_owned(),
             answer: "HTTP 204".to_owned(),
             http_status: Some(204),

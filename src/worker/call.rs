@@ -12,6 +12,7 @@ use super::engine::Engine;
 use super::ledger::{Admission, Braked};
 use super::permits::{Asking, PermitGuard, Refused};
 use super::stop::Stop;
+use super::undo_calls::Called;
 use crate::failpoint::{self, Failpoint};
 use crate::messages::call_record::CallRecord;
 use crate::messages::ledger::Scope;
@@ -21,7 +22,8 @@ use crate::policy::answer::Answer;
 use crate::policy::api_access::{CommandKey, Feedback};
 use crate::policy::dry_run::{self, CallMode, Seen};
 use crate::policy::retry_after;
-use crate::policy::verdict::{Verdict, decide};
+use crate::policy::undo::Found;
+use crate::policy::verdict::Verdict;
 
 /// The permission for one call, and the token for it.
 pub(super) struct Call<'a> {
@@ -49,6 +51,8 @@ pub(super) struct Answered {
     pub(super) verdict: Verdict,
     /// Of a look.
     pub(super) seen: Seen,
+    /// Of a task that is archived before it is deleted.
+    pub(super) found: Found,
     pub(super) retry_after: Option<Duration>,
     /// See [`crate::policy::api_access::Recorded`].
     pub(super) is_outage: bool,
@@ -125,10 +129,10 @@ impl Engine {
         &self,
         command: &Command,
         incoming: &Incoming,
-        answer: &Answer,
-        verdict: Verdict,
+        call: &str,
+        (answer, verdict): (&Answer, Verdict),
     ) {
-        if !self.ledger.is_kept() || self.mode() == CallMode::Look {
+        if !self.ledger.is_kept() {
             return;
         }
         let Target { kind, org, id } = &command.target;
@@ -142,6 +146,7 @@ impl Engine {
             requested_by: command.requested_by.clone(),
             published_by: incoming.properties.published_by.clone(),
             reason: command.reason.clone(),
+            call: call.to_owned(),
             verdict: verdict.as_str().to_owned(),
             answer: answer.describe(),
             http_status: answer.status(),
@@ -165,13 +170,14 @@ impl Call<'_> {
             engine.api.base_url(),
         );
         let trace = span.context(properties);
-        let (answer, seen) = {
+        let stage = engine.delete_mode.stage(command.target.kind, incoming.retry_state.purge_at);
+        let Called { answer, verdict, seen, found, record } = {
             let _in_flight = InFlight::new(engine);
-            match &engine.destructive_api {
-                Some(api) => {
-                    (api.delete(&command.target, &self.token, trace).await, Seen::default())
-                }
-                None => engine.api.look(&command.target, &self.token, trace).await,
+            if let Some(api) = &engine.destructive_api {
+                self.destroy(api, stage, &command.target, trace).await
+            } else {
+                let (answer, seen) = engine.api.look(&command.target, &self.token, trace).await;
+                Called { seen, ..Called::of(dry_run::decide(&answer), answer) }
             }
         };
         let took = started.elapsed();
@@ -180,28 +186,31 @@ impl Call<'_> {
         if answer.leaves_doubt() {
             engine.metrics.ambiguous_answers.inc();
         }
-        let (verdict, answer) = self.prove(answer, command).await;
+        let (verdict, answer) = self.prove((verdict, answer), command).await;
+        if let Some(call) = record {
+            engine.keep_record(command, incoming, call, (&answer, verdict));
+        }
         let at = Moment::now();
         span.answered(&answer, verdict);
         drop(span);
-        engine.keep_record(command, incoming, &answer, verdict);
         engine.metrics.count_call(command.target.kind, verdict, class, took);
         engine.compare_clocks(&answer, at.time);
         let retry_after = retry_after::of(&answer, at.time);
         let feedback = Feedback { command: key(command), verdict, retry_after };
         let recorded = self.permit.record(feedback, at.instant);
         engine.report_changes(&command.target.org, verdict, &answer, &recorded.changes);
-        Answered { answer, verdict, seen, retry_after, is_outage: recorded.is_outage, at }
+        let is_outage = recorded.is_outage;
+        Answered { answer, verdict, seen, found, retry_after, is_outage, at }
     }
 
     /// Puts an absence to the test. Where nobody can say whether to believe it, what was answered
     /// to that takes its place.
-    async fn prove(&self, answer: Answer, command: &Command) -> (Verdict, Answer) {
+    async fn prove(
+        &self,
+        (verdict, answer): (Verdict, Answer),
+        command: &Command,
+    ) -> (Verdict, Answer) {
         let engine = self.engine;
-        let verdict = match engine.mode() {
-            CallMode::Destroy => decide(command.target.kind, &answer),
-            CallMode::Look => dry_run::decide(&answer),
-        };
         match verdict {
             Verdict::AlreadyAbsent | Verdict::UnverifiedAbsence => {
                 let org = &command.target.org;

@@ -87,6 +87,9 @@ impl<'a> CommandRun<'a> {
         if let Some(cancelled) = self.cancelled() {
             return Some(cancelled);
         }
+        if let Some(late) = self.outlives_its_limit() {
+            return Some(late);
+        }
         let detail = passed_not_after(&self.command, Timestamp::now())?;
         Some(self.dead_letter(FailureReason::Expired, &detail))
     }
@@ -124,7 +127,11 @@ impl<'a> CommandRun<'a> {
         if self.engine.mode() == CallMode::Look {
             return self.after_look(answered, &facts);
         }
-        Step::Settle(match next_step(answered.verdict, &facts, &self.engine.schedule) {
+        let next = next_step(answered.verdict, &facts, &self.engine.schedule);
+        if let Some(settlement) = self.after_undo(answered, &next) {
+            return Step::Settle(settlement);
+        }
+        Step::Settle(match next {
             NextStep::TryAgain(delay) => return Step::TryAgain(delay),
             NextStep::Finish { end, is_verified } => self.finish(end, is_verified),
             NextStep::RetryLater(delay) => {
@@ -174,7 +181,7 @@ impl<'a> CommandRun<'a> {
 
     /// An earlier call may have had its effect. After a crash nobody knows whether the worker that
     /// had this delivery before has made its call.
-    fn may_be_done(&self) -> bool {
+    pub(super) fn may_be_done(&self) -> bool {
         self.retry_state.ambiguous || self.incoming.redelivered
     }
 
@@ -210,7 +217,7 @@ impl<'a> CommandRun<'a> {
     ///
     /// The worker that had this delivery before may have made its call, and may have told of its
     /// success.
-    fn dead_letter(&mut self, reason: FailureReason, detail: &str) -> Settlement {
+    pub(super) fn dead_letter(&mut self, reason: FailureReason, detail: &str) -> Settlement {
         self.retry_state.ambiguous |= self.incoming.redelivered;
         let failure = Failure { reason, detail: cut(detail) };
         Settlement::DeadLetter(

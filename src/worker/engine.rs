@@ -26,6 +26,7 @@ use crate::policy::clock::ClockCheck;
 use crate::policy::dry_run::CallMode;
 use crate::policy::producers::Producers;
 use crate::policy::retry_schedule::RetrySchedule;
+use crate::policy::undo::DeleteMode;
 use crate::spans::Spans;
 use crate::tallyfy_api::{DestructiveApi, TallyfyApi};
 
@@ -47,6 +48,8 @@ pub struct EngineSettings {
     pub limits: RateLimits,
     /// Whether anything is destroyed.
     pub mode: CallMode,
+    /// What `task.delete` does.
+    pub delete_mode: DeleteMode,
     /// The limit of the mass-deletion guard; without one it is off.
     pub guard: Option<GuardLimit>,
     /// Somebody looks on and waits for the end; there is no broker, and so no ledger.
@@ -66,6 +69,7 @@ pub struct Engine {
     pub(super) ledger: Ledger,
     pub(super) audit: AuditLog,
     pub(super) credentials: Arc<Credentials>,
+    pub(super) delete_mode: DeleteMode,
     pub(super) producers: Producers,
     pub(super) clock: Mutex<ClockCheck>,
     /// Somebody looks on and waits: failures use up attempts in an outage too.
@@ -97,6 +101,7 @@ impl Engine {
             ledger: if settings.is_attended { Ledger::none() } else { Ledger::new(settings.guard) },
             audit: AuditLog::default(),
             credentials: settings.credentials,
+            delete_mode: settings.delete_mode,
             producers: settings.producers,
             clock: Mutex::default(),
             is_attended: settings.is_attended,
@@ -228,6 +233,7 @@ pub(super) mod samples {
             concurrency: 1,
             limits: RateLimits::default(),
             mode: CallMode::Destroy,
+            delete_mode: DeleteMode::Delete,
             guard: None,
             is_attended: false,
             producers: Producers::default(),

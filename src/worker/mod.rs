@@ -30,6 +30,8 @@ mod settle_log;
 mod status;
 pub mod stop;
 mod undeliverable;
+mod undo;
+mod undo_calls;
 mod waiting_lines;
 mod waits;
 

@@ -208,6 +208,7 @@ mod tests {
             kinds: vec![Kind::TaskDelete],
             delays: Vec::new(),
             audit_retention: Duration::from_hours(1),
+            undo_window: None,
         };
         let tls = TlsFiles::default();
         let broker = BrokerSettings {

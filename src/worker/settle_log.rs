@@ -4,7 +4,7 @@
 use tracing::{debug, error, info};
 
 use crate::kind::Kind;
-use crate::messages::{DryRun, Incoming, Outcome, Target};
+use crate::messages::{DryRun, Incoming, Outcome, Pending, Target};
 use crate::policy::settlement::{Settlement, Wait};
 
 /// Tells what a delivery was settled as.
@@ -18,6 +18,7 @@ pub(super) fn report(incoming: &Incoming, settlement: &Settlement) {
         }
         Settlement::RetryLater(wait) => report_wait(wait, true, incoming, trace_id),
         Settlement::Postpone(wait) => report_wait(wait, wait.is_news, incoming, trace_id),
+        Settlement::Undo(pending, _) => report_pending(pending, trace_id),
         // One line tells of the trip; of what is rejected, where it goes.
         Settlement::Hold(_) | Settlement::Reject(None) | Settlement::Requeue => {}
     }
@@ -101,6 +102,22 @@ fn report_end(outcome: &Outcome, incoming: &Incoming, trace_id: Option<&str>) {
         trace_id,
         duration_ms = outcome.duration_ms,
         "command ended"
+    );
+}
+
+/// One line for a task that is archived and not deleted yet.
+fn report_pending(pending: &Pending, trace_id: Option<&str>) {
+    let ids = Ids::of(pending.target.as_ref());
+    info!(
+        command_id = pending.command_id,
+        org_id = ids.org,
+        task_id = ids.task,
+        purge_at = pending.purge_at,
+        requested_by = pending.requested_by,
+        published_by = pending.published_by,
+        reason = pending.reason,
+        trace_id,
+        "task archived; it is deleted when its undo window ends"
     );
 }
 

@@ -219,6 +219,7 @@ fn the_schemas_of_the_documents_are_those_that_the_program_prints() {
         ("dry_run", Subject::DryRun),
         ("audit", Subject::Audit),
         ("held", Subject::Held),
+        ("pending", Subject::Pending),
     ]
     .map(|(name, subject)| (format!("{name}.json"), subject, Kind::TaskDelete));
     let all = commands.into_iter().chain(others);

@@ -38,3 +38,4 @@ mod snippets;
 mod streams;
 mod tracing;
 mod undeliverable;
+mod undo;

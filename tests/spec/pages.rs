@@ -162,7 +162,15 @@ fn the_table_of_settings_is_what_help_says() {
     assert_eq!(table, settings_of("run"));
     let of_setup = settings_of("setup");
     assert!(of_setup.iter().all(|(variable, setting)| table.get(variable) == Some(setting)));
-    let others = ["KINDS", "WAIT_LADDER", "AUDIT_RETENTION", "LOG_FORMAT", "RUST_LOG"];
+    let others = [
+        "KINDS",
+        "WAIT_LADDER",
+        "AUDIT_RETENTION",
+        "DELETE_MODE",
+        "UNDO_WINDOW",
+        "LOG_FORMAT",
+        "RUST_LOG",
+    ];
     let is_told =
         |variable: &&String| variable.starts_with("AMQP_") || others.contains(&variable.as_str());
     let untold: Vec<_> = of_setup.keys().filter(|variable| !is_told(variable)).collect();

@@ -58,10 +58,13 @@ pub(super) fn exchanges() -> [(&'static str, ExchangeKind, FieldTable); 6] {
 /// made before the old one is taken away, so at each moment such a message has a queue. Between the
 /// two it has both, and its dead letter is there twice.
 pub(super) fn queues(topology: &Topology) -> Vec<QueueSpec> {
+    let undo = topology.undo_window.filter(|_| topology.kinds.contains(&Kind::TaskDelete));
+    let undo = undo.map(|window| undo_queue(Kind::TaskDelete, window));
     let kinds = topology.kinds.iter().flat_map(|kind| queues_of(*kind, &topology.delays));
     [unrouted_events(), ledger(), audit(topology.audit_retention)]
         .into_iter()
         .chain(kinds)
+        .chain(undo)
         .collect()
 }
 
@@ -149,6 +152,14 @@ fn queues_of(kind: Kind, delays: &[(String, u32)]) -> Vec<QueueSpec> {
         plain(name.clone(), arguments, (names::RETRY_EXCHANGE, name))
     });
     [dead, undeliverable, work, held].into_iter().chain(delays).collect()
+}
+
+fn undo_queue(kind: Kind, window: Duration) -> QueueSpec {
+    let name = kind.undo_queue();
+    let ttl_ms = u32::try_from(window.as_millis()).unwrap_or(u32::MAX);
+    let ttl = [("x-message-ttl", AMQPValue::LongUInt(ttl_ms))];
+    let arguments = table(dead_lettering("", kind.queue()).into_iter().chain(ttl));
+    plain(name.clone(), arguments, (names::RETRY_EXCHANGE, name))
 }
 
 fn quorum() -> (&'static str, AMQPValue) {

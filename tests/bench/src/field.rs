@@ -68,6 +68,7 @@ impl Field {
                 .unwrap();
         let topology = Topology {
             audit_retention: Duration::from_hours(24 * 90),
+            undo_window: None,
             provision: Provision::Declare,
             kinds: vec![Kind::TaskDelete],
             delays: delays(),

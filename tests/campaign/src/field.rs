@@ -208,6 +208,7 @@ async fn declare(url: &str) -> Result<(), String> {
         kinds: Kind::ALL.to_vec(),
         delays,
         audit_retention: Duration::from_hours(24 * 90),
+        undo_window: None,
     };
     topology::ensure(&connection, &topology).await.map(drop).map_err(|error| error.to_string())
 }

@@ -34,6 +34,7 @@ async fn main() -> ExitCode {
             .unwrap();
     let topology = Topology {
         audit_retention: std::time::Duration::from_hours(24),
+        undo_window: None,
         provision: Provision::Declare,
         kinds: vec![Kind::TaskDelete, Kind::TaskArchive],
         delays: Vec::new(),

@@ -15,6 +15,7 @@ use tallyfy_delete_worker::policy::api_access::rate::RateLimits;
 use tallyfy_delete_worker::policy::dry_run::CallMode;
 use tallyfy_delete_worker::policy::producers::Producers;
 use tallyfy_delete_worker::policy::retry_schedule::{RetryDelays, RetrySchedule};
+use tallyfy_delete_worker::policy::undo::DeleteMode;
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::rabbitmq::topology::{self, Provision, Topology};
 use tallyfy_delete_worker::rabbitmq::{BrokerSettings, Connection};
@@ -37,7 +38,7 @@ pub(crate) struct World {
     pub(crate) tester: Tester,
     pub(crate) vhost: String,
     broker: &'static Broker,
-    settings: ServiceSettings,
+    pub(crate) settings: ServiceSettings,
     /// The one in the settings, as text.
     amqp_url: String,
     worker: Option<RunningWorker>,
@@ -166,7 +167,10 @@ impl World {
 
     /// The event of a command's end.
     pub(crate) async fn end_message(&self, command_id: &str) -> Message {
-        let of_it = |message: &Message| message.json()["data"]["command_id"] == command_id;
+        let of_it = |message: &Message| {
+            let is_end = message.routing_key != "task.delete_pending";
+            is_end && message.json()["data"]["command_id"] == command_id
+        };
         let what = format!("the end of {command_id}");
         eventually(&what, async || self.tester.events().into_iter().find(of_it)).await
     }
@@ -270,6 +274,7 @@ fn settings(amqp_url: &str, base_url: &str) -> ServiceSettings {
     ServiceSettings {
         core: CoreSettings {
             producers: Producers::default(),
+            delete_mode: DeleteMode::Delete,
             api: ApiSettings {
                 base_url: base_url.parse().unwrap(),
                 request_timeout: Duration::from_secs(10),
@@ -289,6 +294,7 @@ fn settings(amqp_url: &str, base_url: &str) -> ServiceSettings {
             url: amqp_url.parse().unwrap(),
             topology: Topology {
                 audit_retention: Duration::from_hours(24 * 90),
+                undo_window: None,
                 provision: Provision::Declare,
                 kinds: vec![Kind::TaskDelete],
                 delays: durations,
