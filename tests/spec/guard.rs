@@ -1,12 +1,16 @@
 //! No producer's bug deletes more than a limit: what comes beyond is held until a person decides.
 
+use std::collections::BTreeSet;
+use std::process::Stdio;
+
 use lapin::options::{QueueDeleteOptions, QueuePurgeOptions};
 use serde_json::{Value, json};
 use tallyfy_delete_worker::messages::ledger::GuardLimit;
 use tallyfy_delete_worker::rabbitmq::topology::Provision;
 
-use crate::command_line::with_settings;
+use crate::command_line::{signal, with_settings};
 use crate::support::eventually;
+use crate::support::process::Running;
 use crate::support::world::{ORG, OTHER_ORG, World};
 
 const HELD: &str = "task.delete.held";
@@ -200,4 +204,62 @@ async fn while_all_are_paused_nothing_is_consumed_not_even_after_a_restart() {
     deleted(&world, ORG, 3).await;
     world.is_ready().await;
     world.assert_drained().await;
+}
+
+/// Of one organisation; and some of another in between.
+const ASKED_FOR: usize = 2000;
+const OTHERS: usize = 50;
+
+async fn worker(world: &World) -> Running {
+    let mut command = with_settings(world, &["run", "--concurrency=16"]);
+    command.env("TALLYFY_ORG_ID", format!("{ORG},{OTHER_ORG}"));
+    Running::start(command.stderr(Stdio::null()))
+}
+
+#[tokio::test]
+async fn a_producers_bug_deletes_no_more_than_the_limit_although_a_worker_is_killed() {
+    let world = guarded(500).await;
+    world.sandbox.fault_for_all(json!({"latency_ms": 20})).await;
+    let share = ASKED_FOR / OTHERS;
+    for part in 0..OTHERS {
+        commands(&world, ORG, share, &format!("bug{part}-")).await;
+        commands(&world, OTHER_ORG, 1, &format!("wanted{part}-")).await;
+    }
+    let killed = worker(&world).await;
+    let others = [worker(&world).await, worker(&world).await];
+    eventually("the middle", async || (deletions(&world, ORG).await >= 150).then_some(())).await;
+    // With kill -9.
+    drop(killed);
+    eventually("the other organisation's deletions", async || {
+        (deletions(&world, OTHER_ORG).await == OTHERS).then_some(())
+    })
+    .await;
+    let held = async || world.tester.ready(&[HELD.to_owned()]).await[HELD] as usize;
+    let gone = async || {
+        let states = world.tester.events().into_iter();
+        let ended = states.filter(|event| event.routing_key == "task.deleted");
+        let ended = ended.filter(|event| event.json()["data"]["org_id"] == ORG);
+        let ids: BTreeSet<_> =
+            ended.map(|event| event.json()["data"]["task_id"].to_string()).collect();
+        ids.len()
+    };
+    eventually("the books", async || (held().await + gone().await >= ASKED_FOR).then_some(()))
+        .await;
+    let before = deletions(&world, ORG).await;
+    assert!(before <= 500 + 3 * 32, "{before}");
+    assert!(before >= 500 - 3 * 32, "{before}");
+
+    let grant = ["--org", ORG, "--max", "100", "--for", "1h", "--reason", "4711", "--yes"];
+    decide(&world, &[&["guard", "release"], &grant[..]].concat()).await;
+    deleted(&world, ORG, before + 100).await;
+    let left = held().await;
+    let reject = ["guard", "reject", "--org", ORG, "--reason", "a bug", "--yes"];
+    decide(&world, &reject).await;
+    world.dead_letters(left).await;
+    assert_eq!(held().await, 0);
+    assert_eq!(deletions(&world, ORG).await, before + 100);
+    for mut worker in others {
+        signal(&worker, "TERM");
+        assert_eq!(worker.wait().unwrap().code(), Some(0));
+    }
 }
