@@ -1,14 +1,14 @@
 //! What the broker delivers to the consumers of some kinds, as plain data.
 
 use std::future::ready;
-use std::sync::Arc;
 
 use futures_util::stream::{BoxStream, SelectAll, once};
 use futures_util::{Stream, StreamExt};
+use lapin::BasicProperties;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
-use lapin::{BasicProperties, Channel};
 
+use super::acks::Acknowledger;
 use super::broker_error::BrokerError;
 use super::cause;
 use super::connection::in_time;
@@ -54,19 +54,20 @@ pub(super) const UNDELIVERABLE: Source<Undeliverable> = Source {
 pub struct Deliveries<M = Incoming> {
     consumers: SelectAll<BoxStream<'static, Event>>,
     tags: Vec<ShortString>,
-    channel: Arc<Channel>,
+    acknowledger: Acknowledger,
     source: Source<M>,
     trust: Trust,
 }
 
 impl<M> Deliveries<M> {
     pub(super) async fn begin(
-        channel: &Arc<Channel>,
+        acknowledger: &Acknowledger,
         source: Source<M>,
         kinds: &[Kind],
         prefetch: u16,
         trust: Trust,
     ) -> Result<Self, BrokerError> {
+        let channel = acknowledger.channel();
         let (mut consumers, mut tags) = (SelectAll::new(), Vec::new());
         for kind in kinds.iter().copied() {
             let queue = (source.queue)(kind);
@@ -81,7 +82,7 @@ impl<M> Deliveries<M> {
             tags.push(consumer.tag());
             consumers.push(events(kind, consumer).boxed());
         }
-        Ok(Self { consumers, tags, channel: Arc::clone(channel), source, trust })
+        Ok(Self { consumers, tags, acknowledger: acknowledger.clone(), source, trust })
     }
 
     /// The next one.
@@ -107,7 +108,10 @@ impl<M> Deliveries<M> {
     /// [`BrokerError::Lost`]: the channel is gone, or no answer has come in time.
     pub async fn cancel(self) -> Result<Prefetched<M>, BrokerError> {
         for tag in &self.tags {
-            let cancelled = self.channel.basic_cancel(tag.clone(), BasicCancelOptions::default());
+            let cancelled = self
+                .acknowledger
+                .channel()
+                .basic_cancel(tag.clone(), BasicCancelOptions::default());
             in_time(cancelled).await.map_err(BrokerError::Lost)?;
         }
         Ok(Prefetched(self))
@@ -115,7 +119,7 @@ impl<M> Deliveries<M> {
 
     fn read(&self, kind: Kind, delivery: lapin::message::Delivery) -> Delivery<M> {
         let redelivered = delivery.redelivered;
-        Delivery::new(delivery, &self.channel, |message, body| {
+        Delivery::new(delivery, &self.acknowledger, |message, body| {
             let believed =
                 self.trust.believes(message) || (self.source.is_of_a_worker)(kind, message);
             let incoming = incoming((kind, redelivered), message, body, believed);

@@ -1,11 +1,10 @@
 //! An unacknowledged message, and the one way to settle it: for the worker and for those who look
 //! at dead letters.
 
-use std::sync::Arc;
+use lapin::BasicProperties;
+use lapin::options::{BasicNackOptions, BasicRejectOptions};
 
-use lapin::options::{BasicAckOptions, BasicNackOptions, BasicRejectOptions};
-use lapin::{BasicProperties, Channel};
-
+use super::acks::Acknowledger;
 use super::connection::in_time;
 use super::envelope;
 use crate::messages::{Incoming, Properties};
@@ -18,22 +17,23 @@ pub struct Delivery<M = Incoming> {
     /// What it says.
     pub message: M,
     redeliveries: u32,
-    channel: Arc<Channel>,
+    acknowledger: Acknowledger,
     tag: u64,
 }
 
 impl<M> Delivery<M> {
-    /// Only this folder makes one, of a delivery that came over `channel`.
+    /// Only this folder makes one, of a delivery that came over its channel.
     pub(super) fn new(
         delivery: lapin::message::Delivery,
-        channel: &Arc<Channel>,
+        acknowledger: &Acknowledger,
         read: impl FnOnce(&BasicProperties, Vec<u8>) -> M,
     ) -> Self {
         // On a first delivery the header can only be the producer's.
         let redeliveries =
             if delivery.redelivered { envelope::delivery_count(&delivery.properties) } else { 0 };
-        let (channel, tag) = (Arc::clone(channel), delivery.delivery_tag);
-        Self { message: read(&delivery.properties, delivery.data), redeliveries, channel, tag }
+        let (acknowledger, tag) = (acknowledger.clone(), delivery.delivery_tag);
+        let message = read(&delivery.properties, delivery.data);
+        Self { message, redeliveries, acknowledger, tag }
     }
 
     /// How often it went back to its queue before, as a quorum queue counts it.
@@ -43,31 +43,38 @@ impl<M> Delivery<M> {
 
     /// The same delivery, with less of what it says.
     pub fn map<N>(self, read: impl FnOnce(M) -> N) -> Delivery<N> {
-        let Self { message, redeliveries, channel, tag } = self;
-        Delivery { message: read(message), redeliveries, channel, tag }
+        let Self { message, redeliveries, acknowledger, tag } = self;
+        Delivery { message: read(message), redeliveries, acknowledger, tag }
     }
 
     /// Tells the broker to forget it; `false` if the broker could not be told, or was not told in
     /// time.
     #[must_use]
     pub async fn acknowledge(self) -> bool {
-        in_time(self.channel.basic_ack(self.tag, BasicAckOptions::default())).await.is_ok()
+        self.acknowledger.acknowledge(self.tag).await
     }
 
     /// Has the broker move it to the dead letters as it is; `false` as for
     /// [`Delivery::acknowledge`].
     #[must_use]
     pub async fn reject(self) -> bool {
-        in_time(self.channel.basic_reject(self.tag, BasicRejectOptions { requeue: false }))
-            .await
-            .is_ok()
+        let options = BasicRejectOptions { requeue: false };
+        self.tell(self.acknowledger.channel().basic_reject(self.tag, options)).await
     }
 
     /// Puts it back into the queue; `false` as for [`Delivery::acknowledge`] (the broker then does
     /// so by itself).
     pub async fn nack_requeue(self) -> bool {
         let options = BasicNackOptions { requeue: true, multiple: false };
-        in_time(self.channel.basic_nack(self.tag, options)).await.is_ok()
+        self.tell(self.acknowledger.channel().basic_nack(self.tag, options)).await
+    }
+
+    async fn tell(&self, request: impl Future<Output = lapin::Result<()>>) -> bool {
+        let is_told = in_time(request).await.is_ok();
+        if is_told {
+            self.acknowledger.told(self.tag);
+        }
+        is_told
     }
 }
 

@@ -3,6 +3,8 @@
 //!
 //! Nothing outside this folder names lapin.
 
+pub mod ack_window;
+mod acks;
 mod broker_error;
 mod cause;
 mod connection;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use lapin::options::{BasicGetOptions, BasicNackOptions};
 use lapin::{BasicProperties, Channel};
 
+use super::acks::Acknowledger;
 use super::broker_error::BrokerError;
 use super::connection::{Connection, in_time};
 use super::delivery::Delivery;
@@ -43,7 +44,8 @@ impl QueueReader {
         let message = in_time(get).await.map_err(failed)?;
         Ok(message.map(|message| {
             let left = message.message_count;
-            (Delivery::new(message.delivery, &self.channel, read), left)
+            let acknowledger = Acknowledger::Singly(Arc::clone(&self.channel));
+            (Delivery::new(message.delivery, &acknowledger, read), left)
         }))
     }
 

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::acks::Acknowledger;
 use super::broker_error::{BrokerError, HANDSHAKE_TIMEOUT};
 use super::connection::Connection;
 use super::deliveries::{COMMANDS, Deliveries};
@@ -49,7 +50,7 @@ pub struct Session {
     consuming: Connection,
     /// Held for as long as the session: with its last handle lapin closes a channel, and
     /// acknowledgements that are still on their way to the queue are forgotten.
-    channel: Arc<Channel>,
+    acknowledger: Acknowledger,
     publisher: Publisher,
     trust: Trust,
     topology: Topology,
@@ -102,7 +103,7 @@ impl Session {
         let channel = consuming.channel().await;
         let channel =
             channel.map_err(|source| BrokerError::Consume { queue: "any queue".into(), source });
-        let channel = Arc::new(channel.map_err(failed)?);
+        let acknowledger = Acknowledger::in_runs(&Arc::new(channel.map_err(failed)?));
         let publishing = connect("publish", Some(address)).await?;
         let (lost, why_lost) = (CancellationToken::new(), Arc::default());
         watch(&consuming, (&lost, &why_lost, memory));
@@ -110,7 +111,7 @@ impl Session {
         let publisher = Publisher::new(publishing);
         Ok(Self {
             consuming,
-            channel,
+            acknowledger,
             trust: Trust::new(publisher.user().clone(), &settings.trusted_users),
             publisher,
             topology: settings.topology.clone(),
@@ -193,7 +194,7 @@ impl Session {
     /// [`BrokerError::Consume`].
     pub async fn consume(&self, kinds: &[Kind], prefetch: u16) -> Result<Deliveries, BrokerError> {
         let deliveries =
-            Deliveries::begin(&self.channel, COMMANDS, kinds, prefetch, self.trust()).await;
+            Deliveries::begin(&self.acknowledger, COMMANDS, kinds, prefetch, self.trust()).await;
         deliveries.inspect_err(|error| self.has_ended_consumers(error))
     }
 
@@ -214,7 +215,7 @@ impl Session {
 
     /// Whether what is unacknowledged can still be settled.
     pub fn can_settle(&self) -> bool {
-        !self.lost.is_cancelled() && self.channel.status().connected()
+        !self.lost.is_cancelled() && self.acknowledger.channel().status().connected()
     }
 
     /// How much lies ready in each queue of the topology, up to the first one that does not answer.

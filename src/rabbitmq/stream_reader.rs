@@ -1,5 +1,5 @@
-//! Reads a stream from any record or moment on. There may be any number of readers, and nobody takes
-//! anything out.
+//! Reads a stream from any record or moment on. There may be any number of readers, and nobody
+//! takes anything out.
 
 use futures_util::StreamExt;
 use jiff::Timestamp;

@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use super::acks::Acknowledger;
 use super::broker_error::BrokerError;
 use super::connection::Connection;
 use super::deliveries::{Deliveries, UNDELIVERABLE};
@@ -41,9 +42,14 @@ impl UndeliverableQueues {
         .await?;
         let channel = connection.channel().await.map_err(BrokerError::Lost)?;
         let kinds = &settings.topology.kinds;
-        let deliveries =
-            Deliveries::begin(&Arc::new(channel), UNDELIVERABLE, kinds, PREFETCH, session.trust())
-                .await?;
+        let deliveries = Deliveries::begin(
+            &Acknowledger::Singly(Arc::new(channel)),
+            UNDELIVERABLE,
+            kinds,
+            PREFETCH,
+            session.trust(),
+        )
+        .await?;
         Ok(Self { connection, deliveries })
     }
 

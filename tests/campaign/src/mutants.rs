@@ -87,6 +87,19 @@ pub(crate) const MUTANTS: [Mutant; 8] = [
         ..SHORT
     },
     Mutant {
+        name: "mutant-acknowledges-the-unsettled",
+        changes: &[(
+            "src/rabbitmq/ack_window.rs",
+            &[(
+                "self.row.front().copied().filter(|state| *state != State::Unsettled)",
+                "self.row.front().copied().filter(|_| self.row.len() > 1)",
+            )],
+        )],
+        families: &[Family::WorkerKilled],
+        found: &[Kind::Lost],
+        ..SHORT
+    },
+    Mutant {
         name: "mutant-does-not-say-which-end-holds",
         changes: &[(
             "src/messages/event.rs",
