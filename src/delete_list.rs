@@ -216,8 +216,8 @@ async fn delete_one<'a>(
                 return Ok(Ended::Outcome(outcome));
             }
             Settlement::DryRun(dry_run) => return Ok(Ended::DryRun(dry_run)),
-            // No broker, so nothing is held or archived first, and nothing rejected: a command of our
-            // own is small.
+            // No broker, so nothing is held or archived first, and nothing rejected: a command of
+            // our own is small.
             Settlement::Undo(..)
             | Settlement::Hold(_)
             | Settlement::Reject(_)

@@ -227,10 +227,11 @@ impl Kind {
     }
 
     /// The queues that a command may lie in, but for the delay queues, which are named by settings.
-    pub fn own_queues(self) -> [String; 4] {
+    pub fn own_queues(self) -> [String; 5] {
         [
             self.queue().to_owned(),
             self.held_queue(),
+            self.undo_queue(),
             self.undeliverable_queue(),
             self.dead_letter_queue(),
         ]

@@ -1,5 +1,5 @@
-//! The `undo` command: restores archived tasks, so that a worker that archives first does not delete
-//! them.
+//! The `undo` command: restores archived tasks, so that a worker that archives first does not
+//! delete them.
 
 use std::io::{self, Write};
 
@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::kind::Kind;
 use crate::messages::{ObjectId, OrgId, Target};
+use crate::policy::answer::{Answer, Body, Response};
 use crate::service::{CoreSettings, StartError, credentials};
 use crate::tallyfy_api::TallyfyApi;
 
@@ -51,6 +52,14 @@ pub async fn undo(job: UndoJob, mut out: impl Write) -> Result<bool, UndoError> 
     Ok(is_complete)
 }
 
+/// A page with 200 comes from something that is not the API.
+fn is_the_apis_yes(answer: &Answer) -> bool {
+    matches!(
+        answer,
+        Answer::Status(Response { status: 200..=299, body: Body::Json { .. } | Body::Empty, .. })
+    )
+}
+
 async fn restore(
     api: &TallyfyApi,
     token: &SecretString,
@@ -59,7 +68,7 @@ async fn restore(
 ) -> (serde_json::Value, bool) {
     let target = Target { kind: Kind::TaskDelete, org: org.clone(), id };
     let answer = api.restore(&target, token).await;
-    let is_restored = answer.status().is_some_and(|status| (200..300).contains(&status));
+    let is_restored = is_the_apis_yes(&answer);
     let outcome = if is_restored { "restored" } else { "failed" };
     let line = json!({
         "org_id": org.as_str(), "task_id": target.id.as_str(), "outcome": outcome,

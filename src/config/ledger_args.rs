@@ -1,6 +1,5 @@
 //! The command lines of `guard`, `pause`, `resume` and `cancel`: what operators decide.
 
-use std::io::{IsTerminal, stdin};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -78,7 +77,7 @@ enum GuardAction {
         #[arg(long, value_name = "NAME")]
         requested_by: Option<String>,
         #[command(flatten)]
-        decision: DecisionArgs,
+        decision: WhoArgs,
         /// Do not ask.
         #[arg(long)]
         yes: bool,
@@ -189,14 +188,15 @@ impl Reader {
             }
             GuardAction::Release { org, max, lasts, decision, yes } => {
                 let (org, max, lasts) = (self.take(org), self.take(max), self.take(lasts));
-                let (decision, consent) = (self.decision(decision), self.consent(*yes));
+                let (decision, consent) = (self.decision(decision), Some(Self::consent(*yes)));
                 let scope = Scope { org_id: org?, kind: kind? };
                 let (max, lasts) = (max?.get(), lasts?);
                 LedgerJob::Release { scope, max, lasts, decision: decision?, consent: consent? }
             }
             GuardAction::Reject { org, requested_by, decision, yes } => {
                 let org = self.take(org);
-                let (decision, consent) = (self.decision(decision), self.consent(*yes));
+                let decision = self.who(decision.by.as_ref(), decision.reason.clone());
+                let consent = Some(Self::consent(*yes));
                 let scope = Scope { org_id: org?, kind: kind? };
                 let (decision, consent) = (decision?, consent?);
                 let requested_by = requested_by.clone();
@@ -245,16 +245,13 @@ impl Reader {
     }
 
     fn who(&mut self, by: Option<&String>, reason: Option<String>) -> Option<Decision> {
-        let by = by.map(|by| by.trim()).filter(|by| !by.is_empty());
+        let login = std::env::var("LOGNAME").ok();
+        let by = by.or(login.as_ref()).map(|by| by.trim()).filter(|by| !by.is_empty());
         let Some(by) = by else { return self.problem("--by", "is needed: who decides it?") };
         Some(Decision { by: by.to_owned(), reason })
     }
 
-    fn consent(&mut self, yes: bool) -> Option<Consent> {
-        match (yes, stdin().is_terminal()) {
-            (true, _) => Some(Consent::Given),
-            (false, true) => Some(Consent::Ask),
-            (false, false) => self.problem("--yes", "is needed where nobody can be asked"),
-        }
+    fn consent(yes: bool) -> Consent {
+        if yes { Consent::Given } else { Consent::Ask }
     }
 }

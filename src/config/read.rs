@@ -125,8 +125,8 @@ impl Reader {
 
     /// # A mode that archives first deletes nothing at once
     ///
-    /// Only tasks can be archived and restored, so beside another kind that deletes it would promise
-    /// too much; and `delete` waits for no window.
+    /// Only tasks can be archived and restored, so beside another kind that deletes it would
+    /// promise too much; and `delete` waits for no window.
     pub(super) fn archives_all(&mut self, mode: Option<DeleteMode>, kinds: &[Kind]) -> Option<()> {
         let is_archived = |kind: &&Kind| matches!(kind, Kind::TaskDelete | Kind::TaskArchive);
         let other = kinds.iter().find(|kind| !is_archived(kind));

@@ -1,5 +1,5 @@
-//! What operators decide: about what the mass-deletion guard holds, and to pause and resume, to cancel; and how all stands. Each
-//! decision is a record of the ledger.
+//! What operators decide: about what the mass-deletion guard holds, and to pause and resume, to
+//! cancel; and how all stands. Each decision is a record of the ledger.
 
 mod held;
 mod ledger_file;

@@ -20,6 +20,9 @@ pub(super) async fn print(
     form: OutputFormat,
 ) -> io::Result<()> {
     let depths = depths(ledger.reading(), queues).await.into_iter();
+    // It is there only where tasks are archived first.
+    let depths =
+        depths.filter(|(queue, depth)| depth.is_some() || queue.rsplit('.').next() != Some("undo"));
     let now = Timestamp::now();
     let mut status = view(ledger.brakes(), now);
     status["time"] = json!(time::text(now));

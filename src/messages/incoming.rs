@@ -105,6 +105,8 @@ pub struct RetryState {
     pub first_seen: Option<Timestamp>,
     /// No call before this moment.
     pub not_before: Option<Timestamp>,
+    /// What is said here of attempts is about the looks of a dry run.
+    pub is_dry_run: bool,
     /// The task is archived, and is deleted at this moment.
     pub purge_at: Option<Timestamp>,
     /// HTTP status of the last answer.

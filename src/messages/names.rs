@@ -57,6 +57,8 @@ pub const X_LAST_STATUS: &str = "x-last-status";
 /// Header of a waiting copy: why it has waited, the present reason last, so that its next wait for
 /// one of them is not news.
 pub const X_WAIT_REASON: &str = "x-wait-reason";
+/// Header of a waiting copy: a dry run has looked at its object, and nobody has called for it.
+pub const X_DRY_RUN: &str = "x-dry-run";
 /// Header: the task is archived, and is deleted at this moment (RFC 3339).
 pub const X_PURGE_AT: &str = "x-purge-at";
 /// Header of a held command: since when the guard has held it (RFC 3339).

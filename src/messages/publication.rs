@@ -44,6 +44,9 @@ impl<'a> Publication<'a> {
             names::X_NOT_BEFORE,
             retry_state.not_before.map(|m| m.to_string()).as_ref(),
         );
+        if retry_state.is_dry_run {
+            headers.push((names::X_DRY_RUN, HeaderValue::Flag(true)));
+        }
         let purge_at = retry_state.purge_at.map(|moment| moment.to_string());
         push_text(&mut headers, names::X_PURGE_AT, purge_at.as_ref());
         push_text(&mut headers, names::X_WAIT_REASON, retry_state.wait_reasons.as_ref());
@@ -212,6 +215,7 @@ mod tests {
             first_seen: None,
             not_before,
             purge_at: None,
+            is_dry_run: false,
             last_status: Some(503),
             wait_reasons: Some("failing".to_owned()),
             history: Some("died before".to_owned()),

@@ -1,5 +1,5 @@
-//! All that the ledger says: guards, pauses, cancellations. Pure: every worker folds the same records in the
-//! same order.
+//! All that the ledger says: guards, pauses, cancellations. Pure: every worker folds the same
+//! records in the same order.
 
 use std::collections::HashMap;
 
@@ -17,9 +17,10 @@ pub struct Pause {
     pub decision: Decision,
 }
 
-/// So many records later a trip or a pause is recorded again. The stream keeps some four times as
-/// many.
-const REMIND_AFTER: u64 = 100_000;
+/// So many records later a trip, a pause or a cancellation is recorded again. The stream keeps 64
+/// MiB, which is four times as many of the largest records (1.6 KB: a worker that tells of ten
+/// suspended organisations).
+const REMIND_AFTER: u64 = 10_000;
 
 /// The state that follows from all records so far.
 #[derive(Debug, Default)]
@@ -181,6 +182,21 @@ impl Brakes {
         trips.chain(pauses).chain(self.cancelled.reminders(next, REMIND_AFTER)).collect()
     }
 
+    /// The ledger is read again from its beginning, and it may not be the one that was read before.
+    /// Returns what must be recorded again in any case.
+    ///
+    /// # A ledger that is lost lifts no brake
+    ///
+    /// Trips, pauses and cancellations stay in force. If the old records are still there, what was
+    /// decided since is read again, in the same order.
+    pub fn read_again(&mut self) -> Vec<LedgerEntry> {
+        let lasting = self.reminders(u64::MAX);
+        self.guards.retain(|_, guard| matches!(guard.state(), GuardState::Tripped(_)));
+        self.recorded.values_mut().for_each(|offset| *offset = 0);
+        self.cancelled.read_again();
+        lasting
+    }
+
     /// The trip, where commands of this scope are held.
     pub fn trip(&self, scope: &Scope) -> Option<&Trip> {
         match self.guards.get(scope)?.state() {
@@ -266,6 +282,29 @@ mod tests {
             Applied::Reserved { granted, .. } => granted,
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_ledger_that_is_lost_lifts_no_brake() {
+        let mut brakes = Brakes::default();
+        let limit = GuardLimit { max_deletes: 1, window_s: 60 };
+        let (org_id, decision) = (Some(org("a")), decision());
+        let decision_of_ann = decision.clone();
+        let lasting = [
+            LedgerEntry::Tripped { scope: scope("b"), limit },
+            LedgerEntry::Paused { org_id: org_id.clone(), decision: decision.clone() },
+            LedgerEntry::Cancelled { command_id: "c1".to_owned(), org_id: None, decision },
+        ];
+        for (offset, entry) in (500_000..).zip(lasting) {
+            let _ = brakes.apply(record("w", entry), offset);
+        }
+        assert_eq!(brakes.read_again().len(), 3, "each is recorded again");
+        assert!(brakes.trip(&scope("b")).is_some() && brakes.paused(&org("a")).is_some());
+        assert!(brakes.cancelled(&org("x"), || "c1".to_owned()).is_some());
+        assert_eq!(brakes.reminders(REMIND_AFTER).len(), 3, "by the numbers of the new one");
+        let resumed = LedgerEntry::Resumed { org_id, decision: decision_of_ann };
+        let _ = brakes.apply(record("w", resumed), 7);
+        assert!(brakes.paused(&org("a")).is_none());
     }
 
     #[test]

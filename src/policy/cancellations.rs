@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use crate::messages::OrgId;
 use crate::messages::ledger::{Decision, LedgerEntry};
 
-/// No command waits longer: `MAX_AGE` and the undo window are shorter, by default by far.
+/// Longer than the undo window, and than `MAX_AGE` by default. What is held for longer than that
+/// can be cancelled again, or rejected.
 const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(24 * 60);
 
 /// Who has cancelled a command, and when.
@@ -40,9 +41,15 @@ impl Cancellations {
         of(None).or_else(|| of(Some(org.clone()))).map(|found| &found.decision)
     }
 
+    /// The numbers of the records are those of another stream, perhaps.
+    pub(super) fn read_again(&mut self) {
+        self.0.values_mut().for_each(|known| known.offset = 0);
+    }
+
     /// What must be recorded again, because the last record of it is so old.
     pub(super) fn reminders(&self, next: u64, after: u64) -> impl Iterator<Item = LedgerEntry> {
-        let old = self.0.iter().filter(move |(_, known)| known.offset + after <= next);
+        let old =
+            self.0.iter().filter(move |(_, known)| known.offset.saturating_add(after) <= next);
         old.map(|((command_id, org_id), known)| LedgerEntry::StillCancelled {
             command_id: command_id.clone(),
             org_id: org_id.clone(),

@@ -90,9 +90,14 @@ impl Guard {
         granted
     }
 
-    /// The first record of a trip counts; those of other workers that saw the same are no news.
+    /// The first record of a trip counts; those of other workers that saw the same are no news, nor
+    /// is one that comes late, after a person has let more pass.
     pub fn trip(&mut self, trip: Trip) {
-        if !matches!(self.state, GuardState::Tripped(_)) {
+        let is_granted = matches!(
+            &self.state,
+            GuardState::Granted { left: 1.., until, .. } if *until > trip.since
+        );
+        if !is_granted && !matches!(self.state, GuardState::Tripped(_)) {
             self.state = GuardState::Tripped(trip);
         }
     }

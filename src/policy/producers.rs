@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use crate::messages::OrgId;
 
-/// One entry of the allow-list: this producer may ask for commands of this organisation, or, without
-/// one, of every organisation that has no entry of its own.
+/// One entry of the allow-list: this producer may ask for commands of this organisation, or,
+/// without one, of every organisation that has no entry of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowedProducer {
     pub org: Option<OrgId>,

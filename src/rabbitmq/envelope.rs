@@ -28,6 +28,7 @@ pub const KEEP: Keep = Keep {
         names::X_FIRST_SEEN,
         names::X_NOT_BEFORE,
         names::X_PURGE_AT,
+        names::X_DRY_RUN,
         names::X_FAILED_AT,
         names::X_FAILURE_REASON,
         names::X_PUBLISHED_BY,
@@ -74,6 +75,7 @@ pub fn read(properties: &BasicProperties, believed: bool) -> (Properties, RetryS
         ambiguous: matches!(header(names::X_AMBIGUOUS), Some(AMQPValue::Boolean(true))),
         first_seen: time(names::X_FIRST_SEEN),
         not_before: time(names::X_NOT_BEFORE),
+        is_dry_run: matches!(header(names::X_DRY_RUN), Some(AMQPValue::Boolean(true))),
         purge_at: time(names::X_PURGE_AT),
         last_status: header(names::X_LAST_STATUS)
             .and_then(as_number)
@@ -221,7 +223,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_a_command_has_come_through_survives_a_wait(
-            attempts: u32, ambiguous: bool, first_seen in any_moment(), not_before in of(any_moment()), purge_at in of(any_moment()),
+            attempts: u32, ambiguous: bool, first_seen in any_moment(), not_before in of(any_moment()), purge_at in of(any_moment()), is_dry_run: bool,
             last_status in of(any::<u16>()), texts in proptest::array::uniform6(of("\\PC{1,60}")),
             notes in proptest::array::uniform2(of("\\PC{1,60}")),
         ) {
@@ -230,7 +232,7 @@ mod tests {
                 Properties { message_id, correlation_id, content_type, traceparent, tracestate, published_by };
             let [history, wait_reasons] = notes;
             let retry_state = RetryState {
-                attempts, ambiguous, first_seen: None, not_before, purge_at, last_status, wait_reasons, history, request_id: None,
+                attempts, ambiguous, first_seen: None, not_before, purge_at, is_dry_run, last_status, wait_reasons, history, request_id: None,
             };
             let incoming = Incoming { properties, ..Incoming::default() };
             let copy = Publication::waiting_copy(&incoming, "q".into(), &retry_state, first_seen);

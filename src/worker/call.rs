@@ -53,6 +53,8 @@ pub(super) struct Answered {
     pub(super) seen: Seen,
     /// Of a task that is archived before it is deleted.
     pub(super) found: Found,
+    /// It was not only looked at.
+    pub(super) was_destructive: bool,
     pub(super) retry_after: Option<Duration>,
     /// See [`crate::policy::api_access::Recorded`].
     pub(super) is_outage: bool,
@@ -89,6 +91,11 @@ impl Engine {
     /// again. A dry run destroys nothing, so the guard neither counts nor holds its commands; a
     /// pause stops it too.
     ///
+    /// # A worker whose clock is wrong calls for nothing new
+    ///
+    /// The guard counts in a window of time, by the clocks of all workers. A clock that is slow
+    /// would let more pass, one that is fast would hold what may pass.
+    ///
     /// # Errors
     /// [`NoCall`]: then no call may be made.
     pub(super) async fn call(
@@ -101,6 +108,9 @@ impl Engine {
         let scope = Scope { org_id: org.clone(), kind: target.kind };
         let is_counted = !asking.was_tried && self.mode() == CallMode::Destroy;
         self.ledger.check(&scope, is_counted)?;
+        if is_counted && self.ledger.is_counting() && self.is_clock_wrong() {
+            return Err(NoCall::Braked(Braked::ClockWrong));
+        }
         if self.credentials.token(org).is_none() {
             return Err(NoCall::NoToken);
         }
@@ -187,6 +197,7 @@ impl Call<'_> {
             engine.metrics.ambiguous_answers.inc();
         }
         let (verdict, answer) = self.prove((verdict, answer), command).await;
+        let was_destructive = record.is_some();
         if let Some(call) = record {
             engine.keep_record(command, incoming, call, (&answer, verdict));
         }
@@ -200,7 +211,7 @@ impl Call<'_> {
         let recorded = self.permit.record(feedback, at.instant);
         engine.report_changes(&command.target.org, verdict, &answer, &recorded.changes);
         let is_outage = recorded.is_outage;
-        Answered { answer, verdict, seen, found, retry_after, is_outage, at }
+        Answered { answer, verdict, seen, found, was_destructive, retry_after, is_outage, at }
     }
 
     /// Puts an absence to the test. Where nobody can say whether to believe it, what was answered

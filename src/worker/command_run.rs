@@ -47,7 +47,7 @@ impl<'a> CommandRun<'a> {
         let Moment { time: now, instant: received } = Moment::now();
         let admitted = admit(incoming, |org| engine.allows(org), &engine.producers, now);
         let command = admitted.map_err(|refusal| refused(incoming, &refusal, received))?;
-        let retry_state = incoming.retry_state.clone();
+        let retry_state = before_this(incoming, engine.mode());
         let mut run = Self {
             incoming,
             engine,
@@ -67,13 +67,14 @@ impl<'a> CommandRun<'a> {
         }
     }
 
-    /// Somebody has called for it before, as far as anybody can know.
+    /// Somebody has called for it before, as far as anybody can know. What was replayed begins
+    /// again.
     pub(super) fn was_tried(&self) -> bool {
         let retry_state = &self.retry_state;
         self.calls > 0
             || retry_state.attempts > 0
             || retry_state.last_status.is_some()
-            || retry_state.ambiguous
+            || (retry_state.ambiguous && retry_state.history.is_none())
     }
 
     pub(super) fn asking(&self) -> Asking {
@@ -154,7 +155,9 @@ impl<'a> CommandRun<'a> {
         // Saturating: the number came in a header that anybody may have written.
         let spent = u32::from(self.uses_up_an_attempt(answered));
         self.retry_state.attempts = self.retry_state.attempts.saturating_add(spent);
-        self.retry_state.ambiguous |= leaves_doubt(self.incoming.kind, answer, *verdict);
+        self.retry_state.is_dry_run = self.engine.mode() == CallMode::Look;
+        self.retry_state.ambiguous |=
+            answered.was_destructive && leaves_doubt(self.incoming.kind, answer, *verdict);
         self.retry_state.last_status = answer.status();
         self.retry_state.request_id = answer.request_id().map(str::to_owned);
         self.retry_state.not_before = None;
@@ -187,11 +190,12 @@ impl<'a> CommandRun<'a> {
 
     /// # A doubt outlives the delivery that raised it
     ///
-    /// A copy of the command is no redelivery any more. Where "not found" is a failure, it must
-    /// carry the doubt.
+    /// A copy of the command is no redelivery any more. Where "not found" is a failure, or is held,
+    /// it must carry the doubt.
     pub(super) fn keep_doubt(&mut self) {
-        self.retry_state.ambiguous |=
-            self.incoming.redelivered && self.incoming.kind.fails_when_not_found();
+        let matters =
+            self.incoming.kind.fails_when_not_found() || self.retry_state.purge_at.is_some();
+        self.retry_state.ambiguous |= self.incoming.redelivered && matters;
     }
 
     fn is_new(&self) -> bool {
@@ -237,6 +241,19 @@ impl<'a> CommandRun<'a> {
     fn held_for(&self, at: Moment) -> Duration {
         at.instant.saturating_duration_since(self.received)
     }
+}
+
+/// # What a dry run has looked at was never called for
+///
+/// Its looks use up attempts of the dry run only. Afterwards the command is as new, so that the
+/// guard counts it.
+fn before_this(incoming: &Incoming, mode: CallMode) -> RetryState {
+    let retry_state = &incoming.retry_state;
+    if !retry_state.is_dry_run || mode == CallMode::Look {
+        return retry_state.clone();
+    }
+    let history = retry_state.history.clone();
+    RetryState { first_seen: retry_state.first_seen, history, ..RetryState::default() }
 }
 
 #[cfg(test)]

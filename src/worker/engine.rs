@@ -200,6 +200,7 @@ pub async fn reload_credentials(engine: Arc<Engine>) {
     loop {
         tokio::time::sleep(CREDENTIALS_EVERY).await;
         engine.reload_credentials();
+        engine.look_at_the_clock().await;
     }
 }
 

@@ -22,7 +22,7 @@ use crate::policy::brakes::{Applied, Brakes};
 use crate::policy::guard::Trip;
 
 /// After so many records a look is taken at what must be recorded again.
-const REMIND_EVERY: u64 = 10_000;
+const REMIND_EVERY: u64 = 1_000;
 
 /// The ledger as one worker sees it.
 pub(super) struct Ledger {
@@ -68,6 +68,11 @@ impl Ledger {
     /// Whether there is a broker that keeps it.
     pub(super) fn is_kept(&self) -> bool {
         self.is_kept
+    }
+
+    /// Whether it says what the guard counts.
+    pub(super) fn is_counting(&self) -> bool {
+        self.is_kept && self.limit.is_some()
     }
 
     /// Which worker this is, in its records.
@@ -120,6 +125,7 @@ impl Ledger {
         shared.forget_reservations();
         let number = shared.next_number();
         shared.opened = number;
+        shared.is_writable = true;
         self.write(&mut shared, LedgerEntry::Opened { number });
         shared.next
     }
@@ -134,16 +140,24 @@ impl Ledger {
         self.changes.send_replace(());
     }
 
-    /// Nothing of what was read is certain any more.
+    /// It may be another ledger now: all of it must be read.
     pub(super) fn forget(&self) {
-        let mut shared = self.lock();
-        shared.brakes = Brakes::default();
+        self.read_again(&mut self.lock());
+    }
+
+    fn read_again(&self, shared: &mut Shared) {
         shared.next = 0;
+        for entry in shared.brakes.read_again() {
+            self.write(shared, entry);
+        }
     }
 
     /// Takes the next record in.
     pub(super) fn apply(&self, offset: u64, record: Option<LedgerRecord>) -> News {
         let mut shared = self.lock();
+        if offset < shared.next {
+            self.read_again(&mut shared);
+        }
         shared.next = offset + 1;
         let Some(record) = record else { return News::Changed };
         let news = match shared.brakes.apply(record, offset) {
@@ -212,6 +226,20 @@ impl Ledger {
         }
     }
 
+    /// What was written has been confirmed.
+    pub(super) fn written(&self) {
+        let was_writable = std::mem::replace(&mut self.lock().is_writable, true);
+        if !was_writable {
+            self.changes.send_replace(());
+        }
+    }
+
+    /// Whether all of it has been read, and it can be written.
+    pub(super) fn is_in_order(&self) -> bool {
+        let shared = self.lock();
+        !self.is_kept || (shared.is_current && shared.is_writable)
+    }
+
     /// It was not written, as far as is known. A reservation is asked for again by those who wait
     /// for it; the rest is kept.
     pub(super) fn not_written(&self, record: LedgerRecord) {
@@ -222,10 +250,14 @@ impl Ledger {
             {
                 permits.asked = None;
             }
+            // Something is written again and again, until that works.
+            let number = shared.opened;
+            self.write(&mut shared, LedgerEntry::Opened { number });
         } else {
             shared.outbox.push(record);
             self.to_write.notify_one();
         }
+        shared.is_writable = false;
         drop(shared);
         self.changes.send_replace(());
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{error, warn};
 
@@ -16,12 +16,15 @@ use crate::health::Component;
 use crate::messages::Publication;
 use crate::messages::held::{self, Held};
 use crate::messages::ledger::{LedgerEntry, LedgerRecord, Scope};
+use crate::policy::brakes::Brakes;
 use crate::policy::guard::Trip;
 use crate::rabbitmq::Session;
 use crate::rabbitmq::ledger::LedgerReader;
 
 /// Records that are published at once.
 const AT_ONCE: usize = 16;
+/// The worker that saw a trip has told of it by then, if it lives.
+const UNTOLD_AFTER: SignedDuration = SignedDuration::from_secs(30);
 const TELL_EVERY: Duration = Duration::from_mins(1);
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// The next record of a ledger that has not been read to its end.
@@ -29,7 +32,7 @@ const READ_WITHIN: Duration = Duration::from_secs(10);
 
 /// Reads and writes until it is aborted, which is when the session has ended.
 pub(super) async fn follow_ledger(session: Arc<Session>, engine: Arc<Engine>) {
-    tokio::join!(read(&session, &engine), write(&session, &engine), tell_of_us(&engine));
+    tokio::join!(read(&session, &engine), write(&session, &engine), tell_of_us(&session, &engine));
 }
 
 async fn read(session: &Arc<Session>, engine: &Arc<Engine>) {
@@ -79,7 +82,7 @@ async fn read_on(
 }
 
 /// How this worker is doing, as soon as the ledger has been read and then about once a minute.
-async fn tell_of_us(engine: &Engine) {
+async fn tell_of_us(session: &Arc<Session>, engine: &Arc<Engine>) {
     let mut changes = engine.ledger.changes();
     while !engine.ledger.is_current() {
         // The sender is the engine's own.
@@ -89,7 +92,13 @@ async fn tell_of_us(engine: &Engine) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        engine.ledger.tell(worker_state(engine, Timestamp::now()));
+        let now = Timestamp::now();
+        engine.ledger.tell(worker_state(engine, now));
+        for (scope, trip) in engine.ledger.with(Brakes::unannounced) {
+            if now.duration_since(trip.since) > UNTOLD_AFTER {
+                tell_of_trip(scope, &trip, session, engine);
+            }
+        }
     }
 }
 
@@ -103,8 +112,13 @@ async fn write(session: &Session, engine: &Engine) {
 
 async fn write_one(session: &Session, engine: &Engine, record: LedgerRecord) {
     match session.publisher().publish(&Publication::ledger_record(&record)).await {
-        Ok(()) if matches!(record.entry, LedgerEntry::Worker(_)) => {}
-        Ok(()) => engine.metrics.count_publish("confirmed"),
+        Ok(()) => {
+            engine.ledger.written();
+            if !matches!(record.entry, LedgerEntry::Worker(_)) {
+                engine.metrics.count_publish("confirmed");
+            }
+            show_health(engine);
+        }
         Err(error) => {
             engine.metrics.count_publish(error.as_str());
             let reason =
@@ -118,24 +132,21 @@ async fn write_one(session: &Session, engine: &Engine, record: LedgerRecord) {
     }
 }
 
-fn tell(news: News, session: &Arc<Session>, engine: &Arc<Engine>) {
-    if engine.ledger.is_current() {
+fn show_health(engine: &Engine) {
+    if engine.ledger.is_in_order() {
         engine.health.set(Component::Ledger, None);
     }
+}
+
+fn tell(news: News, session: &Arc<Session>, engine: &Arc<Engine>) {
+    show_health(engine);
     match news {
         News::Current(trips) => {
             for (scope, trip) in trips {
-                announce(scope, &trip, session, engine);
+                tell_of_trip(scope, &trip, session, engine);
             }
         }
-        News::Tripped(scope, trip) => {
-            let limit = trip.limit;
-            warn!(
-                org_id = %scope.org_id, kind = %scope.kind, max_deletes = limit.max_deletes, window_s = limit.window_s,
-                "the mass-deletion guard has tripped: what comes for this organisation and kind is held until somebody decides (guard list)"
-            );
-            announce(scope, &trip, session, engine);
-        }
+        News::Tripped(scope, trip) => tell_of_trip(scope, &trip, session, engine),
         News::Changed => {}
     }
     engine.show_brakes();
@@ -144,7 +155,16 @@ fn tell(news: News, session: &Arc<Session>, engine: &Arc<Engine>) {
 /// # A trip is told of, also if the worker that saw it dies
 ///
 /// The ledger says whether the event has been published. Each worker that starts publishes the
-/// events that nobody has.
+/// events that nobody has, and every worker looks for them once a minute.
+fn tell_of_trip(scope: Scope, trip: &Trip, session: &Arc<Session>, engine: &Arc<Engine>) {
+    let limit = trip.limit;
+    warn!(
+        org_id = %scope.org_id, kind = %scope.kind, max_deletes = limit.max_deletes, window_s = limit.window_s,
+        "the mass-deletion guard has tripped: what comes for this organisation and kind is held until somebody decides (guard list)"
+    );
+    announce(scope, trip, session, engine);
+}
+
 fn announce(scope: Scope, trip: &Trip, session: &Arc<Session>, engine: &Arc<Engine>) {
     let (session, engine) = (Arc::clone(session), Arc::clone(engine));
     let (held, offset) = (Held::new(&scope, trip.since, trip.limit), trip.offset);

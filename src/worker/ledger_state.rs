@@ -12,6 +12,8 @@ pub(super) struct Shared {
     pub(super) next: u64,
     /// All that was there when this session began has been read.
     pub(super) is_current: bool,
+    /// What was written last was confirmed, or nothing has been written yet.
+    pub(super) is_writable: bool,
     /// Distinguishes the records of this worker.
     pub(super) number: u64,
     /// The session's first record, which must be read before anything is decided.
@@ -41,7 +43,10 @@ impl Shared {
         let is_lasting = |entry: &LedgerEntry| {
             !matches!(
                 entry,
-                LedgerEntry::Reserved { .. } | LedgerEntry::Opened { .. } | LedgerEntry::Worker(_)
+                LedgerEntry::Reserved { .. }
+                    | LedgerEntry::Opened { .. }
+                    | LedgerEntry::Worker(_)
+                    | LedgerEntry::Tripped { .. }
             )
         };
         self.outbox.retain(|record| is_lasting(&record.entry));
@@ -57,6 +62,8 @@ pub(super) enum Braked {
     Paused,
     /// The ledger cannot be read or written.
     LedgerUnavailable,
+    /// Nobody can say what has been admitted in the guard's window: our clock is wrong.
+    ClockWrong,
     /// See [`Stop`](super::stop::Stop).
     Stopped,
 }
@@ -68,6 +75,7 @@ impl Braked {
             Self::Held => "held",
             Self::Paused => "paused",
             Self::LedgerUnavailable => "ledger_unavailable",
+            Self::ClockWrong => "clock_wrong",
             Self::Stopped => "draining",
         }
     }

@@ -32,14 +32,30 @@ impl Engine {
             (clock.record(answer, now), clock.is_wrong())
         };
         let Some(skew) = changed else { return };
-        let what =
-            "clock differs from the API's by more than five minutes; nothing expires by MAX_AGE";
+        let what = "clock differs from the API's by more than five minutes; nothing new is called for while the guard counts, and nothing expires by MAX_AGE";
         if is_wrong {
             warn!(skew_s = skew.as_secs(), "the {what}: set this machine's clock (NTP)");
         } else {
             info!("the clock agrees with the API's again");
         }
         self.health.set(Component::Clock, is_wrong.then(|| format!("the {what}")));
+    }
+
+    /// Where our clock is wrong nothing new is called for, so its answers do not tell when it is
+    /// right again: a look does.
+    pub(super) async fn look_at_the_clock(&self) {
+        if !self.is_clock_wrong() {
+            return;
+        }
+        let orgs: Vec<OrgId> = self.credentials.with_orgs(|orgs| orgs.cloned().collect());
+        let with_token = orgs.into_iter().find_map(|org| {
+            let token = self.credentials.token(&org)?;
+            Some((org, token))
+        });
+        if let Some((org, token)) = with_token {
+            let answer = self.api.list_tasks(&org, &token).await;
+            self.compare_clocks(&answer, Timestamp::now());
+        }
     }
 
     fn lock_clock(&self) -> MutexGuard<'_, ClockCheck> {

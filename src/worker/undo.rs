@@ -13,14 +13,14 @@ use crate::policy::undo::Found;
 const RESTORED: &str = "restored in Tallyfy";
 
 impl CommandRun<'_> {
-    /// The settlement that follows from what was found beside the verdict; `None` where nothing was,
-    /// or it does not matter.
+    /// The settlement that follows from what was found beside the verdict; `None` where nothing
+    /// was, or it does not matter.
     ///
     /// # A task that is gone before its undo window has ended is held
     ///
-    /// Nobody has proven that it was deleted: somebody may have moved it, or the token may not reach
-    /// it any more. A person decides. An earlier call of ours may have deleted it: then it counts as
-    /// absent, and the event says so (`ambiguous`).
+    /// Nobody has proven that it was deleted: somebody may have moved it, or the token may not
+    /// reach it any more. A person decides. An earlier call of ours may have deleted it: then it
+    /// counts as absent, and the event says so (`ambiguous`).
     pub(super) fn after_undo(
         &mut self,
         answered: &Answered,

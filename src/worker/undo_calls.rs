@@ -1,5 +1,5 @@
-//! The calls for one command: the destructive one, or, for a task that is archived first, what leads
-//! there.
+//! The calls for one command: the destructive one, or, for a task that is archived first, what
+//! leads there.
 
 use super::call::Call;
 use crate::kind::Kind;

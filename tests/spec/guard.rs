@@ -210,7 +210,7 @@ async fn while_all_are_paused_nothing_is_consumed_not_even_after_a_restart() {
 const ASKED_FOR: usize = 2000;
 const OTHERS: usize = 50;
 
-async fn worker(world: &World) -> Running {
+fn worker(world: &World) -> Running {
     let mut command = with_settings(world, &["run", "--concurrency=16"]);
     command.env("TALLYFY_ORG_ID", format!("{ORG},{OTHER_ORG}"));
     Running::start(command.stderr(Stdio::null()))
@@ -225,8 +225,8 @@ async fn a_producers_bug_deletes_no_more_than_the_limit_although_a_worker_is_kil
         commands(&world, ORG, share, &format!("bug{part}-")).await;
         commands(&world, OTHER_ORG, 1, &format!("wanted{part}-")).await;
     }
-    let killed = worker(&world).await;
-    let others = [worker(&world).await, worker(&world).await];
+    let killed = worker(&world);
+    let others = [worker(&world), worker(&world)];
     eventually("the middle", async || (deletions(&world, ORG).await >= 150).then_some(())).await;
     // With kill -9.
     drop(killed);

@@ -263,6 +263,8 @@ async fn a_worker_whose_clock_is_a_day_off_lets_nothing_expire_by_its_age() {
     let mut headers = FieldTable::default();
     let first_seen = AMQPValue::LongString(an_hour_and_more_ago.to_string().into());
     headers.insert("x-first-seen".into(), first_seen);
+    // It was called for before: nothing new is called for.
+    headers.insert("x-attempts".into(), AMQPValue::LongInt(1));
     let properties = BasicProperties::default()
         .with_message_id("late".into())
         .with_headers(headers)
@@ -270,5 +272,24 @@ async fn a_worker_whose_clock_is_a_day_off_lets_nothing_expire_by_its_age() {
     let body = json!({"org_id": ORG, "task_id": "late"}).to_string();
     world.tester.publish(body.as_bytes(), properties).await;
     all_deleted_within(A_MINUTE, &world, &["late".to_owned()]).await;
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn a_worker_whose_clock_is_wrong_calls_for_nothing_new() {
+    let api = StandIn::start(yesterday).await;
+    let world = a_day_ahead_of(&api).await;
+    let new = commands(&world, ORG, "new", 1).await;
+    let waits = r#"tallyfy_delete_worker_commands_total{kind="task.delete",verdict="postponed"}"#;
+    eventually("a new command that waits", async || {
+        world.metric(waits).await.filter(|number| *number >= 2.0)
+    })
+    .await;
+    api.now_answers(|call| {
+        let right = httpdate::fmt_http_date(SystemTime::now());
+        let tasks = Reply::json(200, &json!({"data": []}));
+        if call.is_get() { tasks } else { Reply::status(204) }.header("date", right)
+    });
+    all_deleted_within(A_MINUTE, &world, &new).await;
     world.assert_drained().await;
 }

@@ -94,7 +94,7 @@ impl<'a> Admission<'a> {
             return Some(Ok(()));
         }
         let mut shared = ledger.lock();
-        if !shared.is_current {
+        if !shared.is_current || !shared.is_writable {
             return None;
         }
         if shared.brakes.paused(&scope.org_id).is_some() {
