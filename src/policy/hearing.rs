@@ -9,6 +9,11 @@
 //! another one (all that the broker may hand out is in work), nor once in a while: another worker
 //! may take them. A session is given up only for a sign at each look, for `DEAF_AFTER`, without one
 //! delivery.
+//!
+//! # A node that has lost the others is no quiet one
+//!
+//! It goes on to answer, from what it remembers: that nothing is ready, and that we consume. So
+//! when nothing comes, it is also asked something that needs a majority of the nodes.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +31,7 @@ const WAITS: [Duration; 8] = [
     Duration::from_mins(15),
     Duration::from_mins(30),
 ];
-/// Without a sign of trouble for so long, the next one is a new one.
+/// Without a sign of trouble for so long, and for the wait before, the next one is a new one.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 
 /// What one connection was told about a queue.
@@ -49,6 +54,8 @@ pub struct Look {
     pub received: u64,
     /// The broker may hand out more than what is unacknowledged.
     pub has_room: bool,
+    /// What needs a majority of the nodes has an answer, or was not asked for.
+    pub has_majority: bool,
 }
 
 /// Why a consumer seems to be deaf.
@@ -60,11 +67,16 @@ pub enum Sign {
     NoConsumer,
     /// The broker does not answer.
     NoAnswer,
+    /// The broker does not answer what needs a majority of its nodes.
+    NoMajority,
 }
 
 impl Look {
     fn sign(&self) -> Option<Sign> {
         let [Some(one), Some(other)] = self.told else { return Some(Sign::NoAnswer) };
+        if !self.has_majority {
+            return Some(Sign::NoMajority);
+        }
         let ready = one.ready.max(other.ready);
         if one.consumers.min(other.consumers) == 0 {
             Some(Sign::NoConsumer)
@@ -77,23 +89,37 @@ impl Look {
 /// What was seen of one queue so far.
 #[derive(Debug, Default)]
 pub struct Hearing {
-    /// When the first sign was seen, and what had been received by then.
-    first: Option<(Instant, u64)>,
+    signs: Option<Signs>,
+}
+
+/// A sign at each look.
+#[derive(Debug)]
+struct Signs {
+    first: Instant,
+    last: Instant,
+    /// What had been received by the first.
+    received: u64,
 }
 
 impl Hearing {
-    /// The sign, where the consumer is deaf.
+    /// The sign, where the consumer is deaf. In a while without a look the queue was not consumed,
+    /// so the signs before it do not count.
     pub fn look(&mut self, look: &Look, now: Instant) -> Option<Sign> {
         let Some(sign) = look.sign() else {
-            self.first = None;
+            self.signs = None;
             return None;
         };
-        match self.first {
-            Some((since, received)) if received == look.received => {
-                (now.saturating_duration_since(since) >= DEAF_AFTER).then_some(sign)
+        match &mut self.signs {
+            Some(signs)
+                if signs.received == look.received
+                    && look.asked.saturating_duration_since(signs.last) < DEAF_AFTER =>
+            {
+                signs.last = look.asked;
+                (now.saturating_duration_since(signs.first) >= DEAF_AFTER).then_some(sign)
             }
             _ => {
-                self.first = Some((look.asked, look.received));
+                let (first, received) = (look.asked, look.received);
+                self.signs = Some(Signs { first, last: first, received });
                 None
             }
         }
@@ -117,13 +143,12 @@ pub struct Moves {
 impl Moves {
     /// A sign of trouble has been seen: whether the session shall end for it.
     pub fn is_due(&mut self, now: Instant) -> bool {
-        let is_new = |last: Instant| now.saturating_duration_since(last) > FORGOTTEN_AFTER;
-        if self.last.is_none_or(is_new) {
+        let wait = self.wait(now);
+        if self.is_forgotten(now) {
             *self = Self::default();
         }
         self.last = Some(now);
         let since = *self.since.get_or_insert(now);
-        let wait = WAITS.get(self.in_vain).or(WAITS.last()).copied().unwrap_or_default();
         if now.saturating_duration_since(since) < wait {
             return false;
         }
@@ -131,6 +156,30 @@ impl Moves {
         self.since = None;
         true
     }
+
+    /// Whether a session that began then may be asked for a majority.
+    ///
+    /// # A question without an answer ends the connection
+    ///
+    /// Half a minute later RabbitMQ closes the connection on which it was asked. So it is not asked
+    /// before the session may be given up for it.
+    pub fn may_ask(&self, began: Instant, now: Instant) -> bool {
+        now.saturating_duration_since(began) >= self.wait(now)
+    }
+
+    fn wait(&self, now: Instant) -> Duration {
+        let in_vain = if self.is_forgotten(now) { 0 } else { self.in_vain };
+        wait_after(in_vain)
+    }
+
+    fn is_forgotten(&self, now: Instant) -> bool {
+        let after = FORGOTTEN_AFTER + wait_after(self.in_vain);
+        self.last.is_none_or(|last| now.saturating_duration_since(last) > after)
+    }
+}
+
+fn wait_after(in_vain: usize) -> Duration {
+    WAITS.get(in_vain).or(WAITS.last()).copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -159,7 +208,7 @@ mod tests {
     }
 
     fn look(told: [Option<Told>; 2], has_room: bool) -> Look {
-        Look { told, asked: Instant::now(), received: 5, has_room }
+        Look { told, asked: Instant::now(), received: 5, has_room, has_majority: true }
     }
 
     #[test]
@@ -189,6 +238,31 @@ mod tests {
             assert_eq!(last_of(&[look; 4]), expected, "{what}");
             assert_eq!(last_of(&[look; 3]), None, "{what}: too early");
         }
+    }
+
+    #[test]
+    fn a_node_that_has_lost_the_others_is_no_quiet_one() {
+        let idle = look([Some(told(0, 2)); 2], true);
+        let alone = Look { has_majority: false, ..idle };
+        assert_eq!(last_of(&[alone; 4]), Some(Sign::NoMajority));
+        assert_eq!(last_of(&[alone; 3]), None, "too early");
+        assert_eq!(last_of(&[alone, alone, idle, alone]), None);
+        let busy = Look { has_room: false, ..alone };
+        assert_eq!(last_of(&[busy; 4]), Some(Sign::NoMajority), "nor one whose work ends nowhere");
+    }
+
+    #[test]
+    fn signs_before_a_pause_do_not_count() {
+        let (mut hearing, now) = (Hearing::default(), Instant::now());
+        let ready = look([Some(told(7, 1)); 2], true);
+        let mut at = |seconds| {
+            let asked = now + Duration::from_secs(seconds);
+            hearing.look(&Look { asked, ..ready }, asked)
+        };
+        // Turns of a few seconds, each with a look or two, and then a pause of a minute.
+        assert_eq!([0, 3, 5].map(&mut at), [None; 3]);
+        assert_eq!(at(65), None);
+        assert_eq!([68, 71].map(at), [None, Some(Sign::Ready(7))]);
     }
 
     #[test]
@@ -234,6 +308,22 @@ mod tests {
         let (mut moves, now) = (Moves::default(), Instant::now());
         assert!(moves.is_due(now) && moves.is_due(now + EVERY));
         assert!(!moves.is_due(now + EVERY * 2));
-        assert!(moves.is_due(now + EVERY * 3 + FORGOTTEN_AFTER));
+        assert!(moves.is_due(now + EVERY * 3 + FORGOTTEN_AFTER + WAITS[2]));
+    }
+
+    #[test]
+    fn a_session_is_asked_for_a_majority_only_when_it_may_be_given_up_for_it() {
+        let (mut moves, mut now) = (Moves::default(), Instant::now());
+        let (began, mut session, mut given_up) = (now, now, Vec::new());
+        // A majority is never there, and nothing else tells of it.
+        while given_up.len() < 20 {
+            if moves.may_ask(session, now) && moves.is_due(now) {
+                given_up.push(now - began);
+                session = now;
+            }
+            now += EVERY;
+        }
+        assert!(given_up[1] < Duration::from_secs(5), "{given_up:?}");
+        assert!(given_up[19] > Duration::from_hours(6), "{given_up:?}");
     }
 }

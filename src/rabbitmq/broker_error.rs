@@ -63,6 +63,14 @@ pub enum BrokerError {
         /// lapin's word.
         source: lapin::Error,
     },
+    /// The nodes of a cluster have lost each other.
+    #[error(
+        "RabbitMQ at {address} takes connections, but does not answer what needs a majority of its nodes"
+    )]
+    NoMajority {
+        /// Host, port and address.
+        address: String,
+    },
     /// The topology is not what it should be.
     #[error("{what}: {source}")]
     Topology {
@@ -124,6 +132,7 @@ impl BrokerError {
             | Self::Tls(_)
             | Self::Connect { .. }
             | Self::TlsClosed { .. } => "connect",
+            Self::NoMajority { .. } => "no_majority",
             Self::Topology { .. } => "topology",
             Self::Consume { .. } => "consume",
             Self::DeadLetters { .. } => "dead_letters",
@@ -151,7 +160,7 @@ impl BrokerError {
 
     /// Whether the broker said nothing in time.
     pub(super) fn is_unanswered(&self) -> bool {
-        matches!(self, Self::Topology { source, .. } if is_late(source))
+        matches!(self, Self::Topology { source, .. } | Self::Consume { source, .. } if is_late(source))
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
@@ -10,6 +11,7 @@ use futures_util::future::join_all;
 use lapin::tcp::OwnedTLSConfig;
 use lapin::{Channel, ConnectionProperties, Event};
 use rustix::system::uname;
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::broker_error::{BrokerError, HANDSHAKE_TIMEOUT, is_late};
@@ -26,8 +28,23 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection. lapin's own recovery stays off: when its retries end, the consumer hangs silently.
 #[derive(Debug)]
 pub struct Connection {
-    connection: lapin::Connection,
+    connection: Arc<lapin::Connection>,
     place: Place,
+}
+
+/// # A connection that is left is closed
+///
+/// lapin keeps one on which an answer is due, so that a consumer that begins after all would take
+/// messages that nobody reads.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let (true, Ok(runtime)) = (self.connection.status().connected(), Handle::try_current()) {
+            let connection = Arc::clone(&self.connection);
+            runtime.spawn(timeout(CLOSE_TIMEOUT, async move {
+                let _ = connection.close(200, "OK".into()).await;
+            }));
+        }
+    }
 }
 
 impl Connection {
@@ -85,7 +102,7 @@ impl Connection {
         let (url, tls) = (source.read()?, tls.read()?);
         let (places, errors) = places(&url).await;
         let mut errors: Vec<_> = errors.into_iter().map(|(_, error)| error).collect();
-        for place in in_order(places, preference) {
+        for place in in_order(places, &preference) {
             match Self::open_at(&place, url.connect_within(), &tls, purpose, keep).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => errors.push(error),
@@ -134,7 +151,9 @@ impl Connection {
             lapin_guard::connect(place.uri.clone(), socket, properties, keep).await
         };
         match timeout(whole, connect).await {
-            Ok(Ok(connection)) => Ok(Self { connection, place: place.clone() }),
+            Ok(Ok(connection)) => {
+                Ok(Self { connection: Arc::new(connection), place: place.clone() })
+            }
             Ok(Err(source)) if is_late(&source) => {
                 Err(BrokerError::ConnectTimeout { address, limit })
             }

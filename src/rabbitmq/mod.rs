@@ -15,6 +15,7 @@ pub mod envelope;
 pub mod held_commands;
 pub mod lapin_guard;
 pub mod ledger;
+mod looks;
 mod own_user;
 mod places;
 pub mod probe;

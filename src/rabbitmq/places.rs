@@ -44,12 +44,12 @@ impl Place {
 }
 
 /// Which address to try before, and which after all others.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Preference {
     /// Where the other connection of the session is.
     pub first: Option<SocketAddr>,
-    /// Where the last session failed.
-    pub last: Option<SocketAddr>,
+    /// Where sessions have failed, the last one last.
+    pub last: Vec<SocketAddr>,
 }
 
 /// All addresses of all hosts, asked for at once and shuffled; and the hosts that have none.
@@ -76,10 +76,10 @@ pub(super) async fn places(url: &AmqpUrl) -> (Vec<Place>, Vec<(String, BrokerErr
 }
 
 /// Stable: what is neither preferred nor avoided keeps its place.
-pub(super) fn in_order(mut places: Vec<Place>, preference: Preference) -> Vec<Place> {
+pub(super) fn in_order(mut places: Vec<Place>, preference: &Preference) -> Vec<Place> {
     places.sort_by_key(|place| {
-        let is = |other: Option<SocketAddr>| other == Some(place.address);
-        (!is(preference.first), is(preference.last))
+        let failed = preference.last.iter().position(|other| *other == place.address);
+        (preference.first != Some(place.address), failed)
     });
     places
 }
@@ -95,20 +95,22 @@ mod tests {
 
     #[test]
     fn the_preferred_address_comes_first_and_the_one_that_failed_last() {
-        let order = |first: Option<u16>, last: Option<u16>| {
+        let order = |first: Option<u16>, last: &[u16]| {
             let address = |port: u16| place(port).address;
-            let preference = Preference { first: first.map(address), last: last.map(address) };
-            let all = in_order((1..=4).map(place).collect(), preference);
+            let last = last.iter().copied().map(address).collect();
+            let preference = Preference { first: first.map(address), last };
+            let all = in_order((1..=4).map(place).collect(), &preference);
             all.iter().map(|place| place.address.port()).collect::<Vec<_>>()
         };
         for (first, last, expected) in [
-            (None, None, [1, 2, 3, 4]),
-            (Some(3), None, [3, 1, 2, 4]),
-            (None, Some(1), [2, 3, 4, 1]),
-            (Some(4), Some(2), [4, 1, 3, 2]),
-            (Some(9), Some(9), [1, 2, 3, 4]),
+            (None, &[][..], [1, 2, 3, 4]),
+            (Some(3), &[], [3, 1, 2, 4]),
+            (None, &[1], [2, 3, 4, 1]),
+            (None, &[2, 1], [3, 4, 2, 1]),
+            (Some(4), &[2], [4, 1, 3, 2]),
+            (Some(9), &[9], [1, 2, 3, 4]),
             // The session is there already.
-            (Some(2), Some(2), [2, 1, 3, 4]),
+            (Some(2), &[2], [2, 1, 3, 4]),
         ] {
             assert_eq!(order(first, last), expected, "{first:?} {last:?}");
         }

@@ -18,8 +18,8 @@ use super::broker_error::{BrokerError, HANDSHAKE_TIMEOUT};
 use super::connection::Connection;
 use super::deliveries::{COMMANDS, Deliveries};
 use super::ledger::LedgerReader;
+use super::looks::Looks;
 use super::own_user::Trust;
-use super::places::Preference;
 use super::publisher::Publisher;
 use super::session_loss::{GONE, Memory, watch};
 use super::source::AmqpSource;
@@ -27,7 +27,7 @@ use super::tls::TlsFiles;
 use super::topology::{self, Depth, Provision, Topology};
 use crate::kind::Kind;
 
-const LOOK_WITHIN: Duration = Duration::from_secs(3);
+const PROVED_WITHIN: Duration = Duration::from_millis(1500);
 const DECLARE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Where the broker is and what shall be there.
@@ -55,8 +55,7 @@ pub struct Session {
     trust: Trust,
     topology: Topology,
     declared: tokio::sync::Mutex<Instant>,
-    /// For looks at queues, on each of the two connections.
-    looking: [tokio::sync::Mutex<Option<Channel>>; 2],
+    looks: Looks,
     blocked: watch::Receiver<Option<String>>,
     memory: Arc<Memory>,
     why_lost: Arc<OnceLock<String>>,
@@ -81,13 +80,13 @@ impl Session {
         memory: &Arc<Memory>,
     ) -> Result<Self, BrokerError> {
         let connect = async |purpose, first| {
-            let preference = Preference { first, last: memory.lock().failed };
+            let preference = memory.lock().preference(first, Instant::now());
             Connection::open_preferring(&settings.url, &settings.tls, purpose, preference).await
         };
         let consuming = connect("consume", None).await?;
         let address = consuming.address();
         let failed = |error| {
-            memory.lock().failed = Some(address);
+            memory.lock().failed_at(address);
             error
         };
         if !memory.lock().is_topology_sure {
@@ -109,19 +108,35 @@ impl Session {
         watch(&consuming, (&lost, &why_lost, memory));
         let blocked = watch(&publishing, (&lost, &why_lost, memory));
         let publisher = Publisher::new(publishing);
-        Ok(Self {
+        let session = Self {
             consuming,
             acknowledger,
             trust: Trust::new(publisher.user().clone(), &settings.trusted_users),
             publisher,
             topology: settings.topology.clone(),
             declared: tokio::sync::Mutex::new(Instant::now()),
-            looking: Default::default(),
+            looks: Looks::default(),
             blocked,
             memory: Arc::clone(memory),
             why_lost,
             lost,
-        })
+        };
+        session.prove().await
+    }
+
+    /// # A session that follows one that was given up proves itself first
+    ///
+    /// Its host, or what stands behind a balancer, may be the node that was left, or one that is no
+    /// better off. Some sessions later it is taken as it is: there may be no better one.
+    async fn prove(self) -> Result<Self, BrokerError> {
+        let must_prove = self.memory.lock().takes_a_proof();
+        if !must_prove || self.reaches_majority(Some(PROVED_WITHIN)).await {
+            return Ok(self);
+        }
+        let address = self.consuming.name();
+        self.memory.lock().failed_at(self.consuming.address());
+        tokio::spawn(async move { self.close().await });
+        Err(BrokerError::NoMajority { address })
     }
 
     /// Whose copies are believed.
@@ -136,7 +151,7 @@ impl Session {
 
     /// Ends it because its host does no work for us; the next one is tried at another.
     pub fn give_up(&self, why: String) {
-        self.memory.lock().failed = Some(self.consuming.address());
+        self.memory.lock().given_up(self.consuming.address());
         let _ = self.why_lost.set(why);
         self.lost.cancel();
     }
@@ -201,7 +216,11 @@ impl Session {
     /// Remembers what the next session has to know of an error of a consumer.
     pub fn has_ended_consumers(&self, error: &BrokerError) {
         let mut memory = self.memory.lock();
-        memory.failed = Some(self.consuming.address());
+        if error.is_unanswered() {
+            memory.given_up(self.consuming.address());
+        } else {
+            memory.failed_at(self.consuming.address());
+        }
         memory.is_topology_sure &= !error.is_of_the_topology();
     }
 
@@ -232,23 +251,17 @@ impl Session {
 
     /// What each connection is told about a queue; nothing where there is no answer in time.
     pub async fn look(&self, queue: &str) -> [Option<Depth>; 2] {
-        let connections = [&self.consuming, self.publisher.connection()];
-        let [one, other] = &self.looking;
-        let look = async |connection: &Connection,
-                          channel: &tokio::sync::Mutex<Option<Channel>>| {
-            let mut channel = channel.lock().await;
-            // What goes wrong on it closes it: then another one is opened the next time.
-            let used = match channel.take() {
-                Some(used) => used,
-                None => connection.channel().await.ok()?,
-            };
-            let depth = topology::depth(&used, queue).await.ok()?;
-            *channel = Some(used);
-            Some(depth)
-        };
-        let [first, second] = connections;
-        let in_time = async |look| timeout(LOOK_WITHIN, look).await.ok().flatten();
-        <[_; 2]>::from(tokio::join!(in_time(look(first, one)), in_time(look(second, other))))
+        self.looks.depths(self.connections(), queue).await
+    }
+
+    /// Whether the nodes of both connections still reach a majority of the nodes.
+    pub async fn reaches_majority(&self, within: Option<Duration>) -> bool {
+        let Some(kind) = self.topology.kinds.first() else { return true };
+        self.looks.reach_majority(self.connections(), (&kind.undeliverable_queue(), within)).await
+    }
+
+    fn connections(&self) -> [&Connection; 2] {
+        [&self.consuming, self.publisher.connection()]
     }
 
     /// The publisher.

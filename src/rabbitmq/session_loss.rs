@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use lapin::Event;
@@ -9,7 +10,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
+use super::places::Preference;
 
+/// As long as a cluster takes to choose other leaders.
+const PROOFS: u8 = 6;
+/// A host that failed is no longer avoided.
+const FORGOTTEN_AFTER: Duration = Duration::from_mins(1);
 pub(super) const GONE: &str = "the connection is gone";
 
 /// What the sessions of a worker leave to the next one.
@@ -18,9 +24,38 @@ pub struct Memory(Mutex<Remembered>);
 
 #[derive(Debug, Default)]
 pub(super) struct Remembered {
-    /// Where the last session failed.
-    pub(super) failed: Option<SocketAddr>,
+    /// Where sessions have failed lately, and when; the last one last.
+    failed: Vec<(SocketAddr, Instant)>,
+    /// So many more sessions have to prove themselves.
+    proofs: u8,
     pub(super) is_topology_sure: bool,
+}
+
+impl Remembered {
+    /// A session has failed there.
+    pub(super) fn failed_at(&mut self, address: SocketAddr) {
+        self.failed.retain(|(other, _)| *other != address);
+        self.failed.push((address, Instant::now()));
+    }
+
+    /// A session there was given up: it did no work.
+    pub(super) fn given_up(&mut self, address: SocketAddr) {
+        self.failed_at(address);
+        self.proofs = PROOFS;
+    }
+
+    /// Whether the session that opens now has to prove itself.
+    pub(super) fn takes_a_proof(&mut self) -> bool {
+        let must_prove = self.proofs > 0;
+        self.proofs = self.proofs.saturating_sub(1);
+        must_prove
+    }
+
+    /// In which order addresses are tried now.
+    pub(super) fn preference(&mut self, first: Option<SocketAddr>, now: Instant) -> Preference {
+        self.failed.retain(|(_, at)| now.saturating_duration_since(*at) < FORGOTTEN_AFTER);
+        Preference { first, last: self.failed.iter().map(|(address, _)| *address).collect() }
+    }
 }
 
 impl Memory {
@@ -55,7 +90,7 @@ pub(super) fn watch(
         };
         tokio::select! {
             error = gone => {
-                memory.lock().failed = Some(address);
+                memory.lock().failed_at(address);
                 let _ = why.set(error.map_or_else(
                     || GONE.to_owned(),
                     |error| format!("{GONE}: {error}"),
@@ -66,4 +101,33 @@ pub(super) fn watch(
         }
     });
     seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    #[test]
+    fn hosts_that_have_failed_lately_come_last_the_latest_of_them_at_the_end() {
+        let (mut memory, now) = (Remembered::default(), Instant::now());
+        for port in [1, 2, 1] {
+            memory.failed_at(address(port));
+        }
+        assert_eq!(memory.preference(None, now).last, [address(2), address(1)]);
+        assert_eq!(memory.preference(None, now + FORGOTTEN_AFTER * 2).last, []);
+    }
+
+    #[test]
+    fn the_sessions_after_one_that_was_given_up_prove_themselves_and_not_for_ever() {
+        let mut memory = Remembered::default();
+        memory.failed_at(address(1));
+        assert!(!memory.takes_a_proof(), "a connection that is gone is no host that does no work");
+        memory.given_up(address(1));
+        assert!((0..PROOFS).all(|_| memory.takes_a_proof()));
+        assert!(!memory.takes_a_proof());
+    }
 }

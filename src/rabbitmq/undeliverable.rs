@@ -37,7 +37,7 @@ impl UndeliverableQueues {
             &settings.url,
             &settings.tls,
             "undeliverable",
-            Preference { first: Some(session.address()), last: None },
+            Preference { first: Some(session.address()), ..Preference::default() },
         )
         .await?;
         let channel = connection.channel().await.map_err(BrokerError::Lost)?;

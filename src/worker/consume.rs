@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::engine::{Engine, HEARTBEAT};
 use super::handlers::process_delivery;
-use super::listen::{Listener, Received};
+use super::listen::Listener;
 use super::ramp_up::{REDELIVERY_THRESHOLD, RampUp, Turn};
 use super::session_end::SessionEnd;
 use super::session_log::SessionLog;
@@ -30,7 +30,7 @@ pub(super) struct Consumption<'a> {
     broker: &'a BrokerSettings,
     handlers: &'a TaskTracker,
     log: &'a SessionLog,
-    pub(super) moves: &'a Mutex<Moves>,
+    listener: Arc<Listener<'a>>,
     ramp_up: RampUp,
     has_consumed: bool,
 }
@@ -59,7 +59,7 @@ impl<'a> Consumption<'a> {
             broker,
             handlers,
             log,
-            moves,
+            listener: Arc::new(Listener::new(session, &engine.health, moves, handlers)),
             ramp_up,
             has_consumed: false,
         }
@@ -152,10 +152,10 @@ impl<'a> Consumption<'a> {
         // Each ends the loop when it comes about, so that one of each is enough for all deliveries.
         let (draining, lost) = (self.engine.draining.cancelled(), self.session.lost.cancelled());
         let (blocked, time_is_up) = (self.session.becomes_blocked(), end_of(turn));
-        let received = Received::default();
         tokio::pin!(draining, lost, blocked, time_is_up);
-        let listener = self.listener();
-        let mut given_up = Box::pin(listener.until_given_up(&turn.kinds, prefetch, &received));
+        // What was seen in one turn counts in the next.
+        let listener = Arc::clone(&self.listener);
+        let mut given_up = Box::pin(listener.until_given_up(&turn.kinds, prefetch));
         loop {
             tokio::select! {
                 biased;
@@ -175,7 +175,7 @@ impl<'a> Consumption<'a> {
                 delivery = deliveries.next() => match delivery {
                     Ok(delivery) => {
                         is_empty = false;
-                        received.count(delivery.incoming().kind);
+                        listener.received.count(delivery.incoming().kind);
                         let is_harmless = delivery.delivery_count() < REDELIVERY_THRESHOLD;
                         self.spawn_handler(delivery);
                         if turn.is_alone && is_harmless {
@@ -196,15 +196,6 @@ impl<'a> Consumption<'a> {
     fn consumer_ended(&self, error: &BrokerError) -> TurnEnd {
         self.session.has_ended_consumers(error);
         TurnEnd::Lost(error.to_string())
-    }
-
-    fn listener(&self) -> Listener<'a> {
-        Listener {
-            session: self.session,
-            health: &self.engine.health,
-            moves: self.moves,
-            handlers: self.handlers,
-        }
     }
 
     /// The kind that had this turn alone may be consumed in bulk from now on.

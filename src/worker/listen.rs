@@ -2,11 +2,11 @@
 //! decided in `policy::hearing`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep_until;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
@@ -14,12 +14,15 @@ use crate::health::{Component, Health};
 use crate::kind::Kind;
 use crate::policy::hearing::{Hearing, Look, Moves, Sign, Told};
 use crate::rabbitmq::Session;
+use crate::rabbitmq::topology::Depth;
 
 const EVERY: Duration = Duration::from_secs(2);
+/// What was ready when a turn began has its time to come.
+const SETTLED: Duration = Duration::from_secs(1);
 /// Looks between two tries to declare what the broker has not answered for.
 const DECLARE_EVERY: usize = 15;
 
-/// Deliveries of each kind in one turn.
+/// Deliveries of each kind in one session.
 #[derive(Default)]
 pub(super) struct Received([AtomicU64; Kind::ALL.len()]);
 
@@ -31,51 +34,118 @@ impl Received {
     fn of(&self, kind: Kind) -> &AtomicU64 {
         &self.0[kind as usize]
     }
+
+    fn all(&self) -> u64 {
+        self.0.iter().map(|received| received.load(Ordering::Relaxed)).sum()
+    }
 }
 
 /// What looks, and what it gives up.
 pub(super) struct Listener<'a> {
-    pub(super) session: &'a Session,
-    pub(super) health: &'a Health,
-    pub(super) moves: &'a Mutex<Moves>,
-    pub(super) handlers: &'a TaskTracker,
+    session: &'a Session,
+    health: &'a Health,
+    moves: &'a Mutex<Moves>,
+    handlers: &'a TaskTracker,
+    pub(super) received: Received,
+    seen: Mutex<Seen>,
 }
 
-impl Listener<'_> {
+/// What was seen in all turns of the session so far.
+struct Seen {
+    began: Instant,
+    hearings: [Hearing; Kind::ALL.len()],
+    looks: usize,
+    next_look: Instant,
+    /// All that had been received at the last look.
+    received: u64,
+}
+
+impl<'a> Listener<'a> {
+    pub(super) fn new(
+        session: &'a Session,
+        health: &'a Health,
+        moves: &'a Mutex<Moves>,
+        handlers: &'a TaskTracker,
+    ) -> Self {
+        let now = Instant::now();
+        let seen = Seen {
+            began: now,
+            hearings: Default::default(),
+            looks: 0,
+            next_look: now + EVERY,
+            received: 0,
+        };
+        let received = Received::default();
+        Self { session, health, moves, handlers, received, seen: Mutex::new(seen) }
+    }
+
     /// Looks for as long as a turn lasts; resolves when the session is given up because nothing is
     /// heard in it.
-    pub(super) async fn until_given_up(&self, kinds: &[Kind], prefetch: u16, received: &Received) {
-        let mut hearings: Vec<_> = kinds.iter().map(|kind| (*kind, Hearing::default())).collect();
-        let mut ticks = interval(EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // At once.
-        ticks.tick().await;
-        for look in 1.. {
-            ticks.tick().await;
-            let has_room = self.handlers.len() < usize::from(prefetch);
-            let looks = hearings.iter().map(async |(kind, _)| {
-                let asked = Instant::now();
-                let received = received.of(*kind).load(Ordering::Relaxed);
-                let told = self.session.look(kind.queue()).await;
-                let told = told.map(|depth| {
-                    depth.map(|depth| Told { ready: depth.ready, consumers: depth.consumers })
-                });
-                Look { told, asked, received, has_room }
-            });
-            let looks = join_all(looks).await;
+    pub(super) async fn until_given_up(&self, kinds: &[Kind], prefetch: u16) {
+        let settled = Instant::now() + SETTLED;
+        loop {
+            let next_look = self.seen().next_look.max(settled);
+            sleep_until(next_look.into()).await;
+            let looks = self.look(kinds, prefetch).await;
             let now = Instant::now();
-            let judged = hearings.iter_mut().zip(looks);
-            let deaf = judged.filter_map(|((kind, hearing), look)| {
-                hearing.look(&look, now).map(|sign| reason(*kind, sign))
-            });
-            let deaf: Vec<_> = deaf.collect();
-            if self.tell(&deaf, now) {
+            if self.tell(&self.judge(&looks, now), now) {
                 return;
             }
-            if look % DECLARE_EVERY == 0 && !self.session.is_topology_sure() {
+            let is_time_to_declare = {
+                let mut seen = self.seen();
+                seen.next_look = now.max(next_look + EVERY);
+                seen.looks += 1;
+                seen.looks.is_multiple_of(DECLARE_EVERY)
+            };
+            if is_time_to_declare && !self.session.is_topology_sure() {
                 self.session.declare_again().await;
             }
         }
+    }
+
+    async fn look(&self, kinds: &[Kind], prefetch: u16) -> Vec<(Kind, Look)> {
+        let asked = Instant::now();
+        let has_room = self.handlers.len() < usize::from(prefetch);
+        let received = kinds.iter().map(|kind| self.received.of(*kind).load(Ordering::Relaxed));
+        let received: Vec<_> = received.collect();
+        let (told, has_majority) = tokio::join!(
+            join_all(kinds.iter().map(|kind| self.session.look(kind.queue()))),
+            self.has_majority(asked)
+        );
+        let look = |((kind, told), received): ((&Kind, [Option<Depth>; 2]), u64)| {
+            let told = told.map(|depth| {
+                depth.map(|depth| Told { ready: depth.ready, consumers: depth.consumers })
+            });
+            (*kind, Look { told, asked, received, has_room, has_majority })
+        };
+        kinds.iter().zip(told).zip(received).map(look).collect()
+    }
+
+    /// Asks only when nothing has come since the last look.
+    async fn has_majority(&self, now: Instant) -> bool {
+        let is_quiet = {
+            let (mut seen, received) = (self.seen(), self.received.all());
+            let is_quiet = std::mem::replace(&mut seen.received, received) == received;
+            is_quiet && self.moves().may_ask(seen.began, now)
+        };
+        !is_quiet || self.session.reaches_majority(None).await
+    }
+
+    fn judge(&self, looks: &[(Kind, Look)], now: Instant) -> Vec<String> {
+        let mut seen = self.seen();
+        let judged = looks.iter().filter_map(|(kind, look)| {
+            let sign = seen.hearings[*kind as usize].look(look, now)?;
+            Some(reason(*kind, sign))
+        });
+        judged.collect()
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn moves(&self) -> MutexGuard<'_, Moves> {
+        self.moves.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells what is deaf; `true` when the session is given up for it.
@@ -90,7 +160,7 @@ impl Listener<'_> {
             warn!("{reason}");
             self.health.set(Component::Hearing, Some(reason.clone()));
         }
-        let is_due = self.moves.lock().unwrap_or_else(PoisonError::into_inner).is_due(now);
+        let is_due = self.moves().is_due(now);
         if is_due {
             self.session.give_up(reason.clone());
         }
@@ -103,6 +173,9 @@ fn reason(kind: Kind, sign: Sign) -> String {
         Sign::Ready(ready) => format!("{ready} messages are ready"),
         Sign::NoConsumer => "RabbitMQ knows of no consumer".to_owned(),
         Sign::NoAnswer => "RabbitMQ does not answer".to_owned(),
+        Sign::NoMajority => {
+            "RabbitMQ does not answer what needs a majority of its nodes".to_owned()
+        }
     };
     format!("deaf: nothing comes from {}, and {what}", kind.queue())
 }

@@ -33,6 +33,8 @@ pub struct Worker {
     engine: Arc<Engine>,
     broker: BrokerSettings,
     handlers: TaskTracker,
+    /// Of the undeliverable commands, which need no room of the others.
+    undeliverable: TaskTracker,
     log: SessionLog,
     memory: Arc<Memory>,
     trouble: Arc<PublishTrouble>,
@@ -49,6 +51,7 @@ impl Worker {
             engine,
             broker,
             handlers: TaskTracker::new(),
+            undeliverable: TaskTracker::new(),
             log: SessionLog::new(),
             memory: Arc::default(),
             moves: Arc::default(),
@@ -101,7 +104,7 @@ impl Worker {
             (Arc::clone(&self.trouble), Arc::clone(&self.moves)),
         ));
         let depths = depths::watch(&session, &engine.metrics);
-        self.handlers.spawn(undeliverable::consume(
+        self.undeliverable.spawn(undeliverable::consume(
             Arc::clone(engine),
             Arc::clone(&settler),
             (self.broker.clone(), Arc::clone(&session)),
@@ -146,9 +149,11 @@ impl Worker {
         if !first_time {
             return;
         }
+        self.undeliverable.close();
+        let finished = async { tokio::join!(self.handlers.wait(), self.undeliverable.wait()) };
         tokio::select! {
             biased;
-            () = self.engine.alive_while(self.handlers.wait()) => {}
+            _ = self.engine.alive_while(finished) => {}
             () = over.cancelled() => warn!(
                 unsettled = self.handlers.len(),
                 "SHUTDOWN_GRACE is over; what is unsettled goes back to the queue and will be delivered again"

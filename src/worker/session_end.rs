@@ -27,8 +27,11 @@ impl SessionEnd {
     pub(super) fn longest_pause(&self) -> Duration {
         match self {
             Self::Draining => Duration::ZERO,
+            // After the first, the next address may be better off.
+            Self::NotOpened(BrokerError::NoMajority { .. }) | Self::Lost(_) => {
+                LONGEST_AFTER_CONSUMING
+            }
             Self::NotOpened(_) | Self::NeverConsumed(_) => LONGEST_RECONNECT,
-            Self::Lost(_) => LONGEST_AFTER_CONSUMING,
         }
     }
 }

@@ -126,6 +126,29 @@ async fn a_host_that_falls_silent_is_left_long_before_its_heartbeat_would_tell()
     world.assert_drained().await;
 }
 
+/// A node that has lost the others answers what it remembers, and nothing that needs a majority.
+#[tokio::test]
+async fn a_host_whose_node_has_lost_the_others_is_left() {
+    let (host, port) = broker().host_port();
+    let alone = Proxy::losing(format!("{host}:{port}"), "majority").await;
+    let whole = wire().await;
+    let mut world = World::without_worker(|_| {}).await;
+    whole.cut();
+    world.connect_worker_with(&at(&world, &[alone.addr, whole.addr], ""));
+    world.start_worker().await;
+    world.is_ready().await;
+    let before = whole.accepted();
+    whole.restore();
+    world.is_not_ready_because("does not answer what needs a majority of its nodes").await;
+    eventually("a session at the other host", async || {
+        (whole.accepted() >= before + 2).then_some(())
+    })
+    .await;
+    world.is_ready().await;
+    assert_eq!(world.end(&world.delete("t1").await).await["outcome"], "deleted");
+    world.assert_drained().await;
+}
+
 #[tokio::test]
 async fn a_consumer_that_its_queue_has_forgotten_is_told_and_comes_back() {
     let (_turn, broker) = broker_to_harm().await;

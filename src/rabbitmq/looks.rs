@@ -1,0 +1,126 @@
+//! What the broker is asked now and then about a queue, over both connections of a session, on
+//! channels that nothing else uses.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use lapin::Channel;
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use super::broker_error::{Refusal, is_late};
+use super::connection::{Connection, in_time};
+use super::topology::{Depth, depth};
+
+/// Of the consumer that comes and goes, for who looks at the broker's list.
+const TAG: &str = "majority";
+const LOOK_WITHIN: Duration = Duration::from_secs(3);
+
+/// The channels, one for each connection.
+#[derive(Default)]
+pub(super) struct Looks {
+    channels: [Mutex<Option<Channel>>; 2],
+    /// The broker has refused the question for a majority: it is not asked again.
+    is_refused: AtomicBool,
+}
+
+impl Looks {
+    /// What each connection is told about a queue; nothing where there is no answer in time.
+    pub(super) async fn depths(
+        &self,
+        connections: [&Connection; 2],
+        queue: &str,
+    ) -> [Option<Depth>; 2] {
+        let look = async |at: usize| {
+            let look = self.ask(connections[at], at, async |channel| depth(channel, queue).await);
+            timeout(LOOK_WITHIN, look).await.ok()?.ok()
+        };
+        <[_; 2]>::from(tokio::join!(look(0), look(1)))
+    }
+
+    /// Whether each connection's node reaches a majority of the nodes, as far as this queue tells.
+    ///
+    /// # A node that has lost the others answers from what it remembers
+    ///
+    /// It takes connections, and what it led it believes to lead: it says that nothing is ready,
+    /// and that we consume. But a consumer comes and goes only with the consent of a majority of
+    /// the queue's members, and so there is no answer. The queue must be one that is hardly ever
+    /// used; the consumer comes after all others, and only if nothing is ready.
+    pub(super) async fn reach_majority(
+        &self,
+        connections: [&Connection; 2],
+        (queue, within): (&str, Option<Duration>),
+    ) -> bool {
+        if self.is_refused.load(Ordering::Relaxed) {
+            return true;
+        }
+        let asked = (0..2).map(async |at| {
+            let come_and_go =
+                self.ask(connections[at], at, async |channel| come_and_go(channel, queue).await);
+            match timeout(within.unwrap_or(LOOK_WITHIN), come_and_go).await {
+                Ok(Err(error)) => {
+                    self.is_refused.fetch_or(Refusal::of(&error).is_some(), Ordering::Relaxed);
+                    !is_late(&error)
+                }
+                Ok(Ok(())) => true,
+                Err(_) => false,
+            }
+        });
+        join_all(asked).await.into_iter().all(|reaches| reaches)
+    }
+
+    /// What goes wrong on a channel closes it, and what is dropped in the middle throws it away:
+    /// then another one is opened the next time.
+    async fn ask<T>(
+        &self,
+        connection: &Connection,
+        at: usize,
+        question: impl AsyncFnOnce(&Channel) -> lapin::Result<T>,
+    ) -> lapin::Result<T> {
+        let mut kept = self.channels[at].lock().await;
+        let channel = match kept.take().filter(|channel| channel.status().connected()) {
+            Some(channel) => channel,
+            None => connection.channel().await?,
+        };
+        let mut left = ClosedIfLeft(Some(channel.clone()));
+        let answer = question(&channel).await?;
+        left.0 = None;
+        *kept = Some(channel);
+        Ok(answer)
+    }
+}
+
+/// # A consumer whose answer comes too late does not stay
+///
+/// lapin keeps a channel for which an answer is due, and when a consumer begins after all, it would
+/// take a message that nobody reads.
+struct ClosedIfLeft(Option<Channel>);
+
+impl Drop for ClosedIfLeft {
+    fn drop(&mut self) {
+        if let Some(channel) = self.0.take().filter(|channel| channel.status().connected()) {
+            tokio::spawn(async move { in_time(channel.close(200, "OK".into())).await });
+        }
+    }
+}
+
+async fn come_and_go(channel: &Channel, queue: &str) -> lapin::Result<()> {
+    if depth(channel, queue).await?.ready > 0 {
+        return Ok(());
+    }
+    in_time(channel.basic_qos(1, BasicQosOptions::default())).await?;
+    let (options, mut arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+    arguments.insert("x-priority".into(), AMQPValue::LongInt(-1));
+    let consume = channel.basic_consume(queue.into(), TAG.into(), options, arguments);
+    let mut consumer = in_time(consume).await?;
+    in_time(channel.basic_cancel(consumer.tag(), BasicCancelOptions::default())).await?;
+    if consumer.next().await.is_some() {
+        // Back to the queue with it.
+        in_time(channel.close(200, "OK".into())).await?;
+    }
+    Ok(())
+}
