@@ -86,21 +86,17 @@ const LONGEST_STILL_MS: i64 = 15_000;
 /// # Every worker goes on while a plain consumer does
 ///
 /// `ends`: when a worker told of the ends of commands. `others`: what goes on beside it, each at
-/// any time (the plain consumers get messages, the producers' commands are confirmed); what stopped
-/// them stops a worker, too. Returns the longest time that a worker stood still beyond that, and
+/// any time (the plain consumers get messages, the producers' commands are confirmed, and so are
+/// records in the guard's ledger, without which nothing may be deleted); what stopped them stops a
+/// worker, too. Returns the longest time that a worker stood still beyond that, and
 /// what is wrong with it.
 pub(crate) fn stood_still(
     worker: usize,
     ends: &[i64],
     others: &[Vec<i64>],
 ) -> (i64, Option<Finding>) {
-    let longest_in = |times: &[i64], from: i64, to: i64| {
-        let inside = times.iter().copied().filter(|time| (from..to).contains(time));
-        let times: Vec<_> = std::iter::once(from).chain(inside).chain([to]).collect();
-        times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
-    };
     let beyond = ends.windows(2).map(|pair| {
-        let excused = others.iter().map(|times| longest_in(times, pair[0], pair[1])).max();
+        let excused = others.iter().map(|times| longest_pause(times, pair[0], pair[1])).max();
         let gap = pair[1] - pair[0];
         // A gap of theirs that is no longer than usual excuses nothing.
         let excused = excused.filter(|excused| *excused > 1500).unwrap_or_default();
@@ -114,6 +110,13 @@ pub(crate) fn stood_still(
         "worker {worker}: {gap} ms from {from} on, {still} ms more than the consumers beside it"
     );
     (still, (still > LONGEST_STILL_MS).then(|| finding(Kind::StoodStill, what)))
+}
+
+/// The longest time between two of these, from then to then.
+pub(crate) fn longest_pause(times: &[i64], from: i64, to: i64) -> i64 {
+    let inside = times.iter().copied().filter(|time| (from..to).contains(time));
+    let times: Vec<_> = std::iter::once(from).chain(inside).chain([to]).collect();
+    times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
 }
 
 /// Holds all ledgers against each other.
@@ -409,17 +412,21 @@ fn dead_while_out(
     Some(finding(Kind::DeadWhileOut, what))
 }
 
-/// A worker may die between a dead letter and its event. If the next one succeeds, there is nothing
-/// left to tell but that.
+/// A worker may die, or lose its session, between a dead letter and its event. If the next one
+/// succeeds, there is nothing left to tell but that. It does where a command is refused once, and
+/// where "not found" is a failure the first time only: of a command that was delivered before,
+/// nobody knows whether that delivery has deleted the object (`why_absence_is_a_failure`).
 fn half_dead(ledgers: &Ledgers) -> Vec<Finding> {
     let letters: HashSet<&str> =
         ledgers.dead_letters.iter().map(|l| l.command_id.as_str()).collect();
     let (deaths, successes): (Vec<_>, Vec<_>) = ledgers.events.iter().partition(|e| is_failure(e));
     let told: HashSet<&str> = deaths.iter().map(|event| event.command_id.as_str()).collect();
     let succeeded: HashSet<&str> = successes.iter().map(|e| e.command_id.as_str()).collect();
-    let refused = ledgers.commands.iter().filter(|c| c.expected == Expected::RefusedOnce);
+    let may_succeed_later =
+        |c: &&Command| c.expected == Expected::RefusedOnce || c.kind.fails_when_not_found();
+    let fails_first = ledgers.commands.iter().filter(may_succeed_later);
     let superseded: HashSet<&str> =
-        refused.map(|c| c.id.as_str()).filter(|id| succeeded.contains(id)).collect();
+        fails_first.map(|c| c.id.as_str()).filter(|id| succeeded.contains(id)).collect();
     let without_event = letters.difference(&told).filter(|id| !superseded.contains(*id));
     let without_event = without_event.map(|id| format!("{id}: a dead letter without an event"));
     let without_letter =
@@ -623,6 +630,27 @@ mod tests {
             }),
             []
         );
+    }
+
+    /// Its producer has sent it twice, and the session was lost between the dead letter of the
+    /// second copy and its event; delivered again, nobody knows whether that copy has deleted the
+    /// object.
+    #[test]
+    fn a_success_supersedes_a_dead_letter_that_was_not_told_where_not_found_fails_only_once() {
+        let second_copy = |kind| {
+            findings(|l| {
+                (l.commands[0].kind, l.commands[0].attempted) = (kind, 2);
+                l.calls[0].kind = Some(kind);
+                l.events.push(event("t1", "already_absent"));
+                l.dead_letters.push(DeadLetter {
+                    at_ms: 0,
+                    command_id: "t1".into(),
+                    reason: "not_found".into(),
+                });
+            })
+        };
+        assert_eq!(second_copy(kind::Kind::ProcessDelete), []);
+        assert_eq!(second_copy(kind::Kind::TaskDelete), [Kind::WronglyDead, Kind::HalfDead]);
     }
 
     #[test]

@@ -209,7 +209,7 @@ impl Drop for Cluster {
 }
 
 impl Fault {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Killed => "node killed",
             Self::Stopped => "node stopped",

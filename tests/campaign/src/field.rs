@@ -21,8 +21,8 @@ use testkit::proxy::Proxy;
 use testkit::rabbitmq::{Broker, broker_to_harm};
 use tokio::time::{Instant, interval, sleep};
 
-use crate::checker::{Balance, Finding, check, stood_still};
-use crate::cluster::{Cluster, FAULTS};
+use crate::checker::{Balance, Finding, check, longest_pause, stood_still};
+use crate::cluster::{Cluster, Fault};
 use crate::ledgers::Ledgers;
 use crate::nemesis::{Family, Nemesis, burst};
 use crate::parts::{Sandbox, Slot, TOKEN_MARK, guard_workers};
@@ -103,7 +103,7 @@ pub(crate) async fn fight(scenario: &Scenario) -> Result<Outcome, String> {
 /// workers are behind a balancer, and do not have the nodes' addresses.
 pub(crate) async fn fight_cluster(
     scenario: &Scenario,
-    cluster: &Cluster,
+    (cluster, faults): (&Cluster, &[Fault]),
     is_balanced: bool,
 ) -> Result<Outcome, String> {
     let began = Instant::now();
@@ -124,13 +124,16 @@ pub(crate) async fn fight_cluster(
     let nemesis = place(scenario, None, wires, directory.path()).await;
     let planned = producer.plan.lock().expect("the plan").clone();
     nemesis.sandbox.tell_of_objects(&planned).await;
-    let yardstick = Yardstick::start(cluster.hosts().iter().map(|host| url_of(host)).collect());
-    let bad_exits = rage_in(cluster, scenario, &mut rng, &producer, &nemesis, &url).await?;
+    let hosts: Vec<_> = cluster.hosts().iter().map(|host| url_of(host)).collect();
+    let ledger = Yardstick::of_the_ledger(hosts.clone());
+    let yardstick = Yardstick::start(hosts);
+    let bad_exits =
+        rage_in((cluster, faults), scenario, &mut rng, &producer, &nemesis, &url).await?;
     let mut ledgers = collect(&producer, &nemesis, &url).await?;
     ledgers.bad_exits = bad_exits;
     ledgers.leaks.extend(leaks_in(&directory));
     let mut balance = check(&ledgers);
-    balance.findings.extend(who_stood_still(&nemesis, &yardstick, &ledgers));
+    balance.findings.extend(who_stood_still(&nemesis, [&yardstick, &ledger], &ledgers));
     if !balance.findings.is_empty() {
         println!("the logs are kept in {}", directory.keep().display());
     }
@@ -141,7 +144,7 @@ pub(crate) async fn fight_cluster(
 /// All faults, one after the other, until all is drained and the workers have ended; returns the
 /// ends of workers that nobody asked for.
 async fn rage_in(
-    cluster: &Cluster,
+    (cluster, faults): (&Cluster, &[Fault]),
     scenario: &Scenario,
     rng: &mut Rng,
     producer: &Producer,
@@ -152,7 +155,7 @@ async fn rage_in(
     let (bad_exits, no_doom) = (Mutex::new(Vec::new()), Mutex::new(rng.fork()));
     nemesis.slots.iter().for_each(|slot| slot.want(true));
     let strike = async {
-        let mut faults = FAULTS.to_vec();
+        let mut faults = faults.to_vec();
         rng.shuffle(&mut faults);
         for fault in faults {
             sleep(REST).await;
@@ -177,22 +180,37 @@ async fn rage_in(
     struck.map(|()| bad_exits.into_inner().expect("nobody panics with it"))
 }
 
-/// Holds what each worker did beside what went on beside it.
-fn who_stood_still(nemesis: &Nemesis, yardstick: &Yardstick, ledgers: &Ledgers) -> Vec<Finding> {
+/// Holds what each worker did beside what went on beside it, fault by fault.
+fn who_stood_still(
+    nemesis: &Nemesis,
+    yardsticks: [&Yardstick; 2],
+    ledgers: &Ledgers,
+) -> Vec<Finding> {
     let confirmed = ledgers.commands.iter().filter_map(|command| command.published_ms);
     let mut confirmed: Vec<_> = confirmed.collect();
     confirmed.sort_unstable();
     let last = confirmed.last().copied().unwrap_or_default();
-    let others = [yardstick.times(), confirmed];
+    let [consumers, ledger] = yardsticks.map(Yardstick::times);
+    let others = [consumers, confirmed, ledger];
     let mut findings = Vec::new();
     for (number, slot) in nemesis.slots.iter().enumerate() {
         // Up to the last command: what stands still then has stood still, too.
         let ends = slot.ends().into_iter().filter(|end| *end < last);
         let ends: Vec<_> = ends.chain([last]).collect();
+        for blow in ledgers.journal.iter().filter(|blow| blow.what.starts_with("node")) {
+            let longest = |times: &[i64]| longest_pause(times, blow.from_ms, blow.to_ms);
+            println!(
+                "{}, {}: worker {number} stood still for {} ms, the plain consumers {}, the producers {}, the ledger {}",
+                blow.what,
+                blow.family,
+                longest(&ends),
+                longest(&others[0]),
+                longest(&others[1]),
+                longest(&others[2]),
+            );
+        }
         let (still, finding) = stood_still(number, &ends, &others);
-        println!(
-            "worker {number} stood still for {still} ms longer than the consumers beside it, at most"
-        );
+        println!("worker {number} stood still for {still} ms longer than what went on beside it");
         findings.extend(finding);
     }
     findings
@@ -332,7 +350,8 @@ async fn tell(producer: &Producer, nemesis: &Nemesis, over: &AtomicBool) {
 async fn drain(patience: Duration, producer: &Producer, nemesis: &Nemesis, url: &str) {
     let deadline = Instant::now() + patience;
     while Instant::now() < deadline {
-        let all_ended = nemesis.witness.ended() >= producer.confirmed();
+        let all_ended = nemesis.witness.ended() >= producer.confirmed()
+            && nemesis.witness.has_every_dead_letter();
         if all_ended
             && left(url).await.is_some_and(|left| left.values().all(|messages| *messages == 0))
         {

@@ -24,13 +24,13 @@ use std::time::Duration;
 use clap::Parser;
 use serde_json::json;
 
-use cluster::Cluster;
+use cluster::{Cluster, FAULTS, Fault};
 use field::{Outcome, Scenario};
 use mutants::{MUTANTS, Mutant};
 use nemesis::Family;
 
-/// Longer than the faults of a cluster take.
-const LENGTH_IN_A_CLUSTER: Duration = Duration::from_mins(6);
+/// Longer than a fault of a cluster takes.
+const LENGTH_OF_A_FAULT: Duration = Duration::from_mins(1);
 /// Longer than the checker lets anyone be delayed by another's trouble.
 const TROUBLE_OF_ONE: Duration = Duration::from_secs(30);
 
@@ -66,6 +66,12 @@ struct Arguments {
     /// workers' URL, then behind a balancer.
     #[arg(long, conflicts_with = "mutants")]
     cluster: bool,
+    /// With --cluster: only the faults that have this word in their name, "cut off", say.
+    #[arg(long, default_value = "", requires = "cluster", value_name = "WORD")]
+    only: String,
+    /// With --cluster: this build of the worker, which needs no failpoints.
+    #[arg(long, requires = "cluster", value_name = "FILE")]
+    program: Option<PathBuf>,
 }
 
 #[tokio::main]
@@ -124,15 +130,20 @@ async fn one(arguments: &Arguments) -> Result<bool, String> {
 }
 
 async fn cluster(arguments: &Arguments) -> Result<bool, String> {
-    println!("building the worker with its failpoints, and starting the cluster");
-    let program = variants::build("tallyfy-delete-worker-with-failpoints", &[])?;
+    println!("building the worker, and starting the cluster");
+    let program = match &arguments.program {
+        Some(program) => program.clone(),
+        None => variants::build("tallyfy-delete-worker-with-failpoints", &[])?,
+    };
     let cluster = Cluster::start().await?;
+    let faults: Vec<Fault> =
+        FAULTS.into_iter().filter(|fault| fault.name().contains(&arguments.only)).collect();
     let mut all_balance = true;
     for is_balanced in [false, true] {
         let scenario = Scenario {
             seed: arguments.seed + u64::from(is_balanced),
             commands: arguments.commands,
-            time: LENGTH_IN_A_CLUSTER,
+            time: LENGTH_OF_A_FAULT * u32::try_from(faults.len()).unwrap_or(1),
             workers: 2,
             patience: Duration::from_mins(6),
             program: program.clone(),
@@ -142,7 +153,7 @@ async fn cluster(arguments: &Arguments) -> Result<bool, String> {
             api: Vec::new(),
         };
         let Outcome { balance, ledgers, broker, took } =
-            field::fight_cluster(&scenario, &cluster, is_balanced).await?;
+            field::fight_cluster(&scenario, (&cluster, &faults), is_balanced).await?;
         let about = json!({"seed": scenario.seed, "broker": broker, "took_s": took.as_secs()});
         report::print(&balance, &ledgers, &about);
         all_balance &= balance.findings.is_empty();

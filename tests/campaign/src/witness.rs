@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::ledgers::{DeadLetter, Event};
 use crate::parts::now_ms;
+use crate::yardstick::close;
 
 /// Where the events go. Small and rejecting, so that a witness that looks away makes the broker
 /// refuse events.
@@ -64,6 +65,16 @@ impl Witness {
     /// Looks away, so that the queue of the events fills up, or looks again.
     pub(crate) fn look(&self, looks: bool) {
         self.looks.send_replace(looks);
+    }
+
+    /// Whether every failure that was told has its dead letter here: RabbitMQ does not count as
+    /// ready what it has given to a consumer that it no longer reaches.
+    pub(crate) fn has_every_dead_letter(&self) -> bool {
+        let seen = self.seen.lock().expect("nobody panics with it");
+        let letters: std::collections::HashSet<&str> =
+            seen.dead_letters.iter().map(|letter| letter.command_id.as_str()).collect();
+        let mut failures = seen.events.iter().filter(|event| event.outcome == "dead_lettered");
+        failures.all(|event| letters.contains(event.command_id.as_str()))
     }
 
     /// Commands that have come to an end.
@@ -119,24 +130,32 @@ async fn watch_once(
 ) -> lapin::Result<()> {
     // A port that Docker holds open for a broker that is dead takes the connection and never
     // answers.
-    let Ok(opened) = timeout(PATIENCE, consume(url, queue)).await else { return Ok(()) };
-    let (_connection, _channel, mut deliveries) = opened?;
-    while let Ok(Some(delivery)) = timeout(PATIENCE, deliveries.next()).await {
-        let delivery = delivery?;
-        write_down(queue, kind, &delivery, &mut seen.lock().expect("nobody panics with it"));
-        delivery.acker.ack(BasicAckOptions::default()).await?;
+    let connect = Connection::connect(url, ConnectionProperties::default());
+    let Ok(connection) = timeout(PATIENCE, connect).await else { return Ok(()) };
+    let connection = connection?;
+    if let Ok(Ok((_channel, deliveries))) = timeout(PATIENCE, consume(&connection, queue)).await {
+        listen(deliveries, (queue, kind), seen).await;
     }
+    close(&connection).await;
     Ok(())
 }
 
-async fn consume(url: &str, queue: &str) -> lapin::Result<(Connection, Channel, Consumer)> {
-    let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+async fn listen(mut deliveries: Consumer, (queue, kind): (&str, Option<Kind>), seen: &Mutex<Seen>) {
+    while let Ok(Some(Ok(delivery))) = timeout(PATIENCE, deliveries.next()).await {
+        write_down(queue, kind, &delivery, &mut seen.lock().expect("nobody panics with it"));
+        if delivery.acker.ack(BasicAckOptions::default()).await.is_err() {
+            break;
+        }
+    }
+}
+
+async fn consume(connection: &Connection, queue: &str) -> lapin::Result<(Channel, Consumer)> {
     let channel = connection.create_channel().await?;
     channel.basic_qos(100, BasicQosOptions::default()).await?;
     let options = BasicConsumeOptions::default();
     let deliveries =
         channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
-    Ok((connection, channel, deliveries))
+    Ok((channel, deliveries))
 }
 
 fn write_down(queue: &str, kind: Option<Kind>, delivery: &Delivery, seen: &mut Seen) {

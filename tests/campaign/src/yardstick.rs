@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions,
+    QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Connection, ConnectionProperties};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer};
+use tallyfy_delete_worker::messages::names;
 use tokio::time::{interval, sleep, timeout};
 
 use crate::parts::now_ms;
@@ -18,6 +20,14 @@ const QUEUE: &str = "yardstick";
 const EVERY: Duration = Duration::from_millis(500);
 /// Without a message for so long it connects again.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// # A connection that is left is closed
+///
+/// lapin keeps one on which an answer is due: its consumer then begins after all, takes messages
+/// and acknowledges none.
+pub(crate) async fn close(connection: &Connection) {
+    let _ = timeout(Duration::from_secs(2), connection.close(200, "OK".into())).await;
+}
 
 /// When any of them got a message (ms since 1970).
 #[derive(Clone, Default)]
@@ -39,6 +49,50 @@ impl Yardstick {
         yardstick
     }
 
+    /// Publishes to the guard's ledger, at each of these URLs: records that mean nothing to a
+    /// worker. What RabbitMQ itself does not confirm to a plain publisher, a worker cannot write.
+    pub(crate) fn of_the_ledger(urls: Vec<String>) -> Self {
+        let yardstick = Self::default();
+        for url in urls {
+            let times = yardstick.clone();
+            tokio::spawn(async move {
+                loop {
+                    let _ = times.confirmed_once(&url).await;
+                    sleep(Duration::from_millis(500)).await;
+                }
+            });
+        }
+        yardstick
+    }
+
+    async fn confirmed_once(&self, url: &str) -> lapin::Result<()> {
+        let connect = Connection::connect(url, ConnectionProperties::default());
+        let Ok(connection) = timeout(PATIENCE, connect).await else { return Ok(()) };
+        let connection = connection?;
+        let publish = async {
+            let channel = connection.create_channel().await?;
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
+            let mut ticks = interval(EVERY);
+            loop {
+                ticks.tick().await;
+                let (exchange, key) = (names::LEDGER_EXCHANGE.into(), names::LEDGER.into());
+                let options = BasicPublishOptions::default();
+                let properties = BasicProperties::default();
+                let confirm =
+                    channel.basic_publish(exchange, key, options, b"tick", properties).await?;
+                match timeout(PATIENCE, confirm).await {
+                    Ok(Ok(Confirmation::Ack(None))) => {
+                        self.0.lock().expect("nobody panics with it").push(now_ms());
+                    }
+                    _ => return lapin::Result::Ok(()),
+                }
+            }
+        };
+        let _ = publish.await;
+        close(&connection).await;
+        Ok(())
+    }
+
     pub(crate) fn times(&self) -> Vec<i64> {
         let mut times = self.0.lock().expect("nobody panics with it").clone();
         times.sort_unstable();
@@ -46,19 +100,17 @@ impl Yardstick {
     }
 
     async fn once(&self, url: &str) -> lapin::Result<()> {
-        let opened = timeout(PATIENCE, async {
-            let connection = Connection::connect(url, ConnectionProperties::default()).await?;
-            let channel = connection.create_channel().await?;
-            let mut arguments = FieldTable::default();
-            arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
-            let options = QueueDeclareOptions { durable: true, ..Default::default() };
-            channel.queue_declare(QUEUE.into(), options, arguments).await?;
-            let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
-            let consumer = channel.basic_consume(QUEUE.into(), "".into(), options, none).await?;
-            lapin::Result::Ok((connection, channel, consumer))
-        });
-        let Ok(opened) = opened.await else { return Ok(()) };
-        let (_connection, channel, mut consumer) = opened?;
+        let connect = Connection::connect(url, ConnectionProperties::default());
+        let Ok(connection) = timeout(PATIENCE, connect).await else { return Ok(()) };
+        let connection = connection?;
+        if let Ok(Ok((channel, consumer))) = timeout(PATIENCE, consume(&connection)).await {
+            self.listen(&channel, consumer).await;
+        }
+        close(&connection).await;
+        Ok(())
+    }
+
+    async fn listen(&self, channel: &Channel, mut consumer: Consumer) {
         let publish = async {
             let mut ticks = interval(EVERY);
             loop {
@@ -83,6 +135,16 @@ impl Yardstick {
             }
         };
         tokio::select! { () = publish => {} () = consume => {} }
-        Ok(())
     }
+}
+
+async fn consume(connection: &Connection) -> lapin::Result<(Channel, Consumer)> {
+    let channel = connection.create_channel().await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    let options = QueueDeclareOptions { durable: true, ..Default::default() };
+    channel.queue_declare(QUEUE.into(), options, arguments).await?;
+    let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+    let consumer = channel.basic_consume(QUEUE.into(), "".into(), options, none).await?;
+    Ok((channel, consumer))
 }
