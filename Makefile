@@ -3,7 +3,7 @@
 PATH_WITH_CARGO = PATH="$$PATH:$$HOME/.cargo/bin"
 COMPOSE = $$(docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
-.PHONY: help test demo campaign bench lint up down
+.PHONY: help test demo campaign browser bench lint up down
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
@@ -20,6 +20,11 @@ demo: ## watch the worker live through a bad day
 campaign: ## strike workers, broker, network and API for two minutes, and check every ledger against the promise
 	@$(PATH_WITH_CARGO) tests/setup
 	$(PATH_WITH_CARGO) cargo run --locked --package campaign -- $(CAMPAIGN)
+
+browser: ## the console in a real browser (installs chromium and Playwright)
+	@$(PATH_WITH_CARGO) tests/setup
+	$(PATH_WITH_CARGO) cargo build --locked
+	$(PATH_WITH_CARGO) cargo run --locked --package browser -- $(BROWSER)
 
 bench: ## CPU time for each command, beside the floor and other ways to do the job
 	@$(PATH_WITH_CARGO) tests/setup

@@ -13,7 +13,7 @@ use crate::kind::Kind;
 use crate::messages::call_record::{AuditEntry, CallRecord};
 use crate::messages::command::ID_NAMESPACE;
 use crate::messages::{ObjectId, OrgId, names, time};
-use crate::rabbitmq::stream_reader::{StartAt, StreamReader};
+use crate::rabbitmq::stream::{StartAt, StreamReader};
 use crate::rabbitmq::tls::TlsFiles;
 use crate::rabbitmq::{AmqpSource, BrokerError, Connection, PublishError, Publisher};
 use crate::table::{printable, write};
@@ -72,15 +72,16 @@ impl AuditJob {
 pub async fn run(job: &AuditJob, url: &AmqpSource, tls: &TlsFiles) -> Result<(), AuditError> {
     let reading = Connection::open(url, tls, "audit").await?;
     let publisher = Publisher::new(Connection::open(url, tls, "audit").await?);
-    let mut reader = StreamReader::open(&reading, names::AUDIT, StartAt::Moment(job.since)).await?;
+    let mut reader =
+        StreamReader::open(&reading, names::AUDIT.into(), StartAt::Moment(job.since)).await?;
     let (at, pid) = (Timestamp::now(), std::process::id());
     let name = Uuid::new_v5(&ID_NAMESPACE, format!("{at}/{pid}").as_bytes()).to_string();
     let end = AuditEntry::Read { read_by: job.by.clone(), at, reader: name.clone() };
     publisher.publish(&end.publication()).await?;
     let (mut out, mut rows) = (io::stdout().lock(), vec![HEADING.map(str::to_owned)]);
     loop {
-        let next = timeout(PATIENCE, reader.next()).await;
-        let (_, body) = next.map_err(|_| AuditError::Silent(PATIENCE))??;
+        let next = timeout(PATIENCE, reader.next_body()).await;
+        let body = next.map_err(|_| AuditError::Silent(PATIENCE))??;
         let calls = match AuditEntry::read(&body) {
             Some(AuditEntry::Calls(calls)) => calls,
             Some(AuditEntry::Read { reader, .. }) if reader == name => break,

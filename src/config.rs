@@ -6,12 +6,15 @@
 mod args;
 mod audit_args;
 mod broker_args;
+mod console_args;
 mod core_args;
 mod dead;
 mod ledger_args;
 mod log_args;
 mod print;
 mod read;
+mod safety;
+mod topology_args;
 mod values;
 
 use std::io;
@@ -23,6 +26,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::audit_tool::AuditJob;
 use crate::consent::{Consent, somebody_is_there};
+use crate::console::ConsoleSettings;
 use crate::dead_letters::{DeadJob, OutputFormat};
 use crate::delete_list::ListSettings;
 use crate::guard_tool::LedgerJob;
@@ -41,11 +45,12 @@ use crate::service::{CoreSettings, ServiceSettings};
 use crate::tallyfy_api::ApiSettings;
 use crate::telemetry::LogFormat;
 use crate::undo_list::UndoJob;
-use args::{Cli, DeleteArgs, RetryDelayArgs, RunArgs, SetupArgs, Sub, UndoListArgs};
+use args::{Cli, DeleteArgs, RunArgs, SetupArgs, Sub, UndoListArgs};
 use broker_args::BrokerArgs;
 use core_args::CoreArgs;
 use log_args::LogArgs;
 use read::Reader;
+use topology_args::RetryDelayArgs;
 
 /// Exit code for a wrong setting (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
@@ -65,6 +70,7 @@ pub enum Job {
     Undo(Box<UndoJob>),
     Print(Vec<u8>),
     Dead(Kind, AmqpSource, TlsFiles, DeadJob),
+    Console(Box<ConsoleSettings>),
     /// What an operator decides: about held commands, to pause or to resume.
     Decide(AmqpSource, TlsFiles, LedgerJob),
     /// Read the records of destructive calls.
@@ -142,6 +148,7 @@ fn interpret(
             let job = broker.zip(kind.zip(job));
             (job.map(|((url, tls), (kind, job))| Job::Dead(kind, url, tls, job)), args.log)
         }
+        Sub::Console(args) => (reader.console(&args).map(|s| Job::Console(Box::new(s))), args.log),
         Sub::Audit(args) => {
             (at_broker(&mut reader, &args.broker, |r| r.audit_job(&args), Job::Audit), args.log)
         }
@@ -196,7 +203,7 @@ fn service(reader: &mut Reader, args: &RunArgs) -> Option<ServiceSettings> {
     let provision =
         provision.map(|declare| if declare { Provision::Declare } else { Provision::Check });
     let core = core(reader, &args.core, &args.delays, None);
-    let producers = reader.producers(args);
+    let producers = reader.producers(&args.require_user_id, args.allowed_producers.as_ref());
     let core = core.zip(producers).map(|(core, producers)| CoreSettings { producers, ..core });
     let kinds = reader.take(&args.kinds.kinds);
     let delays = core.as_ref().map(|core| &core.schedule.delays);

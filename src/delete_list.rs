@@ -39,13 +39,12 @@ pub struct ListSettings {
 /// How a list came out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// By a call of ours.
     pub done: usize,
     pub already_absent: usize,
     pub failed: usize,
     /// Of a dry run: nobody can say what would have become of them.
     pub unknown: usize,
-    /// Not ended: an interruption came first, or waiting would not have helped.
+    /// Not ended: interrupted, or waiting would not have helped.
     pub left: usize,
     /// Ids that were given before, and are ignored.
     pub duplicates: usize,
@@ -195,7 +194,6 @@ async fn work_off(
     tally.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Handles one command until it ends, or is left before that.
 async fn delete_one<'a>(
     engine: &Engine,
     target: &'a Target,

@@ -220,6 +220,11 @@ impl Kind {
         format!("{}.dead", self.queue())
     }
 
+    /// The mirror of its dead letters: a stream, which is looked at without taking anything out.
+    pub fn mirror(self) -> String {
+        format!("{}.dead.log", self.queue())
+    }
+
     /// The queue of the commands that RabbitMQ itself took out of their work queue, on their way to
     /// the dead letters.
     pub fn undeliverable_queue(self) -> String {

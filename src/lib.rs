@@ -20,6 +20,7 @@ pub mod tallyfy_api;
 
 pub mod audit_tool;
 pub mod check;
+pub mod console;
 pub mod dead_letters;
 pub mod delete_list;
 pub mod guard_tool;

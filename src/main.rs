@@ -7,6 +7,7 @@ use anyhow::Context;
 use tallyfy_delete_worker::audit_tool;
 use tallyfy_delete_worker::check::check;
 use tallyfy_delete_worker::config::{self, EXIT_USAGE, Job};
+use tallyfy_delete_worker::console::{Console, ConsoleSettings};
 use tallyfy_delete_worker::dead_letters::{self, DeadJob, Done};
 use tallyfy_delete_worker::delete_list::{ListEnd, ListSettings, Tally, delete_list};
 use tallyfy_delete_worker::guard_tool;
@@ -81,6 +82,7 @@ async fn execute(job: Job) -> anyhow::Result<ExitCode> {
         Job::Audit(url, tls, job) => {
             audit_tool::run(&job, &url, &tls).await.map(|()| ExitCode::SUCCESS).map_err(Into::into)
         }
+        Job::Console(settings) => console(*settings).await,
         Job::Decide(url, tls, job) => {
             let stop = shutdown::on_signal().context("cannot listen for signals")?;
             guard_tool::run(job, &url, &tls, stop).await.map(code).map_err(Into::into)
@@ -103,6 +105,16 @@ async fn run(settings: ServiceSettings) -> anyhow::Result<ExitCode> {
     let service = Service::start(settings).await?;
     info!(version = env!("CARGO_PKG_VERSION"), %base_url, broker, http = %service.http_address()?, "starting");
     service.run(shutdown).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn console(settings: ConsoleSettings) -> anyhow::Result<ExitCode> {
+    let stop = shutdown::on_signal().context("cannot listen for signals")?;
+    let address = settings.address;
+    let console =
+        Console::start(settings).await.with_context(|| format!("CONSOLE_ADDR {address}"))?;
+    info!(version = env!("CARGO_PKG_VERSION"), "the console is at http://{}/", console.address()?);
+    console.run(stop).await;
     Ok(ExitCode::SUCCESS)
 }
 

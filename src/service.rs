@@ -172,7 +172,7 @@ impl Service {
         let spans = engine.spans.clone();
         let is_dry_run = engine.mode() == CallMode::Look;
         let pages = Pages { health, metrics, status, is_dry_run };
-        let port = tokio::spawn(port.serve(pages, ended.clone()));
+        let port = tokio::spawn(port.serve(http::routes(pages), ended.clone()));
         let reloading = tokio::spawn(reload_credentials(Arc::clone(&engine)));
         let reloading_at_once = tokio::spawn(reload_on_hangup(Arc::clone(&engine)));
         tokio::spawn(drain_on(shutdown, Arc::clone(&engine)));

@@ -113,6 +113,40 @@ fn edges_never_import_each_other() {
         "src/http/",
         &["crate::rabbitmq", "crate::tallyfy_api", "crate::credentials", "crate::worker"],
     );
+    nobody_in("src/console/", &["crate::tallyfy_api", "crate::credentials", "crate::worker"]);
+}
+
+/// Who may is asked in each handler, by the type of what it takes.
+#[test]
+fn each_handler_of_the_console_asks_who_may() {
+    let sources = sources();
+    let of = |name: &str| -> &str {
+        let path = format!("src/console/{name}.rs");
+        code(&sources.iter().find(|(file, _)| *file == path).expect("a file of the console").1)
+    };
+    let mut handlers = 0;
+    for route in of("routes").split(".route(").skip(1) {
+        let is_post = route.contains("post(");
+        let (_, handler) = route
+            .split_once("et(")
+            .filter(|_| !is_post)
+            .unwrap_or_else(|| route.split_once("post(").expect("a method"));
+        let (file, name) = handler
+            .split_once(')')
+            .expect("a handler")
+            .0
+            .split_once("::")
+            .unwrap_or(("routes", handler.split(')').next().unwrap_or_default()));
+        let (_, rest) = of(file).split_once(&format!("async fn {name}(")).expect(name);
+        let arguments = rest.split(')').next().unwrap_or_default();
+        let is_actor = arguments.contains("Actor(");
+        // Who only looks may look again, and take an export with them.
+        let only_looks = name == "look" || name.ends_with("export");
+        assert_eq!(is_actor, is_post && !only_looks, "{file}::{name}");
+        assert!(is_actor || arguments.contains("Viewer"), "{file}::{name} asks nobody");
+        handlers += 1;
+    }
+    assert!(handlers > 15, "{handlers}");
 }
 
 #[test]
@@ -212,14 +246,14 @@ fn the_backoff_crate_is_confined_to_one_file_and_one_place_acknowledges() {
     // more.
     let mut found = using("basic_ack(");
     found.sort();
-    assert_eq!(found, ["src/rabbitmq/delivery.rs", "src/rabbitmq/ledger.rs"]);
+    assert_eq!(found, ["src/rabbitmq/acks.rs", "src/rabbitmq/stream.rs"]);
     assert_eq!(using("basic_reject("), ["src/rabbitmq/delivery.rs"]);
     assert_eq!(using(".ack("), Vec::<String>::new());
     assert_eq!(using("enable_auto_recover"), Vec::<String>::new());
     // What destroys is made in one place, from the mode, and used in one place.
     let mut destroying = using(".delete(");
     destroying.sort();
-    assert_eq!(destroying, ["src/tallyfy_api.rs", "src/worker/call.rs"]);
+    assert_eq!(destroying, ["src/tallyfy_api.rs", "src/worker/undo_calls.rs"]);
     assert_eq!(using("Method::DELETE"), Vec::<String>::new());
     assert_eq!(using(".destructive("), ["src/worker/engine.rs"]);
     assert_eq!(using("wait_for_confirms"), Vec::<String>::new());

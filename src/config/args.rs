@@ -9,18 +9,18 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::audit_args::AuditArgs;
 use super::broker_args::BrokerArgs;
+use super::console_args::ConsoleArgs;
 use super::core_args::{CoreArgs, UndoArgs};
 use super::dead::DeadArgs;
 use super::ledger_args::{CancelArgs, GuardArgs, PauseArgs, ResumeArgs, StatusArgs};
 use super::log_args::LogArgs;
+use super::topology_args::{KindsArgs, RetryDelayArgs};
 use super::values::{
-    Setting, checked, delays, duration, flag, if_set, kind, kinds, org, producers, socket_address,
-    up_to,
+    Setting, checked, duration, flag, if_set, kind, org, producers, socket_address, up_to,
 };
 use crate::kind::Kind;
 use crate::messages::OrgId;
 use crate::policy::producers::AllowedProducer;
-use crate::policy::retry_schedule::RetryDelays;
 
 const LONGEST_RETENTION: Duration = Duration::from_hours(24 * 3660);
 const LONGEST_GRACE: Duration = Duration::from_hours(1);
@@ -72,6 +72,8 @@ pub(super) enum Sub {
     Undo(Box<UndoListArgs>),
     /// Look at dead letters, replay, discard, export or import them.
     Dead(Box<DeadArgs>),
+    /// Serve pages for people: dead letters, guard, pauses and queues.
+    Console(Box<ConsoleArgs>),
     /// Look at what the mass-deletion guard holds, and decide about it.
     Guard(Box<GuardArgs>),
     /// Make no new call, for one organisation or for all, until resumed. All workers follow,
@@ -269,21 +271,6 @@ pub(super) struct UndoListArgs {
 }
 
 #[derive(Args)]
-pub(super) struct KindsArgs {
-    /// Kinds of deletion that this worker serves, separated by commas: task.delete, task.archive,
-    /// process.delete, tag.delete, file.delete. Each has its own queues.
-    #[arg(
-        long,
-        env = "KINDS",
-        default_value = "task.delete",
-        value_name = "KINDS",
-        help_heading = "RabbitMQ",
-        value_parser = checked(kinds)
-    )]
-    pub(super) kinds: Setting<Vec<Kind>>,
-}
-
-#[derive(Args)]
 pub(super) struct AuditRetentionArgs {
     /// How long the record of each destructive call is kept.
     #[arg(
@@ -293,16 +280,4 @@ pub(super) struct AuditRetentionArgs {
         value_name = "DURATION",
         help_heading = "RabbitMQ", value_parser = checked(duration(Duration::from_hours(1)..=LONGEST_RETENTION)))]
     pub(super) audit_retention: Setting<Duration>,
-}
-
-#[derive(Args)]
-pub(super) struct RetryDelayArgs {
-    /// The durable waits between deliveries, rising, separated by commas; one queue each.
-    #[arg(
-        long,
-        env = "WAIT_LADDER",
-        default_value = "5s,30s,2m,10m,1h",
-        value_name = "DURATIONS",
-        help_heading = "Retries", value_parser = checked(delays))]
-    pub(super) wait_ladder: Setting<RetryDelays>,
 }

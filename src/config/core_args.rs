@@ -8,8 +8,8 @@ use clap::Args;
 use url::Url;
 
 use super::values::{
-    Setting, base_url, checked, collector, delete_mode, duration, flag, guard_max, if_set, number,
-    orgs, proxy, rate,
+    ModeName, Setting, base_url, checked, collector, delete_mode, duration, flag, guard_max,
+    if_set, number, orgs, proxy, rate,
 };
 use crate::messages::OrgId;
 use crate::policy::api_access::rate::Rate;
@@ -41,14 +41,6 @@ pub(super) struct UndoArgs {
         value_name = "DURATION",
         help_heading = "Tallyfy API", value_parser = checked(duration(Duration::from_secs(1)..=LONGEST_UNDO)))]
     pub(super) undo_window: Setting<Duration>,
-}
-
-/// The word of `DELETE_MODE`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ModeName {
-    Delete,
-    Archive,
-    ArchiveThenDelete,
 }
 
 #[derive(Args)]

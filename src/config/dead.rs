@@ -214,6 +214,7 @@ impl Reader {
             command_id: command_id.clone(),
             older_than: self.take_if(older_than.as_ref()),
             newer_than: self.take_if(newer_than.as_ref()),
+            event_ids: None,
             superseded_by: superseded_by.as_deref().and_then(|file| self.successes(file)),
         };
         // One that lacks a wrong member would fit more dead letters than were meant.

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::args::{KindsArgs, RetryDelayArgs};
 use super::broker_args::BrokerArgs;
 use super::log_args::LogArgs;
 use super::read::Reader;
+use super::topology_args::{KindsArgs, RetryDelayArgs};
 use super::values::{Setting, checked, command_id, duration, kind, org, up_to};
 use crate::consent::Consent;
 use crate::dead_letters::OutputFormat;
@@ -195,7 +195,7 @@ impl Reader {
             }
             GuardAction::Reject { org, requested_by, decision, yes } => {
                 let org = self.take(org);
-                let decision = self.who(decision.by.as_ref(), decision.reason.clone());
+                let decision = self.decided_by(decision.by.as_ref(), decision.reason.clone());
                 let consent = Some(Self::consent(*yes));
                 let scope = Scope { org_id: org?, kind: kind? };
                 let (decision, consent) = (decision?, consent?);
@@ -216,7 +216,7 @@ impl Reader {
     pub(super) fn resume_job(&mut self, args: &ResumeArgs) -> Option<LedgerJob> {
         let before = self.problems.len();
         let org = self.take_if(args.org.as_ref());
-        let decision = self.who(args.who.by.as_ref(), args.who.reason.clone())?;
+        let decision = self.decided_by(args.who.by.as_ref(), args.who.reason.clone())?;
         (self.problems.len() == before).then_some(LedgerJob::Resume(org, decision))
     }
 
@@ -224,7 +224,7 @@ impl Reader {
         let before = self.problems.len();
         let org = self.take_if(args.org.as_ref());
         let ids = args.ids.iter().filter_map(|id| self.take(id)).collect();
-        let decision = self.who(args.who.by.as_ref(), args.who.reason.clone())?;
+        let decision = self.decided_by(args.who.by.as_ref(), args.who.reason.clone())?;
         (self.problems.len() == before).then_some(LedgerJob::Cancel(ids, org, decision))
     }
 
@@ -241,10 +241,10 @@ impl Reader {
     }
 
     fn decision(&mut self, args: &DecisionArgs) -> Option<Decision> {
-        self.who(args.by.as_ref(), Some(args.reason.clone()))
+        self.decided_by(args.by.as_ref(), Some(args.reason.clone()))
     }
 
-    fn who(&mut self, by: Option<&String>, reason: Option<String>) -> Option<Decision> {
+    fn decided_by(&mut self, by: Option<&String>, reason: Option<String>) -> Option<Decision> {
         let login = std::env::var("LOGNAME").ok();
         let by = by.or(login.as_ref()).map(|by| by.trim()).filter(|by| !by.is_empty());
         let Some(by) = by else { return self.problem("--by", "is needed: who decides it?") };

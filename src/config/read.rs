@@ -10,16 +10,13 @@ use std::path::{Path, PathBuf};
 use tracing_subscriber::EnvFilter;
 use url::{Host, Url};
 
-use super::args::RunArgs;
 use super::broker_args::BrokerArgs;
-use super::core_args::{CoreArgs, ModeName, UndoArgs};
+use super::core_args::CoreArgs;
 use super::values::{ID_FORM, Setting};
 use crate::credentials::{self, CredentialsSource};
 use crate::kind::Kind;
 use crate::messages::ledger::GuardLimit;
 use crate::messages::{ObjectId, OrgId};
-use crate::policy::producers::Producers;
-use crate::policy::undo::DeleteMode;
 use crate::rabbitmq::AmqpSource;
 use crate::rabbitmq::tls::{ClientFiles, TlsFiles};
 use crate::spans::OtlpSettings;
@@ -111,42 +108,6 @@ impl Reader {
             "--max",
             format!("the list has {ids} ids, and no more than {most} are allowed; if all are meant, say --max {ids}"),
         )
-    }
-
-    /// What `task.delete` does.
-    pub(super) fn delete_mode(&mut self, args: &UndoArgs) -> Option<DeleteMode> {
-        let (mode, window) = (self.take(&args.delete_mode), self.take(&args.undo_window));
-        Some(match mode? {
-            ModeName::Delete => DeleteMode::Delete,
-            ModeName::Archive => DeleteMode::Archive,
-            ModeName::ArchiveThenDelete => DeleteMode::ArchiveThenDelete(window?),
-        })
-    }
-
-    /// # A mode that archives first deletes nothing at once
-    ///
-    /// Only tasks can be archived and restored, so beside another kind that deletes it would
-    /// promise too much; and `delete` waits for no window.
-    pub(super) fn archives_all(&mut self, mode: Option<DeleteMode>, kinds: &[Kind]) -> Option<()> {
-        let is_archived = |kind: &&Kind| matches!(kind, Kind::TaskDelete | Kind::TaskArchive);
-        let other = kinds.iter().find(|kind| !is_archived(kind));
-        match (mode?, other) {
-            (DeleteMode::Delete, _) | (_, None) => Some(()),
-            (_, Some(other)) => self.problem(
-                "DELETE_MODE",
-                format!("archives tasks only, and KINDS has {other}, which deletes at once; serve that kind by another worker"),
-            ),
-        }
-    }
-
-    /// Who may ask for what.
-    pub(super) fn producers(&mut self, args: &RunArgs) -> Option<Producers> {
-        let require_user_id = self.take(&args.require_user_id);
-        let allowed = match &args.allowed_producers {
-            Some(setting) => self.take(setting)?.unwrap_or_default(),
-            None => Vec::new(),
-        };
-        Some(Producers { require_user_id: require_user_id?, allowed })
     }
 
     pub(super) fn log_format(

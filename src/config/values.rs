@@ -13,7 +13,6 @@ use clap::{Arg, Command};
 use jiff::SignedDuration;
 use url::Url;
 
-use super::core_args::ModeName;
 use crate::kind::Kind;
 use crate::messages::{FailureReason, ObjectId, OrgId};
 use crate::policy::api_access::rate::Rate;
@@ -86,6 +85,14 @@ pub(super) fn number(
             format!("takes a number from {} to {}, not {text:?}", range.start(), range.end())
         })
     }
+}
+
+/// The word of `DELETE_MODE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ModeName {
+    Delete,
+    Archive,
+    ArchiveThenDelete,
 }
 
 pub(super) fn delete_mode(text: &str) -> Result<ModeName, String> {

@@ -32,7 +32,10 @@ impl AuditTrail<'_> {
 
     /// The first audit event. If it cannot be published, nothing is done.
     pub(super) async fn started(&self, queue: &DeadLetterQueue, began: Timestamp) -> Result<()> {
-        queue.publish(&self.audit(Phase::Begun, 0, false).event(began, Timestamp::now())).await
+        let event = self.audit(Phase::Begun, 0, false).event(began, Timestamp::now());
+        queue.publish(&event).await?;
+        queue.record(&event.audit_record(self.kind)).await;
+        Ok(())
     }
 
     /// The second one, whatever came of the action; and the last line.
@@ -47,7 +50,9 @@ impl AuditTrail<'_> {
         let audit = self.audit(Phase::Ended, letters, interrupted);
         let Self { event_type, kind, by, .. } = self;
         info!(event_type, %kind, by, letters, interrupted, "dead letters: done");
-        let told = queue.publish(&audit.event(began, Timestamp::now())).await;
+        let event = audit.event(began, Timestamp::now());
+        let told = queue.publish(&event).await;
+        queue.record(&event.audit_record(self.kind)).await;
         done.and_then(|done| told.map(|()| done))
     }
 }

@@ -21,9 +21,19 @@ use crate::rabbitmq::Delivery;
 
 impl Session {
     pub(super) async fn replay(&self, selection: &Selection, bulk: &Bulk) -> Result<Done> {
-        let Some(letters) = self.agreed("replay", selection, bulk).await? else {
-            return Ok(Done::Interrupted);
-        };
+        match self.agreed("replay", selection, bulk).await? {
+            Some(letters) => self.replay_agreed(selection, bulk, letters).await,
+            None => Ok(Done::Interrupted),
+        }
+    }
+
+    /// At most so many of those that are selected.
+    pub(super) async fn replay_agreed(
+        &self,
+        selection: &Selection,
+        bulk: &Bulk,
+        letters: usize,
+    ) -> Result<Done> {
         let trail = AuditTrail {
             event_type: names::REPLAYED_EVENT,
             kind: self.queue.kind(),
@@ -46,10 +56,21 @@ impl Session {
         file: &Path,
         why: &str,
     ) -> Result<Done> {
-        let mut lines = Lines::append_to(file)?;
-        let Some(letters) = self.agreed("discard", selection, bulk).await? else {
-            return Ok(Done::Interrupted);
-        };
+        let lines = Lines::append_to(file)?;
+        match self.agreed("discard", selection, bulk).await? {
+            Some(letters) => self.discard_agreed(selection, bulk, letters, (lines, why)).await,
+            None => Ok(Done::Interrupted),
+        }
+    }
+
+    /// At most so many of those that are selected.
+    pub(super) async fn discard_agreed(
+        &self,
+        selection: &Selection,
+        bulk: &Bulk,
+        letters: usize,
+        (mut lines, why): (Lines, &str),
+    ) -> Result<Done> {
         let trail = AuditTrail {
             event_type: names::DISCARDED_EVENT,
             kind: self.queue.kind(),
@@ -123,6 +144,8 @@ impl Session {
                 keep(&held.message).await?;
                 number += 1;
                 bar.inc(1);
+                self.progress.inc();
+                let removal = held.message.removal(&bulk.by);
                 if !held.acknowledge().await {
                     bar.suspend(|| {
                         warn!(
@@ -130,6 +153,7 @@ impl Session {
                         );
                     });
                 }
+                self.queue.record(&removal.publication(self.queue.kind())).await;
                 Ok(Disposition::Removed)
             };
             match self.queue.go_through(&self.stop, look).await {
@@ -181,6 +205,7 @@ impl Session {
                 done = Err(trouble);
                 break;
             }
+            self.queue.record(&dead_letter.mirrored()).await;
             number += 1;
             bar.inc(1);
         }

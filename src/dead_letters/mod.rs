@@ -2,6 +2,7 @@
 //! any moment.
 
 mod actions;
+mod agreed;
 mod audit_trail;
 mod bulk;
 mod lines;
@@ -19,6 +20,8 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 pub use actions::run;
+pub use agreed::{Agreed, Change, carry_out, export_line, look};
+pub use pace::Progress;
 pub use selection::{Group, Groups, Selection, Successes};
 
 use crate::consent::Consent;

@@ -1,6 +1,8 @@
 //! How fast a bulk action may go, and how far it has come.
 
 use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -26,6 +28,23 @@ impl Pace {
         let due = self.next;
         self.next = due.max(Instant::now()) + self.gap;
         tokio::select! { biased; () = stop.cancelled() => false, () = sleep_until(due) => true }
+    }
+}
+
+/// How far a bulk action has come: at a terminal as a bar, elsewhere as a number.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    done: Arc<AtomicUsize>,
+}
+
+impl Progress {
+    /// How many dead letters are done with.
+    pub fn done(&self) -> usize {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn inc(&self) {
+        self.done.fetch_add(1, Ordering::Relaxed);
     }
 }
 

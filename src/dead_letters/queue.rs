@@ -1,6 +1,7 @@
 //! The queue of dead letters as an operator uses it: goes once through the dead letters that are
 //! there, and puts back what is not removed.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
@@ -13,7 +14,7 @@ use crate::messages::{DeadLetter, Publication};
 use crate::rabbitmq::dead_letters::DeadLetterReader;
 use crate::rabbitmq::probe::{May, Questions};
 use crate::rabbitmq::tls::TlsFiles;
-use crate::rabbitmq::{AmqpSource, Connection, Delivery, Publisher};
+use crate::rabbitmq::{AmqpSource, Connection, Delivery, PublishError, Publisher};
 
 /// A dead letter that went back this often is copied to the end of the queue instead (see
 /// [`DeadLetterQueue::go_through`]).
@@ -30,6 +31,8 @@ pub(super) struct DeadLetterQueue {
     kind: Kind,
     reading: Connection,
     publisher: Publisher,
+    /// Nobody has declared the mirror: an older topology.
+    has_no_mirror: AtomicBool,
 }
 
 /// What becomes of a dead letter that was looked at.
@@ -76,7 +79,7 @@ impl DeadLetterQueue {
             return Err(DeadLettersError::MayNotCopy);
         }
         let publisher = Publisher::new(Connection::open(url, tls, "dead letters").await?);
-        Ok(Self { kind, reading, publisher })
+        Ok(Self { kind, reading, publisher, has_no_mirror: AtomicBool::new(false) })
     }
 
     pub(super) fn kind(&self) -> Kind {
@@ -95,6 +98,19 @@ impl DeadLetterQueue {
             .publish(publication)
             .await
             .map_err(|source| DeadLettersError::Publish { to, source })
+    }
+
+    /// Writes a record into the mirror, for those who look. What goes wrong with it stops nothing:
+    /// the mirror then shows more than there is.
+    pub(super) async fn record(&self, record: &Publication<'_>) {
+        if self.has_no_mirror.load(Ordering::Relaxed) {
+            return;
+        }
+        match self.publisher.publish(record).await {
+            Ok(()) => {}
+            Err(PublishError::Returned(_)) => self.has_no_mirror.store(true, Ordering::Relaxed),
+            Err(error) => warn!("not recorded in {}: {error}", self.kind.mirror()),
+        }
     }
 
     /// Shows each dead letter that is there now to `look`, once.

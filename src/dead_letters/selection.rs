@@ -1,6 +1,6 @@
 //! Which dead letters are meant, and how many there are of each kind. Pure.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,6 +29,9 @@ pub struct Selection {
     /// Died not longer ago than this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub newer_than: Option<Duration>,
+    /// Those whose failure events have these ids: picked one by one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event_ids: Option<BTreeSet<String>>,
     /// Superseded by one of these.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub superseded_by: Option<Successes>,
@@ -78,6 +81,7 @@ impl Selection {
             && (self.id.is_none() || is(&self.id, dead_letter.object_id()))
             && self.older_than.is_none_or(|least| age.is_some_and(|age| age > least))
             && self.newer_than.is_none_or(|most| age.is_some_and(|age| age <= most))
+            && self.event_ids.as_ref().is_none_or(|ids| ids.contains(&dead_letter.failure_event()))
             && self.superseded_by.as_ref().is_none_or(|events| events.supersede(dead_letter))
     }
 }

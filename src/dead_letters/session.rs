@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use super::pace::Progress;
 use super::queue::{DeadLetterQueue, Disposition, Pass};
 use super::selection::{Groups, Selection};
 use super::{DeadLettersError, Done, Limit};
@@ -18,6 +19,7 @@ pub(super) struct Session {
     pub(super) queue: DeadLetterQueue,
     pub(super) stop: CancellationToken,
     pub(super) began: Timestamp,
+    pub(super) progress: Progress,
 }
 
 impl Session {
@@ -28,7 +30,7 @@ impl Session {
         stop: CancellationToken,
     ) -> Result<Self> {
         let queue = DeadLetterQueue::open(kind, url, tls).await?;
-        Ok(Self { queue, stop, began: Timestamp::now() })
+        Ok(Self { queue, stop, began: Timestamp::now(), progress: Progress::default() })
     }
 
     /// Counts what is selected; all stays.

@@ -17,7 +17,7 @@ use crate::messages::audit::{Audit, Phase};
 use crate::messages::ledger::{Decision, Scope};
 use crate::messages::{Command, OrgId, Publication, names};
 use crate::rabbitmq::held_commands::{HeldCommand, HeldReader};
-use crate::rabbitmq::{Connection, Delivery, Publisher};
+use crate::rabbitmq::{Connection, Delivery, PublishError, Publisher};
 use crate::worker::rejected_by_a_person;
 
 /// Ids that are shown of each organisation.
@@ -27,16 +27,16 @@ type Result<T> = std::result::Result<T, LedgerJobError>;
 
 /// What is held of one organisation.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Group {
-    pub(super) count: usize,
-    pub(super) oldest: Option<Timestamp>,
+pub struct Group {
+    pub count: usize,
+    pub oldest: Option<Timestamp>,
     /// Who asked: `requested_by` of the commands, and the user that published them.
-    pub(super) asked_by: BTreeSet<String>,
-    pub(super) samples: Vec<String>,
+    pub asked_by: BTreeSet<String>,
+    pub samples: Vec<String>,
 }
 
 /// By organisation.
-pub(super) type Groups = BTreeMap<OrgId, Group>;
+pub type Groups = BTreeMap<OrgId, Group>;
 
 /// The queue of the held commands of a kind.
 pub(super) struct HeldQueue<'a> {
@@ -225,6 +225,9 @@ impl<'a> HeldQueue<'a> {
                 Move::Publish(publications) => {
                     for publication in publications {
                         self.publish(&publication).await?;
+                        if let Some(record) = publication.mirrored(self.kind) {
+                            self.mirror(&record).await;
+                        }
                     }
                     self.remove(held).await;
                     moved += 1;
@@ -232,6 +235,14 @@ impl<'a> HeldQueue<'a> {
             }
         }
         Ok((moved, true))
+    }
+
+    /// An older topology has no mirror; and what goes wrong with it stops nothing.
+    async fn mirror(&self, record: &Publication<'_>) {
+        match self.publisher.publish(record).await {
+            Ok(()) | Err(PublishError::Returned(_)) => {}
+            Err(error) => warn!("a dead letter is not in {}: {error}", self.kind.mirror()),
+        }
     }
 
     async fn remove(&self, held: Delivery<HeldCommand>) {

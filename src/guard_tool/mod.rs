@@ -22,6 +22,7 @@ use crate::messages::ledger::{Decision, LedgerEntry, Scope};
 use crate::rabbitmq::tls::TlsFiles;
 use crate::rabbitmq::{AmqpSource, BrokerError, PublishError};
 use held::HeldQueue;
+pub use held::{Group, Groups};
 use ledger_file::LedgerFile;
 
 /// What an operator wants.
@@ -116,6 +117,17 @@ pub async fn run(
     };
     ledger.close().await;
     Ok(is_done)
+}
+
+/// Counts what is held of a kind, by organisation; all stays.
+///
+/// # Errors
+/// [`LedgerJobError`].
+pub async fn held(kind: Kind, url: &AmqpSource, tls: &TlsFiles) -> Result<Groups, LedgerJobError> {
+    let ledger = LedgerFile::open(url, tls).await?;
+    let groups = HeldQueue::of(kind, &ledger).survey(&CancellationToken::new()).await;
+    ledger.close().await;
+    groups
 }
 
 fn whose(org: Option<&OrgId>) -> String {

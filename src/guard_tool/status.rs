@@ -19,7 +19,11 @@ pub(super) async fn print(
     queues: Vec<String>,
     form: OutputFormat,
 ) -> io::Result<()> {
-    let depths = depths(ledger.reading(), queues).await.into_iter();
+    let found = depths(ledger.reading(), queues.clone()).await.unwrap_or_default();
+    let depths = queues.into_iter().map(|queue| {
+        let depth = found.get(&queue).copied().flatten();
+        (queue, depth)
+    });
     // It is there only where tasks are archived first.
     let depths =
         depths.filter(|(queue, depth)| depth.is_some() || queue.rsplit('.').next() != Some("undo"));

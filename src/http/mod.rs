@@ -69,13 +69,7 @@ impl Bound {
     /// session with the broker. So there are at most [`MOST_CONNECTIONS`]. One more ends the
     /// oldest, so that a probe of liveness is answered whatever strangers hold open; and a client
     /// that does not send its request in time is cut off.
-    pub(crate) async fn serve(self, pages: Pages, stop: CancellationToken) {
-        let routes = Router::new()
-            .route("/livez", get(livez))
-            .route("/readyz", get(readyz))
-            .route("/metrics", get(render_metrics))
-            .route("/status", get(status))
-            .with_state(pages);
+    pub(crate) async fn serve(self, routes: Router, stop: CancellationToken) {
         let (connections, mut oldest_first) = (TaskTracker::new(), VecDeque::<AbortHandle>::new());
         loop {
             let accepted = tokio::select! {
@@ -98,6 +92,16 @@ impl Bound {
         connections.close();
         connections.wait().await;
     }
+}
+
+/// The pages of a worker.
+pub(crate) fn routes(pages: Pages) -> Router {
+    Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(render_metrics))
+        .route("/status", get(status))
+        .with_state(pages)
 }
 
 async fn connection(stream: TcpStream, routes: Router, stop: CancellationToken) {

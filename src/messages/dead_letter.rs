@@ -114,6 +114,11 @@ impl DeadLetter {
         EventIds::of(self.kind, self.properties.message_id.as_deref(), &self.body)
     }
 
+    /// Id of the event that tells of it.
+    pub fn failure_event(&self) -> String {
+        self.event_ids().failure
+    }
+
     fn member(&self, name: &str) -> Option<String> {
         if self.body.len() > MAX_BODY_BYTES {
             return None;

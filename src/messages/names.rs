@@ -71,6 +71,11 @@ pub const X_FAILURE_DETAIL: &str = "x-failure-detail";
 pub const X_HISTORY: &str = "x-history";
 /// Header of a dead letter: when (RFC 3339).
 pub const X_FAILED_AT: &str = "x-failed-at";
+/// Header that says what of a message could not be read. A producer that forges it only has its own
+/// command refused.
+pub const X_UNREADABLE: &str = "x-unreadable";
+/// Header of a record of the mirror that is no dead letter: what it is.
+pub const X_MIRROR: &str = "x-mirror";
 /// W3C Trace Context headers, carried to everything that is published about a command.
 pub const TRACEPARENT: &str = "traceparent";
 /// See [`TRACEPARENT`].

@@ -98,6 +98,18 @@ impl<'a> Publication<'a> {
         Publication { body: Cow::Owned(self.body.into_owned()), ..self }
     }
 
+    pub(super) fn clone_without_body(&self) -> Publication<'static> {
+        Publication {
+            exchange: self.exchange,
+            routing_key: self.routing_key.clone(),
+            body: Cow::Borrowed(&[]),
+            message_id: self.message_id.clone(),
+            correlation_id: self.correlation_id.clone(),
+            content_type: self.content_type.clone(),
+            headers: self.headers.clone(),
+        }
+    }
+
     /// A record of the ledger.
     pub fn ledger_record(record: &LedgerRecord) -> Publication<'static> {
         Publication {

@@ -16,6 +16,7 @@ pub mod producers;
 pub mod retry_after;
 pub mod retry_schedule;
 pub mod settlement;
+pub mod still_dead;
 pub mod undo;
 pub mod verdict;
 pub mod waiting_ages;

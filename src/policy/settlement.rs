@@ -5,7 +5,9 @@ use jiff::Timestamp;
 use super::admission::first_seen;
 use super::retry_schedule::RetryDelay;
 use super::verdict::Verdict;
-use crate::messages::{Command, DryRun, Incoming, Outcome, Pending, Publication, RetryState};
+use crate::messages::{
+    Command, DryRun, HeaderValue, Incoming, Outcome, Pending, Publication, RetryState, names,
+};
 
 /// A wait in a delay queue.
 #[derive(Debug, Clone, PartialEq)]
@@ -98,6 +100,24 @@ impl Settlement {
             Self::DryRun(dry_run) => vec![dry_run.event(incoming, now)],
             Self::Reject(None) | Self::Requeue => Vec::new(),
         }
+    }
+
+    /// The dead letter that RabbitMQ makes of a command which it moves itself, without the body:
+    /// for the mirror, which RabbitMQ does not write.
+    pub fn moved_by_rabbitmq<'a>(
+        &self,
+        incoming: &'a Incoming,
+        now: Timestamp,
+    ) -> Option<Publication<'a>> {
+        let Self::Reject(Some(outcome)) = self else { return None };
+        let failure = outcome.failure.as_ref()?;
+        let why = (failure.reason.as_str(), failure.detail.as_str());
+        let first_seen = first_seen(incoming, now);
+        let moved = Publication::dead_letter(incoming, &incoming.retry_state, first_seen, why, now);
+        let fault = "the body is in the queue alone: it is too large for a command".to_owned();
+        let mut headers = moved.headers;
+        headers.push((names::X_UNREADABLE, HeaderValue::Text(fault)));
+        Some(Publication { headers, ..moved })
     }
 
     /// The word that metrics and logs use.

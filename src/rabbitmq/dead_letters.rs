@@ -48,7 +48,7 @@ impl DeadLetterReader {
     }
 }
 
-fn read(kind: Kind, message: &BasicProperties, body: Vec<u8>) -> DeadLetter {
+pub(super) fn read(kind: Kind, message: &BasicProperties, body: Vec<u8>) -> DeadLetter {
     let fault = envelope::text(message, X_UNREADABLE);
     let cause = cause::read(kind, message);
     // Only workers and operators can publish there; what RabbitMQ moved may have headers of its

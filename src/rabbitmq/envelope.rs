@@ -12,9 +12,7 @@ use crate::messages::{HeaderValue, Properties, Publication, RetryState, names};
 const PERSISTENT: u8 = 2;
 /// Each copy has one of them: that of a worker the first, that of a replay the second.
 const COPIES_HAVE: [&str; 2] = [names::X_ATTEMPTS, names::X_HISTORY];
-/// Says what is wrong with a message's properties. A producer that forges it only has its own
-/// command refused.
-pub const X_UNREADABLE: &str = "x-unreadable";
+pub const X_UNREADABLE: &str = names::X_UNREADABLE;
 /// Says how large a body is that is not here. A producer that forges it only has its own command
 /// refused.
 const X_LEFT_OUT: &str = "x-left-out";
@@ -31,6 +29,7 @@ pub const KEEP: Keep = Keep {
         names::X_DRY_RUN,
         names::X_FAILED_AT,
         names::X_FAILURE_REASON,
+        names::X_MIRROR,
         names::X_PUBLISHED_BY,
         names::X_DEATH,
         names::X_HISTORY,

@@ -1,8 +1,10 @@
 //! The ledger: a stream of records that are read by their numbers.
 
+use lapin::BasicProperties;
+
 use super::broker_error::BrokerError;
 use super::connection::Connection;
-use super::stream_reader::{StartAt, StreamReader};
+use super::stream::{StartAt, StreamReader};
 use crate::messages::ledger::LedgerRecord;
 use crate::messages::names;
 
@@ -19,7 +21,8 @@ impl LedgerReader {
     /// # Errors
     /// [`BrokerError::Consume`].
     pub async fn open(connection: &Connection, from: u64) -> Result<Self, BrokerError> {
-        StreamReader::open(connection, names::LEDGER, StartAt::Record(from)).await.map(Self)
+        let from = StartAt::Record(from);
+        StreamReader::open(connection, names::LEDGER.into(), from).await.map(Self)
     }
 
     /// The next record.
@@ -27,7 +30,6 @@ impl LedgerReader {
     /// # Errors
     /// [`BrokerError::Lost`] or [`BrokerError::ConsumerEnded`]: then it must be opened again.
     pub async fn next(&mut self) -> Result<Numbered, BrokerError> {
-        let (offset, body) = self.0.next().await?;
-        Ok((offset, LedgerRecord::read(&body)))
+        self.0.next(|_: &BasicProperties, body| LedgerRecord::read(&body)).await
     }
 }

@@ -2,6 +2,7 @@
 
 mod layout;
 
+use std::collections::HashMap;
 use std::sync::Once;
 use std::time::Duration;
 
@@ -65,6 +66,10 @@ pub async fn ensure(
         let failed = |source| failed(provision, &format!("queue {}", queue.name), source);
         match declare_queue(&channel, provision, &queue.name, queue.arguments.clone()).await {
             Ok(()) => {}
+            Err(refused) if queue.may_be_missing(provision, &refused) => {
+                // A refusal closes the channel.
+                channel = open_channel(connection).await?;
+            }
             Err(refused) => {
                 let differs = Refusal::of(&refused) == Some(Refusal::PreconditionFailed);
                 let Some(arguments) = queue.old_arguments.clone().filter(|_| differs) else {
@@ -128,9 +133,18 @@ fn failed(provision: Provision, what: &str, source: lapin::Error) -> BrokerError
     BrokerError::Topology { what, source }
 }
 
-/// Names of all queues.
+impl QueueSpec {
+    /// Whether it is no trouble that it is not there: an older version's `setup` did not know it.
+    fn may_be_missing(&self, provision: Provision, refused: &lapin::Error) -> bool {
+        let is_missing = Refusal::of(refused) == Some(Refusal::NotFound);
+        self.is_optional && provision == Provision::Check && is_missing
+    }
+}
+
+/// Names of all queues that commands and events wait in.
 pub fn queue_names(topology: &Topology) -> Vec<String> {
-    queues(topology).into_iter().map(|queue| queue.name).collect()
+    let queues = queues(topology).into_iter().filter(|queue| !queue.is_optional);
+    queues.map(|queue| queue.name).collect()
 }
 
 /// What the broker says of a queue that is there.
@@ -153,22 +167,27 @@ pub(super) async fn depth(channel: &Channel, queue: &str) -> lapin::Result<Depth
     Ok(Depth { ready: queue.message_count(), consumers: queue.consumer_count() })
 }
 
-/// How deep each queue is; nothing where it is not there, or there was no answer in time.
-pub async fn depths(connection: &Connection, queues: Vec<String>) -> Vec<(String, Option<Depth>)> {
-    let mut depths = Vec::new();
+/// The same of each of these, over a channel of its own; `None` where there is no such queue, or no
+/// answer.
+///
+/// # Errors
+/// lapin's word, where there is no channel: the connection is gone.
+pub async fn depths(
+    connection: &Connection,
+    queues: Vec<String>,
+) -> Result<HashMap<String, Option<Depth>>, BrokerError> {
+    let open = async || connection.channel().await.map_err(BrokerError::Lost);
+    let (mut channel, mut depths) = (open().await?, HashMap::new());
     for queue in queues {
-        // A queue that is missing closes the channel.
-        let depth = match connection.channel().await {
-            Ok(channel) => {
-                let depth = depth(&channel, &queue).await.ok();
-                let _ = in_time(channel.close(200, "OK".into())).await;
-                depth
-            }
-            Err(_) => None,
-        };
-        depths.push((queue, depth));
+        let depth = depth(&channel, &queue).await.ok();
+        if depth.is_none() {
+            // A refusal closes the channel.
+            channel = open().await?;
+        }
+        depths.insert(queue, depth);
     }
-    depths
+    let _ = in_time(channel.close(200, "OK".into())).await;
+    Ok(depths)
 }
 
 async fn declare_exchange(

@@ -2,20 +2,13 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::sleep;
-use tracing::error;
 
-use super::engine::Engine;
-use crate::health::Component;
-use crate::messages::call_record::{AuditEntry, CallRecord};
-use crate::rabbitmq::Session;
+use crate::messages::call_record::CallRecord;
 
 /// Records that one message holds, at most.
 const AT_ONCE: usize = 200;
-const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// The records that no broker has confirmed yet, in the order of the calls.
 #[derive(Default)]
@@ -55,7 +48,7 @@ impl AuditLog {
 
     /// The oldest records, as many as one message holds; waits until there is one. They stay here
     /// until they are confirmed.
-    async fn batch(&self) -> Vec<CallRecord> {
+    pub(super) async fn batch(&self) -> Vec<CallRecord> {
         loop {
             let batch: Vec<_> = self.lock().unconfirmed.iter().take(AT_ONCE).cloned().collect();
             if !batch.is_empty() {
@@ -65,7 +58,7 @@ impl AuditLog {
         }
     }
 
-    fn confirm(&self, number: usize) {
+    pub(super) fn confirm(&self, number: usize) {
         let mut shared = self.lock();
         shared.unconfirmed.drain(..number);
         let confirmed = shared.last - shared.unconfirmed.len() as u64;
@@ -75,32 +68,6 @@ impl AuditLog {
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Writes the records until it is aborted, which is when the session has ended: one message under
-/// way, which holds all that has come while the one before was under way.
-pub(super) async fn write_audit(session: &Session, engine: &Engine) {
-    loop {
-        let batch = engine.audit.batch().await;
-        let number = batch.len();
-        match session.publisher().publish(&AuditEntry::Calls(batch).publication()).await {
-            Ok(()) => {
-                engine.audit.confirm(number);
-                engine.health.set(Component::Audit, None);
-            }
-            Err(error) => {
-                let reason = format!(
-                    "the audit stream cannot be written, so nothing is acknowledged: {error}"
-                );
-                let is_lost = session.lost.is_cancelled();
-                if engine.health.set(Component::Audit, Some(reason.clone())) && !is_lost {
-                    error!("{reason}");
-                }
-                session.declare_again().await;
-                sleep(TRY_AGAIN_AFTER).await;
-            }
-        }
     }
 }
 
@@ -142,6 +109,6 @@ mod tests {
         audit.confirmed(2).await;
         assert_eq!(audit.batch().await, [record("c")]);
         assert_eq!(audit.last(), 3);
-        assert!(tokio::time::timeout(Duration::ZERO, audit.confirmed(3)).await.is_err());
+        assert!(tokio::time::timeout(std::time::Duration::ZERO, audit.confirmed(3)).await.is_err());
     }
 }

@@ -2,6 +2,7 @@
 //! `handle` decides its disposition, `settle` tells the broker.
 
 mod audit_log;
+mod audit_session;
 mod call;
 mod command_run;
 mod consume;

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::audit_log::write_audit;
+use super::audit_session::write_audit;
 use super::consume::Consumption;
 use super::depths;
 use super::engine::Engine;

@@ -1,17 +1,20 @@
 //! Carries a settlement out, in the one order: publish, wait for the confirm, acknowledge. The one
 //! place that acks.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::engine::Engine;
 use super::publish_trouble::{PublishTrouble, Stuck};
 use super::settle_log::report;
 use crate::failpoint::{self, Failpoint};
+use crate::kind::Kind;
 use crate::messages::Publication;
 use crate::metrics::Metrics;
 use crate::policy::admission::first_seen;
@@ -21,6 +24,7 @@ use crate::rabbitmq::{Delivery, PublishError, Session};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const MIRROR_WITHIN: Duration = Duration::from_secs(2);
 /// A channel of RabbitMQ hands acknowledgements on to a quorum queue in the background, tells
 /// nobody when, and forgets with its end those that it still has: up to 62 commands were delivered
 /// again after a drain under load (RabbitMQ 4.0, measured).
@@ -33,6 +37,8 @@ pub struct Settler {
     metrics: Arc<Metrics>,
     trouble: Arc<PublishTrouble>,
     moves: Arc<Mutex<Moves>>,
+    /// Nobody has declared the mirror: an older topology.
+    has_no_mirror: AtomicBool,
 }
 
 /// What became of a publication.
@@ -53,7 +59,7 @@ impl Settler {
     ) -> Self {
         trouble.session_begins();
         let metrics = Arc::clone(&engine.metrics);
-        Self { session, engine, metrics, trouble, moves }
+        Self { session, engine, metrics, trouble, moves, has_no_mirror: AtomicBool::new(false) }
     }
 
     /// Tells when the session is lost.
@@ -82,13 +88,16 @@ impl Settler {
         let mut is_too_large = matches!(settlement, Settlement::Reject(_));
         for publication in settlement.publications(delivery.incoming(), Timestamp::now()) {
             match self.publish_until_confirmed(&publication).await {
-                Published::Confirmed => {}
+                Published::Confirmed => self.mirror(kind, &publication).await,
                 Published::TooLarge => is_too_large = true,
                 Published::NotAtAll => {
                     debug!("a delivery is left to the broker, which will deliver it again");
                     return;
                 }
             }
+        }
+        if let Some(moved) = settlement.moved_by_rabbitmq(delivery.incoming(), Timestamp::now()) {
+            self.mirror(kind, &moved).await;
         }
         tokio::select! {
             biased;
@@ -145,6 +154,27 @@ impl Settler {
             }
         }
         Published::NotAtAll
+    }
+
+    /// Writes a dead letter that is confirmed into the mirror, too. The mirror is for looking: what
+    /// goes wrong with it holds no command up for long.
+    async fn mirror(&self, kind: Kind, publication: &Publication<'_>) {
+        let Some(record) = publication.mirrored(kind) else { return };
+        if self.has_no_mirror.load(Ordering::Relaxed) {
+            return;
+        }
+        let written = timeout(MIRROR_WITHIN, self.session.publisher().publish(&record)).await;
+        match written.unwrap_or(Err(PublishError::TimedOut)) {
+            Ok(()) => {}
+            Err(PublishError::Returned(_)) => {
+                self.has_no_mirror.store(true, Ordering::Relaxed);
+                info!(
+                    "there is no {}, run `setup`: the console sees no new dead letters",
+                    kind.mirror()
+                );
+            }
+            Err(error) => warn!("a dead letter is not in {}: {error}", kind.mirror()),
+        }
     }
 
     /// # A publish without a confirm ends the session

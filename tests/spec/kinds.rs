@@ -275,14 +275,14 @@ async fn a_kind_that_is_not_served_has_no_queues_and_takes_no_commands() {
     let names: Vec<_> = queues.map(|queue| queue["name"].as_str().unwrap()).collect();
     for kind in Kind::ALL {
         let is_served = [Kind::TaskDelete, Kind::TagDelete].contains(&kind);
-        // The queue itself, its undeliverable and its held commands, its dead letters and three
-        // delays.
+        // The queue itself, its undeliverable and its held commands, its dead letters and their
+        // mirror, and three delays.
         let number = names.iter().filter(|name| {
             **name == kind.as_str()
                 || (name.starts_with(&format!("{kind}."))
                     && ![".ledger", ".audit"].iter().any(|stream| name.ends_with(stream)))
         });
-        assert_eq!(number.count(), if is_served { 7 } else { 0 }, "{kind}: {names:?}");
+        assert_eq!(number.count(), if is_served { 8 } else { 0 }, "{kind}: {names:?}");
         if !is_served {
             let nobody = BasicProperties::default();
             let confirmed =

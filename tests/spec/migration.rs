@@ -140,8 +140,11 @@ async fn an_older_topology_becomes_this_one_with_nothing_lost() {
 
     let said = setup(&vhost).await;
     assert!(said.contains("set_policy") && said.contains(DEAD), "{said}");
-    let expected =
-        ["task.delete.dead <- task.delete.dead", "task.delete.undeliverable <- task.delete"];
+    let expected = [
+        "task.delete.dead <- task.delete.dead",
+        "task.delete.dead.log <- task.delete.dead.log",
+        "task.delete.undeliverable <- task.delete",
+    ];
     assert_eq!(bindings(&vhost).await, expected.map(str::to_owned).into());
     readiness(&port, "ready").await;
     for task in ["work", "wait"] {

@@ -160,6 +160,17 @@ fn the_table_of_settings_is_what_help_says() {
     assert_eq!(table.len(), rows.len(), "each variable once");
     assert!(table.len() > 20, "{table:?}");
     assert_eq!(table, settings_of("run"));
+    let rows = crate::pages::table(
+        &page("docs/configuration.md"),
+        "| variable of `console` | flag | default | meaning |",
+    );
+    let own = rows.iter().map(|row| (word(&row[0]), (word(&row[1]), word(&row[2]))));
+    let mut of_console: BTreeMap<_, _> = own.collect();
+    assert!(of_console.keys().all(|variable| !table.contains_key(variable)));
+    let shared = ["KINDS", "WAIT_LADDER", "LOG_FORMAT", "RUST_LOG"];
+    let is_shared = |name: &str| name.starts_with("AMQP_") || shared.contains(&name);
+    of_console.extend(table.clone().into_iter().filter(|(name, _)| is_shared(name)));
+    assert_eq!(of_console, settings_of("console"));
     let of_setup = settings_of("setup");
     assert!(of_setup.iter().all(|(variable, setting)| table.get(variable) == Some(setting)));
     let others = [

@@ -19,6 +19,11 @@ const LEDGER_BYTES: i64 = 64 * 1024 * 1024;
 const LEDGER_SEGMENT: i64 = 8 * 1024 * 1024;
 const AUDIT_SEGMENT: i64 = 64 * 1024 * 1024;
 const X_DELIVERY_LIMIT: &str = "x-delivery-limit";
+/// Dead letters of so long are in the mirror of their kind.
+const MIRROR_AGE: &str = "30D";
+/// Of so many bytes at most: a dead letter has a few hundred.
+const MIRROR_BYTES: i64 = 1024 * 1024 * 1024;
+const MIRROR_SEGMENT: i64 = 32 * 1024 * 1024;
 const UNROUTED_EVENTS_LIMIT: i32 = 100_000;
 
 pub(super) struct QueueSpec {
@@ -30,6 +35,8 @@ pub(super) struct QueueSpec {
     pub(super) old_binding: Option<(&'static str, String)>,
     /// The arguments of the versions before, with which the queue is accepted too.
     pub(super) old_arguments: Option<FieldTable>,
+    /// Nothing but looking needs it: a worker that may not declare it works without.
+    pub(super) is_optional: bool,
 }
 
 pub(super) fn exchanges() -> [(&'static str, ExchangeKind, FieldTable); 6] {
@@ -82,6 +89,7 @@ fn unrouted_events() -> QueueSpec {
         bindings: vec![(names::UNROUTED_EVENTS, String::new())],
         old_binding: None,
         old_arguments: Some(table(arguments())),
+        is_optional: false,
     }
 }
 
@@ -111,7 +119,14 @@ fn audit(retention: Duration) -> QueueSpec {
 
 /// A queue that no version before declared otherwise.
 fn plain(name: String, arguments: FieldTable, binding: (&'static str, String)) -> QueueSpec {
-    QueueSpec { name, arguments, bindings: vec![binding], old_binding: None, old_arguments: None }
+    QueueSpec {
+        name,
+        arguments,
+        bindings: vec![binding],
+        old_binding: None,
+        old_arguments: None,
+        is_optional: false,
+    }
 }
 
 fn queues_of(kind: Kind, delays: &[(String, u32)]) -> Vec<QueueSpec> {
@@ -144,6 +159,20 @@ fn queues_of(kind: Kind, delays: &[(String, u32)]) -> Vec<QueueSpec> {
         table([quorum(), looks_limit()]),
         (names::RETRY_EXCHANGE, kind.held_queue()),
     );
+    // By a key of its own: see `messages::mirror`.
+    let mirror = QueueSpec {
+        is_optional: true,
+        ..plain(
+            kind.mirror(),
+            table([
+                ("x-queue-type", text("stream")),
+                ("x-max-age", text(MIRROR_AGE)),
+                ("x-max-length-bytes", AMQPValue::LongLongInt(MIRROR_BYTES)),
+                ("x-stream-max-segment-size-bytes", AMQPValue::LongLongInt(MIRROR_SEGMENT)),
+            ]),
+            (names::DEAD_LETTER_EXCHANGE, kind.mirror()),
+        )
+    };
     let delays = delays.iter().map(|(delay, ttl_ms)| {
         let name = kind.delay_queue(delay);
         // The default exchange, so that no other subscriber of task.commands sees a retry.
@@ -151,7 +180,7 @@ fn queues_of(kind: Kind, delays: &[(String, u32)]) -> Vec<QueueSpec> {
         let arguments = table(dead_lettering("", key).into_iter().chain(ttl));
         plain(name.clone(), arguments, (names::RETRY_EXCHANGE, name))
     });
-    [dead, undeliverable, work, held].into_iter().chain(delays).collect()
+    [dead, mirror, undeliverable, work, held].into_iter().chain(delays).collect()
 }
 
 fn undo_queue(kind: Kind, window: Duration) -> QueueSpec {

@@ -35,7 +35,7 @@ const SHORT: Mutant = Mutant {
 const OF_ORGANISATIONS: Mutant = Mutant { commands: 1600, time: Duration::from_secs(30), ..SHORT };
 
 /// All of them.
-pub(crate) const MUTANTS: [Mutant; 8] = [
+pub(crate) const MUTANTS: [Mutant; 9] = [
     Mutant {
         name: "mutant-acknowledges-early",
         changes: &[(

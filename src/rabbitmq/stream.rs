@@ -1,11 +1,11 @@
-//! Reads a stream from any record or moment on. There may be any number of readers, and nobody
-//! takes anything out.
+//! A stream, read from any record or moment on, by as many readers as there are; nobody takes
+//! anything out.
 
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, Consumer};
+use lapin::{BasicProperties, Channel, Consumer};
 
 use super::broker_error::BrokerError;
 use super::connection::{Connection, in_time};
@@ -27,9 +27,9 @@ pub enum StartAt {
     Moment(Timestamp),
 }
 
-/// Reads one stream.
+/// Reads a stream.
 pub struct StreamReader {
-    queue: &'static str,
+    name: String,
     channel: Channel,
     records: Consumer,
     unacknowledged: u16,
@@ -42,10 +42,10 @@ impl StreamReader {
     /// [`BrokerError::Consume`].
     pub async fn open(
         connection: &Connection,
-        queue: &'static str,
+        name: String,
         from: StartAt,
     ) -> Result<Self, BrokerError> {
-        let failed = |source| BrokerError::Consume { queue: queue.into(), source };
+        let failed = |source| BrokerError::Consume { queue: name.clone(), source };
         let channel = connection.channel().await.map_err(failed)?;
         let qos = channel.basic_qos(PREFETCH, BasicQosOptions::default());
         in_time(qos).await.map_err(failed)?;
@@ -60,18 +60,29 @@ impl StreamReader {
         };
         arguments.insert(X_STREAM_OFFSET.into(), offset);
         let options = BasicConsumeOptions::default();
-        let records = channel.basic_consume(queue.into(), "".into(), options, arguments);
+        let records = channel.basic_consume(name.as_str().into(), "".into(), options, arguments);
         let records = in_time(records).await.map_err(failed)?;
-        Ok(Self { queue, channel, records, unacknowledged: 0 })
+        Ok(Self { name, channel, records, unacknowledged: 0 })
     }
 
-    /// The next record: its number in the stream, and its body.
+    /// The body of the next record.
+    ///
+    /// # Errors
+    /// As [`StreamReader::next`].
+    pub async fn next_body(&mut self) -> Result<Vec<u8>, BrokerError> {
+        self.next(|_, body| body).await.map(|(_, body)| body)
+    }
+
+    /// The next record, with its number in the stream.
     ///
     /// # Errors
     /// [`BrokerError::Lost`] or [`BrokerError::ConsumerEnded`]: then it must be opened again.
-    pub async fn next(&mut self) -> Result<(u64, Vec<u8>), BrokerError> {
-        let ended = BrokerError::ConsumerEnded { queue: self.queue.into() };
-        let delivery = self.records.next().await.ok_or(ended)?.map_err(BrokerError::Lost)?;
+    pub(super) async fn next<R>(
+        &mut self,
+        read: impl FnOnce(&BasicProperties, Vec<u8>) -> R,
+    ) -> Result<(u64, R), BrokerError> {
+        let ended = || BrokerError::ConsumerEnded { queue: self.name.clone() };
+        let delivery = self.records.next().await.ok_or_else(ended)?.map_err(BrokerError::Lost)?;
         self.unacknowledged += 1;
         // To a stream an acknowledgement only says that it may send more.
         if self.unacknowledged >= TOGETHER {
@@ -82,6 +93,6 @@ impl StreamReader {
             self.unacknowledged = 0;
         }
         let offset = envelope::number(&delivery.properties, X_STREAM_OFFSET).unwrap_or_default();
-        Ok((offset, delivery.data))
+        Ok((offset, read(&delivery.properties, delivery.data)))
     }
 }

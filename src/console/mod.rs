@@ -1,0 +1,133 @@
+//! The console: pages for people, on a port of its own. They show dead letters, guard, pauses and
+//! queues, and do what the command line does, with the same audit events.
+//!
+//! No page edits a message, and none purges a queue.
+
+mod access;
+mod act;
+mod action_page;
+mod actions;
+mod dead;
+mod depths;
+mod fields;
+mod guard;
+mod guard_actions;
+mod lately;
+mod letter;
+mod overview;
+mod page;
+mod parts;
+mod routes;
+mod seen;
+mod viewer;
+mod watch;
+mod workers;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Url;
+use tokio::runtime::Handle;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::http::{self, Bound};
+use crate::kind::Kind;
+use crate::rabbitmq::AmqpSource;
+use crate::rabbitmq::tls::TlsFiles;
+use crate::rabbitmq::topology::Topology;
+pub use access::{Access, Passwords, Who};
+use actions::Actions;
+use guard::HeldLooks;
+use seen::Looks;
+pub use viewer::Rights;
+use watch::Watched;
+use workers::Workers;
+
+const PORT_GRACE: Duration = Duration::from_secs(1);
+
+/// What the console needs.
+#[derive(Debug, Clone)]
+pub struct ConsoleSettings {
+    pub address: SocketAddr,
+    pub url: AmqpSource,
+    pub tls: TlsFiles,
+    /// Only to look at what is there.
+    pub topology: Topology,
+    pub access: Access,
+    /// File that discarded dead letters are added to; without it none can be discarded.
+    pub discarded: Option<PathBuf>,
+    /// Where the workers' own ports are.
+    pub workers: Vec<Url>,
+}
+
+/// A console whose port is bound.
+pub struct Console {
+    port: Bound,
+    shared: Arc<Shared>,
+}
+
+/// What all pages share.
+pub(crate) struct Shared {
+    settings: ConsoleSettings,
+    watched: Watched,
+    actions: Actions,
+    looks: Looks,
+    held_looks: HeldLooks,
+    workers: Workers,
+}
+
+impl Shared {
+    fn kinds(&self) -> &[Kind] {
+        &self.settings.topology.kinds
+    }
+
+    fn broker(&self) -> (&AmqpSource, &TlsFiles) {
+        (&self.settings.url, &self.settings.tls)
+    }
+}
+
+impl Console {
+    /// Takes the port.
+    ///
+    /// # Errors
+    /// The system's word, where the address cannot be had, or the HTTP client not be built.
+    pub async fn start(settings: ConsoleSettings) -> io::Result<Self> {
+        let port = http::bind(settings.address).await?;
+        let watched = Watched::new(&settings.topology.kinds);
+        let workers = Workers::new(&settings.workers).map_err(io::Error::other)?;
+        let (looks, held_looks) = (Looks::default(), HeldLooks::default());
+        let actions = Actions::default();
+        let shared = Shared { settings, watched, actions, looks, held_looks, workers };
+        Ok(Self { port, shared: Arc::new(shared) })
+    }
+
+    /// Where it is.
+    ///
+    /// # Errors
+    /// The system's word.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.port.address()
+    }
+
+    /// Serves until `stop` fires. Actions that run then end after the dead letter that they are
+    /// busy with.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { port, shared } = self;
+        let (watched, until, runtime) = (Arc::clone(&shared), stop.clone(), Handle::current());
+        let watching =
+            tokio::task::spawn_blocking(move || runtime.block_on(watch::watch(watched, until)));
+        let serving = port.serve(routes::routes(Arc::clone(&shared)), stop.clone());
+        // A client that never ends its request does not hold us up.
+        let is_over = async {
+            stop.cancelled().await;
+            sleep(PORT_GRACE).await;
+        };
+        tokio::select! { () = serving => {} () = is_over => {} }
+        shared.actions.end().await;
+        let _ = watching.await;
+    }
+}

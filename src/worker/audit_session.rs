@@ -1,0 +1,39 @@
+//! Writes the records of destructive calls for as long as a session lasts.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tracing::error;
+
+use super::engine::Engine;
+use crate::health::Component;
+use crate::messages::call_record::AuditEntry;
+use crate::rabbitmq::Session;
+
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Writes the records until it is aborted, which is when the session has ended: one message under
+/// way, which holds all that has come while the one before was under way.
+pub(super) async fn write_audit(session: &Session, engine: &Engine) {
+    loop {
+        let batch = engine.audit.batch().await;
+        let number = batch.len();
+        match session.publisher().publish(&AuditEntry::Calls(batch).publication()).await {
+            Ok(()) => {
+                engine.audit.confirm(number);
+                engine.health.set(Component::Audit, None);
+            }
+            Err(error) => {
+                let reason = format!(
+                    "the audit stream cannot be written, so nothing is acknowledged: {error}"
+                );
+                let is_lost = session.lost.is_cancelled();
+                if engine.health.set(Component::Audit, Some(reason.clone())) && !is_lost {
+                    error!("{reason}");
+                }
+                session.declare_again().await;
+                sleep(TRY_AGAIN_AFTER).await;
+            }
+        }
+    }
+}
