@@ -40,7 +40,7 @@ lint: ## format, clippy, docs, licences, advisories
 	$(PATH_WITH_CARGO) cargo audit $(AUDIT)
 
 up: ## RabbitMQ, the sandbox API and the worker, in containers (see docker-compose.yml)
-	$(COMPOSE) up -d --build
+	GIT_COMMIT=$$(git rev-parse HEAD 2>/dev/null || true) $(COMPOSE) up -d --build
 
 down: ## ends them and removes their data
 	$(COMPOSE) down -v --remove-orphans

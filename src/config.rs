@@ -14,56 +14,47 @@ mod log_args;
 mod print;
 mod read;
 mod safety;
+mod service;
 mod topology_args;
 mod values;
 
 use std::io;
 use std::num::NonZeroU32;
-use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
 use crate::audit_tool::AuditJob;
+use crate::check::Purpose;
 use crate::consent::{Consent, somebody_is_there};
 use crate::console::ConsoleSettings;
 use crate::dead_letters::{DeadJob, OutputFormat};
 use crate::delete_list::ListSettings;
 use crate::guard_tool::LedgerJob;
 use crate::kind::Kind;
-use crate::messages::OrgId;
-use crate::messages::ledger::GuardLimit;
-use crate::policy::api_access::rate::RateLimits;
 use crate::policy::dry_run::CallMode;
-use crate::policy::producers::Producers;
-use crate::policy::retry_schedule::{RetryDelays, RetrySchedule};
 use crate::policy::undo::DeleteMode;
-use crate::rabbitmq::tls::{TlsFiles, certificates};
-use crate::rabbitmq::topology::{Provision, Topology};
+use crate::rabbitmq::tls::TlsFiles;
+use crate::rabbitmq::topology::Provision;
 use crate::rabbitmq::{AmqpSource, BrokerSettings};
-use crate::service::{CoreSettings, ServiceSettings};
-use crate::tallyfy_api::ApiSettings;
+use crate::service::ServiceSettings;
 use crate::telemetry::LogFormat;
 use crate::undo_list::UndoJob;
-use args::{Cli, DeleteArgs, RunArgs, SetupArgs, Sub, UndoListArgs};
+use args::{CheckArgs, Cli, DeleteArgs, SetupArgs, Sub, UndoListArgs};
 use broker_args::BrokerArgs;
-use core_args::CoreArgs;
 use log_args::LogArgs;
 use read::Reader;
-use topology_args::RetryDelayArgs;
+use service::{LARGEST_PREFETCH, broker, core, service, topology};
+
+pub use print::version;
 
 /// Exit code for a wrong setting (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
-/// RabbitMQ's cap for quorum queues.
-const LARGEST_PREFETCH: u16 = 2000;
-/// Unacknowledged commands beyond those that are being called for.
-const MOST_SPARE: usize = 256;
-
 /// What the command line asks for, fully checked.
 pub enum Job {
     Run(Box<ServiceSettings>),
     /// Prove that all is there that a worker needs.
-    Check(Box<ServiceSettings>, OutputFormat),
+    Check(Box<ServiceSettings>, Purpose, OutputFormat),
     Setup(Box<BrokerSettings>),
     Delete(Box<ListSettings>),
     /// Restore archived tasks.
@@ -134,10 +125,7 @@ fn interpret(
             (Some(Job::Print(print::completions(shell, Cli::command()))), log)
         }
         Sub::Run(args) => (service(&mut reader, &args).map(|s| Job::Run(Box::new(s))), args.log),
-        Sub::Check(args) => {
-            let form = if args.json { OutputFormat::Json } else { OutputFormat::Text };
-            (service(&mut reader, &args.run).map(|s| Job::Check(Box::new(s), form)), args.run.log)
-        }
+        Sub::Check(args) => (check(&mut reader, &args), args.run.log),
         Sub::Setup(args) => (setup(&mut reader, &args), args.log),
         Sub::Undo(args) => (undo(&mut reader, &args, input), args.log),
         Sub::Delete(args) => (delete(&mut reader, &args, input), args.log),
@@ -176,6 +164,13 @@ fn interpret(
     }
 }
 
+fn check(reader: &mut Reader, args: &CheckArgs) -> Option<Job> {
+    let form = if args.json { OutputFormat::Json } else { OutputFormat::Text };
+    let purpose = if args.start { Purpose::Start } else { Purpose::Everything };
+    let settings = service(reader, &args.run)?;
+    Some(Job::Check(Box::new(settings), purpose, form))
+}
+
 fn setup(reader: &mut Reader, args: &SetupArgs) -> Option<Job> {
     let delays = reader.take(&args.delays.wait_ladder);
     let kinds = reader.take(&args.kinds.kinds);
@@ -196,119 +191,6 @@ fn at_broker<T>(
     let broker = reader.broker_address(broker);
     let ((url, tls), job) = broker.zip(job(reader))?;
     Some(make(url, tls, job))
-}
-
-fn service(reader: &mut Reader, args: &RunArgs) -> Option<ServiceSettings> {
-    let provision = reader.take(&args.declare_topology);
-    let provision =
-        provision.map(|declare| if declare { Provision::Declare } else { Provision::Check });
-    let core = core(reader, &args.core, &args.delays, None);
-    let producers = reader.producers(&args.require_user_id, args.allowed_producers.as_ref());
-    let core = core.zip(producers).map(|(core, producers)| CoreSettings { producers, ..core });
-    let kinds = reader.take(&args.kinds.kinds);
-    let delays = core.as_ref().map(|core| &core.schedule.delays);
-    let retention = reader.take(&args.audit.audit_retention);
-    let mode = core.as_ref().map(|core| core.delete_mode);
-    if let Some(kinds) = &kinds {
-        reader.archives_all(mode, kinds);
-    }
-    let topology = topology(provision.unwrap_or(Provision::Check), kinds, delays, retention, mode);
-    let prefetch = core.as_ref().map_or(LARGEST_PREFETCH, |core| prefetch(core.concurrency));
-    let broker = broker(reader, &args.broker, topology, prefetch)
-        .map(|broker| BrokerSettings { trusted_users: args.trusted_users.clone(), ..broker });
-    let http_addr = reader.take(&args.http_addr);
-    let shutdown_grace = reader.take(&args.shutdown_grace);
-    Some(ServiceSettings {
-        core: core?,
-        broker: broker?,
-        http_addr: http_addr?,
-        shutdown_grace: shutdown_grace?,
-    })
-}
-
-fn core(
-    reader: &mut Reader,
-    args: &CoreArgs,
-    delays: &RetryDelayArgs,
-    org: Option<&OrgId>,
-) -> Option<CoreSettings> {
-    let base_url = reader.base_url(args);
-    let credentials = reader.credentials(args, org);
-    let concurrency = reader.take(&args.concurrency);
-    let is_dry_run = reader.take(&args.dry_run);
-    let organisation = reader.take_if(args.rate_limit.as_ref()).flatten();
-    let total = reader.take_if(args.rate_limit_total.as_ref()).flatten();
-    let request_timeout = reader.take(&args.request_timeout);
-    let max_attempts = reader.take(&args.max_attempts);
-    let max_age = reader.take(&args.max_age);
-    let guard_max = reader.take(&args.guard_max_deletes);
-    let guard_window = reader.take(&args.guard_window);
-    let delays = reader.take(&delays.wait_ladder);
-    let otlp = reader.otlp(args);
-    let delete_mode = reader.delete_mode(&args.undo);
-    let (proxy, ca_file) = (reader.take_if(args.proxy.as_ref()).flatten(), args.ca_file.clone());
-    if let Some(Err(error)) = ca_file.as_deref().map(certificates) {
-        reader.problems.push(format!("TALLYFY_CA_FILE: {error}"));
-    }
-    let request_timeout = request_timeout?;
-    Some(CoreSettings {
-        api: ApiSettings { base_url: base_url?, request_timeout, proxy, ca_file },
-        credentials: credentials?,
-        otlp,
-        schedule: RetrySchedule { max_attempts: max_attempts?, max_age: max_age?, delays: delays? },
-        concurrency: concurrency? as usize,
-        limits: RateLimits { organisation, total },
-        mode: if is_dry_run? { CallMode::Look } else { CallMode::Destroy },
-        guard: guard(guard_max?, guard_window?),
-        delete_mode: delete_mode?,
-        producers: Producers::default(),
-    })
-}
-
-fn guard(max_deletes: Option<u32>, window: Duration) -> Option<GuardLimit> {
-    let window_s = u32::try_from(window.as_secs()).unwrap_or(u32::MAX);
-    max_deletes.map(|max_deletes| GuardLimit { max_deletes, window_s })
-}
-
-fn topology(
-    provision: Provision,
-    kinds: Option<Vec<Kind>>,
-    delays: Option<&RetryDelays>,
-    audit_retention: Option<Duration>,
-    mode: Option<DeleteMode>,
-) -> Option<Topology> {
-    let delays = delays?.all().iter().map(|delay| (delay.name(), delay.ttl_ms())).collect();
-    Some(Topology {
-        provision,
-        kinds: kinds?,
-        delays,
-        audit_retention: audit_retention?,
-        undo_window: undo_window(mode?),
-    })
-}
-
-fn undo_window(mode: DeleteMode) -> Option<Duration> {
-    match mode {
-        DeleteMode::ArchiveThenDelete(window) => Some(window),
-        DeleteMode::Delete | DeleteMode::Archive => None,
-    }
-}
-
-fn broker(
-    reader: &mut Reader,
-    args: &BrokerArgs,
-    topology: Option<Topology>,
-    prefetch: u16,
-) -> Option<BrokerSettings> {
-    let (url, tls) = reader.broker_address(args)?;
-    Some(BrokerSettings { url, tls, topology: topology?, prefetch, trusted_users: Vec::new() })
-}
-
-/// More than the calls, so that the next commands are at hand while outcomes are being confirmed;
-/// not many more, because each may hold a body of 64 KiB.
-fn prefetch(concurrency: usize) -> u16 {
-    let spare = concurrency.min(MOST_SPARE);
-    u16::try_from(concurrency + spare).unwrap_or(LARGEST_PREFETCH).min(LARGEST_PREFETCH)
 }
 
 fn delete(

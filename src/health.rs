@@ -42,6 +42,41 @@ pub enum Component {
     Clock,
 }
 
+impl Component {
+    pub const ALL: [Self; 12] = [
+        Self::Draining,
+        Self::Broker,
+        Self::Hearing,
+        Self::Blocked,
+        Self::Publisher,
+        Self::Undeliverable,
+        Self::Breaker,
+        Self::Ledger,
+        Self::Audit,
+        Self::Paused,
+        Self::Organisations,
+        Self::Clock,
+    ];
+
+    /// The word that metrics use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Draining => "draining",
+            Self::Broker => "broker",
+            Self::Hearing => "deaf",
+            Self::Blocked => "blocked",
+            Self::Publisher => "publisher",
+            Self::Undeliverable => "undeliverable",
+            Self::Breaker => "breaker",
+            Self::Ledger => "ledger",
+            Self::Audit => "audit",
+            Self::Paused => "paused",
+            Self::Organisations => "organisations",
+            Self::Clock => "clock",
+        }
+    }
+}
+
 impl Default for Health {
     fn default() -> Self {
         let reasons = BTreeMap::from([

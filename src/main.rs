@@ -70,8 +70,9 @@ async fn execute(job: Job) -> anyhow::Result<ExitCode> {
         Job::Print(text) => {
             io::stdout().write_all(&text).map(|()| ExitCode::SUCCESS).context("standard output")
         }
-        Job::Check(settings, form) => {
-            check(&settings.core, &settings.broker, form).await.map(code).map_err(Into::into)
+        Job::Check(settings, purpose, form) => {
+            let ServiceSettings { core, broker, .. } = &*settings;
+            check(core, broker, purpose, form).await.map(code).map_err(Into::into)
         }
         Job::Setup(settings) => {
             setup(&settings).await.map(|()| ExitCode::SUCCESS).map_err(Into::into)
@@ -103,7 +104,7 @@ async fn run(settings: ServiceSettings) -> anyhow::Result<ExitCode> {
     let base_url = settings.core.api.base_url.clone();
     let broker = settings.broker.url.to_string();
     let service = Service::start(settings).await?;
-    info!(version = env!("CARGO_PKG_VERSION"), %base_url, broker, http = %service.http_address()?, "starting");
+    info!(version = config::version(), %base_url, broker, http = %service.http_address()?, "starting");
     service.run(shutdown).await;
     Ok(ExitCode::SUCCESS)
 }

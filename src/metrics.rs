@@ -1,15 +1,21 @@
 //! The numbers that an operator sees. No label carries an organisation's or a task's id.
 
 mod families;
+mod health_gauges;
+mod latency;
+mod process;
+mod queue_depths;
+mod standard;
+mod text;
 mod unacknowledged;
 mod waiting_ages;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -17,11 +23,16 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use self::families::{add, by_kind, labelled};
+use self::families::{add, by_kind, labelled, labels};
+use self::latency::latencies;
+use self::standard::Standard;
+pub use self::standard::{RequestEnd, Server};
 use self::unacknowledged::Received;
 pub use self::unacknowledged::Unacknowledged;
+use crate::health::Component;
 use crate::kind::Kind;
 use crate::messages::FailureReason;
+use crate::policy::absent_only::AbsentOnly;
 use crate::policy::api_access::SuspendReason;
 use crate::policy::verdict::Verdict;
 use crate::policy::waiting_ages::WaitingAges;
@@ -55,13 +66,17 @@ pub struct Metrics {
     commands: Family<KindLabel, Counter>,
     answers: Family<KindLabel, Counter>,
     calls: Family<Label, Histogram>,
+    latencies: Family<Label, Histogram>,
+    standard: Standard,
     publishes: Family<Label, Counter>,
     acknowledgements: Family<Label, Counter>,
     waiting: DelayGauges,
     queues: QueueGauges,
     first_answers: Family<KindLabel, Counter>,
+    absent_only: Mutex<AbsentOnly>,
+    only_absent: Family<Label, Gauge>,
+    not_ready: Family<Label, Gauge>,
     suspended: Family<Label, Gauge>,
-    /// Commands that the rate limit has made wait.
     pub rate_limit_waits: Family<Label, Counter>,
     held: Family<Label, Gauge>,
     paused: Family<Label, Gauge>,
@@ -77,7 +92,7 @@ pub struct Metrics {
     pub reconnects: Counter,
     pub breaker_open: Gauge,
     pub breaker_opened: Counter,
-    pub ready: Gauge,
+    ready: Gauge,
     /// 1 while nothing is deleted, by the operator's wish.
     pub dry_run: Gauge,
     /// Seconds since 1970 when the oldest token in force was written.
@@ -121,6 +136,8 @@ impl Metrics {
         );
         Self {
             calls,
+            latencies: latencies(r, kinds),
+            standard: Standard::default(),
             commands: by_kind(
                 r,
                 "commands",
@@ -141,6 +158,14 @@ impl Metrics {
                 "Answers to the first call of a new command, by meaning",
                 kinds,
                 verdicts_of,
+            ),
+            absent_only: Mutex::default(),
+            only_absent: labelled(
+                r,
+                "organisations_only_absent",
+                "Organisations whose new commands find nothing to delete, one after the other",
+                "kind",
+                kinds.iter().map(|kind| kind.as_str()),
             ),
             ambiguous_answers: add(
                 r,
@@ -219,6 +244,13 @@ impl Metrics {
             consumer_attached: add(r, "consumer_attached", "1 while consuming"),
             publisher_up: add(r, "publisher_up", "1 while publishes are confirmed"),
             ready: add(r, "ready", "1 while /readyz answers 200"),
+            not_ready: labelled(
+                r,
+                "not_ready",
+                "1 for each reason why /readyz answers 503",
+                "reason",
+                Component::ALL.map(Component::as_str),
+            ),
             dry_run: add(r, "dry_run", "1 where nothing is deleted: a dry run"),
             last_settled: add(r, "last_settled_timestamp_seconds", "Time of the last settlement"),
             registry,
@@ -226,40 +258,10 @@ impl Metrics {
     }
 }
 
-fn labels(kind: Kind, verdict: &'static str) -> KindLabel {
-    [("kind", kind.as_str()), ("verdict", verdict)]
-}
-
 impl Metrics {
     /// A delivery has been settled.
     pub fn count_command(&self, kind: Kind, verdict: &'static str) {
         self.commands.get_or_create(&labels(kind, verdict)).inc();
-    }
-
-    /// The first call of a command that was never delivered before was answered.
-    pub fn count_first_answer(&self, kind: Kind, verdict: Verdict) {
-        self.first_answers.get_or_create(&labels(kind, verdict.as_str())).inc();
-    }
-
-    /// So many organisations are suspended for this reason.
-    pub fn set_suspended(&self, reason: &'static str, organisations: usize) {
-        self.suspended
-            .get_or_create(&[("reason", reason)])
-            .set(i64::try_from(organisations).unwrap_or(i64::MAX));
-    }
-
-    /// So many organisations are held for this kind.
-    pub fn set_held(&self, kind: Kind, organisations: usize) {
-        if let Some(held) = self.held.get(&[("kind", kind.as_str())]) {
-            held.set(i64::try_from(organisations).unwrap_or(i64::MAX));
-        }
-    }
-
-    pub fn set_paused(&self, organisations: usize, is_all: bool) {
-        let organisations = i64::try_from(organisations).unwrap_or(i64::MAX);
-        for (scope, value) in [("all", i64::from(is_all)), ("organisations", organisations)] {
-            self.paused.get_or_create(&[("scope", scope)]).set(value);
-        }
     }
 
     /// The API has answered one call.
@@ -277,29 +279,22 @@ impl Metrics {
         self.acknowledgements.get_or_create(&[("result", result)]).inc();
     }
 
-    /// What lies ready in a queue; in a delay queue, by its kind and delay too.
-    pub fn set_queue(&self, queue: &str, messages: u32) {
-        if let Some((kind, delay)) = queue.split_once(".wait.") {
-            let labels = [("kind", kind.to_owned()), ("rung", delay.to_owned())];
-            self.waiting.get_or_create(&labels).set(messages.into());
-        }
-        self.queues.get_or_create(&[("queue", queue.to_owned())]).set(messages.into());
-        let mut depths = self.depths.lock().unwrap_or_else(PoisonError::into_inner);
-        depths.insert(queue.to_owned(), messages);
-    }
-
-    /// What lay ready in each queue when it was last looked at.
-    pub fn queues(&self) -> BTreeMap<String, u32> {
-        self.depths.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
+    /// All of them, as OpenMetrics.
     pub fn render(&self) -> String {
         self.show_unacknowledged();
         self.show_waiting();
+        self.show_absent_only();
         let mut text = String::new();
         // Writing to a String does not fail.
-        let _ = encode(&mut text, &self.registry);
+        let _ = encode_registry(&mut text, &self.registry)
+            .and_then(|()| encode_registry(&mut text, self.standard.registry()))
+            .and_then(|()| encode_eof(&mut text));
         text
+    }
+
+    /// All of them, in the text format of Prometheus.
+    pub fn render_text(&self) -> String {
+        text::of_openmetrics(&self.render())
     }
 }
 

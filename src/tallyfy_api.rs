@@ -21,6 +21,8 @@ use crate::messages::{OrgId, Target, TraceContext, names};
 use crate::policy::answer::{Answer, Body, Response};
 use crate::policy::dry_run::{CallMode, Seen};
 
+/// Of the GET that lists one of an organisation's tasks.
+pub(crate) const LIST_QUERY: &str = "is_oneoff=true&per_page=1";
 const LONGEST_BODY: usize = 64 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Below what servers and load balancers usually keep, so that a call seldom meets a connection
@@ -111,7 +113,7 @@ impl TallyfyApi {
         trace: Option<TraceContext<'_>>,
     ) -> (Answer, Seen) {
         let Look::At(place) = target.kind.spec().look else {
-            return (self.list_tasks(&target.org, token).await, Seen::default());
+            return (self.list_tasks(&target.org, token, trace).await, Seen::default());
         };
         let path = ["organizations", target.org.as_str(), place, target.id.as_str()];
         let call = self.client.get(url(&self.base_url, path)).headers(trace_headers(trace));
@@ -127,13 +129,15 @@ impl TallyfyApi {
 
     /// Lists one of an organisation's tasks: whether the token reaches the organisation. One call,
     /// which changes nothing.
-    pub async fn list_tasks(&self, org: &OrgId, token: &SecretString) -> Answer {
-        self.get(
-            &["organizations", org.as_str(), "tasks"],
-            Some("is_oneoff=true&per_page=1"),
-            token,
-        )
-        .await
+    pub async fn list_tasks(
+        &self,
+        org: &OrgId,
+        token: &SecretString,
+        trace: Option<TraceContext<'_>>,
+    ) -> Answer {
+        let mut url = url(&self.base_url, ["organizations", org.as_str(), "tasks"]);
+        url.set_query(Some(LIST_QUERY));
+        send(self.client.get(url).headers(trace_headers(trace)), token).await.0
     }
 
     /// Looks at something, for `check`. One call, which changes nothing.

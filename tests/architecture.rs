@@ -253,7 +253,7 @@ fn the_backoff_crate_is_confined_to_one_file_and_one_place_acknowledges() {
     // What destroys is made in one place, from the mode, and used in one place.
     let mut destroying = using(".delete(");
     destroying.sort();
-    assert_eq!(destroying, ["src/tallyfy_api.rs", "src/worker/undo_calls.rs"]);
+    assert_eq!(destroying, ["src/tallyfy_api.rs", "src/worker/api_request.rs"]);
     assert_eq!(using("Method::DELETE"), Vec::<String>::new());
     assert_eq!(using(".destructive("), ["src/worker/engine.rs"]);
     assert_eq!(using("wait_for_confirms"), Vec::<String>::new());

@@ -14,6 +14,7 @@ CUSTOM = {
     "ScaledObject": [("scaleTargetRef", "name"), ("triggers",)],
     "TriggerAuthentication": [("secretTargetRef",)],
     "ServiceMonitor": [("selector", "matchLabels"), ("endpoints",)],
+    "PrometheusRule": [("groups",)],
 }
 
 
@@ -68,6 +69,13 @@ def scaling_faults(documents):
                 yield f"ScaledObject {scaled['metadata']['name']}: its triggers are for {queues}, but KINDS names {served}"
 
 
+def namespace_faults(documents):
+    """What has no namespace lands in the one that happens to be current."""
+    for document in documents:
+        if "namespace" not in document["metadata"]:
+            yield f"{document['kind']} {document['metadata']['name']}: no namespace"
+
+
 def main():
     documents = [document for document in yaml.safe_load_all(sys.stdin) if document]
     assert documents, "nothing to validate"
@@ -77,6 +85,8 @@ def main():
         for fault in faults(document)
     ]
     found += scaling_faults(documents)
+    if sys.argv[1:] == ["overlay"]:
+        found += namespace_faults(documents)
     print("\n".join(found) or f"{len(documents)} manifests are valid")
     sys.exit(bool(found))
 

@@ -21,7 +21,7 @@ pub(super) async fn facts(
     report(base_url_and_clock(api, credentials, &orgs).await);
     let look = async |org: &OrgId| {
         let token = credentials.token(org)?;
-        let answer = api.list_tasks(org, &token).await;
+        let answer = api.list_tasks(org, &token, None).await;
         Some(judge::organisation(org, &answer))
     };
     let mut looks = stream::iter(&orgs).map(look).buffered(AT_A_TIME);

@@ -2,32 +2,51 @@
 
 use std::borrow::Cow;
 
-use uuid::Uuid;
-
-use super::{Fact, judge};
+use super::permissions::{Publishing, grant, may_declare, nobody, permissions};
+use super::{Fact, Purpose, judge};
 use crate::kind::Kind;
 use crate::messages::{Publication, names};
-use crate::rabbitmq::probe::{May, Questions, version};
+use crate::rabbitmq::probe::{May, version};
 use crate::rabbitmq::topology::{self, Provision, Topology};
-use crate::rabbitmq::{BrokerError, BrokerSettings, Connection, PublishError, Publisher, Refusal};
+use crate::rabbitmq::{
+    BrokerError, BrokerSettings, Connection, Preference, PublishError, Publisher, Refusal,
+};
 
 const TOPOLOGY: &str = "topology";
+const CONFIRMS: &str = "confirms and returns";
 const NO_ANSWER: &str =
     "That does not tell what is wrong with it: try again, and look at the broker's log";
 const RUN_SETUP: &str =
     "Run `setup` as a user who may configure; with the same WAIT_LADDER as here";
+const WILL_DECLARE: &str = "`run` declares it (DECLARE_TOPOLOGY=true), so does `setup`. A new virtual host has nothing: if this one is not new, \
+     look at AMQP_URL, KINDS and WAIT_LADDER";
+const DECLARE_AGAIN: &str = "Somebody declared it otherwise. docs/operations.md, 'A queue has other arguments', moves its messages with nothing lost; \
+     do not purge it";
+const BLOCKED: &str =
+    "`rabbitmqctl status`, section alarms: free memory or disk. A worker waits until it stops";
 
-pub(super) async fn facts(settings: &BrokerSettings) -> Vec<Fact> {
+pub(super) async fn facts(settings: &BrokerSettings, purpose: Purpose) -> Vec<Fact> {
     let (mut facts, connection) = hosts(settings).await;
     let Some(connection) = connection else { return facts };
     facts.push(tls(&connection));
-    facts.extend(topology(&connection, &settings.topology).await);
-    facts.extend(permissions(&connection, settings).await);
+    let (topology, stands) = topology(&connection, &settings.topology).await;
+    facts.extend(topology);
+    let (confirms, publishing) = publishing(&connection, settings, stands).await;
+    facts.extend(permissions(&connection, settings, publishing).await);
     facts.extend(settings.topology.kinds.iter().map(|kind| judge::kind(*kind)));
-    let publisher = Publisher::new(connection);
-    facts.push(confirms(&publisher, &settings.topology.kinds).await);
-    publisher.connection().close().await;
+    let is_waited_for = publishing == Publishing::Blocked;
+    facts.push(if is_waited_for { confirms.waited_for(purpose) } else { confirms });
+    connection.close().await;
     facts
+}
+
+/// Whether exchanges and queues are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stands {
+    Whole,
+    /// Not all of it, and `run` declares what is missing.
+    ToBeDeclared,
+    Incomplete,
 }
 
 /// Every address of every host, each with its fact; and a connection to one, for all that follows.
@@ -92,13 +111,21 @@ fn tls(connection: &Connection) -> Fact {
 }
 
 /// Whether all is there, and, where the user may configure, whether it is as it should be.
-async fn topology(connection: &Connection, topology: &Topology) -> Vec<Fact> {
+async fn topology(connection: &Connection, topology: &Topology) -> (Vec<Fact>, Stands) {
     let ensure = async |provision| {
         topology::ensure(connection, &Topology { provision, ..topology.clone() }).await
     };
     if let Err(error) = ensure(Provision::Check).await {
+        let is_missing = error.refusal() == Some(Refusal::NotFound);
+        if is_missing && topology.provision == Provision::Declare {
+            let may = may_declare(connection, &topology.kinds).await;
+            if may == May::Yes {
+                let found = error.to_string().replace(", run `setup`", "");
+                return (vec![Fact::warning(TOPOLOGY, found, WILL_DECLARE)], Stands::ToBeDeclared);
+            }
+        }
         let cure = if_refused(&error, Refusal::NotFound, RUN_SETUP);
-        return vec![Fact::failed(TOPOLOGY, error.to_string(), cure)];
+        return (vec![Fact::failed(TOPOLOGY, error.to_string(), cure)], Stands::Incomplete);
     }
     let arguments = match ensure(Provision::Compare).await {
         Ok(old) if old.is_empty() => {
@@ -112,13 +139,11 @@ async fn topology(connection: &Connection, topology: &Topology) -> Vec<Fact> {
             "the user may not configure, so cannot see them; `setup` can",
         ),
         Err(error) => {
-            const DECLARE_AGAIN: &str =
-                "Somebody declared it otherwise: empty it, delete it, then run `setup`";
             let cure = if_refused(&error, Refusal::PreconditionFailed, DECLARE_AGAIN);
             Fact::failed("arguments", error.to_string(), cure)
         }
     };
-    vec![Fact::ok(TOPOLOGY, "every exchange and queue is there"), arguments]
+    (vec![Fact::ok(TOPOLOGY, "every exchange and queue is there"), arguments], Stands::Whole)
 }
 
 /// The cure for what the broker has refused in this way; nobody shall delete a queue because a
@@ -127,59 +152,38 @@ fn if_refused(error: &BrokerError, refusal: Refusal, cure: &'static str) -> &'st
     if error.refusal() == Some(refusal) { cure } else { NO_ANSWER }
 }
 
-async fn permissions(connection: &Connection, settings: &BrokerSettings) -> Vec<Fact> {
-    let (ask, nobody) = (Questions(connection), nobody());
-    let kinds = &settings.topology.kinds;
-    let grant = grant(kinds);
-    let mut facts = Vec::new();
-    let queues =
-        kinds.iter().flat_map(|kind| [kind.queue().to_owned(), kind.undeliverable_queue()]);
-    for queue in queues.chain([names::LEDGER.to_owned()]) {
-        let may = ask.may_read(&queue).await;
-        facts.push(judge::needed(&format!("read {queue}"), may, grant.clone()));
-    }
-    for exchange in [
-        names::EVENTS_EXCHANGE,
-        names::RETRY_EXCHANGE,
-        names::DEAD_LETTER_EXCHANGE,
-        names::LEDGER_EXCHANGE,
-    ] {
-        facts.push(judge::needed(
-            &format!("write {exchange}"),
-            ask.may_write(exchange).await,
-            grant.clone(),
-        ));
-    }
-    let mut ours = May::Yes;
-    for kind in kinds {
-        let may = ask.may_configure(&format!("{kind}.{nobody}")).await;
-        ours = if may == May::Yes { ours } else { may };
-    }
-    let mut beyond = vec![("configure anything".to_owned(), ask.may_configure(&nobody).await)];
-    if settings.topology.provision == Provision::Check {
-        beyond.push(("configure the topology".to_owned(), ours));
-    } else {
-        const LET: &str = "Let it, or set DECLARE_TOPOLOGY=false and run `setup` as another user";
-        facts.push(judge::needed("configure (DECLARE_TOPOLOGY)", ours, LET));
-    }
-    let others = [
-        ("write any exchange", ask.may_write(&nobody).await),
-        ("write the default exchange, so any queue", ask.may_write("").await),
-        ("write task.commands", ask.may_write(names::COMMANDS_EXCHANGE).await),
-        ("read any queue", ask.may_read(&nobody).await),
-        ("read task.events.unrouted", ask.may_read(names::UNROUTED_EVENTS).await),
-    ];
-    beyond.extend(others.map(|(what, may)| (what.to_owned(), may)));
-    for queue in kinds.iter().map(|kind| kind.dead_letter_queue()) {
-        beyond.push((format!("read {queue}"), ask.may_read(&queue).await));
-    }
-    facts.push(judge::too_much(&beyond));
-    facts
+/// On a connection of its own: while the broker is blocking publishers it reads nothing more of one
+/// that has tried to publish.
+async fn publishing(
+    connection: &Connection,
+    settings: &BrokerSettings,
+    stands: Stands,
+) -> (Fact, Publishing) {
+    let preference = Preference { first: Some(connection.address()), last: Vec::new() };
+    let opened =
+        Connection::open_preferring(&settings.url, &settings.tls, "check", preference).await;
+    let own = match opened {
+        Ok(own) => own,
+        Err(error) => {
+            let fact = Fact::failed(CONFIRMS, error.to_string(), cure(&error));
+            return (fact, Publishing::Open);
+        }
+    };
+    let publisher = Publisher::new(own);
+    let found = tokio::select! {
+        biased;
+        reason = publisher.connection().becomes_blocked() => {
+            let found = format!("RabbitMQ is blocking publishers ({reason})");
+            (Fact::failed(CONFIRMS, found, BLOCKED), Publishing::Blocked)
+        }
+        fact = confirms(&publisher, &settings.topology.kinds, stands) => (fact, Publishing::Open),
+    };
+    publisher.connection().close().await;
+    found
 }
 
 /// A publish that no queue takes must come back, and be known to have come back.
-async fn confirms(publisher: &Publisher, kinds: &[Kind]) -> Fact {
-    const NAME: &str = "confirms and returns";
+async fn confirms(publisher: &Publisher, kinds: &[Kind], stands: Stands) -> Fact {
     let nowhere = Publication {
         exchange: names::RETRY_EXCHANGE,
         routing_key: nobody(),
@@ -190,13 +194,18 @@ async fn confirms(publisher: &Publisher, kinds: &[Kind]) -> Fact {
         headers: Vec::new(),
     };
     match publisher.publish(&nowhere).await {
-        Err(PublishError::Returned(_)) => Fact::ok(NAME, "what no queue takes comes back"),
+        Err(error)
+            if stands == Stands::ToBeDeclared && error.refusal() == Some(Refusal::NotFound) =>
+        {
+            Fact::skipped(CONFIRMS, "not to be seen before the topology is there")
+        }
+        Err(PublishError::Returned(_)) => Fact::ok(CONFIRMS, "what no queue takes comes back"),
         Ok(()) => Fact::failed(
-            NAME,
+            CONFIRMS,
             "a queue takes what none should",
             "Remove the foreign binding from task.retry",
         ),
-        Err(error) => Fact::failed(NAME, error.to_string(), cure_of_publishing(&error, kinds)),
+        Err(error) => Fact::failed(CONFIRMS, error.to_string(), cure_of_publishing(&error, kinds)),
     }
 }
 
@@ -208,20 +217,4 @@ fn cure_of_publishing(error: &PublishError, kinds: &[Kind]) -> Cow<'static, str>
             "Does the broker take messages at all? `rabbitmqctl status` shows alarms for memory and disk".into()
         }
     }
-}
-
-/// What gives the worker's user all that it needs, and no more.
-fn grant(kinds: &[Kind]) -> Cow<'static, str> {
-    let escaped = |queue: &str| queue.replace('.', r"\.");
-    let queues = kinds.iter().map(|kind| escaped(kind.queue())).collect::<Vec<_>>().join("|");
-    let read = format!(r"^(({queues})(\.undeliverable)?|{})$", escaped(names::LEDGER));
-    let write = r"^task\.(events|retry|dlx|ledger)$";
-    format!("rabbitmqctl set_permissions -p VHOST USER '^$' '{write}' '{read}'").into()
-}
-
-/// A name that nothing has: it hangs on the moment.
-fn nobody() -> String {
-    let now = jiff::Timestamp::now().to_string();
-    let id = Uuid::new_v5(&crate::messages::command::ID_NAMESPACE, now.as_bytes());
-    format!("tallyfy-check-{}", id.simple())
 }

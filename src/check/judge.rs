@@ -62,6 +62,9 @@ pub(super) fn organisation(org: &OrgId, answer: &Answer) -> Fact {
         (_, Some(429)) => {
             Fact::warning(&name, answer.describe(), "Throttled just now: try again later")
         }
+        (_, Some(500..)) => failed(
+            "The API fails. If the base URL is ok and the others are served, it fails for this organisation alone: ask Tallyfy's support",
+        ),
         (_, Some(403 | 404)) => failed("It is not the API that answers: see the base URL"),
         _ => failed("The API does not serve it: see the base URL"),
     }
@@ -111,6 +114,9 @@ pub(super) fn needed(name: &str, may: May, cure: impl Into<Cow<'static, str>>) -
     match may {
         May::Yes => Fact::ok(&name, "granted"),
         May::No => Fact::failed(&name, "refused", cure),
+        May::NotAsked => {
+            Fact::skipped(&name, "not to be seen while RabbitMQ is blocking publishers")
+        }
         May::Unknown => Fact::failed(
             &name,
             "could not be found out",

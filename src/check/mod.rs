@@ -6,6 +6,7 @@
 mod api;
 mod broker;
 mod judge;
+mod permissions;
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -41,7 +42,25 @@ pub enum State {
     Skipped,
 }
 
+/// What it is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Whether all is well.
+    Everything,
+    /// Whether a worker may start.
+    Start,
+}
+
 impl Fact {
+    /// # A pod starts although the API is down
+    ///
+    /// What a worker waits for by itself must not keep it from starting: one dead token among many,
+    /// say, would stop the deletions of all the others.
+    fn waited_for(self, purpose: Purpose) -> Self {
+        let is_softer = purpose == Purpose::Start && self.state == State::Failed;
+        Self { state: if is_softer { State::Warning } else { self.state }, ..self }
+    }
+
     pub(crate) fn ok(fact: &str, detail: impl Into<String>) -> Self {
         Self { fact: fact.to_owned(), state: State::Ok, detail: detail.into(), cure: None }
     }
@@ -76,6 +95,7 @@ const NO_TOKENS: &str = "Is the secret mounted, and readable for this user?";
 pub async fn check(
     core: &CoreSettings,
     broker: &BrokerSettings,
+    purpose: Purpose,
     form: OutputFormat,
 ) -> Result<bool, StartError> {
     let api = TallyfyApi::new(&core.api)?;
@@ -87,9 +107,14 @@ pub async fn check(
             let _ = print(&fact, form);
         }
     };
-    report(broker::facts(broker).await);
+    report(broker::facts(broker, purpose).await);
     match credentials(&core.credentials) {
-        Ok(credentials) => api::facts(&api, &credentials, &mut report).await,
+        Ok(credentials) => {
+            let mut report = |facts: Vec<Fact>| {
+                report(facts.into_iter().map(|fact| fact.waited_for(purpose)).collect());
+            };
+            api::facts(&api, &credentials, &mut report).await;
+        }
         Err(error) => report(vec![Fact::failed("tokens", error.to_string(), NO_TOKENS)]),
     }
     Ok(is_well)

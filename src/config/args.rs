@@ -28,7 +28,7 @@ const LONGEST_GRACE: Duration = Duration::from_hours(1);
 /// Deletes tasks, processes, tags and files in Tallyfy: takes commands from RabbitMQ, calls the
 /// API, publishes how each ended.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true, after_help = EXIT_CODES)]
+#[command(version = super::print::version(), arg_required_else_help = true, after_help = EXIT_CODES)]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Sub,
@@ -201,6 +201,10 @@ pub(super) struct CheckArgs {
     /// JSON, one check per line.
     #[arg(long)]
     pub(super) json: bool,
+    /// Before a worker starts: only the broker and the settings can fail. What a worker waits for
+    /// by itself (API, tokens, organisations, an alarm of the broker) is a warning.
+    #[arg(long)]
+    pub(super) start: bool,
     #[command(flatten)]
     pub(super) run: RunArgs,
 }

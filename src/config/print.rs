@@ -1,5 +1,7 @@
 //! What is printed of the program itself: schemas, completions.
 
+use std::sync::LazyLock;
+
 use clap::Command;
 use clap_complete::Shell;
 
@@ -19,6 +21,16 @@ pub(super) fn schema(subject: Option<SubjectArg>, kind: Kind) -> Vec<u8> {
         SubjectArg::Pending => Subject::Pending,
     });
     format!("{:#}\n", schema_of(subject, kind)).into_bytes()
+}
+
+/// The package's version, and the commit where the build was told it (`GIT_COMMIT`).
+pub fn version() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(|| {
+        let commit = option_env!("GIT_COMMIT").filter(|commit| !commit.is_empty());
+        let commit = commit.map(|commit| format!(" ({commit})")).unwrap_or_default();
+        format!("{}{commit}", env!("CARGO_PKG_VERSION"))
+    });
+    &VERSION
 }
 
 pub(super) fn completions(shell: Shell, mut program: Command) -> Vec<u8> {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{ConnectInfo, State};
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Json, Router};
@@ -31,6 +31,7 @@ const MOST_CONNECTIONS: usize = 32;
 const HEADERS_WITHIN: Duration = Duration::from_secs(5);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What the pages show.
 #[derive(Clone)]
@@ -151,7 +152,53 @@ async fn readyz(State(port): State<Pages>) -> impl IntoResponse {
     }
 }
 
-async fn render_metrics(State(port): State<Pages>) -> impl IntoResponse {
-    port.metrics.ready.set(i64::from(port.health.reasons().is_empty()));
-    ([(CONTENT_TYPE, OPENMETRICS)], port.metrics.render())
+async fn render_metrics(State(port): State<Pages>, headers: HeaderMap) -> impl IntoResponse {
+    port.metrics.set_readiness(&port.health);
+    let accepted = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    if prefers_openmetrics(accepted) {
+        ([(CONTENT_TYPE, OPENMETRICS)], port.metrics.render())
+    } else {
+        ([(CONTENT_TYPE, TEXT)], port.metrics.render_text())
+    }
+}
+
+/// OpenMetrics is for those who name it, at least as gladly as plain text, as in Prometheus's own
+/// clients.
+fn prefers_openmetrics(accepted: &str) -> bool {
+    let quality = |wanted: &str| {
+        let qualities = accepted.split(',').filter_map(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let is_it = parts.next()?.eq_ignore_ascii_case(wanted);
+            let quality = parts.find_map(|part| part.strip_prefix("q=")?.parse::<f32>().ok());
+            is_it.then_some(quality.unwrap_or(1.0))
+        });
+        qualities.fold(0.0, f32::max)
+    };
+    let open = quality("application/openmetrics-text");
+    open > 0.0 && open >= quality("text/plain")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn openmetrics_is_for_those_who_name_it() {
+        let prometheus = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+            application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;q=0.4,\
+            text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+        let text_first = "text/plain;version=0.0.4;q=0.6, application/openmetrics-text;q=0.5";
+        let refused = "application/openmetrics-text;q=0";
+        for (accepted, expected) in [
+            (prometheus, true),
+            ("application/openmetrics-text", true),
+            (text_first, false),
+            (refused, false),
+            ("text/plain", false),
+            ("*/*", false),
+            ("", false),
+        ] {
+            assert_eq!(prefers_openmetrics(accepted), expected, "{accepted}");
+        }
+    }
 }

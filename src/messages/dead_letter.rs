@@ -154,6 +154,7 @@ impl DeadLetter {
         let retry_state = &self.retry_state;
         let headers = [
             (names::X_ATTEMPTS, Some(HeaderValue::Number(retry_state.attempts.into()))),
+            (names::X_CALLS, Some(HeaderValue::Number(retry_state.calls.into()))),
             (names::X_FIRST_SEEN, time(retry_state.first_seen)),
             (
                 names::X_LAST_STATUS,

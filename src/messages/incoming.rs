@@ -42,6 +42,15 @@ pub struct Properties {
     pub published_by: Option<String>,
 }
 
+/// How a message came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrival<'a> {
+    /// The exchange that it was published to; empty: straight to the queue.
+    pub exchange: &'a str,
+    pub routing_key: &'a str,
+    pub delivery_tag: u64,
+}
+
 /// A W3C trace context that may be passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceContext<'a> {
@@ -55,12 +64,16 @@ impl Properties {
     /// The trace context; `None` where `traceparent` is not one by the W3C's rules, which forbid to
     /// pass such a one on.
     pub fn trace(&self) -> Option<TraceContext<'_>> {
-        let parent = self.traceparent.as_deref().filter(|parent| is_traceparent(parent))?;
-        Some(TraceContext { parent, state: self.tracestate.as_deref() })
+        TraceContext::of(self.traceparent.as_deref()?, self.tracestate.as_deref())
     }
 }
 
 impl<'a> TraceContext<'a> {
+    /// `None` where `parent` is no `traceparent`.
+    pub fn of(parent: &'a str, state: Option<&'a str>) -> Option<Self> {
+        is_traceparent(parent).then_some(Self { parent, state })
+    }
+
     pub fn trace_id(&self) -> &'a str {
         &self.parent[TRACE_ID]
     }
@@ -99,6 +112,8 @@ fn is_traceparent(text: &str) -> bool {
 pub struct RetryState {
     /// Attempts spent.
     pub attempts: u32,
+    /// Calls made, whether they have used up an attempt or not.
+    pub calls: u32,
     /// An earlier attempt's answer was lost.
     pub ambiguous: bool,
     /// First delivery to a worker; `None` on that very delivery.

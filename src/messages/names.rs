@@ -37,6 +37,8 @@ pub const EVENT_CONTENT_TYPE: &str = "application/cloudevents+json";
 
 /// Header: attempts that the API answered (or whose answer was lost), so far.
 pub const X_ATTEMPTS: &str = "x-attempts";
+/// Header: calls made so far, whether they have used up an attempt or not.
+pub const X_CALLS: &str = "x-calls";
 /// Header: when the command was first delivered to a worker (RFC 3339).
 pub const X_FIRST_SEEN: &str = "x-first-seen";
 /// Header: an earlier attempt's answer was lost.

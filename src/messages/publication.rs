@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::ledger::LedgerRecord;
-use super::{Incoming, Properties, RetryState, names, time};
+use super::{Incoming, Properties, RetryState, TraceContext, names, time};
 use jiff::{SignedDuration, Timestamp};
 
 /// A message to publish: persistent, mandatory and confirmed, always.
@@ -123,6 +123,26 @@ impl<'a> Publication<'a> {
         }
     }
 
+    /// The trace context that it carries.
+    pub fn trace(&self) -> Option<TraceContext<'_>> {
+        let text = |wanted: &str| {
+            self.headers.iter().find_map(|(name, value)| match value {
+                HeaderValue::Text(text) if *name == wanted => Some(text.as_str()),
+                _ => None,
+            })
+        };
+        TraceContext::of(text(names::TRACEPARENT)?, text(names::TRACESTATE))
+    }
+
+    /// Has it carry another span of its trace.
+    pub fn carry(&mut self, traceparent: String) {
+        let traceparent = HeaderValue::Text(traceparent);
+        match self.headers.iter_mut().find(|(name, _)| *name == names::TRACEPARENT) {
+            Some((_, value)) => *value = traceparent,
+            None => self.headers.push((names::TRACEPARENT, traceparent)),
+        }
+    }
+
     pub fn is_dead_letter(&self) -> bool {
         self.exchange == names::DEAD_LETTER_EXCHANGE
     }
@@ -177,6 +197,7 @@ fn retry_state_headers(
     first_seen: Timestamp,
 ) -> Vec<(&'static str, HeaderValue)> {
     let mut headers = vec![(names::X_ATTEMPTS, HeaderValue::Number(retry_state.attempts.into()))];
+    headers.push((names::X_CALLS, HeaderValue::Number(retry_state.calls.into())));
     push_time(&mut headers, names::X_FIRST_SEEN, Some(first_seen));
     headers.extend(
         retry_state
@@ -223,6 +244,7 @@ mod tests {
         let not_before = Some(moment());
         RetryState {
             attempts: 3,
+            calls: 5,
             ambiguous: true,
             first_seen: None,
             not_before,
@@ -267,6 +289,7 @@ mod tests {
         is_the_command_as_it_came(&copy);
         let expected = [
             ("x-attempts", Number(3)),
+            ("x-calls", Number(5)),
             ("x-first-seen", text("2026-11-23T10:00:00.000Z")),
             ("x-last-status", Number(503)),
             ("x-ambiguous", Flag(true)),
@@ -290,6 +313,7 @@ mod tests {
         let names: Vec<_> = dead.headers.iter().map(|(name, _)| *name).collect();
         let own = [
             "x-attempts",
+            "x-calls",
             "x-first-seen",
             "x-last-status",
             "x-ambiguous",
@@ -299,7 +323,7 @@ mod tests {
         let failure = ["x-failure-reason", "x-failure-detail", "x-failed-at"];
         assert_eq!(names, [&own[..], &failure, &["traceparent", "tracestate"]].concat());
         assert_eq!(
-            dead.headers[6..8],
+            dead.headers[7..9],
             [("x-failure-reason", text("rejected")), ("x-failure-detail", text("HTTP 422"))]
         );
     }

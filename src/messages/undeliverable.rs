@@ -4,7 +4,8 @@
 use jiff::Timestamp;
 
 use super::Incoming;
-use super::event::{Failure, FailureReason};
+use super::event::Failure;
+use super::failure_reason::FailureReason;
 
 /// One delivery from a queue of undeliverable commands.
 #[derive(Debug, Clone)]

@@ -5,7 +5,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::{Metric, Registry};
 
-use super::{KindLabel, Label, labels};
+use super::{KindLabel, Label};
 use crate::kind::Kind;
 
 pub(super) fn add<M: Metric + Clone + Default>(
@@ -48,4 +48,8 @@ pub(super) fn by_kind(
         }
     }
     family
+}
+
+pub(super) fn labels(kind: Kind, verdict: &'static str) -> KindLabel {
+    [("kind", kind.as_str()), ("verdict", verdict)]
 }

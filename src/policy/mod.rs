@@ -2,6 +2,7 @@
 //! argument.
 
 pub mod absence;
+pub mod absent_only;
 pub mod admission;
 pub mod answer;
 pub mod api_access;

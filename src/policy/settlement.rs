@@ -120,6 +120,26 @@ impl Settlement {
         Some(Publication { headers, ..moved })
     }
 
+    /// Whether the command has come to its end.
+    pub fn is_end(&self) -> bool {
+        matches!(
+            self,
+            Self::Finish(_) | Self::DeadLetter(..) | Self::Reject(Some(_)) | Self::DryRun(_)
+        )
+    }
+
+    /// Why the command has failed, where this is its end and it has: the word that spans and
+    /// metrics use.
+    pub fn error_type(&self) -> Option<&'static str> {
+        match self {
+            Self::Finish(outcome) | Self::DeadLetter(outcome, _) | Self::Reject(Some(outcome)) => {
+                outcome.failure.as_ref().map(|failure| failure.reason.as_str())
+            }
+            Self::Reject(None) => Some("oversized"),
+            _ => None,
+        }
+    }
+
     /// The word that metrics and logs use.
     pub fn as_str(&self) -> &'static str {
         match self {

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::Stream;
 use futures_util::future::join_all;
+use futures_util::{Stream, StreamExt};
 use lapin::tcp::OwnedTLSConfig;
 use lapin::{Channel, ConnectionProperties, Event};
 use rustix::system::uname;
@@ -184,6 +184,17 @@ impl Connection {
 
     pub(super) fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// Why the broker is blocking publishers, as soon as it says so; it does to those that publish.
+    pub async fn becomes_blocked(&self) -> String {
+        let mut events = Box::pin(self.events());
+        while let Some(event) = events.next().await {
+            if let Event::ConnectionBlocked(reason) = event {
+                return reason;
+            }
+        }
+        std::future::pending().await
     }
 
     /// Closes it, and does not wait long for the answer.

@@ -88,6 +88,7 @@ mod tests {
         };
         let retry_state = RetryState {
             attempts: 7,
+            calls: 9,
             ambiguous: true,
             first_seen: "2026-11-23T10:00:00Z".parse().ok(),
             last_status: Some(503),

@@ -3,11 +3,12 @@
 
 use lapin::BasicProperties;
 use lapin::options::{BasicNackOptions, BasicRejectOptions};
+use lapin::types::ShortString;
 
 use super::acks::Acknowledger;
 use super::connection::in_time;
 use super::envelope;
-use crate::messages::{Incoming, Properties};
+use crate::messages::{Arrival, Incoming, Properties};
 
 /// An unacknowledged message. It is not `Clone` and every way out consumes it, so it is settled at
 /// most once, and on the channel that it came from. (lapin's own `Acker` would start a task of the
@@ -18,6 +19,8 @@ pub struct Delivery<M = Incoming> {
     pub message: M,
     redeliveries: u32,
     acknowledger: Acknowledger,
+    exchange: ShortString,
+    routing_key: ShortString,
     tag: u64,
 }
 
@@ -31,9 +34,14 @@ impl<M> Delivery<M> {
         // On a first delivery the header can only be the producer's.
         let redeliveries =
             if delivery.redelivered { envelope::delivery_count(&delivery.properties) } else { 0 };
-        let (acknowledger, tag) = (acknowledger.clone(), delivery.delivery_tag);
-        let message = read(&delivery.properties, delivery.data);
-        Self { message, redeliveries, acknowledger, tag }
+        Self {
+            message: read(&delivery.properties, delivery.data),
+            redeliveries,
+            acknowledger: acknowledger.clone(),
+            exchange: delivery.exchange,
+            routing_key: delivery.routing_key,
+            tag: delivery.delivery_tag,
+        }
     }
 
     /// How often it went back to its queue before, as a quorum queue counts it.
@@ -43,8 +51,8 @@ impl<M> Delivery<M> {
 
     /// The same delivery, with less of what it says.
     pub fn map<N>(self, read: impl FnOnce(M) -> N) -> Delivery<N> {
-        let Self { message, redeliveries, acknowledger, tag } = self;
-        Delivery { message: read(message), redeliveries, acknowledger, tag }
+        let Self { message, redeliveries, acknowledger, exchange, routing_key, tag } = self;
+        Delivery { message: read(message), redeliveries, acknowledger, exchange, routing_key, tag }
     }
 
     /// Tells the broker to forget it; `false` if the broker could not be told, or was not told in
@@ -84,8 +92,10 @@ impl Delivery {
         &self.message
     }
 
-    /// What is carried to everything that is published about it.
-    pub fn properties_mut(&mut self) -> &mut Properties {
-        &mut self.message.properties
+    /// How it came, and what is carried to everything that is published about it.
+    pub fn arrival(&mut self) -> (Arrival<'_>, &mut Properties) {
+        let (exchange, routing_key) = (self.exchange.as_str(), self.routing_key.as_str());
+        let arrival = Arrival { exchange, routing_key, delivery_tag: self.tag };
+        (arrival, &mut self.message.properties)
     }
 }

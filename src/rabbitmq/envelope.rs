@@ -33,6 +33,7 @@ pub const KEEP: Keep = Keep {
         names::X_PUBLISHED_BY,
         names::X_DEATH,
         names::X_HISTORY,
+        names::X_CALLS,
         names::TRACEPARENT,
         names::TRACESTATE,
         names::X_FAILURE_DETAIL,
@@ -67,10 +68,12 @@ pub fn read(properties: &BasicProperties, believed: bool) -> (Properties, RetryS
     if !believed {
         return (carried, RetryState::default());
     }
+    let count = |name: &str| {
+        header(name).and_then(as_number).map_or(0, |n| u32::try_from(n.max(0)).unwrap_or(u32::MAX))
+    };
     let retry_state = RetryState {
-        attempts: header(names::X_ATTEMPTS)
-            .and_then(as_number)
-            .map_or(0, |n| u32::try_from(n.max(0)).unwrap_or(u32::MAX)),
+        attempts: count(names::X_ATTEMPTS),
+        calls: count(names::X_CALLS),
         ambiguous: matches!(header(names::X_AMBIGUOUS), Some(AMQPValue::Boolean(true))),
         first_seen: time(names::X_FIRST_SEEN),
         not_before: time(names::X_NOT_BEFORE),
@@ -222,7 +225,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_a_command_has_come_through_survives_a_wait(
-            attempts: u32, ambiguous: bool, first_seen in any_moment(), not_before in of(any_moment()), purge_at in of(any_moment()), is_dry_run: bool,
+            [attempts, calls] in proptest::array::uniform2(any::<u32>()), ambiguous: bool, first_seen in any_moment(), not_before in of(any_moment()), purge_at in of(any_moment()), is_dry_run: bool,
             last_status in of(any::<u16>()), texts in proptest::array::uniform6(of("\\PC{1,60}")),
             notes in proptest::array::uniform2(of("\\PC{1,60}")),
         ) {
@@ -231,7 +234,7 @@ mod tests {
                 Properties { message_id, correlation_id, content_type, traceparent, tracestate, published_by };
             let [history, wait_reasons] = notes;
             let retry_state = RetryState {
-                attempts, ambiguous, first_seen: None, not_before, purge_at, is_dry_run, last_status, wait_reasons, history, request_id: None,
+                attempts, calls, ambiguous, first_seen: None, not_before, purge_at, is_dry_run, last_status, wait_reasons, history, request_id: None,
             };
             let incoming = Incoming { properties, ..Incoming::default() };
             let copy = Publication::waiting_copy(&incoming, "q".into(), &retry_state, first_seen);

@@ -26,6 +26,8 @@ pub enum May {
     No,
     /// What it is about is not there, or the broker did not answer.
     Unknown,
+    /// The question would not have been answered.
+    NotAsked,
 }
 
 /// The version of the broker at the other end of a connection, as its greeting tells it before any

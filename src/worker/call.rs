@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use secrecy::SecretString;
 
+use super::api_request::{About, ApiRequest, Called};
 use super::engine::Engine;
 use super::ledger::{Admission, Braked};
 use super::permits::{Asking, PermitGuard, Refused};
 use super::stop::Stop;
-use super::undo_calls::Called;
 use crate::failpoint::{self, Failpoint};
 use crate::messages::call_record::CallRecord;
 use crate::messages::ledger::Scope;
@@ -58,6 +58,8 @@ pub(super) struct Answered {
     pub(super) retry_after: Option<Duration>,
     /// See [`crate::policy::api_access::Recorded`].
     pub(super) is_outage: bool,
+    /// The request that was answered last.
+    pub(super) request: ApiRequest,
     /// When it came.
     pub(super) at: Moment,
 }
@@ -167,27 +169,21 @@ impl Engine {
 }
 
 impl Call<'_> {
-    /// Makes the call and records its answer.
-    pub(super) async fn make(self, command: &Command, incoming: &Incoming) -> Answered {
+    /// Makes the call, before which there were so many `calls`, and records its answer.
+    pub(super) async fn make(self, command: &Command, incoming: &Incoming, calls: u32) -> Answered {
         let engine = self.engine;
-        let properties = &incoming.properties;
+        let about = About { properties: &incoming.properties, resends: calls };
         let started = Instant::now();
         failpoint::hit(Failpoint::BeforeCall).await;
-        let mut span = engine.spans.call(
-            command.target.kind,
-            engine.mode(),
-            properties,
-            engine.api.base_url(),
-        );
-        let trace = span.context(properties);
         let stage = engine.delete_mode.stage(command.target.kind, incoming.retry_state.purge_at);
-        let Called { answer, verdict, seen, found, record } = {
+        let Called { answer, verdict, seen, found, record, mut request } = {
             let _in_flight = InFlight::new(engine);
             if let Some(api) = &engine.destructive_api {
-                self.destroy(api, stage, &command.target, trace).await
+                self.destroy(api, stage, &command.target, about).await
             } else {
-                let (answer, seen) = engine.api.look(&command.target, &self.token, trace).await;
-                Called { seen, ..Called::of(dry_run::decide(&answer), answer) }
+                let (answer, seen, request) =
+                    engine.look(&command.target, &self.token, about).await;
+                Called { seen, ..Called::of(dry_run::decide(&answer), answer, request) }
             }
         };
         let took = started.elapsed();
@@ -196,14 +192,13 @@ impl Call<'_> {
         if answer.leaves_doubt() {
             engine.metrics.ambiguous_answers.inc();
         }
-        let (verdict, answer) = self.prove((verdict, answer), command).await;
+        let (verdict, answer) = self.prove((verdict, answer), &command.target, about).await;
         let was_destructive = record.is_some();
         if let Some(call) = record {
             engine.keep_record(command, incoming, call, (&answer, verdict));
         }
         let at = Moment::now();
-        span.answered(&answer, verdict);
-        drop(span);
+        request.judged(verdict);
         engine.metrics.count_call(command.target.kind, verdict, class, took);
         engine.compare_clocks(&answer, at.time);
         let retry_after = retry_after::of(&answer, at.time);
@@ -211,7 +206,17 @@ impl Call<'_> {
         let recorded = self.permit.record(feedback, at.instant);
         engine.report_changes(&command.target.org, verdict, &answer, &recorded.changes);
         let is_outage = recorded.is_outage;
-        Answered { answer, verdict, seen, found, was_destructive, retry_after, is_outage, at }
+        Answered {
+            answer,
+            verdict,
+            seen,
+            found,
+            was_destructive,
+            retry_after,
+            is_outage,
+            request,
+            at,
+        }
     }
 
     /// Puts an absence to the test. Where nobody can say whether to believe it, what was answered
@@ -219,19 +224,21 @@ impl Call<'_> {
     async fn prove(
         &self,
         (verdict, answer): (Verdict, Answer),
-        command: &Command,
+        target: &Target,
+        about: About<'_>,
     ) -> (Verdict, Answer) {
-        let engine = self.engine;
+        let (engine, org) = (self.engine, &target.org);
         match verdict {
             Verdict::AlreadyAbsent | Verdict::UnverifiedAbsence => {
-                let org = &command.target.org;
-                let counts = || engine.permits.with(|access, now| access.count_call(org, now));
-                let (reach, list) = engine.reach.ask(&engine.api, org, &self.token, counts).await;
+                let (reach, list) = engine
+                    .reach
+                    .ask(org, &self.token, engine.list(target, &self.token, about))
+                    .await;
                 let is_unanswered = matches!(reach, Reach::Unanswered(_));
                 (believe(verdict, reach), if is_unanswered { in_its_place(&list) } else { answer })
             }
             Verdict::Deleted | Verdict::Present => {
-                engine.reach.is_served(&command.target.org);
+                engine.reach.is_served(org);
                 (verdict, answer)
             }
             _ => (verdict, answer),

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tracing::debug;
+use tracing::{debug, warn};
 
+use super::api_request::is_success;
 use super::call::{Answered, Moment};
 use super::engine::Engine;
 use super::in_process_delays::InProcessDelays;
@@ -12,7 +13,7 @@ use super::outcome::{cut, detail, identity, outcome, refused};
 use super::permits::Asking;
 use crate::messages::event::Failure;
 use crate::messages::ledger::Decision;
-use crate::messages::{Command, EndKind, FailureReason, Incoming, Outcome, RetryState};
+use crate::messages::{Command, EndKind, FailureReason, Incoming, Outcome, RetryState, Target};
 use crate::policy::admission::{admit, age, passed_not_after};
 use crate::policy::api_access::rate::{HELD_FOR, RATE_LIMITED};
 use crate::policy::dry_run::CallMode;
@@ -110,7 +111,13 @@ impl<'a> CommandRun<'a> {
     }
 
     /// What follows an answer.
-    pub(super) fn after(&mut self, answered: &Answered) -> Step {
+    pub(super) fn after(&mut self, answered: Answered) -> Step {
+        let step = self.decide(&answered);
+        answered.request.end(matches!(&step, Step::Settle(settlement) if is_success(settlement)));
+        step
+    }
+
+    fn decide(&mut self, answered: &Answered) -> Step {
         self.record(answered);
         let at = answered.at;
         let facts = Facts {
@@ -149,9 +156,13 @@ impl<'a> CommandRun<'a> {
     fn record(&mut self, answered: &Answered) {
         let Answered { answer, verdict, .. } = answered;
         if self.is_new() {
-            self.engine.metrics.count_first_answer(self.incoming.kind, *verdict);
+            let Target { org, kind, .. } = &self.command.target;
+            if self.engine.metrics.count_first_answer(org, *kind, *verdict) {
+                warn!(%kind, org_id = %org, "organisation sees absences only: its last twenty new commands found nothing to delete");
+            }
         }
         self.calls += 1;
+        self.retry_state.calls = self.retry_state.calls.saturating_add(1);
         // Saturating: the number came in a header that anybody may have written.
         let spent = u32::from(self.uses_up_an_attempt(answered));
         self.retry_state.attempts = self.retry_state.attempts.saturating_add(spent);

@@ -112,6 +112,7 @@ impl Engine {
             spans: settings.spans,
             draining: CancellationToken::new(),
         };
+        engine.metrics.set_server(engine.api.base_url().into());
         engine.metrics.dry_run.set(i64::from(engine.mode() == CallMode::Look));
         engine.take_credentials(&[]);
         engine

@@ -55,8 +55,8 @@ async fn process(incoming: &Incoming, engine: &Engine, stop: &Stop) -> Settlemen
         if let Some(over) = run.is_over() {
             return over;
         }
-        let answered = call.make(&run.command, incoming).await;
-        let delay = match run.after(&answered) {
+        let answered = call.make(&run.command, incoming, run.retry_state.calls).await;
+        let delay = match run.after(answered) {
             Step::Settle(settlement) => return settlement,
             Step::TryAgain(delay) => delay,
         };

@@ -2,7 +2,7 @@
 //! for all of them.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -18,13 +18,16 @@ pub(super) async fn process_delivery(
     engine: Arc<Engine>,
     settler: Arc<Settler>,
 ) {
-    let _unacknowledged = engine.metrics.received();
+    let (_unacknowledged, received) = (engine.metrics.received(), Instant::now());
     failpoint::hit(Failpoint::AfterReceive).await;
-    let mut span = engine.spans.delivery(delivery.incoming().kind, delivery.properties_mut());
+    let queue = delivery.incoming().kind.queue();
+    let (arrival, properties) = delivery.arrival();
+    let mut span = engine.spans.delivery(queue, arrival, properties);
     let settlement =
         handle(delivery.incoming(), &engine, &engine.stop(settler.session_lost())).await;
     span.decided(&settlement);
-    settler.settle(delivery, &settlement).await;
+    settler.settle(delivery, &settlement, received).await;
+    engine.metrics.observe_process(queue, settlement.error_type(), received.elapsed());
 }
 
 /// Fires `over` when the grace has passed since the drain began.

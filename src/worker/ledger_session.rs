@@ -170,10 +170,13 @@ fn announce(scope: Scope, trip: &Trip, session: &Arc<Session>, engine: &Arc<Engi
     let (held, offset) = (Held::new(&scope, trip.since, trip.limit), trip.offset);
     tokio::spawn(async move {
         loop {
-            let event = held::event(&held, offset, Timestamp::now());
+            let mut event = held::event(&held, offset, Timestamp::now());
+            let mut span = engine.spans.publication(&mut event);
             if session.publisher().publish(&event).await.is_ok() {
                 return engine.ledger.announced(scope);
             }
+            span.failed("not_confirmed");
+            drop(span);
             tokio::select! {
                 () = session.lost.cancelled() => return,
                 () = sleep(TRY_AGAIN_AFTER) => {}

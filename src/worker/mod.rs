@@ -1,6 +1,7 @@
 //! THE FLOW of one message: `run` holds a session with the broker, `consume` takes the message in,
 //! `handle` decides its disposition, `settle` tells the broker.
 
+mod api_request;
 mod audit_log;
 mod audit_session;
 mod call;

@@ -64,6 +64,12 @@ impl PublishTrouble {
         }
     }
 
+    /// The broker is blocking publishers: nothing is published until it stops, and nothing has
+    /// failed.
+    pub(super) fn blocked(&self) {
+        self.metrics.publisher_up.set(0);
+    }
+
     /// A publication has failed for the first time.
     pub(super) fn begin(self: &Arc<Self>, what: &str) -> Stuck {
         self.lock().stuck += 1;

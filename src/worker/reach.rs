@@ -12,7 +12,6 @@ use tracing::debug;
 use crate::messages::OrgId;
 use crate::policy::absence::{Reach, holds_for, is_worth_asking_again, reach};
 use crate::policy::answer::Answer;
-use crate::tallyfy_api::TallyfyApi;
 
 /// What is known, for each organisation and its present token.
 #[derive(Default)]
@@ -44,14 +43,13 @@ impl Known {
 }
 
 impl ReachCache {
-    /// What is known for an absence, or else what the API says now, and its answer. Those who ask
-    /// together wait for one answer.
+    /// What is known for an absence, or else what the API says now to `list`, and its answer. Those
+    /// who ask together wait for one answer.
     pub(super) async fn ask(
         &self,
-        api: &TallyfyApi,
         org: &OrgId,
         token: &Arc<SecretString>,
-        counts: impl FnOnce(),
+        list: impl Future<Output = Answer>,
     ) -> (Reach, Answer) {
         let organisation = {
             let mut organisations =
@@ -63,8 +61,7 @@ impl ReachCache {
         if let Some(known) = known.as_ref().filter(|known| known.holds(token, absences)) {
             return (known.reach, known.answer.clone());
         }
-        counts();
-        let answer = api.list_tasks(org, token).await;
+        let answer = list.await;
         let reach = reach(&answer);
         debug!(org_id = %org, ?reach, "does the token reach the organisation? {}", answer.describe());
         let holds_for =

@@ -53,7 +53,7 @@ impl Engine {
             Some((org, token))
         });
         if let Some((org, token)) = with_token {
-            let answer = self.api.list_tasks(&org, &token).await;
+            let answer = self.api.list_tasks(&org, &token, None).await;
             self.compare_clocks(&answer, Timestamp::now());
         }
     }

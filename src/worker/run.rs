@@ -109,7 +109,11 @@ impl Worker {
             Arc::clone(&settler),
             (self.broker.clone(), Arc::clone(&session)),
         ));
-        let ledger = tokio::spawn(follow(Arc::clone(&session), Arc::clone(engine)));
+        let ledger = tokio::spawn(follow(
+            Arc::clone(&session),
+            Arc::clone(engine),
+            Arc::clone(&self.trouble),
+        ));
         let consumption = Consumption::new(
             engine,
             (&session, &settler),
@@ -183,12 +187,26 @@ impl Worker {
     }
 }
 
-/// The streams that all workers share, until it is aborted.
-async fn follow(session: Arc<Session>, engine: Arc<Engine>) {
+/// The streams that all workers share, and the broker's alarms, until it is aborted.
+async fn follow(session: Arc<Session>, engine: Arc<Engine>, trouble: Arc<PublishTrouble>) {
     tokio::join!(
         follow_ledger(Arc::clone(&session), Arc::clone(&engine)),
-        write_audit(&session, &engine)
+        write_audit(&session, &engine),
+        follow_alarms(&session, &trouble)
     );
+}
+
+/// Says that nothing can be published while the broker is blocking publishers.
+async fn follow_alarms(session: &Session, trouble: &PublishTrouble) {
+    loop {
+        session.becomes_blocked().await;
+        trouble.blocked();
+        session.becomes_unblocked().await;
+        if session.lost.is_cancelled() {
+            return;
+        }
+        trouble.session_begins();
+    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::failpoint::{self, Failpoint};
 use crate::kind::Kind;
 use crate::messages::Publication;
 use crate::metrics::Metrics;
-use crate::policy::admission::first_seen;
+use crate::policy::admission::{age, first_seen};
 use crate::policy::hearing::Moves;
 use crate::policy::settlement::Settlement;
 use crate::rabbitmq::{Delivery, PublishError, Session};
@@ -76,7 +76,7 @@ impl Settler {
     /// session lives; when the session dies, the broker delivers the command again, and the repeat
     /// is harmless: a second DELETE finds a 404, a second event has the same id. The same holds for
     /// the records of its calls in the audit stream.
-    pub async fn settle(&self, delivery: Delivery, settlement: &Settlement) {
+    pub async fn settle(&self, delivery: Delivery, settlement: &Settlement, received: Instant) {
         let kind = delivery.incoming().kind;
         if matches!(settlement, Settlement::Requeue) {
             delivery.nack_requeue().await;
@@ -86,11 +86,16 @@ impl Settler {
         // All calls of this delivery are among them.
         let recorded = self.engine.audit.last();
         let mut is_too_large = matches!(settlement, Settlement::Reject(_));
-        for publication in settlement.publications(delivery.incoming(), Timestamp::now()) {
+        for mut publication in settlement.publications(delivery.incoming(), Timestamp::now()) {
+            let mut span = self.engine.spans.publication(&mut publication);
             match self.publish_until_confirmed(&publication).await {
                 Published::Confirmed => self.mirror(kind, &publication).await,
-                Published::TooLarge => is_too_large = true,
+                Published::TooLarge => {
+                    span.failed("too_large");
+                    is_too_large = true;
+                }
                 Published::NotAtAll => {
+                    span.failed("session_lost");
                     debug!("a delivery is left to the broker, which will deliver it again");
                     return;
                 }
@@ -107,6 +112,10 @@ impl Settler {
         if let Settlement::RetryLater(wait) | Settlement::Postpone(wait) = settlement {
             let now = Timestamp::now();
             self.metrics.waits(kind, first_seen(delivery.incoming(), now), now + wait.delay.wait());
+        }
+        if settlement.is_end() {
+            let age = age(delivery.incoming(), Timestamp::now()).max(received.elapsed());
+            self.metrics.ended(kind, age);
         }
         report(delivery.incoming(), settlement);
         self.metrics.count_command(kind, label(settlement));

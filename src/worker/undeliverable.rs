@@ -16,7 +16,7 @@ use crate::health::Component;
 use crate::messages::event::Failure;
 use crate::messages::{Command, EndKind, FailureReason, RetryState, Undeliverable};
 use crate::policy::settlement::Settlement;
-use crate::rabbitmq::{BrokerError, BrokerSettings, Session, UndeliverableQueues};
+use crate::rabbitmq::{BrokerError, BrokerSettings, Delivery, Session, UndeliverableQueues};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -77,9 +77,7 @@ async fn until_lost(
         };
         match delivery {
             Ok(delivery) => {
-                let _unacknowledged = engine.metrics.received();
-                let settlement = dead_letter(&delivery.message, Instant::now());
-                settler.settle(delivery.map(|message| message.incoming), &settlement).await;
+                process_delivery(delivery, engine, settler).await;
                 last_settled = Some(Instant::now());
             }
             Err(error) => break Some(error),
@@ -90,6 +88,18 @@ async fn until_lost(
     }
     queues.close().await;
     error
+}
+
+async fn process_delivery(delivery: Delivery<Undeliverable>, engine: &Engine, settler: &Settler) {
+    let (_unacknowledged, received) = (engine.metrics.received(), Instant::now());
+    let settlement = dead_letter(&delivery.message, received);
+    let mut delivery = delivery.map(|message| message.incoming);
+    let queue = delivery.incoming().kind.undeliverable_queue();
+    let (arrival, properties) = delivery.arrival();
+    let mut span = engine.spans.delivery(queue.clone(), arrival, properties);
+    span.decided(&settlement);
+    settler.settle(delivery, &settlement, received).await;
+    engine.metrics.observe_process(queue, settlement.error_type(), received.elapsed());
 }
 
 /// # Nobody knows whether a poison command was called for

@@ -49,6 +49,7 @@ impl CommandRun<'_> {
         };
         let retry_state = RetryState {
             attempts: 0,
+            calls: 0,
             ambiguous: false,
             not_before: Some(purge_at),
             purge_at: Some(purge_at),

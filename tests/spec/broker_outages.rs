@@ -5,6 +5,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 use tallyfy_delete_worker::rabbitmq::topology::Provision;
 
+use crate::check::check_for;
 use crate::support::eventually;
 use crate::support::proxy::{Direction, Proxy};
 use crate::support::rabbitmq::{broker, broker_to_harm, own_broker};
@@ -40,12 +41,32 @@ async fn an_alarm_of_the_broker_is_told_and_waited_for() {
         world.start_worker().await;
         let reason = world.is_not_ready_because("RabbitMQ is blocking publishers").await;
         assert!(reason.contains(resource), "{reason}");
+        assert_eq!(world.metric("tallyfy_delete_worker_publisher_up").await, Some(0.0));
+        let url = broker.amqp_url(&world.vhost);
+        for (args, code, state) in [
+            (&["check", "--json"][..], Some(1), "failed"),
+            (&["check", "--json", "--start"], Some(0), "warning"),
+        ] {
+            let (exited, facts) = check_for(&world, args, &[("AMQP_URL", &url)]).await;
+            let fact = &facts["confirms and returns"];
+            assert_eq!((exited, fact["state"].as_str()), (code, Some(state)), "{facts:#}");
+            let detail = fact["detail"].as_str().unwrap();
+            assert!(
+                detail.starts_with("RabbitMQ is blocking publishers ("),
+                "as /readyz: {detail}"
+            );
+            assert!(detail.contains(resource) && reason.contains(detail), "{detail}, {reason}");
+            let seen = facts["permission to read task.delete"]["state"].as_str();
+            assert_eq!(seen, Some("ok"), "{facts:#}");
+        }
+        world.sandbox.forget_unexpected().await;
         assert_eq!(world.tester.events().len(), 0);
         broker.ctl(&[setting, enough]);
         for task in tasks {
             assert_eq!(world.end(task).await["outcome"], "deleted");
         }
         world.is_ready().await;
+        assert_eq!(world.metric("tallyfy_delete_worker_publisher_up").await, Some(1.0));
         world.assert_drained().await;
     }
 }

@@ -15,7 +15,20 @@ use crate::support::world::{ORG, OTHER_ORG, World};
 
 /// The exit code, and the facts by their names: state, detail and cure.
 async fn check(world: &World, settings: &[(&str, &str)]) -> (Option<i32>, Value) {
-    let mut command = with_settings(world, &["check", "--json"]);
+    check_for(world, &["check", "--json"], settings).await
+}
+
+/// The same before a start.
+async fn check_to_start(world: &World, settings: &[(&str, &str)]) -> (Option<i32>, Value) {
+    check_for(world, &["check", "--json", "--start"], settings).await
+}
+
+pub(crate) async fn check_for(
+    world: &World,
+    args: &[&str],
+    settings: &[(&str, &str)],
+) -> (Option<i32>, Value) {
+    let mut command = with_settings(world, args);
     command.envs(settings.iter().copied());
     let output = output(command).await;
     let said = String::from_utf8(output.stdout).unwrap();
@@ -161,7 +174,7 @@ async fn a_topology_that_is_missing_or_other_than_expected_fails() {
         .queue_delete("task.delete.wait.1s".into(), QueueDeleteOptions::default())
         .await
         .unwrap();
-    let (code, facts) = check(&world, &[]).await;
+    let (code, facts) = check(&world, &[("DECLARE_TOPOLOGY", "false")]).await;
     assert_eq!((code, &facts["topology"]["state"]), (Some(1), &json!("failed")));
     assert!(
         facts["topology"]["detail"].as_str().unwrap().contains("task.delete.wait.1s"),
@@ -178,7 +191,7 @@ async fn a_topology_that_is_missing_or_other_than_expected_fails() {
         "{facts:#}"
     );
     channel.exchange_delete("task.retry".into(), ExchangeDeleteOptions::default()).await.unwrap();
-    let (_, facts) = check(&world, &[]).await;
+    let (_, facts) = check(&world, &[("DECLARE_TOPOLOGY", "false")]).await;
     assert!(facts["confirms and returns"]["cure"].as_str().unwrap().contains("setup"), "{facts:#}");
     ended(world).await;
 }
@@ -205,6 +218,62 @@ async fn a_dead_token_a_foreign_organisation_and_a_wrong_base_url_are_told_apart
         assert!(facts[name]["cure"].as_str().unwrap().contains(cure), "{facts:#}");
         assert!(!facts.to_string().contains(TOKEN));
     }
+    ended(world).await;
+}
+
+#[tokio::test]
+async fn before_a_start_only_the_broker_and_the_settings_can_fail() {
+    let (world, tokens) = (World::without_worker(|_| {}).await, tempfile::tempdir().unwrap());
+    for (org, token) in [(ORG, "dead"), (OTHER_ORG, TOKEN), ("empty", "")] {
+        std::fs::write(tokens.path().join(org), token).unwrap();
+    }
+    let directory = tokens.path().to_str().unwrap();
+    let tokens = [
+        ("TALLYFY_CREDENTIALS_DIR", directory),
+        ("TALLYFY_ACCESS_TOKEN", ""),
+        ("TALLYFY_ORG_ID", ""),
+    ];
+    let (code, facts) = check_to_start(&world, &tokens).await;
+    let state = |fact: &str| facts[fact]["state"].as_str().unwrap_or("none").to_owned();
+    let dead = format!("organisation {ORG}");
+    let states = [dead.as_str(), "organisation empty", "base URL"].map(state);
+    assert_eq!(
+        (code, states),
+        (Some(0), ["warning", "warning", "ok"].map(str::to_owned)),
+        "{facts:#}"
+    );
+    let (code, facts) =
+        check_to_start(&world, &[("TALLYFY_BASE_URL", "http://127.0.0.1:9/api")]).await;
+    assert_eq!((code, &facts["base URL"]["state"]), (Some(0), &json!("warning")), "{facts:#}");
+    let nowhere = ("AMQP_URL", "amqp://guest:guest@127.0.0.1:9/");
+    let (code, facts) = check_to_start(&world, &[nowhere]).await;
+    assert_eq!((code, &facts["broker"]["state"]), (Some(1), &json!("failed")), "{facts:#}");
+    let no_tokens = [("TALLYFY_CREDENTIALS_DIR", "/nonexistent"), ("TALLYFY_ACCESS_TOKEN", "")];
+    let (code, facts) = check_to_start(&world, &no_tokens).await;
+    assert_eq!((code, &facts["tokens"]["state"]), (Some(1), &json!("failed")), "{facts:#}");
+    ended(world).await;
+}
+
+#[tokio::test]
+async fn a_fresh_virtual_host_is_one_where_run_declares_the_topology() {
+    let (world, fresh) = (World::without_worker(|_| {}).await, broker().new_vhost().await);
+    let url = broker().amqp_url(&fresh);
+    let (code, facts) = check(&world, &[("AMQP_URL", &url)]).await;
+    assert_eq!((code, &facts["topology"]["state"]), (Some(0), &json!("warning")), "{facts:#}");
+    assert!(
+        facts["topology"]["cure"].as_str().unwrap().starts_with("`run` declares it"),
+        "{facts:#}"
+    );
+    assert_eq!(facts["confirms and returns"]["state"], "skipped", "{facts:#}");
+    let (code, facts) = check(&world, &[("AMQP_URL", &url), ("DECLARE_TOPOLOGY", "false")]).await;
+    assert_eq!((code, &facts["topology"]["state"]), (Some(1), &json!("failed")), "{facts:#}");
+    let name = format!("user-{fresh}");
+    broker().put_user(&name, "pw").await;
+    broker().set_permissions(&fresh, &name, "^$", "", "").await;
+    let (code, facts) =
+        check(&world, &[("AMQP_URL", &broker().amqp_url_as(&name, "pw", &fresh))]).await;
+    assert_eq!((code, &facts["topology"]["state"]), (Some(1), &json!("failed")), "may not declare");
+    broker().delete_vhost(&fresh).await;
     ended(world).await;
 }
 

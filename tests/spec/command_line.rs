@@ -50,6 +50,15 @@ pub(crate) fn signal(child: &Child, name: &str) {
     assert!(killed.success());
 }
 
+#[test]
+fn the_version_names_the_commit_if_the_build_was_told_it() {
+    let output = binary(&["--version"]).output().unwrap();
+    let commit = option_env!("GIT_COMMIT").filter(|commit| !commit.is_empty());
+    let commit = commit.map(|commit| format!(" ({commit})")).unwrap_or_default();
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(text(&output.stdout), format!("tallyfy-delete-worker {version}{commit}\n"));
+}
+
 #[tokio::test]
 async fn run_works_until_a_signal_and_exits_0_without_a_word_of_the_token() {
     for name in ["TERM", "INT"] {

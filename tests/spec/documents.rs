@@ -10,7 +10,7 @@ use tallyfy_delete_worker::config::read_from;
 use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::messages::FailureReason;
 use tallyfy_delete_worker::messages::names::{X_DEATH, X_DELIVERY_COUNT};
-use tallyfy_delete_worker::metrics::Metrics;
+use tallyfy_delete_worker::metrics::{Metrics, RequestEnd};
 use tallyfy_delete_worker::policy::verdict::Verdict;
 use tallyfy_delete_worker::schema::{Subject, schema};
 
@@ -36,13 +36,29 @@ fn every_metric_has_its_row_in_the_runbook_and_every_row_its_metric() {
     assert_eq!(named, exported);
 }
 
-/// Names of metrics with the endings that Prometheus sees.
-fn exported() -> BTreeSet<String> {
+/// `tests/rules-run` has promtool check what this writes.
+#[test]
+fn the_metrics_are_written_as_text_for_promtool() {
+    let text = filled().render_text();
+    assert!(text.contains("# TYPE process_cpu_seconds_total counter\n"), "{text}");
+    fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join("metrics.txt"), text).unwrap();
+}
+
+/// With a member in each family: those without one are not shown.
+fn filled() -> Metrics {
     let metrics = Metrics::default();
-    // Families that have no member yet are not shown.
     metrics.set_queue("task.delete.wait.5s", 1);
     metrics.count_call(Kind::TaskDelete, Verdict::Deleted, "2xx", Duration::ZERO);
-    let text = metrics.render();
+    metrics.observe_process("task.delete", None, Duration::ZERO);
+    let (method, class) = ("DELETE", "2xx");
+    let end = RequestEnd { method, status: Some(204), class, is_error: false };
+    metrics.observe_request(end, Duration::ZERO);
+    metrics
+}
+
+/// Names of metrics with the endings that Prometheus sees.
+fn exported() -> BTreeSet<String> {
+    let text = filled().render();
     let kinds = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     kinds
         .map(|(name, kind)| match kind {
@@ -162,8 +178,86 @@ fn every_alert_has_its_section_and_every_section_its_alert() {
     let sections: BTreeSet<_> = section.lines().filter_map(|line| after(line, "### ")).collect();
     assert_eq!(alerts, sections);
     for alert in &alerts {
-        let link = format!("runbook_url: docs/operations.md#{}", alert.to_lowercase());
+        let link = format!(
+            "runbook_url: https://runbooks.example/docs/operations.md#{}",
+            alert.to_lowercase()
+        );
         assert!(ALERTS.contains(&link), "{link}");
+    }
+}
+
+/// Each shell block has, right before it, the test that runs it as printed, or the reason why none
+/// does.
+#[test]
+fn every_shell_block_of_the_runbooks_is_run_or_says_why_not() {
+    let tests = ["tests/spec", "tests"]
+        .into_iter()
+        .flat_map(|directory| fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()));
+    let tests: String =
+        tests.filter(|path| path.is_file()).map(|path| fs::read_to_string(path).unwrap()).collect();
+    let mut count = 0;
+    for page in [OPERATIONS, include_str!("../../docs/deploying.md")] {
+        for (at, block) in page.match_indices("\n```sh\n") {
+            let line = page[..at].lines().last().unwrap();
+            let block = block_from(&page[at + block.len()..]);
+            let comment = line.strip_prefix("<!-- ").and_then(|line| line.strip_suffix(" -->"));
+            match comment.and_then(|comment| comment.split_once(": ")) {
+                Some(("run by", test)) => {
+                    let is_there = tests.contains(&format!("fn {test}("));
+                    assert!(is_there || Path::new(test).is_file(), "{test}: {block}");
+                }
+                Some(("example", reason)) => assert!(reason.len() > 10, "{reason}: {block}"),
+                _ => panic!("neither run nor marked as an example: {block}"),
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 8, "{count} blocks were found");
+}
+
+fn block_from(text: &str) -> &str {
+    text.split("\n```").next().unwrap()
+}
+
+#[test]
+fn every_word_for_not_being_ready_is_in_the_row_of_its_metric() {
+    let (_, row) = OPERATIONS.split_once("| `not_ready{reason}` |").unwrap();
+    let row = row.lines().next().unwrap();
+    let at_the_start = Metrics::default().render();
+    let words: Vec<_> = at_the_start.split("not_ready{reason=\"").skip(1).collect();
+    assert_eq!(words.len(), 12);
+    for word in words.iter().filter_map(|rest| rest.split('"').next()) {
+        assert!(row.contains(&format!("`{word}`")), "{word}: {row}");
+    }
+}
+
+/// The images and the labels say the version that they hold; and whoever ends the worker waits for
+/// as long as it may need.
+#[test]
+fn deployments_name_the_version_and_wait_for_the_drain() {
+    let version = env!("CARGO_PKG_VERSION");
+    let text = |path: &str| fs::read_to_string(path).unwrap();
+    assert!(text("deploy/Dockerfile").contains(&format!("ARG VERSION={version}\n")));
+    let base = text("deploy/kubernetes/base/kustomization.yaml");
+    assert!(base.contains(&format!("app.kubernetes.io/version: {version} ")), "{base}");
+    for overlay in ["production", "staging"] {
+        let overlay = text(&format!("deploy/kubernetes/overlays/{overlay}/kustomization.yaml"));
+        assert!(overlay.contains(&format!("newTag: {version} ")), "{overlay}");
+    }
+    let seconds = |path: &str, before: &str| -> u64 {
+        let text = text(path);
+        let (_, rest) = text.split_once(before).unwrap_or_else(|| panic!("{path}: {before}"));
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().unwrap()
+    };
+    // The drain, and at most 11 s to close.
+    let needed = 25 + 11;
+    for (path, before) in [
+        ("docker-compose.yml", "stop_grace_period: "),
+        ("deploy/systemd/tallyfy-delete-worker.service", "TimeoutStopSec="),
+        ("deploy/kubernetes/base/deployment.yaml", "terminationGracePeriodSeconds: "),
+    ] {
+        assert!(seconds(path, before) >= needed, "{path} waits too short");
     }
 }
 
@@ -191,13 +285,14 @@ fn every_readiness_reason_of_the_code_is_explained() {
         include_str!("../../src/worker/report.rs"),
         include_str!("../../src/worker/undeliverable.rs"),
         include_str!("../../src/worker/ledger_session.rs"),
+        include_str!("../../src/worker/audit_session.rs"),
     ]
     .concat();
     let (_, rest) = OPERATIONS.split_once("| reason begins with |").unwrap();
     let (table, _) = rest.split_once("\n\n").unwrap();
     let reasons: Vec<_> =
         table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
-    assert_eq!(reasons.len(), 12);
+    assert_eq!(reasons.len(), 13);
     for reason in reasons {
         // The code puts the article before one of them: `the {what}`.
         let texts = [reason, reason.trim_start_matches("the ")];

@@ -21,6 +21,52 @@ async fn readiness_is_the_consumer_the_publisher_and_the_breaker() {
 }
 
 #[tokio::test]
+async fn metrics_come_in_the_format_that_is_asked_for() {
+    let world = World::start().await;
+    let (kind, text) = world.metrics_as("text/plain").await;
+    assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
+    assert!(text.contains("# TYPE tallyfy_delete_worker_reconnects_total counter\n"), "{text}");
+    assert!(text.contains("# TYPE process_cpu_seconds_total counter\n"), "{text}");
+    assert!(!text.contains("# EOF"), "{text}");
+    let (kind, text) = world.metrics_as("application/openmetrics-text;q=0.6,*/*;q=0.2").await;
+    assert_eq!(kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    world.assert_drained().await;
+}
+
+/// The deliveries and requests of one command that waits once, by the standard's own names.
+#[tokio::test]
+async fn the_standards_histograms_count_deliveries_and_requests() {
+    let world = World::start().await;
+    world.sandbox.tasks(ORG, &["gone"], "gone").await;
+    world.sandbox.fault("late", 1, json!({"status": 429, "headers": {"Retry-After": "0"}})).await;
+    world.end(&world.command(ORG, "gone").await).await;
+    world.end(&world.delete("late").await).await;
+    let request = |labels: &str| {
+        format!(
+            "http_client_request_duration_seconds_count{{http_request_method={labels},server_address=\"127.0.0.1\""
+        )
+    };
+    let process = "messaging_process_duration_seconds_count{messaging_system=\"rabbitmq\",messaging_operation_name=\"process\",messaging_destination_template=\"task.delete\"}";
+    let expected = [
+        (request(r#""DELETE",http_response_status_code="204""#), 1),
+        (request(r#""DELETE",http_response_status_code="404""#), 1),
+        (request(r#""GET",http_response_status_code="200""#), 1),
+        (request(r#""DELETE",http_response_status_code="429",error_type="429""#), 1),
+        (process.to_owned(), 3),
+    ];
+    for (series, number) in expected {
+        crate::support::eventually(&format!("{series} {number}"), async || {
+            let (_, text) = world.page("/metrics").await;
+            let line = text.lines().find(|line| line.starts_with(&series))?;
+            line.ends_with(&format!(" {number}")).then_some(())
+        })
+        .await;
+    }
+    world.assert_drained().await;
+}
+
+#[tokio::test]
 async fn the_metrics_tell_what_has_happened() {
     let world = World::start().await;
     world.sandbox.fault("t1", 1, json!({"status": 503})).await;
@@ -37,6 +83,7 @@ async fn the_metrics_tell_what_has_happened() {
         ("api_answers_total{kind=\"task.delete\",verdict=\"throttled\"}", 1.0),
         ("api_call_duration_seconds_count{class=\"2xx\"}", 2.0),
         ("api_call_duration_seconds_count{class=\"5xx\"}", 1.0),
+        ("command_latency_seconds_count{kind=\"task.delete\"}", 3.0),
         // Three events, a dead letter and a waiting copy; and in the ledger its opening and a
         // reservation for each first call.
         ("publishes_total{result=\"confirmed\"}", 8.0),

@@ -5,15 +5,18 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use lapin::BasicProperties;
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use serde_json::Value;
 
 use crate::definitions::definitions;
 use crate::pages::{page, snippet, table};
 use crate::support::eventually;
 use crate::support::process::{Running, output};
-use crate::support::rabbitmq::broker;
+use crate::support::rabbitmq::{broker, own_broker};
 use crate::support::sandbox::{Sandbox, TOKEN};
 use crate::support::world::{ORG, World};
 
@@ -102,6 +105,90 @@ async fn the_check_of_the_systemd_recipe_reads_the_settings_of_the_unit() {
     assert!(said.contains(&format!("ok       organisation {ORG}: ")), "{said}");
     assert_eq!(output.status.code(), Some(0), "{said}");
     broker().delete_vhost(&world.vhost).await;
+}
+
+/// The work queue without its arguments, with commands in it, in a delay queue, and published while
+/// it is moved.
+#[tokio::test]
+async fn a_queue_with_other_arguments_is_declared_again_with_nothing_lost() {
+    const QUEUE: &str = "task.delete";
+    let broker = own_broker();
+    broker.enable_plugin("rabbitmq_shovel");
+    let mut world = World::without_worker(|_| {}).await;
+    let channel = &world.tester.channel;
+    channel.queue_delete(QUEUE.into(), QueueDeleteOptions::default()).await.unwrap();
+    let mut other = FieldTable::default();
+    other.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+    channel.queue_declare(QUEUE.into(), durable, other).await.unwrap();
+    world.bind(QUEUE, "task.commands", QUEUE).await;
+    let mut ids = Vec::new();
+    for number in 0..50 {
+        ids.push(world.delete(&format!("t{number}")).await);
+    }
+
+    let page = page("docs/operations.md");
+    let printed = snippet(&page, "## A queue has other arguments", "sh");
+    let amqp = "amqp://tallyfy-setup:SECRET@127.0.0.1:5672/tallyfy";
+    let ours = with(&printed, amqp, &broker.amqp_url(&world.vhost));
+    let ours = with(&ours, "http://127.0.0.1:15672", broker.management_url());
+    let ours = with(&ours, "admin:SECRET", "guest:guest");
+    let ours = with(&ours, "redeclare tallyfy", &format!("redeclare {}", world.vhost));
+    let home = tempfile::tempdir().unwrap();
+    let mut recipe = shell(&ours, home.path(), &world.sandbox.base_url());
+    recipe.env("WAIT_LADDER", "200ms,500ms,1s").current_dir(env!("CARGO_MANIFEST_DIR"));
+    let running = tokio::spawn(output(recipe));
+    let mut number = 50;
+    while !running.is_finished() {
+        ids.push(world.delete(&format!("t{number}")).await);
+        number += 1;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let output = running.await.unwrap();
+    let said = lines(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("task.delete is as it should be"), "{said}");
+
+    world.start_worker().await;
+    for id in &ids {
+        assert!(
+            ["deleted", "already_absent"]
+                .contains(&world.end(id).await["outcome"].as_str().unwrap())
+        );
+    }
+    assert!(ids.len() > 60, "{} commands, some of them while it was moved", ids.len());
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn the_files_of_the_systemd_recipe_come_where_the_unit_looks_for_them() {
+    let (root, unit) =
+        (tempfile::tempdir().unwrap(), "etc/systemd/system/tallyfy-delete-worker.service");
+    for directory in ["usr/local/bin", "etc/systemd/system"] {
+        fs::create_dir_all(root.path().join(directory)).unwrap();
+    }
+    let program = Path::new(env!("CARGO_BIN_EXE_tallyfy-delete-worker"));
+    let printed = snippet(&page("docs/deploying.md"), "## systemd", "sh");
+    let at_root = |directory: &str| format!(" {}{directory}", root.path().display());
+    let ours =
+        with(&printed, "target/release/tallyfy-delete-worker", &program.display().to_string());
+    let ours = with(&ours, " /usr/local/bin/", &at_root("/usr/local/bin/"));
+    let ours = with(&ours, " /etc/", &at_root("/etc/"));
+    let mut recipe = shell(&format!("set -e\n{ours}"), root.path(), "http://127.0.0.1:9/api");
+    recipe.current_dir(env!("CARGO_MANIFEST_DIR"));
+    let output = output(recipe).await;
+    assert!(output.status.success(), "{}", lines(&output));
+    let unit = fs::read_to_string(root.path().join(unit)).unwrap();
+    let needed = unit.lines().filter_map(|line| {
+        let file = line.strip_prefix("EnvironmentFile=");
+        file.or_else(|| line.strip_prefix("ExecStart=")?.split(' ').next())
+    });
+    let mut count = 0;
+    for path in needed.chain(["/etc/tallyfy-delete-worker/tokens"]) {
+        assert!(root.path().join(path.trim_start_matches('/')).exists(), "{path}");
+        count += 1;
+    }
+    assert_eq!(count, 4);
 }
 
 /// systemd takes off the quotes of an environment file; so what it reads is what the shell reads.

@@ -213,6 +213,14 @@ impl World {
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
 
+    /// The metrics and their content type, for a client that accepts this.
+    pub(crate) async fn metrics_as(&self, accepted: &str) -> (String, String) {
+        let url = format!("{}/metrics", self.worker.as_ref().expect("a worker runs").port);
+        let answer = http().get(url).header("accept", accepted).send().await.unwrap();
+        let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
+        (kind, answer.text().await.unwrap())
+    }
+
     /// The value of a metric, given as it stands before the value.
     pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
         let (_, text) = self.page("/metrics").await;

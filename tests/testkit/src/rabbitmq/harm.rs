@@ -76,6 +76,19 @@ impl Broker {
         }
     }
 
+    /// Switches a plugin on.
+    pub fn enable_plugin(&self, plugin: &str) {
+        let arguments = ["rabbitmq-plugins", "enable", plugin];
+        match &self.reins {
+            Reins::NotOurs => unreachable!("`own_broker` gives no such broker"),
+            Reins::Container { .. } => self.docker("exec", &arguments),
+            Reins::Node { dir, server } => {
+                let plugins = server.with_file_name(arguments[0]);
+                run(Command::new(dir.join("with")).arg(plugins).args(&arguments[1..]));
+            }
+        }
+    }
+
     fn signal_or(&self, docker: &str, signal: &str) {
         match &self.reins {
             Reins::NotOurs => unreachable!("`own_broker` gives no such broker"),
