@@ -68,7 +68,7 @@ impl StreamReader {
     /// The body of the next record.
     ///
     /// # Errors
-    /// As [`StreamReader::next`].
+    /// [`BrokerError::Lost`] or [`BrokerError::ConsumerEnded`]: then it must be opened again.
     pub async fn next_body(&mut self) -> Result<Vec<u8>, BrokerError> {
         self.next(|_, body| body).await.map(|(_, body)| body)
     }
