@@ -83,10 +83,11 @@ impl Settler {
             self.metrics.count_command(kind, settlement.as_str());
             return;
         }
+        let incoming = delivery.incoming();
         // All calls of this delivery are among them.
         let recorded = self.engine.audit.last();
         let mut is_too_large = matches!(settlement, Settlement::Reject(_));
-        for mut publication in settlement.publications(delivery.incoming(), Timestamp::now()) {
+        for mut publication in settlement.publications(incoming, Timestamp::now()) {
             let mut span = self.engine.spans.publication(&mut publication);
             match self.publish_until_confirmed(&publication).await {
                 Published::Confirmed => self.mirror(kind, &publication).await,
@@ -101,7 +102,7 @@ impl Settler {
                 }
             }
         }
-        if let Some(moved) = settlement.moved_by_rabbitmq(delivery.incoming(), Timestamp::now()) {
+        if let Some(moved) = settlement.moved_by_rabbitmq(incoming, Timestamp::now()) {
             self.mirror(kind, &moved).await;
         }
         tokio::select! {
@@ -111,13 +112,13 @@ impl Settler {
         }
         if let Settlement::RetryLater(wait) | Settlement::Postpone(wait) = settlement {
             let now = Timestamp::now();
-            self.metrics.waits(kind, first_seen(delivery.incoming(), now), now + wait.delay.wait());
+            self.metrics.waits(kind, first_seen(incoming, now), now + wait.delay.wait());
         }
         if settlement.is_end() {
-            let age = age(delivery.incoming(), Timestamp::now()).max(received.elapsed());
+            let age = age(incoming, Timestamp::now()).max(received.elapsed());
             self.metrics.ended(kind, age);
         }
-        report(delivery.incoming(), settlement);
+        report(incoming, settlement);
         self.metrics.count_command(kind, label(settlement));
         failpoint::hit(Failpoint::BeforeAck).await;
         let is_known =

@@ -42,13 +42,8 @@ pub(crate) const MUTANTS: [Mutant; 9] = [
             "src/worker/settle.rs",
             &[
                 (
-                    "        for publication in settlement.publications(delivery.incoming(), Timestamp::now()) {",
-                    "        let incoming = delivery.incoming().clone();\n        let _ = delivery.acknowledge().await;\n        \
-                     for publication in settlement.publications(&incoming, Timestamp::now()) {",
-                ),
-                (
-                    "        report(delivery.incoming(), settlement);",
-                    "        report(&incoming, settlement);",
+                    "        let incoming = delivery.incoming();",
+                    "        let incoming = &delivery.incoming().clone();\n        let _ = delivery.acknowledge().await;",
                 ),
                 (
                     "            if is_too_large { delivery.reject().await } else { delivery.acknowledge().await };",
