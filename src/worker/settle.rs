@@ -15,7 +15,7 @@ use super::publish_trouble::{PublishTrouble, Stuck};
 use super::settle_log::report;
 use crate::failpoint::{self, Failpoint};
 use crate::kind::Kind;
-use crate::messages::Publication;
+use crate::messages::{Incoming, Publication};
 use crate::metrics::Metrics;
 use crate::policy::admission::{age, first_seen};
 use crate::policy::hearing::Moves;
@@ -110,14 +110,7 @@ impl Settler {
             () = self.engine.audit.confirmed(recorded) => {}
             () = self.session.lost.cancelled() => return,
         }
-        if let Settlement::RetryLater(wait) | Settlement::Postpone(wait) = settlement {
-            let now = Timestamp::now();
-            self.metrics.waits(kind, first_seen(incoming, now), now + wait.delay.wait());
-        }
-        if settlement.is_end() {
-            let age = age(incoming, Timestamp::now()).max(received.elapsed());
-            self.metrics.ended(kind, age);
-        }
+        self.note_ages(incoming, settlement, received);
         report(incoming, settlement);
         self.metrics.count_command(kind, label(settlement));
         failpoint::hit(Failpoint::BeforeAck).await;
@@ -127,6 +120,18 @@ impl Settler {
         failpoint::hit(Failpoint::AfterAck).await;
         self.metrics.count_acknowledgement(result);
         self.metrics.last_settled.set(Timestamp::now().as_duration().as_secs_f64());
+    }
+
+    fn note_ages(&self, incoming: &Incoming, settlement: &Settlement, received: Instant) {
+        let kind = incoming.kind;
+        if let Settlement::RetryLater(wait) | Settlement::Postpone(wait) = settlement {
+            let now = Timestamp::now();
+            self.metrics.waits(kind, first_seen(incoming, now), now + wait.delay.wait());
+        }
+        if settlement.is_end() {
+            let age = age(incoming, Timestamp::now()).max(received.elapsed());
+            self.metrics.ended(kind, age);
+        }
     }
 
     /// # A dead letter that the broker finds too large does not stay unacknowledged indefinitely
