@@ -159,12 +159,15 @@ async fn a_grant_lets_so_many_pass_and_a_rejection_dead_letters_the_rest() {
     let letters = world.dead_letters(28).await;
     let reasons = letters.iter().map(|letter| letter.header("x-failure-reason"));
     assert!(reasons.into_iter().all(|reason| reason.as_deref() == Some("guard_rejected")));
-    let failed =
-        world.tester.events().into_iter().filter(|e| e.routing_key == "task.delete_failed");
-    assert_eq!(failed.count(), 28, "each with its event");
-    let audits = world.tester.events().into_iter();
-    let audits = audits.filter(|event| event.routing_key.starts_with("task.guard.")).count();
-    assert_eq!(audits, 4, "two for each decision");
+    let told = |is_it: fn(&str) -> bool| {
+        world.tester.events().iter().filter(|event| is_it(&event.routing_key)).count()
+    };
+    eventually("each with its event, and two audit events for each decision", async || {
+        let failed = told(|key| key == "task.delete_failed");
+        let audits = told(|key| key.starts_with("task.guard."));
+        ((failed, audits) == (28, 4)).then_some(())
+    })
+    .await;
     assert_eq!(deletions(&world, ORG).await, 35);
     assert_eq!(decide(&world, &["guard", "list"]).await, "nothing is held\n");
     world.assert_drained().await;

@@ -31,6 +31,7 @@ pub(super) async fn start(endpoint: &str, image: &str) -> Result<Broker, String>
     let certificates = Certificates::new();
     let config =
         format!("{QUICK_STATISTICS}{}", Certificates::settings("5671", "/etc/rabbitmq/tls"));
+    let limits = format!("* soft nofile {OPEN_FILES}\n* hard nofile {OPEN_FILES}\n");
     let image_with_ports = GenericImage::new(repository, tag)
         .with_exposed_port(AMQP)
         .with_exposed_port(AMQPS)
@@ -42,6 +43,9 @@ pub(super) async fn start(endpoint: &str, image: &str) -> Result<Broker, String>
         .with_container_name(&name)
         .with_copy_to("/etc/rabbitmq/conf.d/90-test.conf", config.into_bytes())
         .with_ulimit("nofile", OPEN_FILES, Some(OPEN_FILES))
+        // Debian's own start of RabbitMQ goes through `su`, which sets the limit back to 1,024: too
+        // few for the streams and quorum queues of many virtual hosts at once.
+        .with_copy_to("/etc/security/limits.d/90-test.conf", limits.into_bytes())
         .with_startup_timeout(STARTUP);
     let with_files =
         certificates.of_the_broker().into_iter().fold(image_with_ports, |image, (name, text)| {
