@@ -7,6 +7,7 @@ WORKDIR /build
 # all members of the workspace, whichever it builds.
 COPY Cargo.toml Cargo.lock ./
 COPY tests/bench/Cargo.toml tests/bench/
+COPY tests/browser/Cargo.toml tests/browser/
 COPY tests/campaign/Cargo.toml tests/campaign/
 COPY tests/demo/Cargo.toml tests/demo/
 COPY tests/producers/Cargo.toml tests/producers/
