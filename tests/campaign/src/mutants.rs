@@ -35,7 +35,7 @@ const SHORT: Mutant = Mutant {
 const OF_ORGANISATIONS: Mutant = Mutant { commands: 1600, time: Duration::from_secs(30), ..SHORT };
 
 /// All of them.
-pub(crate) const MUTANTS: [Mutant; 9] = [
+pub(crate) const MUTANTS: [Mutant; 8] = [
     Mutant {
         name: "mutant-acknowledges-early",
         changes: &[(
@@ -79,19 +79,6 @@ pub(crate) const MUTANTS: [Mutant; 9] = [
         )],
         families: &[Family::EventsRejected],
         found: &[Kind::Lost, Kind::HalfDead],
-        ..SHORT
-    },
-    Mutant {
-        name: "mutant-acknowledges-the-unsettled",
-        changes: &[(
-            "src/rabbitmq/ack_window.rs",
-            &[(
-                "self.row.front().copied().filter(|state| *state != State::Unsettled)",
-                "self.row.front().copied().filter(|_| self.row.len() > 1)",
-            )],
-        )],
-        families: &[Family::WorkerKilled],
-        found: &[Kind::Lost],
         ..SHORT
     },
     Mutant {
