@@ -358,6 +358,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_drain_raises_no_doubt_about_an_archived_task_that_was_not_looked_at() {
+        let engine = engine();
+        let mut incoming = incoming(Duration::ZERO, false);
+        incoming.retry_state.purge_at = Some(Timestamp::now());
+        let mut run = CommandRun::open(&incoming, &engine).ok().unwrap();
+        let wait = waits(run.without_call(NoCall::Refused(Refused::Stopped)));
+        assert!(!wait.retry_state.ambiguous && wait.retry_state.purge_at.is_some());
+    }
+
     #[tokio::test]
     async fn a_drain_raises_no_doubt_about_a_command_that_was_not_called_for() {
         let (engine, incoming) = (engine(), of_a_process(false));

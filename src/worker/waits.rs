@@ -59,13 +59,15 @@ impl CommandRun<'_> {
     /// The broker counts how often a message is put back, and moves it to the dead letters in the
     /// end. So a command that has not begun goes back to the work queue once; one that has come
     /// back before goes to the first delay queue as a copy, which counts from the start. Where "not
-    /// found" is a failure it is a copy each time: a redelivery would raise a doubt that nobody
-    /// has.
+    /// found" is a failure, or is held, it is a copy each time: a redelivery would raise a doubt
+    /// that nobody has.
     fn stopped(&mut self, at: Moment) -> Settlement {
         if self.calls > 0 {
             return self.retry_later();
         }
-        if !self.incoming.redelivered && !self.incoming.kind.fails_when_not_found() {
+        let would_raise_doubt =
+            self.incoming.kind.fails_when_not_found() || self.retry_state.purge_at.is_some();
+        if !self.incoming.redelivered && !would_raise_doubt {
             return Settlement::Requeue;
         }
         self.postpone(self.engine.schedule.shortest(Duration::ZERO), "draining", None, at)
