@@ -3,8 +3,8 @@
 
 FROM rust:1.95-slim-trixie AS build
 WORKDIR /build
-# Dependencies first, with stubs for the sources: this layer lasts until a manifest or the lock file changes. cargo reads the manifests of
-# all members of the workspace, whichever it builds.
+# Build the dependencies first, with stubs for the sources: this layer stays valid until a manifest or the lock file changes. cargo reads
+# the manifests of all workspace members, whichever it builds.
 COPY Cargo.toml Cargo.lock ./
 COPY tests/bench/Cargo.toml tests/bench/
 COPY tests/browser/Cargo.toml tests/browser/
@@ -19,7 +19,7 @@ RUN for package in . tests/*; do \
     done; \
     cargo build --release --locked --package tallyfy-sandbox
 COPY tests/sandbox/src tests/sandbox/src
-# The stubs are younger than the sources: without touch they would pass for built.
+# The stubs are newer than the sources: without touch cargo would consider the sources built.
 RUN find tests/sandbox -name '*.rs' -exec touch {} + && \
     cargo build --release --locked --package tallyfy-sandbox
 

@@ -6,12 +6,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use thiserror::Error;
 use tokio::time::timeout;
-use uuid::Uuid;
 
 use crate::dead_letters::OutputFormat;
 use crate::kind::Kind;
 use crate::messages::call_record::{AuditEntry, CallRecord};
-use crate::messages::command::ID_NAMESPACE;
+use crate::messages::derived_id::derived;
 use crate::messages::{ObjectId, OrgId, names, time};
 use crate::rabbitmq::stream::{StartAt, StreamReader};
 use crate::rabbitmq::tls::TlsFiles;
@@ -21,7 +20,7 @@ use crate::table::{printable, write};
 /// From one record to the next.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Which records are wanted.
+/// Which records to print.
 #[derive(Debug, Clone)]
 pub struct AuditJob {
     pub since: Timestamp,
@@ -29,9 +28,9 @@ pub struct AuditJob {
     pub kind: Option<Kind>,
     pub id: Option<ObjectId>,
     pub command_id: Option<String>,
-    /// The name that asked, in the command or as its publisher.
+    /// The requester: `requested_by` of the command, or the user that published it.
     pub requested_by: Option<String>,
-    /// Who looks.
+    /// Who reads the records.
     pub by: String,
     pub form: OutputFormat,
 }
@@ -65,7 +64,7 @@ impl AuditJob {
     }
 }
 
-/// Prints the records that are wanted, the oldest first.
+/// Prints the selected records, the oldest first.
 ///
 /// # Errors
 /// [`AuditError`].
@@ -75,7 +74,7 @@ pub async fn run(job: &AuditJob, url: &AmqpSource, tls: &TlsFiles) -> Result<(),
     let mut reader =
         StreamReader::open(&reading, names::AUDIT.into(), StartAt::Moment(job.since)).await?;
     let (at, pid) = (Timestamp::now(), std::process::id());
-    let name = Uuid::new_v5(&ID_NAMESPACE, format!("{at}/{pid}").as_bytes()).to_string();
+    let name = derived(&[format!("{at}/{pid}").as_bytes()]).to_string();
     let end = AuditEntry::Read { read_by: job.by.clone(), at, reader: name.clone() };
     publisher.publish(&end.publication()).await?;
     let (mut out, mut rows) = (io::stdout().lock(), vec![HEADING.map(str::to_owned)]);

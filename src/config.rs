@@ -1,5 +1,5 @@
-//! Flags and environment to the settings of each part. The only reader of the environment; only
-//! `main` uses it.
+//! Turns flags and environment into the settings of each part. Only this module reads the
+//! environment, and only `main` uses this module.
 //!
 //! Collects every wrong setting before it gives up: nothing starts on a half-valid configuration.
 
@@ -53,7 +53,7 @@ pub const EXIT_USAGE: u8 = 64;
 /// What the command line asks for, fully checked.
 pub enum Job {
     Run(Box<ServiceSettings>),
-    /// Prove that all is there that a worker needs.
+    /// Prove that everything a worker needs is in place.
     Check(Box<ServiceSettings>, Purpose, OutputFormat),
     Setup(Box<BrokerSettings>),
     Delete(Box<ListSettings>),
@@ -62,7 +62,7 @@ pub enum Job {
     Print(Vec<u8>),
     Dead(Kind, AmqpSource, TlsFiles, DeadJob),
     Console(Box<ConsoleSettings>),
-    /// What an operator decides: about held commands, to pause or to resume.
+    /// An operator's decision: about held commands, or to pause or resume.
     Decide(AmqpSource, TlsFiles, LedgerJob),
     /// Read the records of destructive calls.
     Audit(AmqpSource, TlsFiles, AuditJob),
@@ -99,10 +99,10 @@ pub fn read() -> Result<(Job, Logging), Vec<String>> {
     interpret(cli, io::stdin().lines())
 }
 
-/// The same from a command line and an input that are given: for tests of every kind.
+/// The same with a given command line and input, for tests.
 ///
 /// # Errors
-/// One line for each wrong setting, or what clap says of a wrong flag.
+/// One line for each wrong setting, or clap's message about a wrong flag.
 pub fn read_from<'a>(
     args: impl IntoIterator<Item = &'a str>,
     input: impl Iterator<Item = String>,
@@ -181,7 +181,7 @@ fn setup(reader: &mut Reader, args: &SetupArgs) -> Option<Job> {
     Some(Job::Setup(Box::new(broker)))
 }
 
-/// What an operator wants of a broker.
+/// A job of an operator that needs the broker.
 fn at_broker<T>(
     reader: &mut Reader,
     broker: &BrokerArgs,

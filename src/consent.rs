@@ -1,4 +1,4 @@
-//! Asks a person before anything is done that cannot be taken back.
+//! Asks a person before anything irreversible.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
@@ -6,7 +6,7 @@ use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-/// Where a person is, whatever standard input and standard error are.
+/// The person's terminal, whatever standard input and standard error are.
 const TERMINAL: &str = "/dev/tty";
 
 /// Whether a person must agree first.
@@ -14,7 +14,7 @@ const TERMINAL: &str = "/dev/tty";
 pub enum Consent {
     /// Ask at the terminal.
     Ask,
-    /// Given on the command line, or nobody is there to be asked.
+    /// Given on the command line, or there is nobody to ask.
     Given,
 }
 
@@ -23,14 +23,14 @@ pub fn somebody_is_there() -> bool {
     io::stdin().is_terminal() || (io::stderr().is_terminal() && File::open(TERMINAL).is_ok())
 }
 
-/// Asks, where that is needed. A signal is a no.
+/// Asks if needed. A signal counts as no.
 pub async fn agrees(consent: Consent, what: &str, stop: &CancellationToken) -> bool {
     if consent == Consent::Given {
         return true;
     }
     let question = format!("{what}Go on? [y/N] ");
     let (sender, answer) = oneshot::channel();
-    // A thread of its own: a read from a terminal cannot be interrupted, and must not hold up the
+    // Runs on its own thread: a read from a terminal cannot be interrupted, and must not delay the
     // end of the process.
     std::thread::spawn(move || sender.send(ask(&question).is_ok_and(|answer| is_yes(&answer))));
     tokio::select! {
@@ -42,8 +42,8 @@ pub async fn agrees(consent: Consent, what: &str, stop: &CancellationToken) -> b
     }
 }
 
-/// The terminal itself is asked, because standard input may be the list, or that of a loop in a
-/// script.
+/// Asks at the terminal itself, because standard input may be the list of ids or belong to a loop
+/// in a script.
 fn ask(question: &str) -> io::Result<String> {
     let mut answer = String::new();
     if let Ok(mut terminal) = OpenOptions::new().read(true).write(true).open(TERMINAL) {

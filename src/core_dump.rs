@@ -1,14 +1,14 @@
-//! No core dump of ours: it would write the tokens to a disk, or send them to a collector of dumps.
+//! Disables core dumps: one would write the tokens to a disk, or send them to a dump collector.
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 /// Forbids core dumps for the rest of this process's life.
 ///
-/// The limit stops files; a kernel that pipes dumps to a collector (`core(5)`) is stopped by the
-/// process being marked as not dumpable, where there is such a mark.
+/// The limit stops files. Marking the process as not dumpable, on systems that can, also stops a
+/// kernel that pipes dumps to a collector (`core(5)`).
 ///
 /// # Errors
-/// The system's word.
+/// The system's error.
 pub fn forbid() -> std::io::Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     #[cfg(target_os = "linux")]

@@ -1,5 +1,5 @@
-//! EDGE: tokens and the organisations that they open, from the environment, a file or a directory
-//! that may change.
+//! EDGE: tokens and the organisations that they give access to, from the environment, a file or a
+//! directory that may change.
 
 mod organisations;
 mod source;
@@ -23,13 +23,13 @@ use organisations::{Changes, Organisations};
 pub enum Access {
     /// It is allowed, and this is its token.
     Token(Arc<SecretString>),
-    /// It is allowed and has no token at the moment: its commands wait.
+    /// It is allowed but has no token at the moment: its commands wait.
     NoToken,
     /// It is not on the allow-list.
     NotAllowed,
 }
 
-/// An organisation that is allowed and has no token.
+/// An allowed organisation without a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {
     /// Which one.
@@ -43,16 +43,16 @@ pub struct Missing {
 pub struct Credentials {
     source: CredentialsSource,
     orgs: RwLock<Organisations>,
-    /// The troubles that were logged and last. Held while the source is read, so that no older
-    /// reading overwrites a newer.
+    /// The problems that were logged and still exist. Locked while the source is read, so that an
+    /// older reading never overwrites a newer one.
     last_logged: Mutex<BTreeSet<String>>,
 }
 
 impl Credentials {
     /// Reads the source for the first time.
     ///
-    /// A directory must hold one token at least. A file of it that holds none is no reason not to
-    /// start: it may be a stray file, or a secret that is half written.
+    /// A directory must hold at least one token. A file without one does not prevent the start: it
+    /// may be a stray file or a half-written secret.
     ///
     /// # Errors
     /// [`CredentialsError`] names the file.
@@ -64,7 +64,7 @@ impl Credentials {
         Ok(Self { source, orgs: RwLock::new(orgs), last_logged: Mutex::new(known) })
     }
 
-    /// Logs each organisation that has no token, once at the start.
+    /// Logs each organisation without a token, once at the start.
     pub fn warn_of_missing(&self) {
         for Missing { org, why } in self.missing() {
             warn!(org_id = %org, why, "organisation has no token: its commands wait until it has one");
@@ -80,7 +80,7 @@ impl Credentials {
         }
     }
 
-    /// The token for an organisation; `None` if it has none now, or is not allowed.
+    /// The token for an organisation; `None` if it has none at the moment or is not allowed.
     pub fn token(&self, org: &OrgId) -> Option<Arc<SecretString>> {
         match self.access(org) {
             Access::Token(token) => Some(token),
@@ -93,19 +93,19 @@ impl Credentials {
         self.orgs().get(org).is_some()
     }
 
-    /// Shows all organisations that are allowed, those without a token included.
+    /// Shows all allowed organisations, including those without a token.
     pub fn with_orgs<T>(&self, look: impl FnOnce(Keys<'_, OrgId, Organisation>) -> T) -> T {
         look(self.orgs().ids())
     }
 
-    /// How many organisations are allowed and have no token.
+    /// How many allowed organisations have no token.
     pub fn without_token(&self) -> usize {
         self.orgs().without_token().count()
     }
 
-    /// The organisations that are allowed and have no token, and why.
+    /// The allowed organisations without a token, and why they have none.
     pub fn missing(&self) -> Vec<Missing> {
-        // Only a directory can have less than a token for each.
+        // Only a directory can lack the token of an organisation.
         let CredentialsSource::Directory { path, .. } = &self.source else { return Vec::new() };
         let is_gone = |org: &OrgId| format!("{} is not there", path.join(org.as_str()).display());
         let why =
@@ -121,8 +121,7 @@ impl Credentials {
         self.orgs().credentials().map(|credential| credential.written).min()
     }
 
-    /// Reads the source again; returns the organisations that have another token than before, or
-    /// one again.
+    /// Reads the source again; returns the organisations whose token is new.
     pub fn reload(&self) -> Vec<OrgId> {
         self.reload_at(Instant::now())
     }
@@ -131,9 +130,9 @@ impl Credentials {
     ///
     /// # A wrong file keeps the last good token
     ///
-    /// A file that is there and cannot be read, or holds no token, changes nothing for its
-    /// organisation, nor for the others; nor does a directory that cannot be read, as while a
-    /// secret is swapped. The trouble is logged once.
+    /// A file that cannot be read or holds no token changes nothing, for its own organisation or
+    /// for others. Nor does a directory that cannot be read, for example while a secret is swapped.
+    /// The problem is logged once.
     pub fn reload_at(&self, now: Instant) -> Vec<OrgId> {
         if matches!(self.source, CredentialsSource::Fixed { .. }) {
             return Vec::new();
@@ -144,7 +143,7 @@ impl Credentials {
             Err(trouble) => {
                 self.orgs.write().unwrap_or_else(PoisonError::into_inner).source_is_away(now);
                 if last_logged.insert(trouble.to_string()) {
-                    error!("credentials: {trouble}; what was read before stays in force");
+                    error!("credentials: {trouble}; the last good tokens stay in force");
                 }
                 return Vec::new();
             }
@@ -164,8 +163,8 @@ impl Credentials {
         self.orgs.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Logs what is wrong with a file, unless it was logged before or the loss of the token says
-    /// it; returns all of it.
+    /// Logs what is wrong with a file, unless it was logged before or the log line about the lost
+    /// token says it. Returns all problems.
     fn report_wrong_files(
         &self,
         last_logged: &BTreeSet<String>,
@@ -190,7 +189,7 @@ impl Credentials {
         let trouble = CredentialsError::NoOrganisation { path: path.clone() }.to_string();
         if !last_logged.contains(&trouble) {
             error!(
-                "credentials: {trouble}; what was allowed before stays allowed, and its commands wait"
+                "credentials: {trouble}; the organisations stay allowed, and their commands wait"
             );
         }
         Some(trouble)
@@ -281,8 +280,8 @@ mod tests {
     }
 
     /// The lines that `work` logs. One subscriber for the whole process: with one per test, a
-    /// thread that has none may be the first at a log line, and tracing then caches for all
-    /// threads that nobody wants it.
+    /// thread without a subscriber may hit a log line first, and tracing then disables that line
+    /// for all threads.
     fn logged(work: impl FnOnce()) -> Vec<String> {
         static SUBSCRIBER: Once = Once::new();
         SUBSCRIBER.call_once(|| {
@@ -354,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_file_that_is_away_for_a_moment_dead_letters_nothing() {
+    fn a_token_file_that_is_missing_for_a_moment_dead_letters_nothing() {
         for only in [None, Some(&["org-1", "org-2"][..])] {
             let secret = directory(&[("org-1", "one"), ("org-2", "two")]);
             let file = secret.path().join("org-1");

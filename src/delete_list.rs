@@ -1,4 +1,5 @@
-//! The `delete` command: the same engine without a broker, for a list of ids. It sleeps its waits.
+//! The `delete` command: the same engine without a broker, for a list of ids. It sleeps through the
+//! waits.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -30,36 +31,36 @@ pub struct ListSettings {
     pub core: CoreSettings,
     pub kind: Kind,
     pub org: OrgId,
-    /// As given: an id may be there twice.
+    /// As given: an id may occur twice.
     pub ids: Vec<ObjectId>,
     /// Whether to ask first.
     pub consent: Consent,
 }
 
-/// How a list came out.
+/// The result of a list.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
     pub done: usize,
     pub already_absent: usize,
     pub failed: usize,
-    /// Of a dry run: nobody can say what would have become of them.
+    /// In a dry run: what would have happened to them is unknown.
     pub unknown: usize,
-    /// Not ended: interrupted, or waiting would not have helped.
+    /// Without an outcome: interrupted, or waiting would not have helped.
     pub left: usize,
-    /// Ids that were given before, and are ignored.
+    /// Ids that were given more than once; the repeats are ignored.
     pub duplicates: usize,
     pub end: ListEnd,
 }
 
-/// Why nothing more is done.
+/// Why the list ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ListEnd {
-    /// Each has its line: an outcome, or that it was given up.
+    /// Each id has its line: an outcome, or that it was given up.
     #[default]
     Through,
-    /// A signal came before each had its outcome.
+    /// A signal came before each id had its outcome.
     Interrupted,
-    /// Somebody was asked and did not agree: nothing has begun.
+    /// The person did not agree: nothing has begun.
     NotAgreed,
 }
 
@@ -69,7 +70,7 @@ impl Tally {
     }
 }
 
-/// The line of one that has come to its end.
+/// The line of an id with an outcome.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Ended {
@@ -93,7 +94,7 @@ impl Ended {
     }
 }
 
-/// The line of one that has no outcome: it can be given again.
+/// The line of an id without an outcome: it can be given again.
 #[derive(Debug, Serialize)]
 struct Left<'a> {
     #[serde(flatten)]
@@ -101,7 +102,7 @@ struct Left<'a> {
     outcome: &'static str,
     reason: String,
     attempts: u32,
-    /// The answer of a call was lost: it may have had its effect.
+    /// The answer to a call was lost, so the call may have had its effect.
     ambiguous: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     http_status: Option<u16>,
@@ -110,7 +111,7 @@ struct Left<'a> {
 /// Asks, deletes, shows the progress, and writes one line of JSON to `out` for each id.
 ///
 /// # Errors
-/// [`StartError`] where a token cannot be had or the engine cannot be built.
+/// [`StartError`] if there is no token or the engine cannot be built.
 pub async fn delete_list(
     list: ListSettings,
     out: impl Write + Send,
@@ -130,7 +131,7 @@ pub async fn delete_list(
     Ok(Tally { duplicates, end, ..tally })
 }
 
-/// Each once, in the order in which they are given; and how many were given again.
+/// Each id once, in the given order; and the number of repeats.
 fn distinct(list: &ListSettings) -> (Vec<Target>, usize) {
     let mut seen = HashSet::new();
     let first = list.ids.iter().filter(|id| seen.insert(id.as_str()));
@@ -214,8 +215,8 @@ async fn delete_one<'a>(
                 return Ok(Ended::Outcome(outcome));
             }
             Settlement::DryRun(dry_run) => return Ok(Ended::DryRun(dry_run)),
-            // No broker, so nothing is held or archived first, and nothing rejected: a command of
-            // our own is small.
+            // Without a broker nothing is held or archived first. Nothing is rejected either: a
+            // command of our own is small.
             Settlement::Undo(..)
             | Settlement::Hold(_)
             | Settlement::Reject(_)
@@ -253,8 +254,7 @@ async fn delete_one<'a>(
 
 /// # A new token is tried once
 ///
-/// The file may hold one already, which the call that was refused did not have. Another task's
-/// refusal may be about to read it.
+/// The file may already hold a newer token than the refused call had.
 fn has_a_new_token(engine: &Engine, org: &OrgId, before: Option<&SecretString>) -> bool {
     engine.reload_credentials();
     let exposed =
@@ -262,9 +262,9 @@ fn has_a_new_token(engine: &Engine, org: &OrgId, before: Option<&SecretString>) 
     exposed(engine.token(org).as_deref()) != exposed(before)
 }
 
-/// What waiting does not fix while somebody looks on: a wrong base URL, a token that does not reach
-/// the organisation, that is not accepted, or none at all. Once that is certain of the organisation
-/// it ends the whole list.
+/// Problems that do not go away while a person waits: a wrong base URL, a token that does not reach
+/// the organisation or is not accepted, or no token at all. Once one is certain, it ends the whole
+/// list.
 fn is_hopeless(engine: &Engine, reason: &str) -> bool {
     const HOPELESS: [SuspendReason; 2] = [SuspendReason::Misdirected, SuspendReason::Unauthorized];
     let is_suspended = |reason| engine.permits.with(|access, _| access.suspended_for(reason)) > 0;
@@ -278,14 +278,14 @@ fn is_hopeless(engine: &Engine, reason: &str) -> bool {
 }
 
 fn command(target: &Target) -> Incoming {
-    // A target is written with its own members: a command is no more.
+    // A target serialises to a complete command.
     let body = serde_json::to_vec(target).unwrap_or_default();
     Incoming { kind: target.kind, body, ..Incoming::default() }
 }
 
 fn write_line(out: &mut impl Write, bar: &ProgressBar, end: &impl Serialize) {
     let Ok(line) = serde_json::to_string(end) else { return };
-    // A reader that has gone away must not stop deletions half way; the exit code still tells.
+    // A reader that has gone away must not stop deletions halfway; the exit code still tells.
     bar.suspend(|| writeln!(out, "{line}").and_then(|()| out.flush())).unwrap_or_default();
 }
 

@@ -1,10 +1,10 @@
-//! Failpoints: places at which the worker can be made to die, to prove that no death between two
-//! steps loses a command.
+//! Failpoints: places where the worker can be made to die, to prove that no crash between two steps
+//! loses a command.
 //!
-//! Compiled in by the feature `failpoints` only, which no production build has; without it hitting
-//! one costs nothing.
+//! Compiled in only with the feature `failpoints`, which no production build has. Without it,
+//! hitting one costs nothing.
 
-/// A step of one command's way that a death can come before or after.
+/// A step in the handling of a command, before or after which the worker can die.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failpoint {
     /// The broker has delivered it; nothing is done yet.
@@ -13,15 +13,15 @@ pub(crate) enum Failpoint {
     BeforeCall,
     /// The API has answered.
     AfterCall,
-    /// Something is published, and the broker has not confirmed it.
+    /// A message is published but not confirmed.
     BeforeConfirm,
-    /// All is confirmed and nothing is acknowledged.
+    /// Everything is confirmed and nothing is acknowledged.
     BeforeAck,
     /// The acknowledgement is on its way.
     AfterAck,
 }
 
-/// Goes on, or dies here if `DIE_AT` says so.
+/// Continues, or dies here if `DIE_AT` says so.
 #[cfg(not(feature = "failpoints"))]
 pub(crate) fn hit(_: Failpoint) -> std::future::Ready<()> {
     std::future::ready(())
@@ -65,7 +65,7 @@ mod armed {
         })
     }
 
-    /// Goes on, or dies here if `DIE_AT` says so.
+    /// Continues, or dies here if `DIE_AT` says so.
     pub(crate) async fn hit(failpoint: Failpoint) {
         let Some(doom) = doom().filter(|doom| doom.failpoint == FAILPOINTS[failpoint as usize])
         else {
@@ -73,8 +73,7 @@ mod armed {
         };
         let left = doom.hits_left.fetch_sub(1, Ordering::SeqCst);
         if left == 1 {
-            // What the step before has handed to the network is to reach it in some runs and not in
-            // others.
+            // In some runs the previous step's data should reach the network, in others not.
             tokio::time::sleep(Duration::from_millis(u64::from(std::process::id() % 3) * 10)).await;
             std::process::abort();
         }

@@ -1,33 +1,34 @@
-//! Whether the worker lives and is ready, and why not: set by the worker, read by the HTTP port.
+//! Whether the worker is alive and ready, and if not, why. The worker sets it and the HTTP port
+//! reads it.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The loop beats every second; this long without a beat means that it hangs.
+/// The loop beats every second; if it is silent for this long, it hangs.
 const LONGEST_SILENCE: Duration = Duration::from_mins(1);
 
-/// What the worker says of itself.
+/// The worker's own view of its health.
 #[derive(Debug)]
 pub struct Health {
     last_heartbeat: Mutex<Instant>,
     reasons: Mutex<BTreeMap<Component, String>>,
 }
 
-/// What may stand in the way of being ready, the most telling first.
+/// What readiness depends on, the most telling first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Component {
     /// The drain before the end.
     Draining,
     /// The connections and the consumer.
     Broker,
-    /// The consumer gets nothing, although it is there.
+    /// The consumer is attached but receives nothing.
     Hearing,
     /// The broker is blocking publishers: an alarm for memory or disk.
     Blocked,
     /// Publishes and their confirms.
     Publisher,
-    /// The consumer of what RabbitMQ itself took out of the work queues.
+    /// The consumer of the commands that RabbitMQ itself removed from the work queues.
     Undeliverable,
     Breaker,
     /// The ledger, without which nothing may be decided.
@@ -38,7 +39,7 @@ pub enum Component {
     Paused,
     /// All organisations are suspended.
     Organisations,
-    /// Our clock is not the API's.
+    /// Our clock differs too much from the API's.
     Clock,
 }
 
@@ -103,7 +104,8 @@ impl Health {
         self.last_heartbeat.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
-    /// Says why a component is not ready, or that it is (`None`). Returns whether that is news.
+    /// Sets why a component is not ready, or that it is (`None`). Returns whether that changed
+    /// anything.
     pub fn set(&self, part: Component, reason: Option<String>) -> bool {
         let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
         let is_news = reasons.get(&part) != reason.as_ref();

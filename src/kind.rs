@@ -1,5 +1,5 @@
-//! The kinds of deletion, as data: one row each. Which call is made, what its answers mean, which
-//! events tell of it.
+//! The kinds of deletion as data, one row each: which call is made, what its answers mean, which
+//! events report it.
 //!
 //! The kind of a command comes from the queue that it was consumed from, never from what the
 //! command says.
@@ -22,11 +22,11 @@ pub enum Kind {
     ProcessDelete,
     /// Deletes a tag.
     TagDelete,
-    /// Deletes a file, with what is stored of it.
+    /// Deletes a file, including its stored content.
     FileDelete,
 }
 
-/// What there is to know of a kind.
+/// The properties of a kind.
 #[derive(Debug, PartialEq, Eq)]
 pub struct KindSpec {
     /// Name of the kind, of its queue and of the routing key of its commands.
@@ -35,13 +35,13 @@ pub struct KindSpec {
     pub id_member: &'static str,
     /// What the object is, for a person.
     pub object: &'static str,
-    /// Path of the call below the organisation: what stands before the id.
+    /// Path of the call below the organisation, up to the id.
     pub before_id: &'static str,
-    /// And what stands behind it.
+    /// The path after the id.
     pub after_id: Option<&'static str>,
-    /// Which answer means that it is done.
+    /// Which answer means success.
     pub success: Success,
-    /// The word for that.
+    /// The outcome's word for success.
     pub outcome: &'static str,
     /// What "not found" means.
     pub not_found: NotFound,
@@ -49,9 +49,9 @@ pub struct KindSpec {
     pub done_event: &'static str,
     /// The same for a command that was dead-lettered.
     pub failed_event: &'static str,
-    /// The same for the guard that has tripped.
+    /// The same for a guard that has tripped.
     pub held_event: &'static str,
-    /// The same for a command that somebody has cancelled.
+    /// The same for a cancelled command.
     pub cancelled_event: &'static str,
     /// The same for a command of a dry run.
     pub dry_run_event: &'static str,
@@ -62,9 +62,9 @@ pub struct KindSpec {
 /// The GET that shows an object, for a dry run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
-    /// What stands before the id, below the organisation.
+    /// The path below the organisation, up to the id.
     At(&'static str),
-    /// None that the API answers with JSON.
+    /// The API has no such GET that answers with JSON.
     Nowhere,
 }
 
@@ -73,22 +73,23 @@ pub enum Look {
 pub enum Success {
     /// 204.
     NoContent,
-    /// 204, or 200 by older pages of the documentation.
+    /// 204, or 200 according to older pages of the documentation.
     NoContentOrOk,
     /// 200 with an empty body. A 200 with anything else comes from something that is not the API.
     EmptyOk,
 }
 
-/// What the API's "not found" says of the object.
+/// What the API's "not found" says about the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotFound {
-    /// It is gone: what was asked for is so.
+    /// It is gone, as requested.
     Absent,
-    /// It is missing or archived already: a failure, because nothing tells a wrong id from success.
+    /// It is missing or archived already: a failure, because a wrong id cannot be told from
+    /// success.
     Missing,
     /// The id is wrong, or the process is not archived: a failure.
     MissingOrNotArchived,
-    /// The API never says so of this kind: something else has answered.
+    /// The API never answers this kind like that: something else has answered.
     NotTheApi,
 }
 
@@ -199,8 +200,8 @@ impl Kind {
         self.spec().name
     }
 
-    /// The queue that its commands are consumed from. Also their routing key, and that of what
-    /// RabbitMQ itself dead-letters.
+    /// The queue that its commands are consumed from. Also their routing key, and the key with
+    /// which RabbitMQ itself dead-letters them.
     pub const fn queue(self) -> &'static str {
         self.spec().name
     }
@@ -220,18 +221,18 @@ impl Kind {
         format!("{}.dead", self.queue())
     }
 
-    /// The mirror of its dead letters: a stream, which is looked at without taking anything out.
+    /// The mirror of its dead letters: a stream, which is read without taking anything out.
     pub fn mirror(self) -> String {
         format!("{}.dead.log", self.queue())
     }
 
-    /// The queue of the commands that RabbitMQ itself took out of their work queue, on their way to
-    /// the dead letters.
+    /// The queue of the commands that RabbitMQ itself removed from their work queue, on their way
+    /// to the dead letters.
     pub fn undeliverable_queue(self) -> String {
         format!("{}.undeliverable", self.queue())
     }
 
-    /// The queues that a command may lie in, but for the delay queues, which are named by settings.
+    /// The queues that may hold a command, except the delay queues, whose names depend on settings.
     pub fn own_queues(self) -> [String; 5] {
         [
             self.queue().to_owned(),
@@ -247,7 +248,7 @@ impl Kind {
         format!("{}.wait.{delay}", self.queue())
     }
 
-    /// Whether "not found" is a failure: then it matters whether an earlier call may have had its
+    /// Whether "not found" is a failure. If so, it matters whether an earlier call may have had its
     /// effect.
     pub const fn fails_when_not_found(self) -> bool {
         matches!(self.spec().not_found, NotFound::Missing | NotFound::MissingOrNotArchived)

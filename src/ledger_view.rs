@@ -1,4 +1,4 @@
-//! What the ledger says, for `/status` and for `status`.
+//! The state of the ledger, for `/status` and for `status`.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ fn pause(pause: &Pause) -> Value {
     })
 }
 
-/// Those that have tripped, or that a person has opened for a while.
+/// The guards that have tripped, or that a person has opened for a while.
 fn guards(brakes: &Brakes, now: Timestamp) -> Vec<Value> {
     let mut guards: Vec<_> = brakes.guards().collect();
     guards.sort_by_key(|(scope, _)| *scope);

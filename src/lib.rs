@@ -1,7 +1,7 @@
-//! Deletes tasks (and, by choice, processes, tags and files) in Tallyfy for good: takes commands
+//! Deletes tasks (and optionally processes, tags and files) in Tallyfy for good: takes commands
 //! from `RabbitMQ`, calls the API, publishes how each ended.
 //!
-//! `docs/architecture.md` is the way in: one command's way through these modules, the layers, the
+//! Start with `docs/architecture.md`: a command's path through these modules, the layers, the
 //! invariants, the glossary. In short: [`worker::run`] holds a session with the broker and spawns a
 //! handler for each delivery; `worker::handle` decides with the pure functions of [`policy`] and
 //! the answers of [`tallyfy_api`]; `worker::settle` publishes the outcome, waits for the confirm,

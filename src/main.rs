@@ -1,4 +1,4 @@
-//! The command line: wires the parts; exit codes.
+//! The command line: wires the parts together and maps results to exit codes.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -22,7 +22,7 @@ use tallyfy_delete_worker::{core_dump, descriptors, shutdown, telemetry, tls_pro
 use tokio::runtime::{Builder, Runtime};
 use tracing::{error, info, warn};
 
-/// Exit code of `delete` after a signal, as shells have it for SIGINT.
+/// Exit code of `delete` after a signal: what shells report for SIGINT.
 const EXIT_INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
@@ -53,9 +53,9 @@ fn main() -> ExitCode {
     })
 }
 
-/// One thread for the worker: calls wait more than they work, and lapin has threads of its own.
-/// What writes to standard output gets others beside it: a slow reader there (`dead show | less`)
-/// must not hold the broker's heartbeats up.
+/// One thread for the worker: calls mostly wait, and lapin has its own threads. Commands that write
+/// to standard output get more threads: a slow reader (`dead show | less`) must not delay the
+/// broker's heartbeats.
 fn runtime(job: &Job) -> Runtime {
     let mut threads = match job {
         Job::Run(_) => Builder::new_current_thread(),
@@ -91,7 +91,7 @@ async fn execute(job: Job) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// With its causes, but each once: most errors name their cause themselves.
+/// The error with its causes, each once: most errors already name their cause.
 fn error_chain(trouble: &anyhow::Error) -> String {
     let texts = trouble.chain().map(ToString::to_string);
     texts

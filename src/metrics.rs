@@ -1,4 +1,4 @@
-//! The numbers that an operator sees. No label carries an organisation's or a task's id.
+//! The metrics for operators. No label carries an organisation's or a task's id.
 
 mod families;
 mod health_gauges;
@@ -37,20 +37,20 @@ use crate::policy::api_access::SuspendReason;
 use crate::policy::verdict::Verdict;
 use crate::policy::waiting_ages::WaitingAges;
 
-/// One label and its value: `[("verdict", "deleted")]`. On a command's way both are words of the
-/// program.
+/// One label and its value: `[("verdict", "deleted")]`. On a command's path both are constants of
+/// the program.
 pub type Label = [(&'static str, &'static str); 1];
 /// The kind of command, and another label.
 type KindLabel = [(&'static str, &'static str); 2];
-/// By queue, whose names are settings.
+/// By queue; the names depend on settings.
 type QueueGauges = Family<[(&'static str, String); 1], Gauge>;
 /// By kind and delay.
 type DelayGauges = Family<[(&'static str, String); 2], Gauge>;
-/// The reason of an organisation that is allowed and has no token at the moment.
+/// The reason for an allowed organisation without a token.
 pub const NO_TOKEN: &str = "no_token";
 
 const PREFIX: &str = "tallyfy_delete_worker";
-/// Beside the reasons of dead letters.
+/// Besides the reasons of dead letters.
 const SETTLEMENTS: [&str; 6] =
     ["already_absent", "retry_later", "postponed", "held", "returned", "dry_run"];
 const PUBLISHES: [&str; 6] =
@@ -93,7 +93,7 @@ pub struct Metrics {
     pub breaker_open: Gauge,
     pub breaker_opened: Counter,
     ready: Gauge,
-    /// 1 while nothing is deleted, by the operator's wish.
+    /// 1 while nothing is deleted because the operator chose a dry run.
     pub dry_run: Gauge,
     /// Seconds since 1970 when the oldest token in force was written.
     pub oldest_credential: Gauge<f64, AtomicU64>,
@@ -110,7 +110,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Metrics that show a zero for each of these kinds, so that a rate sees the first event.
+    /// Creates the metrics with a zero per kind, so that a rate sees the first event.
     #[expect(clippy::too_many_lines, reason = "a list, one metric after the other")]
     pub fn new(kinds: &[Kind]) -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
@@ -237,7 +237,7 @@ impl Metrics {
             rate_limit_waits: labelled(
                 r,
                 "rate_limit_waits",
-                "Waits for a token of the rate limit, by where",
+                "Waits for a token of the rate limit, by place",
                 "where",
                 ["memory", "delay_queue"],
             ),
@@ -251,7 +251,7 @@ impl Metrics {
                 "reason",
                 Component::ALL.map(Component::as_str),
             ),
-            dry_run: add(r, "dry_run", "1 where nothing is deleted: a dry run"),
+            dry_run: add(r, "dry_run", "1 in a dry run, which deletes nothing"),
             last_settled: add(r, "last_settled_timestamp_seconds", "Time of the last settlement"),
             registry,
         }
@@ -274,25 +274,25 @@ impl Metrics {
         self.publishes.get_or_create(&[("result", result)]).inc();
     }
 
-    /// The broker was told to forget a delivery, or could not be told.
+    /// A delivery was acknowledged or otherwise settled at the broker, or that failed.
     pub fn count_acknowledgement(&self, result: &'static str) {
         self.acknowledgements.get_or_create(&[("result", result)]).inc();
     }
 
-    /// All of them, as OpenMetrics.
+    /// All metrics, as OpenMetrics.
     pub fn render(&self) -> String {
         self.show_unacknowledged();
         self.show_waiting();
         self.show_absent_only();
         let mut text = String::new();
-        // Writing to a String does not fail.
+        // Writing to a String cannot fail.
         let _ = encode_registry(&mut text, &self.registry)
             .and_then(|()| encode_registry(&mut text, self.standard.registry()))
             .and_then(|()| encode_eof(&mut text));
         text
     }
 
-    /// All of them, in the text format of Prometheus.
+    /// All metrics, in the text format of Prometheus.
     pub fn render_text(&self) -> String {
         text::of_openmetrics(&self.render())
     }

@@ -1,5 +1,5 @@
-//! JSON Schemas of what other services write and read, made from the very types that parse and
-//! print it.
+//! JSON Schemas of the messages that other services write and read, generated from the types that
+//! parse and print them.
 
 use serde_json::{Map, Value, json};
 
@@ -14,14 +14,14 @@ pub enum Subject {
     DryRun,
     /// The body of the event about what operators did with dead letters.
     Audit,
-    /// The body of the event about the guard that has tripped.
+    /// The body of the event about a tripped guard.
     Held,
-    /// Of a task that is archived and not deleted yet.
+    /// The body of the event about a task that is archived and not deleted yet.
     Pending,
 }
 
-/// The schema of one, or of all under their names; of the command, for this kind or, with all, for
-/// each.
+/// The schema of one subject, or all schemas by name. A single command schema is for this kind;
+/// with all, there is one per kind.
 pub fn schema(subject: Option<Subject>, kind: Kind) -> Value {
     match subject {
         Some(Subject::Command) => Command::schema(kind).to_value(),
@@ -41,7 +41,7 @@ pub fn schema(subject: Option<Subject>, kind: Kind) -> Value {
     }
 }
 
-/// Of each kind, under its name.
+/// The command schema of each kind, by its name.
 fn commands() -> Map<String, Value> {
     Kind::ALL.map(|kind| (kind.to_string(), Command::schema(kind).to_value())).into_iter().collect()
 }
@@ -54,7 +54,7 @@ mod tests {
     use crate::messages::{DryRun, EndKind, FailureReason, Incoming, Outcome, Would, names};
     use jsonschema::Validator;
 
-    /// What a schema cannot say: a member given twice, and how large a body may be.
+    /// What a schema cannot express: a member given twice, and the size of a body.
     const BEYOND_A_SCHEMA: [&str; 1] = ["duplicate"];
 
     fn validator(subject: Subject) -> Validator {
@@ -68,7 +68,7 @@ mod tests {
     fn the_schema_takes_every_body_that_was_ever_accepted() {
         let command = validator(Subject::Command);
         for body in include_str!("../tests/fixtures/accepted_commands.jsonl").lines() {
-            // In a member that nobody reads it may be deeper than a value can be.
+            // An ignored member may be nested more deeply than a `Value` can be.
             let Ok(value) = serde_json::from_str::<Value>(body) else { continue };
             assert!(command.is_valid(&value), "{body}: {:?}", command.validate(&value));
         }
@@ -79,7 +79,7 @@ mod tests {
         let command = validator(Subject::Command);
         for body in include_str!("../tests/fixtures/refused_commands.jsonl").lines() {
             let Ok(value) = serde_json::from_str::<Value>(body) else { continue };
-            // Read into a value, a member that was given twice is there once.
+            // In a `Value`, a member that was given twice occurs only once.
             let is_given_twice =
                 Command::decode(Kind::TaskDelete, value.to_string().as_bytes()).is_ok();
             assert!(is_given_twice || !command.is_valid(&value), "{body} ({BEYOND_A_SCHEMA:?})");
@@ -111,8 +111,9 @@ mod tests {
         {
             let (kind, event_type) = (Kind::TagDelete, names::DISCARDED_EVENT);
             let (by, selection) = ("ann".to_owned(), json!({"reason": "expired"}));
-            let (letters, interrupted) = (1, false);
-            let made = Audit { phase, event_type, kind, by, why, selection, letters, interrupted };
+            let (dead_letters, interrupted) = (1, false);
+            let made =
+                Audit { phase, event_type, kind, by, why, selection, dead_letters, interrupted };
             let body: Value = serde_json::from_slice(&made.event(now, now).body).unwrap();
             assert!(audit.is_valid(&body), "{body}: {:?}", audit.validate(&body));
         }

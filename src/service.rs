@@ -1,4 +1,4 @@
-//! The whole worker as one function: binds the operator's port, builds the engine, works until told
+//! The whole worker as one service: binds the operator's port, builds the engine, works until told
 //! to stop, drains.
 
 use std::io;
@@ -31,7 +31,7 @@ use crate::worker::{Engine, EngineSettings, Worker, reload_credentials, status};
 
 const PORT_GRACE: Duration = Duration::from_secs(1);
 
-/// What all commands of the engine need.
+/// Settings that every use of the engine needs.
 #[derive(Clone)]
 pub struct CoreSettings {
     pub api: ApiSettings,
@@ -45,13 +45,13 @@ pub struct CoreSettings {
     pub limits: RateLimits,
     /// Whether anything is destroyed.
     pub mode: CallMode,
-    /// The limit of the mass-deletion guard; without one it is off.
+    /// The limit of the mass-deletion guard; `None` if it is off.
     pub guard: Option<GuardLimit>,
     /// What `task.delete` does.
     pub delete_mode: DeleteMode,
-    /// Who may ask.
+    /// Which producers may ask for what.
     pub producers: Producers,
-    /// Where spans go, where they are made.
+    /// Where spans go, if they are made.
     pub otlp: Option<OtlpSettings>,
 }
 
@@ -66,18 +66,18 @@ pub struct ServiceSettings {
     pub shutdown_grace: Duration,
 }
 
-/// Why nothing could start.
+/// Why the start failed.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// A token cannot be had.
+    /// A token is missing.
     #[error("{setting}: {source}")]
     Credentials {
-        /// The setting that names where it should be.
+        /// The setting that says where it should be.
         setting: &'static str,
         /// What is wrong there.
         source: CredentialsError,
     },
-    /// The port cannot be had.
+    /// The port cannot be bound.
     #[error("HTTP_ADDR {address}: {source}")]
     Port { address: SocketAddr, source: io::Error },
     #[error("the HTTP client cannot be built: {0}")]
@@ -111,7 +111,7 @@ pub fn credentials(source: &CredentialsSource) -> Result<Arc<Credentials>, Start
 /// Builds the engine, from its settings and the credentials.
 ///
 /// # Errors
-/// [`StartError`] where the HTTP client cannot be built.
+/// [`StartError`] if the HTTP client cannot be built.
 pub fn engine(
     core: &CoreSettings,
     kinds: &[Kind],
@@ -135,10 +135,10 @@ pub fn engine(
 }
 
 impl Service {
-    /// Reads the credentials and takes the port.
+    /// Reads the credentials and binds the port.
     ///
     /// # Errors
-    /// [`StartError`] says which could not be had.
+    /// [`StartError`] says which of them failed.
     pub async fn start(settings: ServiceSettings) -> Result<Self, StartError> {
         let credentials = credentials(&settings.core.credentials)?;
         credentials.warn_of_missing();
@@ -155,7 +155,7 @@ impl Service {
         Ok(Self { settings, port, engine })
     }
 
-    /// Where health and metrics are.
+    /// The address of health and metrics.
     pub fn http_address(&self) -> io::Result<SocketAddr> {
         self.port.address()
     }
@@ -182,7 +182,7 @@ impl Service {
         reloading.abort();
         reloading_at_once.abort();
         ended.cancel();
-        // A client that never ends its request does not hold us up.
+        // A client that never finishes its request does not delay the end.
         let _ = timeout(PORT_GRACE, port).await;
     }
 }

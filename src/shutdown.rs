@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 /// A token that fires at the first SIGTERM or SIGINT.
 ///
 /// # Errors
-/// The system's word, where the signals cannot be listened for.
+/// The system's error if it cannot listen for the signals.
 pub fn on_signal() -> std::io::Result<CancellationToken> {
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

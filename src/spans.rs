@@ -1,12 +1,12 @@
-//! Spans of OpenTelemetry: one for each delivery, each request of the API and each publication.
-//! Exported by OTLP (HTTP, protobuf) where an endpoint is set; else nothing is made and nothing is
-//! kept. Names and attributes are those of the semantic conventions 1.44.
+//! OpenTelemetry spans: one for each delivery, each request to the API and each publication.
+//! Exported by OTLP (HTTP, protobuf) if an endpoint is set; otherwise none are created. Names and
+//! attributes are those of the semantic conventions 1.44.
 //!
-//! This speaks OpenTelemetry's own API, not `tracing-opentelemetry` (0.34 would fit). There each
-//! span would be a span of the log, too: `RUST_LOG=warn` would turn it off unless every layer had a
-//! filter of its own, and the exporter would have to stand before the log starts. And nearly all
-//! that is said here (the parent from the message, our own `traceparent`, what is known only at the
-//! end) goes past `tracing` to this same API there as well.
+//! This uses OpenTelemetry's own API, not `tracing-opentelemetry` (0.34 would fit). There each span
+//! would also be a span of the log: `RUST_LOG=warn` would turn it off unless every layer had its
+//! own filter, and the exporter would have to exist before logging starts. And nearly everything
+//! here (the parent from the message, our own `traceparent`, attributes known only at the end)
+//! bypasses `tracing` and uses this same API there too.
 
 mod call;
 mod delivery;
@@ -33,13 +33,13 @@ pub(crate) use self::call::{CallSpan, Endpoint};
 use self::telling::Telling;
 use crate::messages::{TraceContext, names};
 
-/// For the last spans at the end of the process.
+/// Time limit for the last spans at the end of the process.
 const FLUSH: Duration = Duration::from_secs(5);
-/// Of the semantic conventions that names and attributes follow.
+/// The semantic conventions that names and attributes follow.
 const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.44.0";
 const INSTANCE_ID: &str = "service.instance.id";
 
-/// Where a collector is.
+/// The collector's address.
 #[derive(Debug, Clone)]
 pub struct OtlpSettings {
     /// Base URL, to which `/v1/traces` is added.
@@ -64,7 +64,7 @@ impl Spans {
     /// itself.
     ///
     /// # Errors
-    /// Where the exporter cannot be built.
+    /// The exporter cannot be built.
     pub fn to(settings: &OtlpSettings) -> Result<Self, ExporterBuildError> {
         let url = format!("{}/v1/traces", settings.endpoint.as_str().trim_end_matches('/'));
         let exporter = SpanExporter::builder().with_http().with_endpoint(url).build()?;
@@ -82,17 +82,17 @@ impl Spans {
         Self(Some(Exporting { provider, tracer }))
     }
 
-    /// Sends what is left, five seconds at most. Blocks.
+    /// Sends the remaining spans, for five seconds at most. Blocks.
     pub fn flush(&self) {
         if let Self(Some(on)) = self {
-            // What the exporter could not send has been told.
+            // A failure of the exporter has been logged already.
             let _ = on.provider.shutdown_with_timeout(FLUSH);
         }
     }
 }
 
-/// Who we are: <https://opentelemetry.io/docs/specs/semconv/resource/service/>. An id of the
-/// instance that `OTEL_RESOURCE_ATTRIBUTES` gives is kept.
+/// Identifies this service: <https://opentelemetry.io/docs/specs/semconv/resource/service/>. An
+/// instance id in `OTEL_RESOURCE_ATTRIBUTES` is kept.
 fn resource(service_name: &str) -> Resource {
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let ours = || Resource::builder().with_service_name(service_name.to_owned());
@@ -119,7 +119,7 @@ impl Exporting {
     }
 }
 
-/// A context that came in a message. A `tracestate` that is none by the W3C's rules is left out.
+/// A context from a message. A `tracestate` that is invalid by the W3C's rules is left out.
 fn remote(trace: TraceContext<'_>) -> Option<SpanContext> {
     let trace_id = TraceId::from_hex(trace.trace_id()).ok()?;
     let span_id = SpanId::from_hex(trace.span_id()).ok()?;

@@ -1,11 +1,11 @@
-//! Tables for people at a terminal: widths by what stands in the columns, and nothing that could
-//! steer the terminal.
+//! Tables for people at a terminal: column widths fit the content, and nothing can control the
+//! terminal.
 
 use std::io::{self, Write};
 
 use jiff::Timestamp;
 
-/// The first row is the heading; `numbers` are the columns whose texts stand to the right.
+/// The first row is the heading; `numbers` are the right-aligned columns.
 pub(crate) fn write<const COLUMNS: usize>(
     out: &mut impl Write,
     rows: &[[String; COLUMNS]],
@@ -15,7 +15,7 @@ pub(crate) fn write<const COLUMNS: usize>(
         let mut line = String::new();
         for (column, text) in row.iter().enumerate() {
             let width = rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-            // The last one is as long as it is.
+            // The last column needs no padding.
             let width = if column + 1 < row.len() { width } else { 0 };
             line.push_str(&pad(text, width, numbers.contains(&column)));
         }
@@ -28,12 +28,12 @@ fn pad(text: &str, width: usize, is_number: bool) -> String {
     if is_number { format!("{text:>width$}  ") } else { format!("{text:width$}  ") }
 }
 
-/// What producers write must not steer the terminal.
+/// Text from producers must not control the terminal.
 pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// How long ago, in the largest unit.
+/// The age, in the largest unit.
 pub(crate) fn age(time: Option<Timestamp>, now: Timestamp) -> String {
     let Some(time) = time else { return "-".to_owned() };
     let seconds = now.duration_since(time).unsigned_abs().as_secs();

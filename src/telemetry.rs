@@ -22,18 +22,18 @@ pub enum LogFormat {
     Pretty,
 }
 
-/// Reads a filter such as `info` or `info,lapin=debug`. lapin is silent unless it is named: what
-/// matters of its troubles comes to us as errors, and is logged once, where it is handled.
+/// Parses a filter such as `info` or `info,lapin=debug`. lapin is silent unless it is named: its
+/// relevant problems reach us as errors and are logged once, where they are handled.
 ///
 /// # Errors
-/// The filter's own word of what is wrong.
+/// The parser's error.
 pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
     let quiet = if directives.contains("lapin") { "" } else { ",lapin=off" };
     EnvFilter::builder().parse(format!("{directives}{quiet}"))
 }
 
-/// Starts logging; where it has been started already, that stays. What libraries say through `log`
-/// stays out: what matters of it comes to us as errors.
+/// Starts logging, unless it has been started already. Records that libraries write through `log`
+/// are left out: relevant problems reach us as errors.
 pub fn start(format: LogFormat, filter: EnvFilter, mode: CallMode) {
     let marked = |format| Marked { format, mode };
     let text = tracing_subscriber::fmt::layer().with_writer(stderr).with_target(false);
@@ -53,8 +53,8 @@ pub fn start(format: LogFormat, filter: EnvFilter, mode: CallMode) {
     };
 }
 
-/// One JSON object a line, written in one piece: time, level, the event's own fields beside the
-/// message, target.
+/// One JSON object per line, written in one piece: time, level, the message with the event's own
+/// fields, target.
 fn json_lines<S, W>(writer: W, mode: CallMode) -> impl Layer<S>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
@@ -65,13 +65,13 @@ where
     layer.map_event_format(|format| MarkedJson(Marked { format, mode }))
 }
 
-/// Says in every line, whoever writes it, that this is a dry run, if it is one.
+/// Marks every line of a dry run as such, whichever code writes it.
 struct Marked<F> {
     format: F,
     mode: CallMode,
 }
 
-/// The same of a line that is a JSON object.
+/// The same for a line that is a JSON object.
 struct MarkedJson<F>(Marked<F>);
 
 impl<S, N, F> FormatEvent<S, N> for Marked<F>

@@ -1,4 +1,4 @@
-//! The `undo` command: restores archived tasks, so that a worker that archives first does not
+//! The `undo` command: restores archived tasks, so that a worker in archive-first mode does not
 //! delete them.
 
 use std::io::{self, Write};

@@ -2,12 +2,11 @@
 
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
-use uuid::Uuid;
 
 use super::{Fact, judge};
 use crate::credentials::Credentials;
 use crate::messages::OrgId;
-use crate::messages::command::ID_NAMESPACE;
+use crate::messages::derived_id::derived;
 use crate::tallyfy_api::TallyfyApi;
 
 const AT_A_TIME: usize = 8;
@@ -31,15 +30,14 @@ pub(super) async fn facts(
     report(credentials.missing().iter().map(judge::no_token).collect());
 }
 
-/// With the first token that is accepted: a dead one hides both.
+/// Uses the first token that the API accepts: a rejected one says nothing about either.
 async fn base_url_and_clock(
     api: &TallyfyApi,
     credentials: &Credentials,
     orgs: &[OrgId],
 ) -> Vec<Fact> {
-    // An id that nobody has: it hangs on the moment.
-    let nobody =
-        Uuid::new_v5(&ID_NAMESPACE, Timestamp::now().to_string().as_bytes()).simple().to_string();
+    // An id that no task has: it contains the current time.
+    let nobody = derived(&[Timestamp::now().to_string().as_bytes()]).simple().to_string();
     let mut facts = Vec::new();
     for org in orgs {
         let Some(token) = credentials.token(org) else { continue };

@@ -17,10 +17,10 @@ const CONFIRMS: &str = "confirms and returns";
 const NO_ANSWER: &str =
     "That does not tell what is wrong with it: try again, and look at the broker's log";
 const RUN_SETUP: &str =
-    "Run `setup` as a user who may configure; with the same WAIT_LADDER as here";
+    "Run `setup` as a user with the configure permission, with the same WAIT_LADDER as here";
 const WILL_DECLARE: &str = "`run` declares it (DECLARE_TOPOLOGY=true), so does `setup`. A new virtual host has nothing: if this one is not new, \
      look at AMQP_URL, KINDS and WAIT_LADDER";
-const DECLARE_AGAIN: &str = "Somebody declared it otherwise. docs/operations.md, 'A queue has other arguments', moves its messages with nothing lost; \
+const DECLARE_AGAIN: &str = "It was declared with other arguments. docs/operations.md, 'A queue has other arguments', moves its messages without loss; \
      do not purge it";
 const BLOCKED: &str =
     "`rabbitmqctl status`, section alarms: free memory or disk. A worker waits until it stops";
@@ -40,16 +40,16 @@ pub(super) async fn facts(settings: &BrokerSettings, purpose: Purpose) -> Vec<Fa
     facts
 }
 
-/// Whether exchanges and queues are there.
+/// Whether the exchanges and queues exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stands {
     Whole,
-    /// Not all of it, and `run` declares what is missing.
+    /// Some are missing, and `run` declares them.
     ToBeDeclared,
     Incomplete,
 }
 
-/// Every address of every host, each with its fact; and a connection to one, for all that follows.
+/// One fact per address of each host, and a connection to one of them for the rest of the checks.
 async fn hosts(settings: &BrokerSettings) -> (Vec<Fact>, Option<Connection>) {
     const BROKER: &str = "broker";
     let opened = match Connection::open_each(&settings.url, &settings.tls, "check").await {
@@ -87,7 +87,7 @@ fn cure(error: &BrokerError) -> &'static str {
         BrokerError::TlsClosed { .. } => {
             "Set AMQP_CLIENT_CERT_FILE and AMQP_CLIENT_KEY_FILE if it does; otherwise look whether this port speaks TLS"
         }
-        // Whether it is the certificate that fails is told in the text of the system alone.
+        // Only the system's text says whether the certificate is at fault.
         BrokerError::Connect { is_tls: true, .. } => {
             "Look at AMQP_URL (TLS has a port of its own; user, password, virtual host), and whether the broker runs; where it is the \
              certificate: at AMQP_CA_FILE for the broker's authority, at AMQP_CLIENT_CERT_FILE and AMQP_CLIENT_KEY_FILE for our own"
@@ -110,7 +110,7 @@ fn tls(connection: &Connection) -> Fact {
     }
 }
 
-/// Whether all is there, and, where the user may configure, whether it is as it should be.
+/// Whether everything exists and, if the user may configure, has the right arguments.
 async fn topology(connection: &Connection, topology: &Topology) -> (Vec<Fact>, Stands) {
     let ensure = async |provision| {
         topology::ensure(connection, &Topology { provision, ..topology.clone() }).await
@@ -143,17 +143,16 @@ async fn topology(connection: &Connection, topology: &Topology) -> (Vec<Fact>, S
             Fact::failed("arguments", error.to_string(), cure)
         }
     };
-    (vec![Fact::ok(TOPOLOGY, "every exchange and queue is there"), arguments], Stands::Whole)
+    (vec![Fact::ok(TOPOLOGY, "every exchange and queue exists"), arguments], Stands::Whole)
 }
 
-/// The cure for what the broker has refused in this way; nobody shall delete a queue because a
-/// broker was slow.
+/// The fix for such a refusal. A slow broker must not make anyone delete a queue.
 fn if_refused(error: &BrokerError, refusal: Refusal, cure: &'static str) -> &'static str {
     if error.refusal() == Some(refusal) { cure } else { NO_ANSWER }
 }
 
-/// On a connection of its own: while the broker is blocking publishers it reads nothing more of one
-/// that has tried to publish.
+/// Uses its own connection: a broker that blocks publishers stops reading from any connection that
+/// has tried to publish.
 async fn publishing(
     connection: &Connection,
     settings: &BrokerSettings,
@@ -182,7 +181,7 @@ async fn publishing(
     found
 }
 
-/// A publish that no queue takes must come back, and be known to have come back.
+/// An unroutable publish must be returned, and the publisher must notice.
 async fn confirms(publisher: &Publisher, kinds: &[Kind], stands: Stands) -> Fact {
     let nowhere = Publication {
         exchange: names::RETRY_EXCHANGE,
@@ -197,12 +196,12 @@ async fn confirms(publisher: &Publisher, kinds: &[Kind], stands: Stands) -> Fact
         Err(error)
             if stands == Stands::ToBeDeclared && error.refusal() == Some(Refusal::NotFound) =>
         {
-            Fact::skipped(CONFIRMS, "not to be seen before the topology is there")
+            Fact::skipped(CONFIRMS, "cannot be checked before the topology exists")
         }
-        Err(PublishError::Returned(_)) => Fact::ok(CONFIRMS, "what no queue takes comes back"),
+        Err(PublishError::Returned(_)) => Fact::ok(CONFIRMS, "unroutable messages are returned"),
         Ok(()) => Fact::failed(
             CONFIRMS,
-            "a queue takes what none should",
+            "a queue takes a message that none should",
             "Remove the foreign binding from task.retry",
         ),
         Err(error) => Fact::failed(CONFIRMS, error.to_string(), cure_of_publishing(&error, kinds)),

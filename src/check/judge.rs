@@ -13,10 +13,11 @@ use crate::policy::answer::{Answer, Body, Response};
 use crate::policy::clock;
 use crate::rabbitmq::probe::May;
 
-/// More than this and a `not_after` is no longer what its producer meant.
+/// With more skew than this, a `not_after` no longer means what its producer meant.
 const MUCH_SKEW_SECONDS: u64 = 30;
 
-/// The answer to a task that nobody has, beside the answer to a path that is none.
+/// Compares the answer for a task that does not exist with the answer for a path that does not
+/// exist.
 pub(super) fn base_url(url: &str, task: &Answer, path: &Answer) -> Fact {
     const NAME: &str = "base URL";
     const CURE: &str = "Look at TALLYFY_BASE_URL (https://go.tallyfy.com/api, with /api) and at what stands before the API";
@@ -42,7 +43,7 @@ pub(super) fn base_url(url: &str, task: &Answer, path: &Answer) -> Fact {
         _ if is_plain_404(task) && !is_plain_404(path) => Fact::warning(
             NAME,
             found,
-            "A wrong path is not told as ENDPOINT_NOT_FOUND: a wrong base URL might go unnoticed",
+            "A wrong path does not get ENDPOINT_NOT_FOUND: a wrong base URL might go unnoticed",
         ),
         _ => Fact::failed(NAME, found, CURE),
     }
@@ -70,7 +71,7 @@ pub(super) fn organisation(org: &OrgId, answer: &Answer) -> Fact {
     }
 }
 
-/// An organisation that is allowed and has no token: nothing of it can be deleted until it has one.
+/// An allowed organisation without a token: none of its objects can be deleted until it has one.
 pub(super) fn no_token(missing: &Missing) -> Fact {
     Fact::failed(
         &format!("organisation {}", missing.org),
@@ -80,11 +81,11 @@ pub(super) fn no_token(missing: &Missing) -> Fact {
     )
 }
 
-/// Our clock beside the API's.
+/// Compares our clock with the API's.
 pub(super) fn clock(answer: &Answer, now: Timestamp) -> Fact {
     const NAME: &str = "clock";
     let Some(skew) = clock::skew(answer, now).map(|skew| skew.as_secs()) else {
-        return Fact::skipped(NAME, "the API does not tell its time");
+        return Fact::skipped(NAME, "the API does not send its time");
     };
     let found = format!("{skew} s from the API's");
     let set = "Set this machine's clock (NTP): not_after and MAX_AGE go by it";
@@ -97,7 +98,7 @@ pub(super) fn clock(answer: &Answer, now: Timestamp) -> Fact {
     }
 }
 
-/// What a kind needs that nothing but a deletion could prove.
+/// A requirement of a kind that only a deletion could prove.
 pub(super) fn kind(kind: Kind) -> Fact {
     let needs = match kind {
         Kind::TaskDelete | Kind::TaskArchive => "one-off tasks only",
@@ -125,7 +126,7 @@ pub(super) fn needed(name: &str, may: May, cure: impl Into<Cow<'static, str>>) -
     }
 }
 
-/// What the user may do beyond its need; `None` where it may not.
+/// Permissions that the user has and does not need.
 pub(super) fn too_much(found: &[(String, May)]) -> Fact {
     const NAME: &str = "least permissions";
     let much: Vec<_> =
@@ -136,7 +137,7 @@ pub(super) fn too_much(found: &[(String, May)]) -> Fact {
     Fact::warning(
         NAME,
         format!("the user may also {}", much.join(", ")),
-        "Give the worker a user of its own: configure '^$', write '^task\\.(events|retry|dlx|ledger)$', read '^task\\.(delete|delete\\.undeliverable|delete\\.ledger)$'",
+        "Give the worker its own user: configure '^$', write '^task\\.(events|retry|dlx|ledger)$', read '^task\\.(delete|delete\\.undeliverable|delete\\.ledger)$'",
     )
 }
 

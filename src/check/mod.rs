@@ -1,7 +1,7 @@
-//! `check`: proves that everything which a worker needs is there, without deleting anything. One
-//! line per check.
+//! `check`: proves that everything a worker needs is in place, without deleting anything. One line
+//! per check.
 //!
-//! Every call of the API is a GET; nothing stays at the broker.
+//! Every API call is a GET, and nothing is left behind at the broker.
 
 mod api;
 mod broker;
@@ -18,7 +18,7 @@ use crate::rabbitmq::BrokerSettings;
 use crate::service::{CoreSettings, StartError, credentials};
 use crate::tallyfy_api::TallyfyApi;
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fact {
     pub fact: String,
@@ -34,15 +34,15 @@ pub struct Fact {
 pub enum State {
     /// As it should be.
     Ok,
-    /// The worker can work, and somebody should look at it.
+    /// The worker can work, but someone should look at this.
     Warning,
     /// The worker cannot work.
     Failed,
-    /// It could not be looked at.
+    /// It could not be checked.
     Skipped,
 }
 
-/// What it is asked for.
+/// What the check is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// Whether all is well.
@@ -52,10 +52,10 @@ pub enum Purpose {
 }
 
 impl Fact {
-    /// # A pod starts although the API is down
+    /// # A pod starts even if the API is down
     ///
-    /// What a worker waits for by itself must not keep it from starting: one dead token among many,
-    /// say, would stop the deletions of all the others.
+    /// A worker must start even if something is missing that it can wait for. Otherwise one revoked
+    /// token among many would stop the deletions of all the others.
     fn waited_for(self, purpose: Purpose) -> Self {
         let is_softer = purpose == Purpose::Start && self.state == State::Failed;
         Self { state: if is_softer { State::Warning } else { self.state }, ..self }
@@ -88,10 +88,10 @@ impl Fact {
 
 const NO_TOKENS: &str = "Is the secret mounted, and readable for this user?";
 
-/// Looks at everything and prints each fact as soon as it is known; `true` where nothing failed.
+/// Runs all checks and prints each fact as soon as it is known; `true` if none failed.
 ///
 /// # Errors
-/// Where the HTTP client cannot be built.
+/// The HTTP client cannot be built.
 pub async fn check(
     core: &CoreSettings,
     broker: &BrokerSettings,
@@ -103,7 +103,7 @@ pub async fn check(
     let mut report = |facts: Vec<Fact>| {
         for fact in facts {
             is_well &= fact.state != State::Failed;
-            // Who does not listen any more still gets the exit code.
+            // A reader that has gone away still gets the exit code.
             let _ = print(&fact, form);
         }
     };

@@ -2,16 +2,15 @@
 
 use std::borrow::Cow;
 
-use uuid::Uuid;
-
 use super::{Fact, judge};
 use crate::kind::Kind;
+use crate::messages::derived_id::derived;
 use crate::messages::names;
 use crate::rabbitmq::probe::{May, Questions};
 use crate::rabbitmq::topology::Provision;
 use crate::rabbitmq::{BrokerSettings, Connection};
 
-/// Whether the broker takes messages.
+/// Whether the broker accepts publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Publishing {
     Open,
@@ -73,7 +72,7 @@ pub(super) async fn permissions(
     facts
 }
 
-/// Whether the user may configure what belongs to these kinds.
+/// Whether the user may configure the topology of these kinds.
 pub(super) async fn may_declare(connection: &Connection, kinds: &[Kind]) -> May {
     let (ask, nobody) = (Questions(connection), nobody());
     let mut ours = May::Yes;
@@ -84,7 +83,7 @@ pub(super) async fn may_declare(connection: &Connection, kinds: &[Kind]) -> May 
     ours
 }
 
-/// What gives the worker's user all that it needs, and no more.
+/// The command that grants the worker's user exactly what it needs.
 pub(super) fn grant(kinds: &[Kind]) -> Cow<'static, str> {
     let escaped = |queue: &str| queue.replace('.', r"\.");
     let queues = kinds.iter().map(|kind| escaped(kind.queue())).collect::<Vec<_>>().join("|");
@@ -93,9 +92,9 @@ pub(super) fn grant(kinds: &[Kind]) -> Cow<'static, str> {
     format!("rabbitmqctl set_permissions -p VHOST USER '^$' '{write}' '{read}'").into()
 }
 
-/// A name that nothing has: it hangs on the moment.
+/// A name that nothing has: it contains the current time.
 pub(super) fn nobody() -> String {
     let now = jiff::Timestamp::now().to_string();
-    let id = Uuid::new_v5(&crate::messages::command::ID_NAMESPACE, now.as_bytes());
+    let id = derived(&[now.as_bytes()]);
     format!("tallyfy-check-{}", id.simple())
 }

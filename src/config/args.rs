@@ -42,7 +42,7 @@ const CHECK_EXAMPLE: &str = "\
 Example, with the worker's own settings:
   AMQP_URL=amqps://tallyfy-worker:SECRET@rabbit.example/tallyfy TALLYFY_CREDENTIALS_DIR=/run/secrets/tallyfy tallyfy-delete-worker check
 FAILED: the worker could not work; the line says what to do. warning: it could, and somebody should look. skipped: not to be seen by this
-user, or not in use. Exit 0 where nothing FAILED.";
+user, or not in use. Exit 0 if nothing FAILED.";
 const DELETE_EXAMPLE: &str = "\
 Example: printf '%s\\n' ID1 ID2 | tallyfy-delete-worker delete --org ORG - > outcomes.jsonl
 On a terminal it asks first. Interrupted, it exits 130 and prints a line with \"outcome\":\"left\" for each id that has no outcome. To go on:
@@ -60,15 +60,15 @@ Every setting is a flag and an environment variable; flags win. `COMMAND --help`
 pub(super) enum Sub {
     /// Work: consume commands until SIGTERM or SIGINT, then drain and exit 0.
     Run(Box<RunArgs>),
-    /// Prove that all is there that a worker needs; deletes nothing. One line per check; exit 0
-    /// only if none failed.
+    /// Prove that everything a worker needs is in place; deletes nothing. One line per check; exit
+    /// 0 only if none failed.
     Check(Box<CheckArgs>),
-    /// Declare exchanges, queues and bindings, and end.
+    /// Declare exchanges, queues and bindings, and exit.
     Setup(SetupArgs),
-    /// Delete tasks without a broker: same engine, one JSON outcome a line on standard output.
+    /// Delete tasks without a broker: same engine, one JSON outcome per line on standard output.
     #[command(after_help = DELETE_EXAMPLE)]
     Delete(Box<DeleteArgs>),
-    /// Restore archived tasks, which cancels their deletion where they are archived first.
+    /// Restore archived tasks, which cancels their deletion if they are archived first.
     Undo(Box<UndoListArgs>),
     /// Look at dead letters, replay, discard, export or import them.
     Dead(Box<DeadArgs>),
@@ -83,15 +83,15 @@ pub(super) enum Sub {
     Resume(Box<ResumeArgs>),
     /// Cancel commands that are queued or waiting, by their ids.
     Cancel(Box<CancelArgs>),
-    /// Show how all stands: breaker, organisations, guard, pauses, queues, workers.
+    /// Show the status of breaker, organisations, guard, pauses, queues and workers.
     Status(Box<StatusArgs>),
     /// Read back the record of each destructive call: who asked, when, for what, and the answer.
     Audit(Box<AuditArgs>),
     /// Print the JSON Schema of the command, of the outcome event, of the event of a dry run, of
-    /// the audit event, of the event of the guard, of that of a task that is archived first, or of
-    /// all.
+    /// the audit event, of the event of the guard, of the event of a task that is archived first,
+    /// or of all.
     Schema {
-        /// Which; without it, all under their names.
+        /// Which one; without it, all of them by name.
         subject: Option<SubjectArg>,
         /// Kind of the command.
         #[arg(long, default_value = "task.delete", value_name = "KIND", value_parser = checked(kind))]
@@ -112,7 +112,7 @@ pub(super) enum Sub {
 pub(super) enum SubjectArg {
     /// The body that producers publish.
     Command,
-    /// The body that consumers of outcomes get.
+    /// The body that consumers of outcomes receive.
     Event,
     /// The body of the event of a dry run.
     DryRun,
@@ -137,7 +137,7 @@ pub(super) struct RunArgs {
     pub(super) kinds: KindsArgs,
     #[command(flatten)]
     pub(super) audit: AuditRetentionArgs,
-    /// Declare the topology at start, or (false) only check that it is there.
+    /// Declare the topology at start, or (false) only check that it exists.
     #[arg(
         long,
         env = "DECLARE_TOPOLOGY",
@@ -145,8 +145,8 @@ pub(super) struct RunArgs {
         value_name = "BOOL",
         help_heading = "RabbitMQ", value_parser = checked(flag))]
     pub(super) declare_topology: Setting<bool>,
-    /// Broker users whose headers are believed beside the worker's own, separated by commas: of the
-    /// operator who replays dead letters.
+    /// Broker users whose headers are believed besides the worker's own, separated by commas: that
+    /// of the operator who replays dead letters.
     #[arg(
         long,
         env = "TRUSTED_USERS",
@@ -198,11 +198,11 @@ pub(super) struct RunArgs {
 #[derive(Args)]
 #[command(after_help = CHECK_EXAMPLE)]
 pub(super) struct CheckArgs {
-    /// JSON, one check per line.
+    /// JSON, one object per check.
     #[arg(long)]
     pub(super) json: bool,
-    /// Before a worker starts: only the broker and the settings can fail. What a worker waits for
-    /// by itself (API, tokens, organisations, an alarm of the broker) is a warning.
+    /// Before a worker starts: only the broker and the settings can fail. Anything that a worker
+    /// can wait for (API, tokens, organisations, an alarm of the broker) is a warning.
     #[arg(long)]
     pub(super) start: bool,
     #[command(flatten)]
@@ -239,11 +239,11 @@ pub(super) struct DeleteArgs {
     /// Do not ask at the terminal before it begins.
     #[arg(long)]
     pub(super) yes: bool,
-    /// Let the list be as long as this, if that is more than the guard allows.
+    /// Allow a list of this length, if that is more than the guard allows.
     #[arg(long, value_name = "NUMBER", value_parser = checked(up_to(u32::MAX)))]
     pub(super) max: Option<Setting<NonZeroU32>>,
-    /// Ids of the tasks, processes, tags or files, or - to read them from standard input, one a
-    /// line. An id that is given twice is taken once.
+    /// Ids of the tasks, processes, tags or files, or - to read them from standard input, one per
+    /// line. An id that is given twice is used once.
     #[arg(required = true, value_name = "ID")]
     pub(super) ids: Vec<String>,
     #[command(flatten)]
@@ -263,7 +263,7 @@ pub(super) struct UndoListArgs {
     /// Organisation that they belong to.
     #[arg(long, value_parser = checked(org))]
     pub(super) org: Setting<OrgId>,
-    /// Ids of the tasks, or - to read them from standard input, one a line.
+    /// Ids of the tasks, or - to read them from standard input, one per line.
     #[arg(required = true, value_name = "ID")]
     pub(super) ids: Vec<String>,
     #[command(flatten)]

@@ -36,13 +36,13 @@ pub(super) struct AuditArgs {
     /// Only this command.
     #[arg(long, value_name = "ID")]
     command_id: Option<String>,
-    /// Only what was requested by this name, or published by this user.
+    /// Only calls that were requested by this name, or whose command was published by this user.
     #[arg(long, value_name = "NAME")]
     requested_by: Option<String>,
-    /// Who looks.
+    /// Who reads the records.
     #[arg(long, env = "USER", value_name = "NAME", default_value = "")]
     by: String,
-    /// JSON, one call a line.
+    /// JSON, one call per line.
     #[arg(long)]
     json: bool,
     #[command(flatten)]

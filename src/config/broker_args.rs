@@ -18,7 +18,7 @@ pub(super) struct BrokerArgs {
         default_value = "amqp://guest:guest@127.0.0.1:5672/%2f"
     )]
     pub(super) url: String,
-    /// File with that URL, instead; read again at each connect.
+    /// File with that URL, instead of the URL itself; read again at each connect.
     #[arg(
         global = true,
         long = "amqp-url-file",
@@ -28,7 +28,7 @@ pub(super) struct BrokerArgs {
         conflicts_with = "url"
     )]
     pub(super) url_file: Option<PathBuf>,
-    /// File with the password, which takes the place of the URL's; read again at each connect.
+    /// File with the password, which replaces the URL's; read again at each connect.
     #[arg(
         global = true,
         long = "amqp-password-file",
@@ -47,7 +47,7 @@ pub(super) struct BrokerArgs {
         help_heading = "RabbitMQ"
     )]
     pub(super) ca_file: Option<PathBuf>,
-    /// For amqps: our own certificate (PEM), where the broker asks for one.
+    /// For amqps: our own certificate (PEM), if the broker asks for one.
     #[arg(
         global = true,
         long = "amqp-client-cert-file",
@@ -56,7 +56,7 @@ pub(super) struct BrokerArgs {
         help_heading = "RabbitMQ"
     )]
     pub(super) client_cert_file: Option<PathBuf>,
-    /// For amqps: the private key (PEM) of our certificate.
+    /// For amqps: the private key (PEM) of that certificate.
     #[arg(
         global = true,
         long = "amqp-client-key-file",

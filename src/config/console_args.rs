@@ -29,13 +29,14 @@ task.ledger and task.dlx: docs/deploying.md has the operator's permissions.";
 #[derive(Args)]
 #[command(after_help = EXAMPLE)]
 pub(super) struct ConsoleArgs {
-    /// Address of the console; one that is no loopback address needs a password file or a header.
+    /// Address of the console; an address other than loopback needs a password file or a header.
     #[arg(long = "addr", env = "CONSOLE_ADDR", default_value = "127.0.0.1:9465", value_name = "IP:PORT", help_heading = "Console", value_parser = checked(socket_address))]
     address: Setting<SocketAddr>,
     /// Let people act; otherwise they can only look.
     #[arg(long, env = "CONSOLE_WRITE", default_value = "false", value_name = "BOOL", help_heading = "Console", value_parser = checked(flag))]
     write: Setting<bool>,
-    /// File with one name:password a line, for those who may use it; read again for each request.
+    /// File with one name:password per line, for the people who may use it; read again for each
+    /// request.
     #[arg(
         id = "console_password_file",
         long = "password-file",
@@ -45,13 +46,13 @@ pub(super) struct ConsoleArgs {
         conflicts_with = "user_header"
     )]
     password_file: Option<PathBuf>,
-    /// Header in which a trusted proxy says who somebody is.
+    /// Header in which a trusted proxy names the user.
     #[arg(long, env = "CONSOLE_USER_HEADER", value_name = "NAME", help_heading = "Console", value_parser = checked(header))]
     user_header: Option<Setting<HeaderName>>,
     /// Addresses or networks of the proxies that may set that header, separated by commas.
     #[arg(long, env = "CONSOLE_TRUSTED_PROXIES", default_value = "127.0.0.0/8,::1", value_name = "NETWORKS", help_heading = "Console", value_parser = checked(networks))]
     trusted_proxies: Setting<Vec<IpNet>>,
-    /// Names that browsers call the console by, separated by commas, beside localhost.
+    /// Host names under which browsers reach the console, separated by commas, besides localhost.
     #[arg(
         long,
         env = "CONSOLE_HOSTS",
@@ -60,7 +61,7 @@ pub(super) struct ConsoleArgs {
         help_heading = "Console"
     )]
     hosts: Vec<String>,
-    /// File that discarded dead letters are added to, as JSON lines; without it none can be
+    /// File to which discarded dead letters are appended, as JSON lines; without it none can be
     /// discarded here.
     #[arg(
         long = "discarded",
@@ -72,7 +73,7 @@ pub(super) struct ConsoleArgs {
     /// Base URLs of the workers' own ports, separated by commas: for breaker and organisations.
     #[arg(long, env = "CONSOLE_WORKERS", value_name = "URLS", help_heading = "Console", value_parser = checked(urls))]
     workers: Option<Setting<Vec<Url>>>,
-    /// Who acts, for the audit event, where there is neither a password file nor a header.
+    /// The acting user, for the audit event, if there is neither a password file nor a header.
     #[arg(long, env = "USER", value_name = "NAME", help_heading = "Console")]
     by: Option<String>,
     #[command(flatten)]
@@ -122,7 +123,7 @@ impl Reader {
             hosts: args.hosts.iter().map(|host| host.trim().to_owned()).collect(),
             is_loopback: address.ip().is_loopback(),
         };
-        // Of the queues, only their names matter here.
+        // Only the names of the queues matter here.
         let (audit_retention, undo_window) = (Duration::MAX, None);
         let topology = Topology {
             provision: Provision::Check,
@@ -135,10 +136,10 @@ impl Reader {
         Some(ConsoleSettings { address, url, tls, topology, access, discarded, workers })
     }
 
-    /// # Nobody's console is open to a network by mistake
+    /// # A console is not opened to a network by mistake
     ///
-    /// On a loopback address only somebody who is on this machine reaches it. On any other it does
-    /// not start unless it knows who somebody is.
+    /// Only people on this machine can reach a loopback address. On any other address the console
+    /// does not start unless it can identify its users.
     fn who(&mut self, args: &ConsoleArgs, address: SocketAddr) -> Option<Who> {
         let proxies = self.take(&args.trusted_proxies);
         match (&args.password_file, &args.user_header) {

@@ -15,10 +15,11 @@ use crate::messages::OrgId;
 use crate::policy::api_access::rate::Rate;
 
 const TENTH: Duration = Duration::from_millis(100);
-/// Several tries of one delivery must stay far below RabbitMQ's consumer timeout of 30 minutes.
+/// All tries of one delivery together must stay far below RabbitMQ's consumer timeout of 30
+/// minutes.
 const LONGEST_REQUEST: Duration = Duration::from_mins(5);
 const WEEK: Duration = Duration::from_hours(24 * 7);
-/// Below what RabbitMQ takes as a TTL, 2^32 milliseconds.
+/// Below RabbitMQ's largest TTL, 2^32 milliseconds.
 const LONGEST_UNDO: Duration = Duration::from_hours(24 * 45);
 const YEAR: Duration = Duration::from_hours(24 * 366);
 
@@ -98,7 +99,7 @@ pub(super) struct CoreArgs {
         help_heading = "Tallyfy API"
     )]
     pub(super) access_token_file: Option<String>,
-    /// Directory with one file for each organisation, named by its id, holding its token; it is the
+    /// Directory with one file per organisation, named by its id, that holds its token; it is the
     /// allow-list.
     #[arg(
         long = "tallyfy-credentials-dir",
@@ -115,8 +116,8 @@ pub(super) struct CoreArgs {
         value_name = "NUMBER",
         help_heading = "Tallyfy API", value_parser = checked(number(1..=1000)))]
     pub(super) concurrency: Setting<u32>,
-    /// Dry run: look at each object with a GET and delete nothing. Commands are used up all the
-    /// same: each is acknowledged when its dry-run event is confirmed.
+    /// Dry run: look at each object with a GET and delete nothing. Commands are still used up: each
+    /// is acknowledged when its dry-run event is confirmed.
     #[arg(
         long,
         env = "DRY_RUN",
@@ -127,8 +128,8 @@ pub(super) struct CoreArgs {
         value_name = "BOOL",
         help_heading = "Tallyfy API", value_parser = checked(flag))]
     pub(super) dry_run: Setting<bool>,
-    /// Calls for each organisation in a second, minute or hour, 600/m say: of this worker alone.
-    /// Without it, as many as CONCURRENCY lets.
+    /// Calls per second, minute or hour for each organisation, 600/m say; for this worker alone.
+    /// Without it, as many as CONCURRENCY allows.
     #[arg(
         long,
         env = "RATE_LIMIT",
@@ -150,7 +151,8 @@ pub(super) struct CoreArgs {
         value_name = "DURATION",
         help_heading = "Tallyfy API", value_parser = checked(duration(TENTH..=LONGEST_REQUEST)))]
     pub(super) request_timeout: Setting<Duration>,
-    /// Collector of spans (OTLP over HTTP, protobuf), its base URL. Without one no spans are made.
+    /// Base URL of a collector of spans (OTLP over HTTP, protobuf). Without one no spans are
+    /// created.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL", help_heading = "Operation", value_parser = if_set(collector))]
     pub(super) otel_exporter_otlp_endpoint: Option<Setting<Option<Url>>>,
     /// The name of this service in the spans.
@@ -164,8 +166,8 @@ pub(super) struct CoreArgs {
     pub(super) otel_service_name: String,
     #[command(flatten)]
     pub(super) undo: UndoArgs,
-    /// Commands of one organisation and kind that may be carried out within the window; what comes
-    /// beyond is held until somebody decides. off: no limit.
+    /// Commands of one organisation and kind that may be carried out within the window; further
+    /// ones are held until a person decides. off: no limit.
     #[arg(long, env = "GUARD_MAX_DELETES", default_value = "500", value_name = "NUMBER", help_heading = "Mass-deletion guard", value_parser = checked(guard_max))]
     pub(super) guard_max_deletes: Setting<Option<u32>>,
     /// The sliding window of the guard.

@@ -18,7 +18,7 @@ use crate::kind::Kind;
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct DeadArgs {
-    /// Kind of the commands whose dead letters are meant.
+    /// Kind of the dead letters.
     #[arg(global = true, long, default_value = "task.delete", value_name = "KIND", value_parser = checked(kind))]
     pub(super) kind: Setting<Kind>,
     #[command(subcommand)]
@@ -43,7 +43,7 @@ Examples:
   dead import dead.jsonl
   dead list --kind process.delete
 
-Nothing is removed by looking. What is replayed or discarded is removed when it is safe elsewhere; a kill in between leaves it
+Looking removes nothing. A replayed or discarded dead letter is removed when it is safe elsewhere; a kill in between leaves it
 in both places. The broker's user needs to read <kind>.dead (task.delete.dead) and to write amq.default and task.events.";
 
 #[derive(Subcommand)]
@@ -52,15 +52,15 @@ pub(super) enum Action {
     List {
         #[command(flatten)]
         selection: SelectionArgs,
-        /// JSON, one group a line.
+        /// JSON, one group per line.
         #[arg(long)]
         json: bool,
     },
-    /// Print them whole.
+    /// Print them in full.
     Show {
         #[command(flatten)]
         selection: SelectionArgs,
-        /// JSON, one dead letter a line.
+        /// JSON, one dead letter per line.
         #[arg(long)]
         json: bool,
         /// How many at most.
@@ -84,10 +84,10 @@ pub(super) enum Action {
         all: AllArgs,
         #[command(flatten)]
         bulk: BulkArgs,
-        /// File that they are added to, as JSON lines.
+        /// File to which they are appended, as JSON lines.
         #[arg(long, value_name = "FILE")]
         to: PathBuf,
-        /// Why they may go.
+        /// Why they may be removed.
         #[arg(long, value_name = "TEXT")]
         why: String,
     },
@@ -95,10 +95,10 @@ pub(super) enum Action {
     Export {
         #[command(flatten)]
         selection: SelectionArgs,
-        /// New file that they are written to; without one, standard output.
+        /// New file to write to; by default standard output.
         #[arg(long, value_name = "FILE")]
         to: Option<PathBuf>,
-        /// Add them to the file if it is there already.
+        /// Append to the file if it already exists.
         #[arg(long, requires = "to")]
         append: bool,
         /// How many at most.
@@ -135,18 +135,18 @@ pub(super) struct SelectionArgs {
     /// Died longer ago than this.
     #[arg(long, value_name = "DURATION", help_heading = "Which dead letters", value_parser = checked(any_duration))]
     older_than: Option<Setting<Duration>>,
-    /// Died not longer ago than this.
+    /// Died no longer ago than this.
     #[arg(long, value_name = "DURATION", help_heading = "Which dead letters", value_parser = checked(any_duration))]
     newer_than: Option<Setting<Duration>>,
-    /// Superseded: their command has succeeded by one of the events of this file. One line for each
-    /// event, as it was published, or its id.
+    /// Superseded: their command has succeeded according to one of the events in this file. One
+    /// event per line, as published, or its id.
     #[arg(long, value_name = "FILE", help_heading = "Which dead letters")]
     superseded_by: Option<PathBuf>,
 }
 
 #[derive(Args)]
 pub(super) struct AllArgs {
-    /// All dead letters of the kind: needed where nothing else says which.
+    /// All dead letters of the kind: needed if nothing else selects them.
     #[arg(long, help_heading = "Which dead letters")]
     all: bool,
 }
@@ -162,7 +162,7 @@ pub(super) struct BulkArgs {
     /// How many at most.
     #[arg(long, value_name = "NUMBER", value_parser = checked(up_to(u32::MAX)))]
     limit: Option<Setting<NonZeroU32>>,
-    /// How many a second at most.
+    /// How many per second at most.
     #[arg(long, value_name = "NUMBER", value_parser = checked(up_to(1_000_000)))]
     rate: Option<Setting<NonZeroU32>>,
 }
@@ -217,7 +217,7 @@ impl Reader {
             event_ids: None,
             superseded_by: superseded_by.as_deref().and_then(|file| self.successes(file)),
         };
-        // One that lacks a wrong member would fit more dead letters than were meant.
+        // A selection without its wrong member would match more dead letters than were meant.
         (self.problems.len() == before).then_some(selection)
     }
 
@@ -225,15 +225,16 @@ impl Reader {
         let name = "--superseded-by";
         match std::fs::read_to_string(file) {
             Ok(text) => Successes::read(file.to_owned(), &text)
-                .map_err(|line| format!("line {line} of {} is no event", file.display()))
+                .map_err(|line| format!("line {line} of {} is not an event", file.display()))
                 .map_or_else(|error| self.problem(name, error), Some),
             Err(error) => self.problem(name, format!("cannot read {}: {error}", file.display())),
         }
     }
 
-    /// # Nothing is removed because a flag was forgotten
+    /// # A forgotten flag removes nothing
     ///
-    /// Without a selection all dead letters would be meant. Who means all of them says so.
+    /// An empty selection would match every dead letter. An operator who means all of them has to
+    /// say so.
     fn narrow_selection(&mut self, args: &SelectionArgs, all: &AllArgs) -> Option<Selection> {
         let selection = self.selection(args)?;
         match (selection == Selection::default(), all.all) {
@@ -257,7 +258,7 @@ impl Reader {
     fn agreed(&mut self, args: &BulkArgs, input_is_taken: bool) -> Option<(Consent, String)> {
         let consent = if args.yes { Consent::Given } else { Consent::Ask };
         if consent == Consent::Ask && (input_is_taken || !stdin().is_terminal()) {
-            return self.problem("--yes", "is needed where nobody can be asked");
+            return self.problem("--yes", "is needed if there is no terminal to ask at");
         }
         match args.by.as_deref().map(str::trim).filter(|by| !by.is_empty()) {
             Some(by) => Some((consent, by.to_owned())),

@@ -22,7 +22,7 @@ const WEEK: Duration = Duration::from_hours(24 * 7);
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct GuardArgs {
-    /// Kind of the commands that are meant.
+    /// Kind of the commands.
     #[arg(global = true, long, default_value = "task.delete", value_name = "KIND", value_parser = checked(kind))]
     kind: Setting<Kind>,
     #[command(subcommand)]
@@ -44,13 +44,13 @@ task.events and, for reject, task.dlx.";
 
 #[derive(Subcommand)]
 enum GuardAction {
-    /// What is held, by organisation.
+    /// List the held commands by organisation.
     List {
-        /// JSON, one organisation a line.
+        /// JSON, one organisation per line.
         #[arg(long)]
         json: bool,
     },
-    /// Let so many more commands of an organisation pass; what is held goes first, the oldest
+    /// Let this many more commands of an organisation pass; held commands go first, the oldest
     /// first.
     Release {
         /// The organisation.
@@ -59,7 +59,7 @@ enum GuardAction {
         /// How many.
         #[arg(long, value_name = "NUMBER", value_parser = checked(up_to(u32::MAX)))]
         max: Setting<NonZeroU32>,
-        /// For how long; then the guard is armed again, also if fewer have come.
+        /// For how long; then the guard is armed again, even if fewer have come.
         #[arg(long = "for", value_name = "DURATION", default_value = "4h", value_parser = checked(duration(Duration::from_secs(1)..=WEEK)))]
         lasts: Setting<Duration>,
         #[command(flatten)]
@@ -68,12 +68,12 @@ enum GuardAction {
         #[arg(long)]
         yes: bool,
     },
-    /// Dead-letter what is held of an organisation, and arm the guard again.
+    /// Dead-letter the held commands of an organisation, and arm the guard again.
     Reject {
         /// The organisation.
         #[arg(long, value_parser = checked(org))]
         org: Setting<OrgId>,
-        /// Only what was requested by this name; the guard stays as it is then.
+        /// Only the commands that were requested by this name; the guard then stays as it is.
         #[arg(long, value_name = "NAME")]
         requested_by: Option<String>,
         #[command(flatten)]
@@ -89,7 +89,7 @@ enum GuardAction {
     after_help = "Example: pause --org ORG --reason 'migration, see 4711'. The broker's user needs to read task.delete.ledger and to write task.ledger."
 )]
 pub(super) struct PauseArgs {
-    /// Only this organisation; without it all.
+    /// Only this organisation; by default all.
     #[arg(long, value_parser = checked(org))]
     org: Option<Setting<OrgId>>,
     #[command(flatten)]
@@ -105,8 +105,8 @@ pub(super) struct PauseArgs {
     after_help = "Example: resume --org ORG. The broker's user needs to read task.delete.ledger and to write task.ledger."
 )]
 pub(super) struct ResumeArgs {
-    /// Only this organisation; without it, the pause of all ends, and that of single organisations
-    /// stays.
+    /// Only this organisation; without it, the pause of all ends, and pauses of single
+    /// organisations stay.
     #[arg(long, value_parser = checked(org))]
     org: Option<Setting<OrgId>>,
     #[command(flatten)]
@@ -119,7 +119,7 @@ pub(super) struct ResumeArgs {
 
 #[derive(Args)]
 #[command(
-    after_help = "Example: status, with the KINDS and the WAIT_LADDER of the workers. What a worker says of itself is up to a minute old. The broker's
+    after_help = "Example: status, with the KINDS and the WAIT_LADDER of the workers. A worker's report is up to a minute old. The broker's
 user needs to read task.delete.ledger and to write task.ledger."
 )]
 pub(super) struct StatusArgs {
@@ -139,14 +139,14 @@ pub(super) struct StatusArgs {
 #[derive(Args)]
 #[command(
     after_help = "Example: cancel --command-id 0b9f2c6e-4711 --org ORG --reason 'ordered by mistake'
-The id is that of the event and of the log: the producer's message_id, or derived. What has been deleted stays deleted. The broker's
+The id is that of the event and of the log: the producer's message_id, or derived. Deleted objects stay deleted. The broker's
 user needs to read task.delete.ledger and to write task.ledger."
 )]
 pub(super) struct CancelArgs {
     /// Id of the command. May be repeated.
     #[arg(long = "command-id", required = true, value_name = "ID", value_parser = checked(command_id))]
     ids: Vec<Setting<String>>,
-    /// Only if the command is of this organisation: producers may use the same ids.
+    /// Only if the command is of this organisation: different producers may use the same ids.
     #[arg(long, value_parser = checked(org))]
     org: Option<Setting<OrgId>>,
     #[command(flatten)]
@@ -157,7 +157,7 @@ pub(super) struct CancelArgs {
     pub(super) log: LogArgs,
 }
 
-/// Who decides, and why if that is said.
+/// Who decides, and why, if given.
 #[derive(Args)]
 struct WhoArgs {
     /// Why.
@@ -209,7 +209,7 @@ impl Reader {
         let before = self.problems.len();
         let org = self.take_if(args.org.as_ref());
         let decision = self.decision(&args.decision)?;
-        // A wrong id must not pause all.
+        // A wrong id must not pause all organisations.
         (self.problems.len() == before).then_some(LedgerJob::Pause(org, decision))
     }
 

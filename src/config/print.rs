@@ -1,4 +1,4 @@
-//! What is printed of the program itself: schemas, completions.
+//! Prints what the program says about itself: schemas, completions.
 
 use std::sync::LazyLock;
 
@@ -23,7 +23,7 @@ pub(super) fn schema(subject: Option<SubjectArg>, kind: Kind) -> Vec<u8> {
     format!("{:#}\n", schema_of(subject, kind)).into_bytes()
 }
 
-/// The package's version, and the commit where the build was told it (`GIT_COMMIT`).
+/// The package's version and, if the build knows it (`GIT_COMMIT`), the commit.
 pub fn version() -> &'static str {
     static VERSION: LazyLock<String> = LazyLock::new(|| {
         let commit = option_env!("GIT_COMMIT").filter(|commit| !commit.is_empty());

@@ -1,5 +1,5 @@
-//! Collects the lines of all wrong settings, and checks what hangs on more than one setting, on a
-//! file or on standard input.
+//! Collects a line for each wrong setting, and checks what depends on several settings, on a file
+//! or on standard input.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -40,13 +40,13 @@ impl Reader {
         setting.clone().map_err(|line| self.problems.push(line)).ok()
     }
 
-    /// The same for one that need not be set.
+    /// The same for an optional setting.
     pub(super) fn take_if<T: Clone>(&mut self, setting: Option<&Setting<T>>) -> Option<T> {
         self.take(setting?)
     }
 
-    /// The URL, or where it is, and, for `amqps`, the files; all files are read once to see whether
-    /// they can be.
+    /// The URL or the file that holds it and, for `amqps`, the TLS files. Reads every file once to
+    /// prove that it is readable.
     pub(super) fn broker_address(&mut self, args: &BrokerArgs) -> Option<(AmqpSource, TlsFiles)> {
         let source = if let Some(path) = &args.url_file {
             Some(AmqpSource::file(path.clone()))
@@ -83,7 +83,7 @@ impl Reader {
         if !url.is_tls() && tls != TlsFiles::default() {
             return self.problem(
                 "AMQP_URL",
-                "must begin with amqps:// where AMQP_CA_FILE or a client certificate is set",
+                "must begin with amqps:// if AMQP_CA_FILE or a client certificate is set",
             );
         }
         Some((source?, tls))
@@ -91,8 +91,7 @@ impl Reader {
 
     /// # A list that is longer than the guard allows is refused before the first call
     ///
-    /// Its whole length is known, so nothing of it need be deleted before somebody has agreed to
-    /// the number.
+    /// The length is known up front, so nothing is deleted before someone has agreed to the number.
     pub(super) fn is_short_enough(
         &mut self,
         ids: &[ObjectId],
@@ -146,15 +145,15 @@ impl Reader {
         Some(url)
     }
 
-    /// `None` too where no collector is set.
+    /// Also `None` if no collector is set.
     pub(super) fn otlp(&mut self, args: &CoreArgs) -> Option<OtlpSettings> {
         let endpoint = self.take_if(args.otel_exporter_otlp_endpoint.as_ref())??;
         Some(OtlpSettings { endpoint, service_name: args.otel_service_name.clone() })
     }
 
     /// One of the three sources of tokens, and the allow-list. `only` is the organisation of the
-    /// `delete` command: there it is the allow-list itself, and where one is set too it must be on
-    /// it.
+    /// `delete` command: there it is the whole allow-list, and must be on the configured one if
+    /// there is one.
     pub(super) fn credentials(
         &mut self,
         args: &CoreArgs,
@@ -222,8 +221,8 @@ impl Reader {
         })
     }
 
-    /// The ids from the arguments, or from `input` for a single `-`. One wrong id, or a line that
-    /// cannot be read, refuses the whole list: nothing is deleted on half a mistake.
+    /// The ids from the arguments, or from `input` for a single `-`. One wrong id or unreadable
+    /// line refuses the whole list, so that a mistake never deletes half of it.
     pub(super) fn ids(
         &mut self,
         kind: Kind,
@@ -271,7 +270,7 @@ impl Reader {
     }
 }
 
-/// What is wrong has its line; nothing is to be said of what hangs on it.
+/// The problem has its line already; what depends on it is not reported.
 struct AlreadyReported;
 
 const TOKEN_SOURCES: &str = "set exactly one of TALLYFY_ACCESS_TOKEN, TALLYFY_ACCESS_TOKEN_FILE and TALLYFY_CREDENTIALS_DIR";

@@ -20,8 +20,8 @@ impl Reader {
 
     /// # A mode that archives first deletes nothing at once
     ///
-    /// Only tasks can be archived and restored, so beside another kind that deletes it would
-    /// promise too much; and `delete` waits for no window.
+    /// Only tasks can be archived and restored, so the mode would promise too much for any other
+    /// kind. And `delete` does not wait for a window.
     pub(super) fn archives_all(&mut self, mode: Option<DeleteMode>, kinds: &[Kind]) -> Option<()> {
         let is_archived = |kind: &&Kind| matches!(kind, Kind::TaskDelete | Kind::TaskArchive);
         let other = kinds.iter().find(|kind| !is_archived(kind));
@@ -34,7 +34,7 @@ impl Reader {
         }
     }
 
-    /// Who may ask for what.
+    /// Which producers may ask for what.
     pub(super) fn producers(
         &mut self,
         require_user_id: &Setting<bool>,

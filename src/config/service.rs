@@ -23,7 +23,7 @@ use crate::tallyfy_api::ApiSettings;
 
 /// RabbitMQ's cap for quorum queues.
 pub(super) const LARGEST_PREFETCH: u16 = 2000;
-/// Unacknowledged commands beyond those that are being called for.
+/// Unacknowledged commands beyond those with a call in flight.
 const MOST_SPARE: usize = 256;
 
 pub(super) fn service(reader: &mut Reader, args: &RunArgs) -> Option<ServiceSettings> {
@@ -132,7 +132,7 @@ pub(super) fn broker(
     Some(BrokerSettings { url, tls, topology: topology?, prefetch, trusted_users: Vec::new() })
 }
 
-/// More than the calls, so that the next commands are at hand while outcomes are being confirmed;
+/// More than the calls, so that the next commands are ready while outcomes are being confirmed; but
 /// not many more, because each may hold a body of 64 KiB.
 fn prefetch(concurrency: usize) -> u16 {
     let spare = concurrency.min(MOST_SPARE);

@@ -1,4 +1,4 @@
-//! The flags of what hangs on the topology: kinds and delays.
+//! The flags that shape the topology: kinds and delays.
 
 use clap::Args;
 
@@ -23,7 +23,7 @@ pub(super) struct KindsArgs {
 
 #[derive(Args)]
 pub(super) struct RetryDelayArgs {
-    /// The durable waits between deliveries, rising, separated by commas; one queue each.
+    /// The durable waits between deliveries, in rising order, separated by commas; one queue each.
     #[arg(
         long,
         env = "WAIT_LADDER",

@@ -33,7 +33,7 @@ pub(super) fn checked<T, F: Fn(&str) -> Result<T, String>>(read: F) -> Checked<F
     Checked(read)
 }
 
-/// The same for a setting that counts as not set if it is empty.
+/// The same for a setting that counts as unset if it is empty.
 pub(super) fn if_set<T>(
     read: impl Fn(&str) -> Result<T, String> + Clone + Send + Sync,
 ) -> Checked<impl Fn(&str) -> Result<Option<T>, String> + Clone + Send + Sync> {
@@ -142,7 +142,7 @@ pub(super) fn object(text: &str) -> Result<ObjectId, String> {
     ObjectId::try_from(text.to_owned()).map_err(|_| format!("takes an id, {ID_FORM}, not {text:?}"))
 }
 
-/// As messages carry it: a short string of AMQP.
+/// An AMQP short string, as messages carry it.
 pub(super) fn command_id(text: &str) -> Result<String, String> {
     let is_id = (1..=255).contains(&text.len());
     is_id
@@ -150,7 +150,7 @@ pub(super) fn command_id(text: &str) -> Result<String, String> {
         .ok_or_else(|| format!("takes an id of 1 to 255 bytes, not {text:?}"))
 }
 
-/// Pairs of an organisation, or `*`, and a producer.
+/// Pairs of an organisation (or `*`) and a producer.
 pub(super) fn producers(text: &str) -> Result<Vec<AllowedProducer>, String> {
     let wrong = || {
         format!(
@@ -169,7 +169,7 @@ pub(super) fn producers(text: &str) -> Result<Vec<AllowedProducer>, String> {
     pairs.collect::<Option<_>>().ok_or_else(wrong)
 }
 
-/// So many calls a second, minute or hour.
+/// Calls per second, minute or hour.
 pub(super) fn rate(text: &str) -> Result<Rate, String> {
     let wrong =
         || format!("takes a number of calls in a second, minute or hour, 600/m say, not {text:?}");
@@ -204,7 +204,7 @@ pub(super) fn socket_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("takes IP:PORT, 127.0.0.1:9464 say, not {text:?}"))
 }
 
-/// Any `http` or `https` URL to which a path can be added. Whether `http` is allowed hangs on
+/// Any `http` or `https` URL to which a path can be added. Whether `http` is allowed depends on
 /// another setting.
 pub(super) fn base_url(text: &str) -> Result<Url, String> {
     let url =

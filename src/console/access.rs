@@ -1,5 +1,5 @@
 //! Who may look, who may act, and which requests are answered at all. Each handler takes a
-//! [`Viewer`] or an [`Actor`], so none can forget to ask.
+//! [`Viewer`] or an [`Actor`], so none can forget the check.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -24,29 +24,29 @@ use super::Shared;
 use super::page;
 use super::viewer::{Rights, Viewer};
 
-/// A wrong password costs its sender so long.
+/// How long the answer to a wrong password is delayed.
 const WRONG_PASSWORD: Duration = Duration::from_secs(1);
 const LONGEST_NAME: usize = 64;
 
-/// Who somebody is, and what they may do.
+/// How users are identified, and what they may do.
 #[derive(Debug, Clone)]
 pub struct Access {
     pub who: Who,
     pub rights: Rights,
-    /// Names that the console is called by, beside those of the loopback addresses.
+    /// Host names of the console, besides those of the loopback addresses.
     pub hosts: Vec<String>,
-    /// Whether other names are refused, too, where none is given.
+    /// Whether other names are refused even if no name is configured.
     pub is_loopback: bool,
 }
 
-/// How the console knows who somebody is.
+/// How the console identifies a user.
 #[derive(Debug, Clone)]
 pub enum Who {
-    /// Whoever is on this machine is this person.
+    /// Everyone on this machine is this person.
     Local(String),
-    /// By name and password.
+    /// By user name and password.
     Password(Passwords),
-    /// By a header that only these may set.
+    /// By a header that only these proxies may set.
     Header(HeaderName, Vec<IpNet>),
 }
 
@@ -56,7 +56,7 @@ pub struct Passwords(pub PathBuf);
 
 impl Passwords {
     /// # Errors
-    /// What is wrong with the file; never what stands in it.
+    /// What is wrong with the file, never its content.
     pub fn read(&self) -> Result<Vec<(String, String)>, String> {
         let path = self.0.display();
         let text = fs::read_to_string(&self.0).map_err(|error| format!("{path}: {error}"))?;
@@ -72,10 +72,10 @@ impl Passwords {
         if users.is_empty() { Err(format!("{path}: no line name:password")) } else { Ok(users) }
     }
 
-    /// The name, if the password is its own.
+    /// The name, if the password matches.
     fn check(&self, name: &str, password: &str) -> Option<String> {
         let users = self.read().inspect_err(|error| warn!("nobody gets in: {error}")).ok()?;
-        // All of them are compared, whichever it is.
+        // Compares with every user, so that the time taken does not depend on which one matches.
         let found = users.iter().fold(None, |found, (user, secret)| {
             let is_it = user.as_bytes().ct_eq(name.as_bytes())
                 & secret.as_bytes().ct_eq(password.as_bytes());
@@ -85,12 +85,12 @@ impl Passwords {
     }
 }
 
-/// What may stand in an audit event as somebody's name.
+/// Whether this may stand as a name in an audit event.
 fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= LONGEST_NAME && name.chars().all(|c| !c.is_control())
 }
 
-/// Somebody who may act.
+/// A user who may act.
 pub(super) struct Actor(pub(super) Viewer);
 
 impl FromRequestParts<Arc<Shared>> for Viewer {
@@ -148,8 +148,8 @@ async fn by_password(parts: &Parts, passwords: &Passwords) -> Result<String, Res
 
 /// # A header counts only from the proxy
 ///
-/// Anyone who can reach the port can send any header. So whoever does not come from one of the
-/// proxies is refused, and so is a header that is there twice.
+/// Anyone who can reach the port can send any header. So a request that does not come from one of
+/// the proxies is refused, and so is one that has the header twice.
 fn by_header(parts: &Parts, name: &HeaderName, proxies: &[IpNet]) -> Result<String, Response> {
     let caller = parts.extensions.get::<ConnectInfo<SocketAddr>>();
     let caller = caller.map(|ConnectInfo(caller)| caller.ip().to_canonical());
@@ -164,11 +164,11 @@ fn by_header(parts: &Parts, name: &HeaderName, proxies: &[IpNet]) -> Result<Stri
     }
 }
 
-/// # A page of somewhere else cannot pretend to be this one
+/// # Another site cannot pose as the console
 ///
-/// Whoever owns a domain can let it point at 127.0.0.1, and a browser then takes the console for a
-/// part of that site. It still sends the name that it knows the console by. So on a loopback
-/// address only its own names are answered.
+/// The owner of a domain can point it at 127.0.0.1, and a browser then takes the console for a part
+/// of that site. But the browser sends that site's name as the host. So on a loopback address the
+/// console answers only to its own names.
 pub(super) async fn known_hosts(
     State(shared): State<Arc<Shared>>,
     request: Request,
@@ -188,7 +188,7 @@ pub(super) async fn known_hosts(
 
 fn is_known_host(host: &str, hosts: &[String]) -> bool {
     let Ok(authority) = host.parse::<Authority>() else { return false };
-    // A name before an @ is none of a Host.
+    // A Host has no user name before an @.
     if authority.as_str().contains('@') {
         return false;
     }
@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_of_somewhere_else_cannot_pretend_to_be_this_one() {
+    fn another_site_cannot_pose_as_the_console() {
         let hosts = ["Console.example".to_owned()];
         for host in ["127.0.0.1:9465", "localhost", "LOCALHOST:1", "[::1]:9465", "console.example"]
         {

@@ -1,4 +1,4 @@
-//! Replay, discard and export: a page that names the number first, then the action, with its
+//! Replay, discard and export: first a page that names the number, then the action with its
 //! progress.
 
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::actions::{Action, Asked, Ended};
 use super::dead::grouped;
 use super::fields::{ALL, Fields, PICKED};
 use super::page::{page, refusal, wrong};
-use super::parts::{groups, letters};
+use super::parts::{dead_letters, groups};
 use super::seen::seen;
 use super::viewer::Viewer;
 use crate::consent::Consent;
@@ -28,7 +28,7 @@ use crate::kind::Kind;
 use crate::messages::DeadLetter;
 
 const USUAL_RATE: u32 = 20;
-/// What was announced so long ago is announced again.
+/// A number that was announced longer ago than this is announced again.
 const LONGEST_THOUGHT: SignedDuration = SignedDuration::from_hours(1);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -80,7 +80,7 @@ pub(super) async fn preview_export(
     preview(&viewer, &shared, &form, Verb::Export).await
 }
 
-/// Which dead letters a form means.
+/// Which dead letters a form selects.
 fn meant(shared: &Shared, fields: &Fields) -> Result<(Kind, Selection), String> {
     let kind = fields.kind()?;
     if !shared.kinds().contains(&kind) {
@@ -96,13 +96,13 @@ async fn preview(viewer: &Viewer, shared: &Shared, form: &str, verb: Verb) -> Re
         Err(why) => return wrong(viewer, &why),
     };
     let found = grouped(shared, &[kind], &selection).await;
-    let number: usize = found.groups.iter().map(|(_, group)| group.letters).sum();
+    let number: usize = found.groups.iter().map(|(_, group)| group.dead_letters).sum();
     if number == 0 {
         return wrong(viewer, "No dead letter matches any more.");
     }
-    let title = format!("{} {}", verb.word(), letters(number));
+    let title = format!("{} {}", verb.word(), dead_letters(number));
     let body = html! {
-        p { "Of kind " code { (kind) } ", " (about(&fields)) ". What dies after this page was made is left alone." }
+        p { "Of kind " code { (kind) } ", " (about(&fields)) ". Commands that die after this page was made are left alone." }
         (groups(&found.groups, &fields))
         form.confirm method="post" action=(verb.path()) {
             @for (name, value) in fields.filter() { input type="hidden" name=(name) value=(value); }
@@ -171,7 +171,7 @@ pub(super) async fn discard(
     begin(&viewer, &shared, &form, (Verb::Discard, change))
 }
 
-/// What was agreed to on the page before.
+/// What the user agreed to on the previous page.
 fn agreed(
     shared: &Shared,
     fields: &Fields,
@@ -183,8 +183,8 @@ fn agreed(
     let is_fresh = |at: &Timestamp| *at <= now && now.duration_since(*at) <= LONGEST_THOUGHT;
     let seen_at = fields.time("seen_at").filter(is_fresh);
     match (number, seen_at) {
-        (Some(letters), Some(seen_at)) => {
-            Ok(Agreed { kind, selection, letters, seen_at, change: change(fields)? })
+        (Some(dead_letters), Some(seen_at)) => {
+            Ok(Agreed { kind, selection, dead_letters, seen_at, change: change(fields)? })
         }
         _ => Err("That page is too old: go back, and look again.".to_owned()),
     }
@@ -205,13 +205,13 @@ fn begin(
     let by = viewer.by.clone();
     let asked = Asked {
         by: by.clone(),
-        what: format!("{} {} of {}", verb.word(), letters(agreed.letters), agreed.kind),
+        what: format!("{} {} of {}", verb.word(), dead_letters(agreed.dead_letters), agreed.kind),
         about: about(&fields),
         queue: Some(agreed.kind.dead_letter_queue()),
-        number: Some(agreed.letters),
+        number: Some(agreed.dead_letters),
         rate,
     };
-    let bulk = Bulk { limit: Some(agreed.letters), rate, consent: Consent::Given, by };
+    let bulk = Bulk { limit: Some(agreed.dead_letters), rate, consent: Consent::Given, by };
     let work_with = Arc::clone(shared);
     let started = shared.actions.start(asked, async move |action: Arc<Action>| {
         let (stop, progress) = (action.stop.clone(), action.progress.clone());
@@ -224,7 +224,7 @@ fn begin(
     action_page::begun(viewer, started)
 }
 
-/// Everything that matches, as it is seen here; nothing changes.
+/// Everything that matches, as the console sees it; nothing changes.
 pub(super) async fn export(
     viewer: Viewer,
     State(shared): State<Arc<Shared>>,
@@ -236,12 +236,14 @@ pub(super) async fn export(
         Err(why) => return wrong(&viewer, &why),
     };
     let now = fields.time("seen_at").unwrap_or_else(Timestamp::now);
-    let found = seen(&shared, kind).await.letters.into_iter().rev();
-    // What the mirror lacks a part of would be imported without it.
-    let is_whole = |letter: &DeadLetter| letter.fault.is_none();
-    let is_meant = |letter: &DeadLetter| selection.takes(letter, now) && is_whole(letter);
-    let selected: Vec<_> = found.filter(|(_, letter)| is_meant(letter)).collect();
-    let lines = selected.into_iter().map(|(_, letter)| Ok::<_, String>(export_line(&letter)));
+    let found = seen(&shared, kind).await.dead_letters.into_iter().rev();
+    // A dead letter that the mirror has only in part would be imported without the rest.
+    let is_whole = |dead_letter: &DeadLetter| dead_letter.fault.is_none();
+    let is_meant =
+        |dead_letter: &DeadLetter| selection.takes(dead_letter, now) && is_whole(dead_letter);
+    let selected: Vec<_> = found.filter(|(_, dead_letter)| is_meant(dead_letter)).collect();
+    let lines =
+        selected.into_iter().map(|(_, dead_letter)| Ok::<_, String>(export_line(&dead_letter)));
     let name = format!("attachment; filename=\"{kind}.dead.jsonl\"");
     let head = [(CONTENT_TYPE, "application/x-ndjson".to_owned()), (CONTENT_DISPOSITION, name)];
     (head, Body::from_stream(stream::iter(lines))).into_response()
@@ -250,7 +252,7 @@ pub(super) async fn export(
 pub(super) async fn list(viewer: Viewer, State(shared): State<Arc<Shared>>) -> Markup {
     let all = shared.actions.all();
     let body = html! {
-        p { "What was done here since the console started. The overview has the last ten of everybody." }
+        p { "Actions of this console since it started. The overview has the last ten of everyone." }
         (action_page::table(&all))
     };
     page(&viewer, "/actions", "Actions", &body)
@@ -279,6 +281,7 @@ pub(super) async fn cancel(
 }
 
 fn unknown(viewer: &Viewer) -> Response {
-    let why = "There is no such action. The console forgets them when it is started again; the audit events stay.";
+    let why =
+        "There is no such action. A restart of the console clears the list; the audit events stay.";
     refusal(viewer, StatusCode::NOT_FOUND, why)
 }

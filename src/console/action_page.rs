@@ -11,7 +11,7 @@ use super::page::{page, refusal};
 use super::parts::{count, moment, said};
 use super::viewer::{Rights, Viewer};
 
-/// Leads to the page of an action that has begun, or says which other one is at work.
+/// Redirects to the page of the action that has begun, or says which other one is running.
 pub(super) fn begun(viewer: &Viewer, started: Result<u64, Arc<Action>>) -> Response {
     match started {
         Ok(id) => Redirect::to(&format!("/actions/{id}")).into_response(),
@@ -27,8 +27,8 @@ pub(super) fn begun(viewer: &Viewer, started: Result<u64, Arc<Action>>) -> Respo
 
 /// # Progress survives a reload
 ///
-/// The action runs by itself; each request shows how far it has come. With script the page asks
-/// again each second, without it the browser does.
+/// The action runs on its own; each request shows its current progress. The page's script refreshes
+/// it each second; without script the browser does.
 pub(super) fn show(viewer: &Viewer, action: &Action) -> Markup {
     let is_running = action.ended().is_none();
     let body = html! {
@@ -75,7 +75,7 @@ fn state(action: &Action) -> &'static str {
     }
 }
 
-/// All of them, the latest first.
+/// All actions, the latest first.
 pub(super) fn table(actions: &[Arc<Action>]) -> Markup {
     html! {
         div.wide tabindex="0" role="region" aria-label="Table of actions" { table {

@@ -1,4 +1,4 @@
-//! What people do here: each action runs by itself, whoever looks, and can be cancelled.
+//! What people do at the console: each action runs in the background and can be cancelled.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -12,20 +12,20 @@ use tokio_util::task::TaskTracker;
 
 use crate::dead_letters::Progress;
 
-/// So many are remembered; those that run are never forgotten.
+/// How many actions are remembered; a running one is never forgotten.
 const MOST: usize = 50;
 
 /// One action.
 pub(super) struct Action {
     pub(super) id: u64,
     pub(super) by: String,
-    /// What is done, in words.
+    /// The action, in words.
     pub(super) what: String,
-    /// With which ones.
+    /// Which dead letters, in words.
     pub(super) about: String,
-    /// What it goes through.
+    /// The queue that it goes through.
     pub(super) queue: Option<String>,
-    /// How many at most, where that is known.
+    /// How many at most, if known.
     pub(super) number: Option<usize>,
     pub(super) rate: Option<NonZeroU32>,
     pub(super) began: Timestamp,
@@ -38,12 +38,12 @@ pub(super) struct Action {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ended {
     Done,
-    /// Cancelled, or the console was told to stop.
+    /// Cancelled, or the console is stopping.
     Interrupted,
     Failed(String),
 }
 
-/// What is asked for.
+/// A requested action.
 pub(super) struct Asked {
     pub(super) by: String,
     pub(super) what: String,
@@ -71,10 +71,10 @@ impl Action {
 impl Actions {
     /// # One action at a time goes through a queue
     ///
-    /// What one holds another does not see, and it would end with less than was announced.
+    /// An action does not see what another one holds, and would end with fewer than it announced.
     ///
     /// # Errors
-    /// The one that runs already.
+    /// The action that is already running.
     pub(super) fn start(
         &self,
         asked: Asked,
@@ -109,7 +109,7 @@ impl Actions {
             all.remove(oldest);
         }
         let runtime = Handle::current();
-        // On a thread of its own: what goes through a queue is no future that could change threads.
+        // Runs on its own thread: the future that goes through a queue is not `Send`.
         self.running.spawn_blocking(move || {
             let ended = runtime.block_on(work(Arc::clone(&action)));
             *lock(&action.ended) = Some((Timestamp::now(), ended));
@@ -126,7 +126,7 @@ impl Actions {
         lock(&self.all).iter().cloned().collect()
     }
 
-    /// Interrupts what runs, and waits until it has left its audit events.
+    /// Interrupts the running actions and waits until they have published their audit events.
     pub(super) async fn end(&self) {
         self.stop.cancel();
         self.running.close();

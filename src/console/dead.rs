@@ -1,4 +1,4 @@
-//! The dead letters: groups, and the letters of a group with what may be done with them.
+//! The dead letters: groups, and the dead letters of a group with their actions.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::Shared;
 use super::depths::{depth, depths};
 use super::fields::{ALL, Fields, PICKED};
 use super::page::{page, refusal, wrong};
-use super::parts::{count, filter, groups, how, letters, moment, said, said_or_dash, trouble};
+use super::parts::{count, dead_letters, filter, groups, how, moment, said, said_or_dash, trouble};
 use super::seen::{Seen, look_again, seen};
 use super::viewer::{Rights, Viewer};
 use crate::dead_letters::{Group, Groups, Selection};
@@ -27,16 +27,20 @@ pub(super) struct Found {
     pub(super) groups: Vec<(Kind, Group)>,
 }
 
-/// The groups of what is selected.
+/// The selected dead letters in groups.
 pub(super) async fn grouped(shared: &Shared, kinds: &[Kind], selection: &Selection) -> Found {
     let now = Timestamp::now();
     let mut found = Found { seen: Vec::new(), groups: Vec::new() };
     for kind in kinds {
         let seen = seen(shared, *kind).await;
         let mut groups = Groups::default();
-        // The oldest first, so that the detail is that of the last.
-        let selected = seen.letters.iter().rev().filter(|(_, letter)| selection.takes(letter, now));
-        selected.for_each(|(_, letter)| groups.add(letter));
+        // The oldest first, so that each group shows the detail of the latest.
+        let selected = seen
+            .dead_letters
+            .iter()
+            .rev()
+            .filter(|(_, dead_letter)| selection.takes(dead_letter, now));
+        selected.for_each(|(_, dead_letter)| groups.add(dead_letter));
         found.groups.extend(groups.all().into_iter().map(|group| (*kind, group)));
         found.seen.push((*kind, seen));
     }
@@ -64,7 +68,7 @@ pub(super) async fn show(
     let body = html! {
         (trouble(shared.watched.connection().err().as_ref()))
         (filter(&fields, shared.kinds()))
-        @for (kind, seen) in &found.seen { (how(*kind, &seen.how, seen.letters.len(), depth(&depths, &kind.dead_letter_queue()), &back)) }
+        @for (kind, seen) in &found.seen { (how(*kind, &seen.how, seen.dead_letters.len(), depth(&depths, &kind.dead_letter_queue()), &back)) }
         (groups(&found.groups, &fields))
         @if let (Some(kind), [(_, seen)]) = (one, &found.seen[..]) {
             (list(&viewer, &shared, kind, seen, &fields, &selection))
@@ -88,7 +92,7 @@ pub(super) async fn look(
     if let Err(error) = look_again(&shared, kind).await {
         return refusal(&viewer, axum::http::StatusCode::BAD_GATEWAY, &error);
     }
-    // Only to a page of ours.
+    // Only to one of our own pages.
     let back = fields.get("back").filter(|back| back.starts_with("/dead?")).unwrap_or("/");
     Redirect::to(back).into_response()
 }
@@ -102,7 +106,7 @@ fn list(
     selection: &Selection,
 ) -> Markup {
     let now = Timestamp::now();
-    let all = seen.letters.iter().filter(|(_, letter)| selection.takes(letter, now));
+    let all = seen.dead_letters.iter().filter(|(_, dead_letter)| selection.takes(dead_letter, now));
     let all: Vec<_> = all.collect();
     let pages = all.len().div_ceil(A_PAGE).max(1);
     let at = fields.get("page").and_then(|page| page.parse::<usize>().ok()).unwrap_or(1);
@@ -110,7 +114,7 @@ fn list(
     let shown = all.iter().skip((at - 1) * A_PAGE).take(A_PAGE);
     html! {
         section aria-labelledby="letters" {
-            h2 #letters { (letters(all.len())) " of " code { (kind) } }
+            h2 #letters { (dead_letters(all.len())) " of " code { (kind) } }
             @if !all.is_empty() {
                 form method="post" {
                     @for (name, value) in fields.filter() { input type="hidden" name=(name) value=(value); }
@@ -120,7 +124,7 @@ fn list(
                             th scope="col" { span.hidden { "Pick" } }
                             th scope="col" { "Died" } th scope="col" { "Object" } th scope="col" { "Organisation" } th scope="col" { "Reason" } th scope="col" { "Detail" }
                         } }
-                        tbody { @for (name, letter) in shown { (row(kind, name, letter)) } }
+                        tbody { @for (name, dead_letter) in shown { (row(kind, name, dead_letter)) } }
                     } }
                     (pager(fields, at, pages))
                     (buttons(viewer, shared, all.len()))
@@ -130,17 +134,17 @@ fn list(
     }
 }
 
-fn row(kind: Kind, name: &str, letter: &DeadLetter) -> Markup {
-    let id = letter.object_id();
+fn row(kind: Kind, name: &str, dead_letter: &DeadLetter) -> Markup {
+    let id = dead_letter.object_id();
     let label = id.clone().unwrap_or_else(|| "without an id".to_owned());
     html! {
         tr {
-            td { input type="checkbox" name=(PICKED) value=(letter.failure_event()) aria-label={ "Pick " (label) }; }
-            td { (moment(letter.failed_at)) }
+            td { input type="checkbox" name=(PICKED) value=(dead_letter.failure_event()) aria-label={ "Pick " (label) }; }
+            td { (moment(dead_letter.failed_at)) }
             th scope="row" { a href={ "/letter?kind=" (kind) "&at=" (name) } { @match &id { Some(id) => (said(id)), None => "(no id)" } } }
-            td { (said_or_dash(letter.org_id().as_deref())) }
-            td { (said(&letter.reason)) @if letter.may_be_done() { " " span.tag { "may have succeeded" } } }
-            td.detail { (said(&letter.detail)) }
+            td { (said_or_dash(dead_letter.org_id().as_deref())) }
+            td { (said(&dead_letter.reason)) @if dead_letter.may_be_done() { " " span.tag { "may have succeeded" } } }
+            td.detail { (said(&dead_letter.detail)) }
         }
     }
 }
@@ -159,7 +163,7 @@ fn pager(fields: &Fields, at: usize, pages: usize) -> Markup {
     }
 }
 
-/// Each leads to a page that names the number first.
+/// Each button leads to a page that names the number first.
 fn buttons(viewer: &Viewer, shared: &Shared, all: usize) -> Markup {
     let may_discard = shared.settings.discarded.is_some();
     let three = |of: &str, is_all: bool| {

@@ -8,7 +8,7 @@ use crate::rabbitmq::topology::{self, Depth};
 
 pub(super) type Depths = HashMap<String, Option<Depth>>;
 
-/// Of each queue; nothing while the broker is away.
+/// Per queue; nothing while the broker is unreachable.
 pub(super) async fn depths(shared: &Shared) -> Depths {
     let Ok(connection) = shared.watched.connection() else { return HashMap::new() };
     let mut queues = topology::queue_names(&shared.settings.topology);

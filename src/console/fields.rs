@@ -1,4 +1,4 @@
-//! What a form or a query says, and the selection of dead letters that it means. Pure.
+//! The fields of a form or a query, and the selection of dead letters that they mean. Pure.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
@@ -14,13 +14,13 @@ use crate::messages::OrgId;
 /// Every field of a filter, in the order of the form.
 const FILTER: [&str; 8] =
     ["kind", "reason", "org", "id", "command_id", "older_than", "newer_than", "superseded_by"];
-/// One dead letter, picked by the id of its failure event.
+/// The field that picks one dead letter by the id of its failure event.
 pub(super) const PICKED: &str = "letter";
-/// All that match.
+/// The field that selects all matches.
 pub(super) const ALL: &str = "all";
 const MOST_A_SECOND: u32 = 1_000_000;
 
-/// Names and values, as they came.
+/// Names and values, as received.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Fields(Vec<(String, String)>);
 
@@ -29,7 +29,7 @@ impl Fields {
         Self(form_urlencoded::parse(text.as_bytes()).into_owned().collect())
     }
 
-    /// What is filled in.
+    /// The value of a field, if it is filled in.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let found = self.0.iter().find(|(field, _)| field == name);
         found.map(|(_, value)| value.trim()).filter(|value| !value.is_empty())
@@ -46,7 +46,7 @@ impl Fields {
 
     pub(super) fn org(&self) -> Result<Option<OrgId>, String> {
         let org = self.get("org").map(|text| OrgId::try_from(text.to_owned()));
-        org.transpose().map_err(|_| "That is no id of an organisation.".to_owned())
+        org.transpose().map_err(|_| "That is not an organisation's id.".to_owned())
     }
 
     /// A number that is not 0.
@@ -60,18 +60,18 @@ impl Fields {
         self.get(name)?.parse().ok()
     }
 
-    /// Those that are picked.
+    /// The picked ids.
     pub(super) fn picked(&self) -> BTreeSet<String> {
         let picked = self.0.iter().filter(|(name, _)| name == PICKED);
         picked.map(|(_, value)| value.clone()).collect()
     }
 
-    /// The fields of the filter that are filled in.
+    /// The filter's fields that are filled in.
     pub(super) fn filter(&self) -> Vec<(&'static str, &str)> {
         FILTER.iter().filter_map(|name| Some((*name, self.get(name)?))).collect()
     }
 
-    /// The filter as a query, with one field set otherwise.
+    /// The filter as a query, with one field changed.
     pub(super) fn query_with(&self, name: &str, value: &str) -> String {
         let mut query = Serializer::new(String::new());
         for (field, text) in self.filter().into_iter().filter(|(field, _)| *field != name) {
@@ -83,7 +83,7 @@ impl Fields {
         query.finish()
     }
 
-    /// Which dead letters are meant by the filter.
+    /// The selection that the filter describes.
     pub(super) fn selection(&self) -> Result<Selection, String> {
         let text = |name: &str| self.get(name).map(str::to_owned);
         let age = |name: &str, label: &str| match self.get(name) {
@@ -93,10 +93,10 @@ impl Fields {
             None => Ok(None),
         };
         let successes = |text: &str| {
-            // One a line in a file; a field of a form may have spaces between them.
+            // A file has one per line; a form field may separate them by spaces.
             let lines = text.split_whitespace().collect::<Vec<_>>().join("\n");
             Successes::read("the console".into(), &lines).map_err(|line| {
-                format!("“Superseded by” takes ids of events; number {line} is none.")
+                format!("“Superseded by” takes ids of events; number {line} is not one.")
             })
         };
         Ok(Selection {
@@ -111,11 +111,11 @@ impl Fields {
         })
     }
 
-    /// The same, narrowed to those that are picked, unless all are meant.
+    /// The same, narrowed to the picked ones unless all are selected.
     ///
-    /// # Nothing is removed because a box was forgotten
+    /// # A forgotten box removes nothing
     ///
-    /// Who picks none and does not say all means none.
+    /// If nothing is picked and *all* is not ticked, nothing is selected.
     pub(super) fn meant(&self) -> Result<Selection, String> {
         let selection = self.selection()?;
         let picked = self.picked();
@@ -150,7 +150,7 @@ mod tests {
         let serde_json::Value::Object(members) = serde_json::to_value(&selection).unwrap() else {
             panic!()
         };
-        // `event_ids` are picked; the kind has its own queue.
+        // `event_ids` come from the picked boxes, and the kind from the queue.
         assert_eq!(members.len() + 1, FILTER.len(), "{members:?}");
         assert_eq!(selection.newer_than, Some(Duration::from_hours(168)));
         assert_eq!(fields.query_with("page", "2").matches('=').count(), FILTER.len() + 1);
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_removed_because_a_box_was_forgotten() {
+    fn a_forgotten_box_removes_nothing() {
         assert!(Fields::read("kind=task.delete&reason=expired").meant().is_err());
         let picked = Fields::read("letter=a&letter=b&reason=expired").meant().unwrap();
         assert_eq!(picked.event_ids, Some(["a".to_owned(), "b".to_owned()].into()));

@@ -20,7 +20,7 @@ use crate::messages::OrgId;
 use crate::messages::ledger::Scope;
 use crate::policy::guard::Trip;
 
-/// The last look into each queue of held commands. Whoever holds the lock is the one reader.
+/// The last look into each queue of held commands. The holder of the lock is the only reader.
 #[derive(Default)]
 pub(super) struct HeldLooks(pub(super) Mutex<HashMap<Kind, (Timestamp, Groups)>>);
 
@@ -100,7 +100,7 @@ async fn of_kind(viewer: &Viewer, shared: &Shared, kind: Kind, depths: &Depths) 
             button { "Look into the queue" }
             @match look {
                 Some((at, _)) => span.dim { "Last look: " (moment(Some(*at))) },
-                None => span.dim { "Who asked for them is known after a look." },
+                None => span.dim { "A look shows who asked for them." },
             }
         }
         @for org in &orgs {
@@ -152,7 +152,7 @@ fn decide(scope: &Scope) -> Markup {
                 button { "Release" }
             }
         }
-        details { summary { "Reject: dead-letter what is held" }
+        details { summary { "Reject: dead-letter the held commands" }
             form.inline method="post" action="/guard/reject" {
                 (hidden)
                 div { label for=(id("requested_by")) { "Only what this name requested" } input id=(id("requested_by")) name="requested_by" autocomplete="off"; }

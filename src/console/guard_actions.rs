@@ -1,4 +1,4 @@
-//! What people decide about the guard and pauses: the same as the command line does.
+//! Decisions about the guard and about pauses, as on the command line.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,9 +104,9 @@ pub(super) async fn resume(
     decide(&viewer, &shared, job)
 }
 
-/// # A field that was forgotten pauses not all
+/// # A forgotten field does not pause every organisation
 ///
-/// Who means all says so.
+/// A user who means all organisations has to say so.
 fn whose(fields: &Fields) -> Result<(Option<OrgId>, String), String> {
     match (fields.org()?, fields.get("everybody").is_some()) {
         (Some(org), false) => {
@@ -119,11 +119,11 @@ fn whose(fields: &Fields) -> Result<(Option<OrgId>, String), String> {
     }
 }
 
-/// What is to be decided about; its id was typed once more.
+/// The scope of the decision; the user has typed the organisation's id again.
 fn scope(fields: &Fields) -> Result<Scope, String> {
     let org_id = fields.org()?.ok_or("The organisation is missing.")?;
     if fields.get("confirm") != Some(org_id.as_str()) {
-        return Err(format!("Type the id {org_id} to go on; nothing was done."));
+        return Err(format!("Type the id {org_id} to continue; nothing was done."));
     }
     Ok(Scope { org_id, kind: fields.kind()? })
 }
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_that_was_forgotten_pauses_not_all() {
+    fn a_forgotten_field_does_not_pause_every_organisation() {
         let whose =
             |form: &str| whose(&Fields::read(form)).map(|(org, _)| org.map(|o| o.to_string()));
         assert_eq!(whose("org=acme&reason=x"), Ok(Some("acme".to_owned())));

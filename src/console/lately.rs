@@ -1,4 +1,5 @@
-//! What was done lately, by whom: from the mirrors and the ledger, so also by the command line.
+//! What was done lately, and by whom. It comes from the mirrors and the ledger, so it includes the
+//! command line's actions.
 
 use jiff::Timestamp;
 use maud::{Markup, html};
@@ -21,7 +22,8 @@ struct Done {
     why: Option<String>,
 }
 
-/// What the mirrors and the ledger have on record, and what of this console is not there.
+/// The actions on record in the mirrors and the ledger, and this console's actions that are not
+/// recorded there.
 pub(super) fn last(shared: &Shared) -> Markup {
     let mut done = Vec::new();
     for kind in shared.kinds() {

@@ -1,4 +1,4 @@
-//! The console: pages for people, on a port of its own. They show dead letters, guard, pauses and
+//! The console: pages for people, on its own port. They show dead letters, guard, pauses and
 //! queues, and do what the command line does, with the same audit events.
 //!
 //! No page edits a message, and none purges a queue.
@@ -8,12 +8,12 @@ mod act;
 mod action_page;
 mod actions;
 mod dead;
+mod dead_letter;
 mod depths;
 mod fields;
 mod guard;
 mod guard_actions;
 mod lately;
-mod letter;
 mod overview;
 mod page;
 mod parts;
@@ -55,10 +55,10 @@ pub struct ConsoleSettings {
     pub address: SocketAddr,
     pub url: AmqpSource,
     pub tls: TlsFiles,
-    /// Only to look at what is there.
+    /// Only used to look.
     pub topology: Topology,
     pub access: Access,
-    /// File that discarded dead letters are added to; without it none can be discarded.
+    /// File that discarded dead letters are appended to; without it none can be discarded.
     pub discarded: Option<PathBuf>,
     /// Where the workers' own ports are.
     pub workers: Vec<Url>,
@@ -91,10 +91,10 @@ impl Shared {
 }
 
 impl Console {
-    /// Takes the port.
+    /// Binds the port.
     ///
     /// # Errors
-    /// The system's word, where the address cannot be had, or the HTTP client not be built.
+    /// The address cannot be bound, or the HTTP client cannot be built.
     pub async fn start(settings: ConsoleSettings) -> io::Result<Self> {
         let port = http::bind(settings.address).await?;
         let watched = Watched::new(&settings.topology.kinds);
@@ -105,23 +105,22 @@ impl Console {
         Ok(Self { port, shared: Arc::new(shared) })
     }
 
-    /// Where it is.
+    /// The address that it is bound to.
     ///
     /// # Errors
-    /// The system's word.
+    /// The system's error.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.port.address()
     }
 
-    /// Serves until `stop` fires. Actions that run then end after the dead letter that they are
-    /// busy with.
+    /// Serves until `stop` fires. Running actions then end after their current dead letter.
     pub async fn run(self, stop: CancellationToken) {
         let Self { port, shared } = self;
         let (watched, until, runtime) = (Arc::clone(&shared), stop.clone(), Handle::current());
         let watching =
             tokio::task::spawn_blocking(move || runtime.block_on(watch::watch(watched, until)));
         let serving = port.serve(routes::routes(Arc::clone(&shared)), stop.clone());
-        // A client that never ends its request does not hold us up.
+        // A client that never finishes its request does not delay the end.
         let is_over = async {
             stop.cancelled().await;
             sleep(PORT_GRACE).await;

@@ -32,7 +32,7 @@ pub(super) async fn show(viewer: Viewer, State(shared): State<Arc<Shared>>) -> M
         section aria-labelledby="queues" { h2 #queues { "Queues" } (queues(&shared, &depths)) }
         section aria-labelledby="dead" {
             h2 #dead { "Dead letters" }
-            @for (kind, seen) in &found.seen { (how(*kind, &seen.how, seen.letters.len(), depth(&depths, &kind.dead_letter_queue()), "/")) }
+            @for (kind, seen) in &found.seen { (how(*kind, &seen.how, seen.dead_letters.len(), depth(&depths, &kind.dead_letter_queue()), "/")) }
             (groups(&found.groups, &nothing))
         }
         section aria-labelledby="last" { h2 #last { "The last ten actions" } (last(&shared)) }
@@ -122,7 +122,7 @@ fn organisations(organisations: &[Organisation]) -> Markup {
 fn queues(shared: &Shared, depths: &Depths) -> Markup {
     html! {
         div.wide tabindex="0" role="region" aria-label="Table of queues" { table {
-            caption { "Messages that lie ready; waiting are those of the delay queues. RabbitMQ does not say how old the oldest of a queue is; of dead letters and of what is held it is known otherwise." }
+            caption { "Ready messages; the waiting ones are in the delay queues. RabbitMQ does not report the age of the oldest message; for dead letters and held commands it is known from the mirror and the ledger." }
             thead { tr { th scope="col" { "Kind" } th.number scope="col" { "To do" } th.number scope="col" { "Consumers" } th.number scope="col" { "Waiting" }
                 th.number scope="col" { "Undeliverable" } th.number scope="col" { "Held" } th scope="col" { "Held since" } th.number scope="col" { "Dead" } th scope="col" { "Oldest dead" } } }
             tbody { @for kind in shared.kinds() { (queues_of(shared, *kind, depths)) } }
@@ -148,10 +148,9 @@ fn queues_of(shared: &Shared, kind: Kind, depths: &Depths) -> Markup {
             .map(|(_, trip)| trip.since)
             .min()
     };
-    let oldest = shared
-        .watched
-        .mirror(kind)
-        .and_then(|mirror| mirror.state.letters().filter_map(|(_, letter)| letter.failed_at).min());
+    let oldest = shared.watched.mirror(kind).and_then(|mirror| {
+        mirror.state.dead_letters().filter_map(|(_, dead_letter)| dead_letter.failed_at).min()
+    });
     let time = |time: Option<Timestamp>| html! { @if time.is_some() { (moment(time)) } @else { span.dim { "–" } } };
     html! { tr {
         th scope="row" { code { (kind) } }

@@ -9,7 +9,7 @@ use super::viewer::{Rights, Viewer};
 pub(super) const STYLE: &str = include_str!("assets/style.css");
 pub(super) const SCRIPT: &str = include_str!("assets/script.js");
 
-/// Where the navigation leads.
+/// The targets of the navigation.
 const NAVIGATION: [(&str, &str); 4] = [
     ("/", "Overview"),
     ("/dead", "Dead letters"),
@@ -66,7 +66,7 @@ pub(super) fn refusal(viewer: &Viewer, status: StatusCode, why: &str) -> Respons
     (status, page(viewer, "", title, &body)).into_response()
 }
 
-/// The same for something that a person has filled in.
+/// The same for a form that was filled in wrongly.
 pub(super) fn wrong(viewer: &Viewer, why: &str) -> Response {
     refusal(viewer, StatusCode::UNPROCESSABLE_ENTITY, why)
 }

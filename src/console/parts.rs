@@ -1,5 +1,5 @@
-//! Pieces that several pages have. What others wrote is always text: maud escapes it, and nothing
-//! of it steers the direction of what stands around it.
+//! Pieces that several pages share. Foreign text stays text: maud escapes it, and it cannot change
+//! the writing direction of the text around it.
 
 use jiff::Timestamp;
 use maud::{Markup, html};
@@ -32,7 +32,7 @@ fn shown(time: Option<Timestamp>, form: &str) -> Markup {
     }
 }
 
-/// Text of somebody else.
+/// Foreign text.
 pub(super) fn said(text: &str) -> Markup {
     html! { bdi { (printable(text)) } }
 }
@@ -44,7 +44,7 @@ pub(super) fn said_or_dash(text: Option<&str>) -> Markup {
     }
 }
 
-/// A number with the thousands apart.
+/// A number with separated thousands.
 pub(super) fn count(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -57,22 +57,22 @@ pub(super) fn count(number: usize) -> String {
     text
 }
 
-pub(super) fn letters(number: usize) -> String {
+pub(super) fn dead_letters(number: usize) -> String {
     format!("{} dead letter{}", count(number), if number == 1 { "" } else { "s" })
 }
 
-/// That the broker is away, and since when.
+/// Says that the broker is unreachable, and since when.
 pub(super) fn trouble(trouble: Option<&Trouble>) -> Markup {
     html! {
         @if let Some(Trouble { since, why }) = trouble {
             p.notice.bad role="status" {
-                "RabbitMQ cannot be reached since " (exact(Some(*since))) ", so what is shown is as old as that: " (why)
+                "RabbitMQ cannot be reached since " (exact(Some(*since))) ", so the shown data is as old as that: " (why)
             }
         }
     }
 }
 
-/// Says how the dead letters are seen; with a button to look again, where that costs something.
+/// Says how the dead letters are seen, with a button to look again if a look has a cost.
 pub(super) fn how(
     kind: Kind,
     how: &How,
@@ -86,20 +86,20 @@ pub(super) fn how(
                 p.notice role="status" { "The mirror of " code { (kind) } " is still being read: there may be more." }
             }
             @if *forgotten > 0 {
-                p.notice role="status" { "The oldest " (letters(*forgotten)) " are not shown: there are too many." }
+                p.notice role="status" { "The oldest " (dead_letters(*forgotten)) " are not shown: there are too many." }
             }
             @if let Some(number) = in_queue && *is_whole && number as usize != shown {
                 p.notice role="status" {
-                    "The queue " code { (kind.dead_letter_queue()) } " has " (letters(number as usize)) " ready, the mirror knows "
-                    (count(shown)) ". Some are from before the mirror, are held by somebody at work, or were removed by other means. "
-                    "An action takes what is in the queue; " code { "dead list" } " counts there."
+                    "The queue " code { (kind.dead_letter_queue()) } " has " (dead_letters(number as usize)) " ready, the mirror knows "
+                    (count(shown)) ". Some are older than the mirror, are being processed, or were removed by other means. "
+                    "An action takes the dead letters in the queue; " code { "dead list" } " counts there."
                 }
             }
         },
         How::Look { why, at, there_is_more } => html! {
             div.notice role="status" {
                 p { "There is no mirror of " code { (kind) } " (" (said(why)) "), so only the queue itself can be looked at. "
-                    "Each look costs a dead letter there a return, of which it has 100,000." }
+                    "Each look requeues the dead letters there, which RabbitMQ allows 100,000 times." }
                 @match at {
                     Some(at) => p { "This is a snapshot of " (exact(Some(*at))) "."
                         @if *there_is_more { " It shows the first " (MOST) "; there are more." } },
@@ -115,7 +115,7 @@ pub(super) fn how(
     }
 }
 
-/// The filter as a form; the same fields as `dead` takes.
+/// The filter as a form, with the same fields as `dead`.
 pub(super) fn filter(fields: &Fields, kinds: &[Kind]) -> Markup {
     let value = |name: &str| fields.get(name).unwrap_or_default().to_owned();
     let (kind, reason) = (value("kind"), value("reason"));
@@ -182,7 +182,7 @@ fn row(kind: Kind, group: &Group, fields: &Fields) -> Markup {
             td { code { (kind) } }
             th scope="row" { a href={ "/dead?" (query) } { (said(&group.reason)) } }
             td { (said_or_dash(group.org_id.as_deref())) }
-            td.number { (count(group.letters)) }
+            td.number { (count(group.dead_letters)) }
             td.number { (count(group.ambiguous)) }
             td { (moment(group.oldest)) }
             td { (moment(group.newest)) }
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn thousands_stand_apart() {
         assert_eq!([0, 999, 5000, 1_234_567].map(count), ["0", "999", "5,000", "1,234,567"]);
-        assert_eq!(letters(1), "1 dead letter");
+        assert_eq!(dead_letters(1), "1 dead letter");
     }
 
     #[test]

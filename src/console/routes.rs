@@ -1,4 +1,4 @@
-//! Every address, and what holds for all of them.
+//! Every route, and the layers that all of them share.
 
 use std::sync::Arc;
 
@@ -16,12 +16,12 @@ use tower_http::set_header::SetResponseHeaderLayer;
 
 use super::access::known_hosts;
 use super::viewer::Viewer;
-use super::{Shared, act, dead, guard, guard_actions, letter, overview, page};
+use super::{Shared, act, dead, dead_letter, guard, guard_actions, overview, page};
 
-/// Everything from here and nothing from elsewhere, in no frame of anybody.
+/// Only content of our own, and never in anyone's frame.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// # A page of somewhere else can make nobody act
+/// # A page of another site cannot act for a user
 ///
 /// `CsrfLayer` refuses what a browser sends here from another site: by `Sec-Fetch-Site`, else by
 /// `Origin` against `Host`. Nothing that changes anything is a GET.
@@ -33,7 +33,7 @@ pub(super) fn routes(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/", get(overview::show))
         .route("/dead", get(dead::show))
-        .route("/letter", get(letter::show))
+        .route("/letter", get(dead_letter::show))
         .route("/look", post(dead::look))
         .route("/preview/replay", post(act::preview_replay))
         .route("/preview/discard", post(act::preview_discard))

@@ -1,5 +1,5 @@
-//! The dead letters of a kind as the console sees them: from their mirror; where there is none,
-//! from a look into their queue, one at a time.
+//! The dead letters of a kind as the console sees them: from their mirror or, if there is none,
+//! from a look into their queue. One look at a time.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,22 +15,22 @@ use crate::dead_letters::look;
 use crate::kind::Kind;
 use crate::messages::DeadLetter;
 
-/// So many dead letters are looked at without a mirror.
+/// How many dead letters a look without a mirror covers.
 pub(super) const MOST: usize = 200;
 
-/// What is seen, the latest first.
+/// The dead letters that were seen, the latest first.
 pub(super) struct Seen {
-    /// Each with what its page is called.
-    pub(super) letters: Vec<(String, Arc<DeadLetter>)>,
+    /// Each with the name of its page.
+    pub(super) dead_letters: Vec<(String, Arc<DeadLetter>)>,
     pub(super) how: How,
 }
 
-/// How it is seen.
+/// How the dead letters are seen.
 #[derive(Debug, Clone)]
 pub(super) enum How {
-    /// By the mirror; it may not be read to its end yet, and may have left out the oldest.
+    /// In the mirror. It may not be read to its end yet, and may have dropped the oldest.
     Mirror { is_whole: bool, forgotten: usize },
-    /// By the last look into the queue, if there was one.
+    /// In the last look into the queue, if there was one.
     Look { why: String, at: Option<Timestamp>, there_is_more: bool },
 }
 
@@ -38,24 +38,25 @@ pub(super) enum How {
 #[derive(Default)]
 struct Look {
     at: Option<Timestamp>,
-    letters: Vec<Arc<DeadLetter>>,
+    dead_letters: Vec<Arc<DeadLetter>>,
     there_is_more: bool,
 }
 
-/// By kind. Whoever holds the lock is the one reader.
+/// By kind. The holder of the lock is the only reader.
 #[derive(Default)]
 pub(super) struct Looks(Mutex<HashMap<Kind, Look>>);
 
-/// All that is there, as far as is known; nothing is taken from the queue.
+/// All known dead letters; takes nothing from the queue.
 pub(super) async fn seen(shared: &Shared, kind: Kind) -> Seen {
     if let Some(mirror) = shared.watched.mirror(kind)
         && !matches!(mirror.following, Following::Absent(_))
     {
         let is_whole = mirror.following == Following::Live;
         let how = How::Mirror { is_whole, forgotten: mirror.state.forgotten() };
-        let named =
-            |(offset, letter): (u64, &Arc<DeadLetter>)| (format!("m{offset}"), letter.clone());
-        return Seen { letters: mirror.state.letters().rev().map(named).collect(), how };
+        let named = |(offset, dead_letter): (u64, &Arc<DeadLetter>)| {
+            (format!("m{offset}"), dead_letter.clone())
+        };
+        return Seen { dead_letters: mirror.state.dead_letters().rev().map(named).collect(), how };
     }
     let why = match shared.watched.mirror(kind).map(|mirror| mirror.following.clone()) {
         Some(Following::Absent(why)) => why,
@@ -64,18 +65,19 @@ pub(super) async fn seen(shared: &Shared, kind: Kind) -> Seen {
     let looks = shared.looks.0.lock().await;
     let Some(last) = looks.get(&kind) else {
         return Seen {
-            letters: Vec::new(),
+            dead_letters: Vec::new(),
             how: How::Look { why, at: None, there_is_more: false },
         };
     };
-    let named =
-        |(number, letter): (usize, &Arc<DeadLetter>)| (format!("s{number}"), letter.clone());
-    let letters = last.letters.iter().enumerate().rev().map(named).collect();
+    let named = |(number, dead_letter): (usize, &Arc<DeadLetter>)| {
+        (format!("s{number}"), dead_letter.clone())
+    };
+    let dead_letters = last.dead_letters.iter().enumerate().rev().map(named).collect();
     let how = How::Look { why, at: last.at, there_is_more: last.there_is_more };
-    Seen { letters, how }
+    Seen { dead_letters, how }
 }
 
-/// Looks into the queue, which costs each dead letter there a return.
+/// Looks into the queue, which requeues each dead letter once.
 pub(super) async fn look_again(shared: &Arc<Shared>, kind: Kind) -> Result<(), String> {
     let mut looks = shared.looks.0.lock().await;
     let (at, runtime, shared) = (Timestamp::now(), Handle::current(), Arc::clone(shared));
@@ -83,8 +85,8 @@ pub(super) async fn look_again(shared: &Arc<Shared>, kind: Kind) -> Result<(), S
         runtime.block_on(look(kind, MOST, shared.broker(), CancellationToken::new()))
     });
     let looked = looking.await.map_err(|error| error.to_string())?;
-    let (letters, there_is_more) = looked.map_err(|error| error.to_string())?;
-    let letters = letters.into_iter().map(Arc::new).collect();
-    looks.insert(kind, Look { at: Some(at), letters, there_is_more });
+    let (dead_letters, there_is_more) = looked.map_err(|error| error.to_string())?;
+    let dead_letters = dead_letters.into_iter().map(Arc::new).collect();
+    looks.insert(kind, Look { at: Some(at), dead_letters, there_is_more });
     Ok(())
 }

@@ -1,15 +1,15 @@
-//! Somebody who looks at the console.
+//! A user who looks at the console.
 
-/// What people may do here.
+/// What users may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rights {
     Look,
     Act,
 }
 
-/// Somebody who may look.
+/// A user who may look.
 pub(super) struct Viewer {
     pub(super) by: String,
-    /// Whether buttons are shown; that they work is another question (see `access`).
+    /// Whether buttons are shown. Whether they work is decided in `access`.
     pub(super) rights: Rights,
 }

@@ -1,5 +1,5 @@
-//! Follows what can be read without taking anything: the mirrors of the dead letters and the
-//! ledger. It writes nothing.
+//! Follows the streams that can be read without taking anything: the mirrors of the dead letters
+//! and the ledger. Writes nothing.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
@@ -22,39 +22,39 @@ use crate::rabbitmq::ledger::LedgerReader;
 use crate::rabbitmq::mirror::MirrorReader;
 use crate::rabbitmq::{BrokerError, Connection};
 
-/// A stream from which nothing has come for so long has been read to its end.
+/// A stream that has been quiet for this long has been read to its end.
 const QUIET: Duration = Duration::from_millis(400);
 const AGAIN: Duration = Duration::from_secs(2);
-/// A stream that is not there, or may not be read.
+/// When to try again to read a stream that does not exist or may not be read.
 const ABSENT_AGAIN: Duration = Duration::from_secs(20);
 const MOST_DECISIONS: usize = 20;
 
-/// How far something is followed.
+/// How far a stream has been read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Following {
-    /// What is there is not all read yet.
+    /// Existing records are still being read.
     Reading,
-    /// Up to the moment.
+    /// Up to date.
     Live,
-    /// There is none, or this user may not read it.
+    /// The stream does not exist, or this user may not read it.
     Absent(String),
 }
 
-/// A stream, folded.
+/// A stream, folded into a state.
 pub(super) struct Followed<S> {
     pub(super) state: S,
     pub(super) following: Following,
     next: u64,
 }
 
-/// Guards and pauses, and the last decisions about them.
+/// Guards and pauses, with the last decisions about them.
 #[derive(Default)]
 pub(super) struct Ledger {
     pub(super) brakes: Brakes,
     pub(super) decisions: VecDeque<LedgerRecord>,
 }
 
-/// All that is followed.
+/// Everything that is followed.
 pub(super) struct Watched {
     mirrors: HashMap<Kind, Mutex<Followed<StillDead>>>,
     ledger: Mutex<Followed<Ledger>>,
@@ -92,7 +92,7 @@ impl Watched {
     }
 
     /// # Errors
-    /// Why there is none, and since when: what is shown is as old as that.
+    /// Why there is none, and since when: the shown data is as old as that.
     pub(super) fn connection(&self) -> Result<Arc<Connection>, Trouble> {
         lock(&self.connection).clone()
     }
@@ -108,7 +108,7 @@ fn lock<S>(mutex: &Mutex<S>) -> MutexGuard<'_, S> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Follows until `stop` fires, over one connection after the other.
+/// Follows until `stop` fires, and reconnects when a connection is lost.
 pub(super) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
     let (url, tls) = shared.broker();
     let mut is_known = false;
@@ -159,7 +159,7 @@ async fn until_lost(shared: &Shared, connection: &Connection) -> BrokerError {
     select_all(mirrors.chain([ledger])).await.0
 }
 
-/// Reads one stream on and on, until the connection is lost.
+/// Reads one stream continuously until the connection is lost.
 async fn follow<S: Default, Reader, Record>(
     followed: &Mutex<Followed<S>>,
     open: impl AsyncFn(u64) -> Result<Reader, BrokerError>,
@@ -183,7 +183,7 @@ async fn follow<S: Default, Reader, Record>(
         lock(followed).following = Following::Reading;
         let ended = loop {
             let read = {
-                // It must not be dropped half-way: a record would be lost.
+                // Dropping it halfway would lose a record.
                 let mut record = pin!(next(&mut reader));
                 if let Ok(read) = timeout(QUIET, &mut record).await {
                     read
@@ -205,7 +205,7 @@ async fn follow<S: Default, Reader, Record>(
         if !matches!(ended, BrokerError::ConsumerEnded { .. }) {
             return ended;
         }
-        // Deleted, or declared again: then its numbers begin again, too.
+        // The stream was deleted or declared again, so its offsets start again too.
         *lock(followed) = Followed::default();
     }
 }

@@ -1,4 +1,4 @@
-//! What the workers say of themselves on their own ports: breaker and organisations.
+//! What the workers report on their own ports: breaker and organisations.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use serde::Deserialize;
 
 const WITHIN: Duration = Duration::from_secs(2);
 
-/// Asks the workers.
+/// Queries the workers.
 pub(super) struct Workers {
     client: Client,
     bases: Vec<Url>,
 }
 
-/// What one of them has said.
+/// One worker's answer.
 pub(super) struct Worker {
     pub(super) name: String,
     /// Empty: it is ready.
@@ -22,7 +22,7 @@ pub(super) struct Worker {
     pub(super) status: Result<Status, String>,
 }
 
-/// Of `/status`, what is shown.
+/// The shown members of `/status`.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Status {
     #[serde(default)]
@@ -55,7 +55,7 @@ impl Workers {
         Ok(Self { client, bases: bases.to_vec() })
     }
 
-    /// All of them at once.
+    /// Queries all workers at once.
     pub(super) async fn ask(&self) -> Vec<Worker> {
         join_all(self.bases.iter().map(|base| self.ask_one(base))).await
     }

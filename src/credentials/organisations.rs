@@ -1,4 +1,4 @@
-//! Which organisations are allowed, which of them have a token, and what a reading of the source
+//! Which organisations are allowed, which of them have a token, and what reading the source again
 //! changes. Pure.
 
 use std::collections::BTreeMap;
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use super::source::{Credential, CredentialsError, Found};
 use crate::messages::OrgId;
 
-/// How long an organisation that no list names stays allowed after its file is gone.
+/// How long an unlisted organisation stays allowed after its file is gone.
 pub(super) const ALLOWED_WITHOUT_FILE: Duration = Duration::from_mins(10);
 
-/// An organisation that is allowed.
+/// An allowed organisation.
 #[derive(Debug, Default)]
 pub struct Organisation {
     is_listed: bool,
@@ -23,22 +23,22 @@ pub struct Organisation {
 /// What a reading has changed.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    /// Has a token that it did not have before.
+    /// Organisations with a new token.
     pub(super) changed: Vec<OrgId>,
-    /// Has no token any more.
+    /// Organisations that lost their token.
     pub(super) lost: Vec<OrgId>,
-    /// Was allowed without a token and has one now.
+    /// Organisations that were allowed without a token and have one now.
     pub(super) regained: Vec<OrgId>,
-    /// Is not allowed any more.
+    /// Organisations that are no longer allowed.
     pub(super) disallowed: Vec<OrgId>,
 }
 
-/// All organisations that are allowed.
+/// All allowed organisations.
 #[derive(Debug, Default)]
 pub(super) struct Organisations(BTreeMap<OrgId, Organisation>);
 
 impl Organisations {
-    /// Those that the settings list, before anything was read.
+    /// The organisations that the settings list, before the source is read.
     pub(super) fn listed(orgs: &[OrgId]) -> Self {
         let listed = |org: &OrgId| {
             (org.clone(), Organisation { is_listed: true, ..Organisation::default() })
@@ -62,25 +62,25 @@ impl Organisations {
         self.0.iter().filter(|(_, known)| known.credential.is_none())
     }
 
-    /// The files that are there and hold no token.
+    /// The files that exist and hold no token.
     pub(super) fn troubles(&self) -> impl Iterator<Item = (&OrgId, &Organisation, &str)> {
         self.0.iter().filter_map(|(org, known)| Some((org, known, known.trouble()?)))
     }
 
-    /// Takes a reading of the whole source in.
+    /// Applies a reading of the whole source.
     ///
-    /// # A token file that is away for a moment dead-letters nothing
+    /// # A token file that is missing for a moment dead-letters nothing
     ///
-    /// An organisation that is listed stays allowed whatever the source holds. Any other stays
-    /// allowed for [`ALLOWED_WITHOUT_FILE`] after its file is gone, and that time runs only while
-    /// the directory can be read and names another organisation: an empty directory is a secret
-    /// that is not mounted, not an allow-list. Meanwhile it has no token, so its commands wait.
+    /// A listed organisation stays allowed whatever the source holds. Any other stays allowed for
+    /// [`ALLOWED_WITHOUT_FILE`] after its file is gone. That time runs only while the directory can
+    /// be read and names another organisation: an empty directory is an unmounted secret, not an
+    /// allow-list. Meanwhile the organisation has no token, so its commands wait.
     ///
     /// # No token is used after its file is gone
     ///
     /// An operator may have removed it on purpose, so the reading that misses the file drops the
-    /// token. Only a file that is there and cannot be read, or holds no token, keeps the last good
-    /// one: somebody is about to write it.
+    /// token. Only a file that exists but cannot be read or holds no token keeps the last good one:
+    /// it is probably being written.
     pub(super) fn update(&mut self, found: Found, now: Instant) -> Changes {
         let mut changes = Changes::default();
         let names_nobody = found.is_empty();
@@ -117,7 +117,7 @@ impl Organisations {
         changes
     }
 
-    /// Nothing could be learnt about any file: what is gone counts as gone from now on.
+    /// No file could be read: a missing file counts as missing from now on.
     pub(super) fn source_is_away(&mut self, now: Instant) {
         for known in self.0.values_mut().filter(|known| known.file_gone.is_some()) {
             known.file_gone = Some(now);
@@ -135,7 +135,7 @@ impl Organisation {
         self.trouble.as_deref()
     }
 
-    /// Takes its file in; `true` if it holds a token other than before.
+    /// Applies its file; `true` if that holds a different token.
     fn read(&mut self, file: Result<Credential, CredentialsError>) -> bool {
         self.file_gone = None;
         let mut new = match file {
@@ -151,7 +151,7 @@ impl Organisation {
         self.trouble = None;
         let same = self.credential.take().filter(|old| old.is_same(&new));
         if let Some(old) = &same {
-            // A secret that is mounted again is no younger for it.
+            // Mounting a secret again does not make its token newer.
             new.written = new.written.min(old.written);
         }
         self.credential = Some(new);

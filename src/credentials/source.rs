@@ -1,4 +1,4 @@
-//! Reads tokens from where they come from: the settings, one file, or a directory with one file per
+//! Reads tokens from their source: the settings, one file, or a directory with one file per
 //! organisation.
 
 use std::collections::BTreeMap;
@@ -32,22 +32,22 @@ pub enum CredentialsSource {
     /// A directory with one file per organisation, named by its id: the shape of a mounted
     /// Kubernetes secret.
     Directory {
-        /// The allow-list, if there is one beside the directory; without it the files are the list.
+        /// The allow-list, if one is set besides the directory; otherwise the files are the list.
         only: Option<Vec<OrgId>>,
         /// The directory.
         path: PathBuf,
     },
 }
 
-/// Why a token cannot be had; never repeats what the file holds.
+/// Why there is no token; never repeats the file's content.
 #[derive(Debug, Error)]
 pub enum CredentialsError {
-    /// Not there, or no permission.
+    /// It does not exist, or there is no permission.
     #[error("cannot read {path}: {source}")]
     Unreadable {
         /// File or directory.
         path: PathBuf,
-        /// The system's word.
+        /// The system's error.
         source: io::Error,
     },
     /// The content cannot be a token.
@@ -65,7 +65,7 @@ pub enum CredentialsError {
 }
 
 impl CredentialsError {
-    /// Whether the file was listed and is not there, as a link to a file that was removed.
+    /// Whether the file was listed but does not exist, such as a link to a removed file.
     pub(super) fn is_not_there(&self) -> bool {
         matches!(self, Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
@@ -87,11 +87,10 @@ impl Credential {
 /// What a source holds for each organisation that it names: a token, or why there is none.
 pub(super) type Found = BTreeMap<OrgId, Result<Credential, CredentialsError>>;
 
-/// Reads a token: white space around it does not count.
+/// Reads a token and ignores white space around it.
 ///
 /// # Errors
-/// [`CredentialsError::NoToken`] if nothing is left or something is in it that cannot stand in a
-/// header.
+/// [`CredentialsError::NoToken`] if it is empty or contains characters that a header cannot hold.
 pub fn token(text: &str, path: &Path) -> Result<SecretString, CredentialsError> {
     let token = text.trim();
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -121,7 +120,7 @@ impl CredentialsSource {
         }
     }
 
-    /// Reads what a start needs: a directory must hold one token at least.
+    /// Reads the source for a start: a directory must hold at least one token.
     pub(super) fn read_first(&self) -> Result<Found, CredentialsError> {
         let found = self.read()?;
         let Self::Directory { path, .. } = self else { return Ok(found) };
@@ -149,13 +148,13 @@ fn read_directory(path: &Path, only: Option<&[OrgId]>) -> Result<Found, Credenti
     let mut found = Found::new();
     for entry in fs::read_dir(path).map_err(unreadable)? {
         let file = entry.map_err(unreadable)?.path();
-        // A mounted secret has "..data" and the like beside the files; they are no ids.
+        // A mounted secret has entries such as "..data" besides the files; they are not ids.
         let Some(org) =
             file.file_name().and_then(|name| OrgId::try_from(name.to_str()?.to_owned()).ok())
         else {
             continue;
         };
-        // A link to nothing is no file either, but it names an organisation.
+        // A dangling link is not a file either, but it names an organisation.
         let is_no_file = fs::metadata(&file).is_ok_and(|entry| !entry.is_file());
         if is_no_file || only.is_some_and(|only| !only.contains(&org)) {
             continue;

@@ -1,5 +1,5 @@
-//! Carries out what an operator asks for. Each dead letter is published or written first, and
-//! removed when that is certain.
+//! Carries out an operator's request. Publishes or writes each dead letter first, and removes it
+//! only when that is certain.
 
 use tokio_util::sync::CancellationToken;
 
@@ -10,10 +10,10 @@ use crate::kind::Kind;
 use crate::rabbitmq::AmqpSource;
 use crate::rabbitmq::tls::TlsFiles;
 
-/// Does what is asked for. `stop` ends it after the dead letter that it is busy with.
+/// Carries out the request. `stop` ends it after the current dead letter.
 ///
 /// # Errors
-/// [`super::DeadLettersError`]: what was not done is as it was.
+/// [`super::DeadLettersError`]: whatever was not done is unchanged.
 pub async fn run(
     kind: Kind,
     job: DeadJob,

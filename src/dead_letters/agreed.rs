@@ -1,4 +1,4 @@
-//! What somebody has agreed to elsewhere, at the console: the same actions, without a question.
+//! Actions that a user has already agreed to at the console: the same ones, without a question.
 
 use std::path::PathBuf;
 
@@ -17,30 +17,30 @@ use crate::messages::DeadLetter;
 use crate::rabbitmq::tls::TlsFiles;
 use crate::rabbitmq::{AmqpSource, Delivery};
 
-/// What shall become of dead letters.
+/// What to do with the dead letters.
 #[derive(Debug, Clone)]
 pub enum Change {
     /// Back to the work queue.
     Replay,
-    /// Into this file and away, for this reason.
+    /// Write them to this file and remove them, for this reason.
     Discard(PathBuf, String),
 }
 
-/// Which ones, and how many of them at most, as somebody has seen them at that moment. What has
-/// died since is left alone.
+/// Which dead letters, and at most how many, as the user saw them at that moment. Later ones are
+/// left alone.
 #[derive(Debug, Clone)]
 pub struct Agreed {
     pub kind: Kind,
     pub selection: Selection,
-    pub letters: usize,
+    pub dead_letters: usize,
     pub seen_at: Timestamp,
     pub change: Change,
 }
 
-/// Does it. `stop` ends it after the dead letter that it is busy with.
+/// Carries it out. `stop` ends it after the current dead letter.
 ///
 /// # Errors
-/// [`super::DeadLettersError`]: what was not done is as it was.
+/// [`super::DeadLettersError`]: whatever was not done is unchanged.
 pub async fn carry_out(
     agreed: &Agreed,
     bulk: &Bulk,
@@ -48,13 +48,13 @@ pub async fn carry_out(
     stop: CancellationToken,
     progress: Progress,
 ) -> Result<Done> {
-    let Agreed { kind, selection, letters, seen_at, change } = agreed;
+    let Agreed { kind, selection, dead_letters, seen_at, change } = agreed;
     let session = Session::open(*kind, url, tls, stop).await?;
     let session = Session { began: *seen_at, progress, ..session };
     let done = match change {
-        Change::Replay => session.replay_agreed(selection, bulk, *letters).await,
+        Change::Replay => session.replay_agreed(selection, bulk, *dead_letters).await,
         Change::Discard(file, why) => match Lines::append_to(file) {
-            Ok(lines) => session.discard_agreed(selection, bulk, *letters, (lines, why)).await,
+            Ok(lines) => session.discard_agreed(selection, bulk, *dead_letters, (lines, why)).await,
             Err(error) => Err(error),
         },
     };
@@ -62,8 +62,8 @@ pub async fn carry_out(
     done
 }
 
-/// Looks at the first dead letters of the queue, and counts those behind them. That costs each of
-/// them a return to the queue: for where there is no mirror.
+/// Looks at the first dead letters of the queue and counts the rest. This requeues each of them
+/// once; it is for topologies without a mirror.
 ///
 /// # Errors
 /// [`super::DeadLettersError`].
@@ -74,19 +74,19 @@ pub async fn look(
     stop: CancellationToken,
 ) -> Result<(Vec<DeadLetter>, bool)> {
     let session = Session::open(kind, url, tls, stop).await?;
-    let mut letters = Vec::new();
+    let mut dead_letters = Vec::new();
     let mut there_is_more = false;
     let look = async |held: Delivery<DeadLetter>| {
-        if letters.len() == most {
+        if dead_letters.len() == most {
             there_is_more = true;
             return Ok(Disposition::Enough(held));
         }
-        letters.push(held.message.clone());
+        dead_letters.push(held.message.clone());
         Ok(Disposition::Stays(held))
     };
     let passed = session.queue.go_through(&session.stop, look).await;
     session.close().await;
-    passed.map(|pass| (letters, there_is_more || pass != Pass::Through))
+    passed.map(|pass| (dead_letters, there_is_more || pass != Pass::Through))
 }
 
 /// A line of an export.

@@ -23,11 +23,11 @@ pub(super) struct AuditTrail<'a> {
 }
 
 impl AuditTrail<'_> {
-    fn audit(&self, phase: Phase, letters: usize, interrupted: bool) -> Audit {
+    fn audit(&self, phase: Phase, dead_letters: usize, interrupted: bool) -> Audit {
         let selection = serde_json::to_value(self.selection).unwrap_or(Value::Null);
         let (event_type, kind) = (self.event_type, self.kind);
         let (by, why) = (self.by.to_owned(), self.why.map(str::to_owned));
-        Audit { phase, event_type, kind, by, why, selection, letters, interrupted }
+        Audit { phase, event_type, kind, by, why, selection, dead_letters, interrupted }
     }
 
     /// The first audit event. If it cannot be published, nothing is done.
@@ -38,18 +38,18 @@ impl AuditTrail<'_> {
         Ok(())
     }
 
-    /// The second one, whatever came of the action; and the last line.
+    /// The second audit event, however the action ended, and the last line of output.
     pub(super) async fn finished(
         &self,
         queue: &DeadLetterQueue,
         began: Timestamp,
-        letters: usize,
+        dead_letters: usize,
         done: Result<Done>,
     ) -> Result<Done> {
         let interrupted = !matches!(done, Ok(Done::Completed));
-        let audit = self.audit(Phase::Ended, letters, interrupted);
+        let audit = self.audit(Phase::Ended, dead_letters, interrupted);
         let Self { event_type, kind, by, .. } = self;
-        info!(event_type, %kind, by, letters, interrupted, "dead letters: done");
+        info!(event_type, %kind, by, letters = dead_letters, interrupted, "dead letters: done");
         let event = audit.event(began, Timestamp::now());
         let told = queue.publish(&event).await;
         queue.record(&event.audit_record(self.kind)).await;

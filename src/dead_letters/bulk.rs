@@ -22,17 +22,17 @@ use crate::rabbitmq::Delivery;
 impl Session {
     pub(super) async fn replay(&self, selection: &Selection, bulk: &Bulk) -> Result<Done> {
         match self.agreed("replay", selection, bulk).await? {
-            Some(letters) => self.replay_agreed(selection, bulk, letters).await,
+            Some(dead_letters) => self.replay_agreed(selection, bulk, dead_letters).await,
             None => Ok(Done::Interrupted),
         }
     }
 
-    /// At most so many of those that are selected.
+    /// At most this many of the selected dead letters.
     pub(super) async fn replay_agreed(
         &self,
         selection: &Selection,
         bulk: &Bulk,
-        letters: usize,
+        dead_letters: usize,
     ) -> Result<Done> {
         let trail = AuditTrail {
             event_type: names::REPLAYED_EVENT,
@@ -45,7 +45,7 @@ impl Session {
         let publish = async |dead_letter: &DeadLetter| {
             self.queue.publish(&dead_letter.replay(&bulk.by, Timestamp::now())).await
         };
-        let (number, done) = self.remove_after(selection, bulk, letters, publish).await;
+        let (number, done) = self.remove_after(selection, bulk, dead_letters, publish).await;
         trail.finished(&self.queue, self.began, number, done).await
     }
 
@@ -58,17 +58,19 @@ impl Session {
     ) -> Result<Done> {
         let lines = Lines::append_to(file)?;
         match self.agreed("discard", selection, bulk).await? {
-            Some(letters) => self.discard_agreed(selection, bulk, letters, (lines, why)).await,
+            Some(dead_letters) => {
+                self.discard_agreed(selection, bulk, dead_letters, (lines, why)).await
+            }
             None => Ok(Done::Interrupted),
         }
     }
 
-    /// At most so many of those that are selected.
+    /// At most this many of the selected dead letters.
     pub(super) async fn discard_agreed(
         &self,
         selection: &Selection,
         bulk: &Bulk,
-        letters: usize,
+        dead_letters: usize,
         (mut lines, why): (Lines, &str),
     ) -> Result<Done> {
         let trail = AuditTrail {
@@ -86,12 +88,12 @@ impl Session {
             lines.write(&line)?;
             lines.sync()
         };
-        let (number, done) = self.remove_after(selection, bulk, letters, write).await;
+        let (number, done) = self.remove_after(selection, bulk, dead_letters, write).await;
         trail.finished(&self.queue, self.began, number, done).await
     }
 
-    /// Says what will be done, and asks. Nothing is unacknowledged meanwhile. `None`: nothing is to
-    /// be done.
+    /// Says what will be done, and asks. Nothing is unacknowledged meanwhile. `None`: there is
+    /// nothing to do.
     async fn agreed(
         &self,
         verb: &str,
@@ -102,37 +104,37 @@ impl Session {
         if surveyed == Done::Interrupted {
             return Ok(None);
         }
-        let letters = groups.letters().min(bulk.limit.unwrap_or(usize::MAX));
+        let dead_letters = groups.dead_letters().min(bulk.limit.unwrap_or(usize::MAX));
         let _ = print::groups(&mut io::stderr(), &groups.all(), self.began);
-        let _ = writeln!(io::stderr(), "{verb} {letters} of them");
-        let consent = if letters == 0 { Consent::Given } else { bulk.consent };
-        Ok(agrees(consent, "", &self.stop).await.then_some(letters))
+        let _ = writeln!(io::stderr(), "{verb} {dead_letters} of them");
+        let consent = if dead_letters == 0 { Consent::Given } else { bulk.consent };
+        Ok(agrees(consent, "", &self.stop).await.then_some(dead_letters))
     }
 
     /// # A dead letter is removed only when it is safe elsewhere
     ///
-    /// `keep` has it confirmed by the broker, or on the disk, before it is removed. A kill in
-    /// between leaves it in both places. What dies again meanwhile is left alone.
+    /// `keep` stores it, confirmed by the broker or forced to the disk, before it is removed. A
+    /// kill in between leaves it in both places. A command that dies again meanwhile is left alone.
     ///
-    /// # A dead letter that lies can be dealt with
+    /// # A dead letter with a false date can be removed
     ///
-    /// A date in the future cannot be that of a death, whoever wrote it: such a dead letter does
-    /// not count as one that died meanwhile. At most as many as were counted are removed, and a
-    /// pass looks at no more than were there when it began.
+    /// A command cannot have died in the future, so a dead letter with such a date does not count
+    /// as one that died meanwhile. At most as many are removed as were counted, and a pass looks at
+    /// no more than were in the queue when it began.
     async fn remove_after(
         &self,
         selection: &Selection,
         bulk: &Bulk,
-        letters: usize,
+        dead_letters: usize,
         mut keep: impl AsyncFnMut(&DeadLetter) -> Result<()>,
     ) -> (usize, Result<Done>) {
-        let (bar, mut pace) = (progress_bar(letters), Pace::new(bulk));
+        let (bar, mut pace) = (progress_bar(dead_letters), Pace::new(bulk));
         let mut number = 0;
         let done = loop {
             let look = async |held: Delivery<DeadLetter>| {
                 let died_since = |time| time > self.began && time <= Timestamp::now();
                 let is_new = held.message.failed_at.is_some_and(died_since);
-                if number == letters {
+                if number == dead_letters {
                     return Ok(Disposition::Enough(held));
                 }
                 if is_new
@@ -149,7 +151,7 @@ impl Session {
                 if !held.acknowledge().await {
                     bar.suspend(|| {
                         warn!(
-                            "the removal of a dead letter is not known: it may be there still, and is done with"
+                            "the removal of a dead letter is not confirmed: it may still be there, although it was processed"
                         );
                     });
                 }
@@ -162,9 +164,9 @@ impl Session {
                 Err(trouble) => break Err(trouble),
             }
         };
-        if matches!(done, Ok(Done::Completed)) && number < letters {
+        if matches!(done, Ok(Done::Completed)) && number < dead_letters {
             warn!(
-                announced = letters,
+                announced = dead_letters,
                 done = number,
                 "not all dead letters that were announced were there any more: others have them, or they died since; look again"
             );
@@ -173,15 +175,15 @@ impl Session {
     }
 
     pub(super) async fn import(&self, lines: &[String], bulk: &Bulk) -> Result<Done> {
-        let mut letters = Vec::new();
+        let mut dead_letters = Vec::new();
         for (number, line) in (1..).zip(lines).filter(|(_, line)| !line.trim().is_empty()) {
-            letters.push(
+            dead_letters.push(
                 print::imported(self.queue.kind(), line)
                     .map_err(|why| DeadLettersError::Line { number, why })?,
             );
         }
-        letters.truncate(bulk.limit.unwrap_or(usize::MAX));
-        let _ = writeln!(io::stderr(), "import {} dead letters", letters.len());
+        dead_letters.truncate(bulk.limit.unwrap_or(usize::MAX));
+        let _ = writeln!(io::stderr(), "import {} dead letters", dead_letters.len());
         if !agrees(bulk.consent, "", &self.stop).await {
             return Ok(Done::Interrupted);
         }
@@ -194,9 +196,9 @@ impl Session {
             why: None,
         };
         trail.started(&self.queue, self.began).await?;
-        let (bar, mut pace) = (progress_bar(letters.len()), Pace::new(bulk));
+        let (bar, mut pace) = (progress_bar(dead_letters.len()), Pace::new(bulk));
         let (mut number, mut done) = (0, Ok(Done::Completed));
-        for dead_letter in &letters {
+        for dead_letter in &dead_letters {
             if !pace.wait(&self.stop).await {
                 done = Ok(Done::Interrupted);
                 break;

@@ -1,4 +1,4 @@
-//! Lines of JSON: in files that must outlive us, and from them.
+//! Lines of JSON, written to durable files and read back.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
@@ -15,17 +15,17 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// # A line that is forced to the disk is there, and whole
+    /// # A line that was forced to the disk is complete
     ///
-    /// A new file outlives a power cut only where its directory was forced to the disk too. And a
-    /// line that was cut short (a full disk, a kill) must not spoil the next one.
+    /// A new file survives a power cut only if its directory was forced to the disk too. And a line
+    /// that was cut short (by a full disk or a kill) must not spoil the next one.
     pub(super) fn append_to(path: &Path) -> Result<Self> {
         Self::open(path, OpenOptions::new().create(true))
     }
 
-    /// An export that is added to another by mistake would be imported, or replayed, with it. So a
-    /// file that is there is taken only where that was asked for. A device or a pipe holds nothing
-    /// that could be mixed up.
+    /// An export that is appended to another by mistake would be imported or replayed with it. So
+    /// an existing file is used only on request. A device or a pipe holds nothing that could be
+    /// mixed up.
     pub(super) fn of_export(ExportFile { path, may_exist }: &ExportFile) -> Result<Self> {
         if *may_exist || fs::metadata(path).is_ok_and(|there| !there.is_file()) {
             return Self::append_to(path);
@@ -62,7 +62,7 @@ impl Lines {
 }
 
 fn end_the_line(file: &mut File) -> io::Result<()> {
-    // A pipe or a device has no end to look at.
+    // A pipe or a device has no last byte to check.
     if file.metadata()?.len() == 0 {
         return Ok(());
     }

@@ -33,9 +33,9 @@ pub enum DeadJob {
     List(Selection, OutputFormat),
     /// Print them whole.
     Show(Selection, OutputFormat, Limit),
-    /// Write them as JSON lines; to standard output, where no file is given.
+    /// Write them as JSON lines, to standard output if no file is given.
     Export(Selection, Option<ExportFile>, Limit),
-    /// Put exported ones back among the dead letters; from standard input, where no file is given.
+    /// Put exported ones back among the dead letters, from standard input if no file is given.
     Import(Option<PathBuf>, Bulk),
     /// Put them back on the work queue.
     Replay(Selection, Bulk),
@@ -62,11 +62,11 @@ pub struct Bulk {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportFile {
     pub path: PathBuf,
-    /// Whether it may be there already.
+    /// Whether the file may already exist.
     pub may_exist: bool,
 }
 
-/// For whom to print.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputFormat {
     /// A table or paragraphs.
@@ -79,14 +79,14 @@ pub enum OutputFormat {
 pub enum Done {
     /// All of it.
     Completed,
-    /// A signal, or the operator's no, came first.
+    /// A signal or the operator's no came first.
     Interrupted,
 }
 
-/// Why a job could not be done.
+/// Why a job failed.
 #[derive(Debug, Error)]
 pub enum DeadLettersError {
-    /// The broker cannot be reached, or the dead letters not be read.
+    /// The broker cannot be reached, or the dead letters cannot be read.
     #[error(transparent)]
     Broker(#[from] BrokerError),
     /// Looking at dead letters might lose them.
@@ -95,25 +95,25 @@ pub enum DeadLettersError {
          let it write '^(amq\\.default|task\\.events)$'; docs/deploying.md has the whole command"
     )]
     MayNotCopy,
-    /// A dead letter that was looked at often could not be copied.
+    /// A dead letter that was requeued often could not be copied.
     #[error(
         "a dead letter that went back {returns} times cannot be copied: {source}; RabbitMQ 4.0 to 4.2 drops it after 20, so do not \
          look again before that is fixed"
     )]
     Copy { returns: u32, source: PublishError },
-    /// A dead letter was not published; it is where it was.
+    /// A dead letter was not published; it stays in its queue.
     #[error(
-        "cannot publish to {to}: {source}; what is not published is where it was: among the dead letters, or in the file of an import"
+        "cannot publish to {to}: {source}; whatever was not published is still in its place: among the dead letters, or in the file of an import"
     )]
     Publish { to: String, source: PublishError },
     #[error("{path}: {source}")]
     File { path: PathBuf, source: io::Error },
-    /// An export does not mix with what is there.
+    /// The file of an export already exists.
     #[error("{path} is there already; --append adds to it, another name keeps the two apart")]
     FileExists { path: PathBuf },
     #[error("standard output: {0}")]
     Output(io::Error),
-    /// A line of an import is no dead letter.
+    /// A line of an import is not a dead letter.
     #[error("line {number} is not an exported dead letter: {why}; nothing has been imported")]
     Line {
         /// From 1.

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Bulk;
 
-/// Not more than so many a second.
+/// A limit per second.
 pub(super) struct Pace {
     gap: Duration,
     next: Instant,
@@ -23,7 +23,7 @@ impl Pace {
         Self { gap, next: Instant::now() }
     }
 
-    /// `false`: told to stop meanwhile.
+    /// `false` if `stop` fired meanwhile.
     pub(super) async fn wait(&mut self, stop: &CancellationToken) -> bool {
         let due = self.next;
         self.next = due.max(Instant::now()) + self.gap;
@@ -31,7 +31,7 @@ impl Pace {
     }
 }
 
-/// How far a bulk action has come: at a terminal as a bar, elsewhere as a number.
+/// The progress of a bulk action: a bar at a terminal, otherwise a number.
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
     done: Arc<AtomicUsize>,
@@ -49,9 +49,9 @@ impl Progress {
 }
 
 /// On a terminal only.
-pub(super) fn progress_bar(letters: usize) -> ProgressBar {
+pub(super) fn progress_bar(dead_letters: usize) -> ProgressBar {
     let bar = if io::stderr().is_terminal() {
-        ProgressBar::new(letters as u64)
+        ProgressBar::new(dead_letters as u64)
     } else {
         ProgressBar::hidden()
     };

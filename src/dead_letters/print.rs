@@ -16,13 +16,13 @@ use crate::table::{age, printable, write};
 const LONGEST_DETAIL: usize = 60;
 const MAY_BE_DONE: &str =
     "it may have succeeded: an answer was lost, or it was delivered more than once";
-/// A reader of dead letters takes no longer text from a header; and all headers of a message share
-/// one frame.
+/// The reader of dead letters accepts no longer text from a header; and all headers of a message
+/// share one frame.
 const LONGEST_HEADER: usize = 1024;
-/// Columns whose texts stand to the right.
+/// Right-aligned columns.
 const NUMBERS: [usize; 4] = [2, 3, 4, 5];
 
-/// A table, the widths by what stands in it.
+/// A table whose column widths fit its content.
 pub(super) fn groups(out: &mut impl Write, groups: &[Group], now: Timestamp) -> io::Result<()> {
     let mut rows = vec![
         ["REASON", "ORGANISATION", "COUNT", "AMBIGUOUS", "OLDEST", "NEWEST", "DETAIL"]
@@ -32,7 +32,7 @@ pub(super) fn groups(out: &mut impl Write, groups: &[Group], now: Timestamp) -> 
         [
             group.reason.clone(),
             group.org_id.as_deref().map_or_else(|| "-".to_owned(), printable),
-            group.letters.to_string(),
+            group.dead_letters.to_string(),
             group.ambiguous.to_string(),
             age(group.oldest, now),
             age(group.newest, now),
@@ -188,7 +188,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_exported_letter_is_imported_as_it_was(
+        fn an_exported_dead_letter_is_imported_as_it_was(
             body in proptest::collection::vec(any::<u8>(), 0..64), texts in proptest::array::uniform8(".{0,20}"), attempts: u32,
         ) {
             let [reason, detail, id, correlation, kind, parent, by, history] = texts;

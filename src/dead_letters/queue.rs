@@ -1,5 +1,5 @@
-//! The queue of dead letters as an operator uses it: goes once through the dead letters that are
-//! there, and puts back what is not removed.
+//! The queue of dead letters for operators: goes once through the dead letters in it, and puts back
+//! those that are not removed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -16,39 +16,39 @@ use crate::rabbitmq::probe::{May, Questions};
 use crate::rabbitmq::tls::TlsFiles;
 use crate::rabbitmq::{AmqpSource, Connection, Delivery, PublishError, Publisher};
 
-/// A dead letter that went back this often is copied to the end of the queue instead (see
+/// A dead letter that was requeued this often is copied to the end of the queue instead (see
 /// [`DeadLetterQueue::go_through`]).
 const REDELIVERY_THRESHOLD: u32 = 8;
-/// RabbitMQ's consumer time-out is 30 minutes: then it requeues what is unacknowledged and closes
-/// the channel.
+/// RabbitMQ's consumer timeout is 30 minutes: after that it requeues what is unacknowledged and
+/// closes the channel.
 const LONGEST_PASS: Duration = Duration::from_mins(20);
 
-/// Others may take dead letters meanwhile: then they never are all back.
+/// Others may take dead letters meanwhile, and then they are never all back.
 const BACK_WITHIN: Duration = Duration::from_secs(2);
 
-/// Two connections, like the worker's: one to read and remove, one to publish.
+/// Has two connections, like the worker: one to read and remove, one to publish.
 pub(super) struct DeadLetterQueue {
     kind: Kind,
     reading: Connection,
     publisher: Publisher,
-    /// Nobody has declared the mirror: an older topology.
+    /// There is no mirror: an older version declared the topology.
     has_no_mirror: AtomicBool,
 }
 
-/// What becomes of a dead letter that was looked at.
+/// What happens to a dead letter after the look.
 pub(super) enum Disposition {
     /// It stays among the dead letters.
     Stays(Delivery<DeadLetter>),
     /// It has been removed.
     Removed,
-    /// It stays, and no more are wanted.
+    /// It stays, and the pass ends here.
     Enough(Delivery<DeadLetter>),
 }
 
 /// How many dead letters there were at the last look.
 #[derive(Default)]
 struct There {
-    /// To go back when the pass ends.
+    /// To be requeued when the pass ends.
     unacknowledged: u32,
     /// In the queue, behind them.
     behind: u32,
@@ -57,9 +57,9 @@ struct There {
 /// How a pass has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pass {
-    /// All that was there has been seen, or enough.
+    /// Everything in the queue was seen, or enough of it.
     Through,
-    /// It took too long: another one must go on.
+    /// It took too long: another pass must continue.
     TimeIsUp,
     /// Stopped by a signal.
     Stopped,
@@ -100,8 +100,8 @@ impl DeadLetterQueue {
             .map_err(|source| DeadLettersError::Publish { to, source })
     }
 
-    /// Writes a record into the mirror, for those who look. What goes wrong with it stops nothing:
-    /// the mirror then shows more than there is.
+    /// Writes a record to the mirror. A failure stops nothing: the mirror then shows more dead
+    /// letters than there are.
     pub(super) async fn record(&self, record: &Publication<'_>) {
         if self.has_no_mirror.load(Ordering::Relaxed) {
             return;
@@ -113,16 +113,16 @@ impl DeadLetterQueue {
         }
     }
 
-    /// Shows each dead letter that is there now to `look`, once.
+    /// Shows each dead letter in the queue to `look`, once.
     ///
     /// # Looking loses nothing, however often
     ///
-    /// What is not removed goes back to the queue when the channel closes, also when this process
-    /// is killed. RabbitMQ 4 counts that: by default it drops a message that went back more than 20
-    /// times, and this queue has nowhere to pass it on to. So a dead letter that went back
-    /// [`REDELIVERY_THRESHOLD`] times is published again, at the queue's end, and only when the
-    /// broker has confirmed the copy is the old one removed. A kill in between leaves both: twice
-    /// the same dead letter, and none lost. Whoever may not publish that copy does not get to look:
+    /// A dead letter that is not removed goes back to the queue when the channel closes, even if
+    /// this process is killed. RabbitMQ 4 counts that: by default it drops a message that was
+    /// requeued more than 20 times, and this queue has no dead-letter exchange. So a dead letter
+    /// that was requeued [`REDELIVERY_THRESHOLD`] times is published again to the queue's end, and
+    /// the old one is removed only when the broker has confirmed the copy. A kill in between leaves
+    /// both: a duplicate, but no loss. A user who may not publish that copy is not allowed to look:
     /// see [`DeadLetterQueue::open`].
     pub(super) async fn go_through(
         &self,
@@ -141,14 +141,14 @@ impl DeadLetterQueue {
 
     /// # The next pass sees what this one held
     ///
-    /// RabbitMQ promises no moment at which dead letters are back: neither with a nack, of which
-    /// its channel hands on some 32 and keeps the others until the queue has answered, nor with
-    /// `channel.close-ok`, which it sends before the channel has ended.
+    /// RabbitMQ does not say when requeued messages are back in the queue. After a nack, its
+    /// channel passes on some 32 and keeps the rest until the queue has answered; and it sends
+    /// `channel.close-ok` before the channel has ended.
     async fn until_back(&self, there: &There) {
         let began = Instant::now();
         let Ok(reader) = DeadLetterReader::open(&self.reading, self.kind).await else { return };
         loop {
-            // A depth of 0 may be the answer of a queue that was slow.
+            // A depth of 0 may come from a slow queue.
             let is_over = match reader.ready().await {
                 Some(ready) => ready >= there.unacknowledged + there.behind,
                 None => true,
@@ -177,8 +177,8 @@ impl DeadLetterQueue {
                 return Ok(Pass::TimeIsUp);
             }
             let Some((held, behind)) = reader.next().await? else { break };
-            // What comes behind these is not looked at: it may be a copy of our own, or may die
-            // again and again.
+            // Messages behind these are not looked at: they may be our own copies, or commands that
+            // die again and again.
             left = Some(left.map_or(behind, |left: u32| left - 1));
             there.behind = behind;
             match look(held).await? {
@@ -206,7 +206,9 @@ impl DeadLetterQueue {
         let copied = self.publisher.publish(&held.message.again()).await;
         copied.map_err(|source| DeadLettersError::Copy { returns, source })?;
         if !held.acknowledge().await {
-            warn!("a dead letter was copied and its removal is not known: it may be there twice");
+            warn!(
+                "a dead letter was copied and its removal is not confirmed: it may be there twice"
+            );
         }
         Ok(())
     }

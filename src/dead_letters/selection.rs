@@ -1,4 +1,4 @@
-//! Which dead letters are meant, and how many there are of each kind. Pure.
+//! Which dead letters are selected, and how many there are per group. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::messages::{DeadLetter, time};
 
-/// Which dead letters are meant: those that fit all that is given.
+/// Selects the dead letters that match every given member.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Selection {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -29,7 +29,7 @@ pub struct Selection {
     /// Died not longer ago than this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub newer_than: Option<Duration>,
-    /// Those whose failure events have these ids: picked one by one.
+    /// Picked one by one: the ids of their failure events.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event_ids: Option<BTreeSet<String>>,
     /// Superseded by one of these.
@@ -37,17 +37,17 @@ pub struct Selection {
     pub superseded_by: Option<Successes>,
 }
 
-/// Success events that a consumer has seen, which supersede dead letters.
+/// Success events, seen by a consumer, that supersede dead letters.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Successes {
-    /// The file that they are from.
+    /// The file that they come from.
     pub file: PathBuf,
     #[serde(skip)]
     ids: HashSet<String>,
 }
 
 impl Successes {
-    /// From a file of one event a line, as it was published; or of one event id a line.
+    /// Reads a file with one event per line, as published, or one event id per line.
     ///
     /// # Errors
     /// The number of the line that is neither.
@@ -63,15 +63,15 @@ impl Successes {
         Ok(Self { file, ids })
     }
 
-    /// Whether the command of this dead letter has succeeded after all.
+    /// Whether this dead letter's command has succeeded after all.
     fn supersede(&self, dead_letter: &DeadLetter) -> bool {
         self.ids.contains(&dead_letter.event_ids().success)
     }
 }
 
 impl Selection {
-    /// Whether a dead letter is selected. One that does not say when it failed has no age: an age
-    /// that is asked for leaves it out.
+    /// Whether a dead letter is selected. One without a time of failure has no age, so a selection
+    /// by age leaves it out.
     pub fn takes(&self, dead_letter: &DeadLetter, now: Timestamp) -> bool {
         let age = dead_letter.failed_at.map(|time| now.duration_since(time).unsigned_abs());
         let is = |wanted: &Option<String>, has: Option<String>| wanted.is_none() || *wanted == has;
@@ -89,11 +89,11 @@ impl Selection {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Group {
     pub reason: String,
-    /// Of which organisation, where the body names one.
+    /// The organisation, if the body names one.
     pub org_id: Option<String>,
-    pub letters: usize,
-    /// How many of them may have succeeded: an answer was lost, or they were delivered more than
-    /// once.
+    #[serde(rename = "letters")]
+    pub dead_letters: usize,
+    /// How many may have succeeded: an answer was lost, or they were delivered more than once.
     pub ambiguous: usize,
     /// When the first of them died.
     #[serde(serialize_with = "time::serialize")]
@@ -101,7 +101,7 @@ pub struct Group {
     /// When the last of them died.
     #[serde(serialize_with = "time::serialize")]
     pub newest: Option<Timestamp>,
-    /// What is said of the last one that was seen.
+    /// The detail of the last one seen.
     pub detail: String,
 }
 
@@ -115,13 +115,13 @@ impl Groups {
         let group = self.0.entry((reason.clone(), org_id.clone())).or_insert_with(|| Group {
             reason,
             org_id,
-            letters: 0,
+            dead_letters: 0,
             ambiguous: 0,
             oldest: dead_letter.failed_at,
             newest: dead_letter.failed_at,
             detail: String::new(),
         });
-        group.letters += 1;
+        group.dead_letters += 1;
         group.ambiguous += usize::from(dead_letter.may_be_done());
         // `None` is less than any moment.
         group.oldest = [group.oldest, dead_letter.failed_at].into_iter().flatten().min();
@@ -135,8 +135,8 @@ impl Groups {
     }
 
     /// How many dead letters there are in all.
-    pub fn letters(&self) -> usize {
-        self.0.values().map(|group| group.letters).sum()
+    pub fn dead_letters(&self) -> usize {
+        self.0.values().map(|group| group.dead_letters).sum()
     }
 }
 
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_is_meant_when_it_fits_all_that_is_given() {
+    fn a_dead_letter_is_selected_when_it_matches_every_given_member() {
         let dead_letter = dead_letter("forbidden", r#"{"org_id":"o","task_id":"t"}"#, Some(60));
         let text = |text: &str| Some(text.to_owned());
         let nothing = Selection::default();
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_are_counted_by_reason_and_organisation_with_the_first_and_the_last() {
+    fn dead_letters_are_counted_by_reason_and_organisation_with_the_first_and_the_last() {
         let mut groups = Groups::default();
         for (reason, body, minutes) in [
             ("rejected", r#"{"org_id":"b"}"#, Some(5)),
@@ -236,10 +236,10 @@ mod tests {
         let retry_state = RetryState { ambiguous: true, ..RetryState::default() };
         let ambiguous = dead_letter("rejected", r#"{"org_id":"b"}"#, Some(7));
         groups.add(&DeadLetter { retry_state, ..ambiguous });
-        assert_eq!(groups.letters(), 5);
+        assert_eq!(groups.dead_letters(), 5);
         let [malformed, rejected] = &groups.all()[..] else { panic!("two groups") };
-        assert_eq!((malformed.org_id.as_deref(), malformed.letters), (None, 1));
-        assert_eq!((rejected.org_id.as_deref(), rejected.letters), (Some("b"), 4));
+        assert_eq!((malformed.org_id.as_deref(), malformed.dead_letters), (None, 1));
+        assert_eq!((rejected.org_id.as_deref(), rejected.dead_letters), (Some("b"), 4));
         assert_eq!((malformed.ambiguous, rejected.ambiguous), (0, 1));
         let ago = |minutes| Some(now() - Duration::from_mins(minutes));
         assert_eq!((rejected.oldest, rejected.newest), (ago(9), ago(5)));

@@ -1,5 +1,4 @@
-//! One command of an operator at work: its queue, its signal to stop, and going over what is
-//! selected.
+//! One running command of an operator: its queue, its stop signal, and the pass over the selection.
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +32,7 @@ impl Session {
         Ok(Self { queue, stop, began: Timestamp::now(), progress: Progress::default() })
     }
 
-    /// Counts what is selected; all stays.
+    /// Counts the selected dead letters; all stay.
     pub(super) async fn survey(&self, selection: &Selection) -> Result<(Groups, Done)> {
         let mut groups = Groups::default();
         let look = async |held: Delivery<DeadLetter>| {
@@ -46,7 +45,7 @@ impl Session {
         Ok((groups, done(pass)))
     }
 
-    /// Shows the dead letters that are selected to `use_it`; all stay.
+    /// Shows each selected dead letter to `use_it`; all stay.
     pub(super) async fn each(
         &self,
         selection: &Selection,

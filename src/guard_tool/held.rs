@@ -20,17 +20,17 @@ use crate::rabbitmq::held_commands::{HeldCommand, HeldReader};
 use crate::rabbitmq::{Connection, Delivery, PublishError, Publisher};
 use crate::worker::rejected_by_a_person;
 
-/// Ids that are shown of each organisation.
+/// Ids that are shown per organisation.
 const SAMPLES: usize = 5;
 
 type Result<T> = std::result::Result<T, LedgerJobError>;
 
-/// What is held of one organisation.
+/// The held commands of one organisation.
 #[derive(Debug, Default, Clone)]
 pub struct Group {
     pub count: usize,
     pub oldest: Option<Timestamp>,
-    /// Who asked: `requested_by` of the commands, and the user that published them.
+    /// The requesters: `requested_by` of the commands, and the users that published them.
     pub asked_by: BTreeSet<String>,
     pub samples: Vec<String>,
 }
@@ -45,7 +45,7 @@ pub(super) struct HeldQueue<'a> {
     publisher: Publisher,
 }
 
-/// What becomes of a held command that was looked at.
+/// What happens to a held command after the look.
 enum Move {
     Stays,
     Publish(Vec<Publication<'static>>),
@@ -57,7 +57,7 @@ impl<'a> HeldQueue<'a> {
         Self { kind, reading: ledger.reading(), publisher: ledger.publisher().clone() }
     }
 
-    /// Counts what is held; all stays.
+    /// Counts the held commands; all stay.
     pub(super) async fn survey(&self, stop: &CancellationToken) -> Result<Groups> {
         let mut groups = Groups::new();
         let look = |held: &HeldCommand| {
@@ -76,7 +76,8 @@ impl<'a> HeldQueue<'a> {
         Ok(groups)
     }
 
-    /// Says what will be done, and asks for the organisation's id, where nobody has agreed yet.
+    /// Says what will be done and, unless the operator has agreed already, asks for the
+    /// organisation's id.
     pub(super) async fn agrees(
         &self,
         verb: &str,
@@ -98,13 +99,14 @@ impl<'a> HeldQueue<'a> {
             return Ok(true);
         }
         let ask = move || {
-            let _ = write!(io::stderr(), "Type the organisation's id to go on: ");
+            let _ = write!(io::stderr(), "Type the organisation's id to continue: ");
             let mut answer = String::new();
             io::stdin().read_line(&mut answer).is_ok() && answer.trim() == org
         };
         tokio::select! {
             answer = tokio::task::spawn_blocking(ask) => Ok(answer.unwrap_or(false)),
-            // Nothing is unacknowledged, and a read from a terminal cannot be interrupted.
+            // Exiting is safe because nothing is unacknowledged, and necessary because a read from
+            // a terminal cannot be interrupted.
             () = stop.cancelled() => std::process::exit(1),
         }
     }
@@ -133,7 +135,7 @@ impl<'a> HeldQueue<'a> {
         self.audited(names::RELEASED_EVENT, decision, selection, stop, look).await
     }
 
-    /// Dead-letters all of an organisation, or those that somebody asked for.
+    /// Dead-letters all held commands of an organisation, or only those of one requester.
     pub(super) async fn reject(
         &self,
         scope: &Scope,
@@ -157,7 +159,7 @@ impl<'a> HeldQueue<'a> {
         self.audited(names::REJECTED_EVENT, decision, selection, stop, look).await
     }
 
-    /// Between two audit events. Returns whether it came to its end.
+    /// Runs between the two audit events. Returns whether it was completed.
     async fn audited(
         &self,
         event_type: &'static str,
@@ -167,14 +169,14 @@ impl<'a> HeldQueue<'a> {
         look: impl FnMut(&HeldCommand) -> Move,
     ) -> Result<bool> {
         let began = Timestamp::now();
-        let audit = |phase, letters, interrupted| Audit {
+        let audit = |phase, dead_letters, interrupted| Audit {
             phase,
             event_type,
             kind: self.kind,
             by: decision.by.clone(),
             why: decision.reason.clone(),
             selection: selection.clone(),
-            letters,
+            dead_letters,
             interrupted,
         };
         self.publish(&audit(Phase::Begun, 0, false).event(began, began)).await?;
@@ -187,13 +189,13 @@ impl<'a> HeldQueue<'a> {
         moved.and_then(|_| told.map(|()| is_whole))
     }
 
-    /// Shows each command that is held now to `look`, once, the oldest first. Returns how many were
-    /// moved, and whether all were seen.
+    /// Shows each held command to `look`, once, the oldest first. Returns how many were moved, and
+    /// whether all were seen.
     ///
     /// # A held command is removed only when it is safe elsewhere
     ///
-    /// What takes its place is confirmed by the broker before it is removed. A kill in between
-    /// leaves both: the same command twice, which is harmless, and none lost.
+    /// The broker confirms its replacement before it is removed. A kill in between leaves both: a
+    /// duplicate command, which is harmless, and no loss.
     async fn go_through(
         &self,
         stop: &CancellationToken,
@@ -212,7 +214,7 @@ impl<'a> HeldQueue<'a> {
         look: &mut impl FnMut(&HeldCommand) -> Move,
     ) -> Result<(usize, bool)> {
         let (mut moved, mut left) = (0, None);
-        // What comes meanwhile is not looked at.
+        // Commands that arrive meanwhile are not looked at.
         while left != Some(0) {
             if stop.is_cancelled() {
                 return Ok((moved, false));
@@ -237,7 +239,7 @@ impl<'a> HeldQueue<'a> {
         Ok((moved, true))
     }
 
-    /// An older topology has no mirror; and what goes wrong with it stops nothing.
+    /// An older topology has no mirror, and a failure to write to it stops nothing.
     async fn mirror(&self, record: &Publication<'_>) {
         match self.publisher.publish(record).await {
             Ok(()) | Err(PublishError::Returned(_)) => {}

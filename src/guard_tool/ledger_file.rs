@@ -1,4 +1,4 @@
-//! The ledger as an operator's command uses it: read to its end, then written to.
+//! The ledger as an operator's command uses it: reads it to its end, then writes to it.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::rabbitmq::{AmqpSource, Connection, Publisher};
 /// From one record to the next.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Two connections, one to read and one to publish; and what the ledger says.
+/// Two connections, one to read and one to publish; and the state of the ledger.
 pub(super) struct LedgerFile {
     reading: Connection,
     publisher: Publisher,
@@ -27,7 +27,7 @@ pub(super) struct LedgerFile {
 }
 
 impl LedgerFile {
-    /// Reads all that is there.
+    /// Reads the whole ledger.
     pub(super) async fn open(url: &AmqpSource, tls: &TlsFiles) -> Result<Self, LedgerJobError> {
         let reading = Connection::open(url, tls, "operator").await?;
         let publisher = Publisher::new(Connection::open(url, tls, "operator").await?);

@@ -1,5 +1,5 @@
-//! What operators decide: about what the mass-deletion guard holds, and to pause and resume, to
-//! cancel; and how all stands. Each decision is a record of the ledger.
+//! Operators' decisions: about commands that the mass-deletion guard holds, and to pause, resume or
+//! cancel. Also shows the overall status. Each decision is a record of the ledger.
 
 mod held;
 mod ledger_file;
@@ -25,10 +25,10 @@ use held::HeldQueue;
 pub use held::{Group, Groups};
 use ledger_file::LedgerFile;
 
-/// What an operator wants.
+/// What to do.
 #[derive(Debug, Clone)]
 pub enum LedgerJob {
-    /// Show what the guard holds.
+    /// Show the commands that the guard holds.
     List(Kind, OutputFormat),
     /// Let held commands pass.
     Release {
@@ -38,28 +38,28 @@ pub enum LedgerJob {
         decision: Decision,
         consent: Consent,
     },
-    /// Dead-letter held commands; with a name, only those that were asked for by it.
+    /// Dead-letter held commands; with a name, only that requester's.
     Reject {
         scope: Scope,
         requested_by: Option<String>,
         decision: Decision,
         consent: Consent,
     },
-    /// No new call, of one organisation or of all.
+    /// Make no new call, for one organisation or for all.
     Pause(Option<OrgId>, Decision),
     Resume(Option<OrgId>, Decision),
-    /// Show how all stands: of these queues, beside what the ledger says.
+    /// Show the status: the ledger's state and these queues.
     Status(Vec<String>, OutputFormat),
-    /// End commands without a call, by their ids; of one organisation or whatever theirs is.
+    /// End commands without a call, by their ids; of one organisation or of any.
     Cancel(Vec<String>, Option<OrgId>, Decision),
 }
 
-/// Why it could not be done.
+/// Why it failed.
 #[derive(Debug, Error)]
 pub enum LedgerJobError {
     #[error(transparent)]
     Broker(#[from] BrokerError),
-    #[error("cannot publish to {to}: {source}; what is not published is where it was")]
+    #[error("cannot publish to {to}: {source}; whatever was not published is unchanged")]
     Publish { to: String, source: PublishError },
     #[error("the ledger does not answer within {0:?}")]
     Silent(Duration),
@@ -67,10 +67,10 @@ pub enum LedgerJobError {
     Output(io::Error),
 }
 
-/// Does it. Returns whether all of it was done.
+/// Does it. Returns whether everything was done.
 ///
 /// # Errors
-/// [`LedgerJobError`]: what was not done is as it was.
+/// [`LedgerJobError`]: whatever was not done is unchanged.
 pub async fn run(
     job: LedgerJob,
     url: &AmqpSource,
@@ -93,7 +93,7 @@ pub async fn run(
         LedgerJob::Pause(org_id, decision) => {
             let whose = whose(org_id.as_ref());
             ledger.write(LedgerEntry::Paused { org_id, decision }).await?;
-            info!("paused: {whose}; what is in flight finishes");
+            info!("paused: {whose}; calls in flight finish");
             true
         }
         LedgerJob::Resume(org_id, decision) => {
@@ -119,7 +119,7 @@ pub async fn run(
     Ok(is_done)
 }
 
-/// Counts what is held of a kind, by organisation; all stays.
+/// Counts the held commands of a kind by organisation; all stay.
 ///
 /// # Errors
 /// [`LedgerJobError`].
@@ -136,8 +136,8 @@ fn whose(org: Option<&OrgId>) -> String {
 
 /// # A grant is on record before the first command goes back
 ///
-/// Otherwise the guard would hold it once more. A kill in between leaves the grant, and the rest
-/// where it is.
+/// Otherwise the guard would hold the command again. A kill in between leaves the grant in place
+/// and the remaining commands held.
 async fn release(
     ledger: &LedgerFile,
     scope: &Scope,
@@ -177,7 +177,7 @@ async fn reject(
         return Ok(false);
     }
     let is_done = queue.reject(scope, requested_by.as_deref(), &decision, stop).await?;
-    // Those of others are still held, and so is what comes.
+    // Other requesters' commands are still held, and so are new ones.
     if is_done && requested_by.is_none() {
         ledger.write(LedgerEntry::Rearmed { scope: scope.clone(), decision }).await?;
     }

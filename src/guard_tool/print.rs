@@ -1,4 +1,4 @@
-//! What the guard holds, for people and for machines.
+//! Prints what the guard holds, for people and for machines.
 
 use std::io::{self, Write};
 
@@ -13,7 +13,7 @@ use crate::messages::time;
 use crate::policy::brakes::Brakes;
 use crate::table::{age, printable, write};
 
-/// Every organisation of which something is held, or whose guard has tripped.
+/// Every organisation with held commands or a tripped guard.
 pub(super) fn held(
     groups: &Groups,
     brakes: &Brakes,

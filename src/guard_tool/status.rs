@@ -1,4 +1,4 @@
-//! How all stands: breaker, organisations, guard, pauses, queues, workers; for people and for
+//! The overall status: breaker, organisations, guard, pauses, queues, workers; for people and for
 //! machines.
 
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ pub(super) async fn print(
         let depth = found.get(&queue).copied().flatten();
         (queue, depth)
     });
-    // It is there only where tasks are archived first.
+    // This queue exists only if tasks are archived first.
     let depths =
         depths.filter(|(queue, depth)| depth.is_some() || queue.rsplit('.').next() != Some("undo"));
     let now = Timestamp::now();
@@ -45,7 +45,7 @@ pub(super) async fn print(
     }
 }
 
-/// What the workers say, as one: the breaker, each organisation, the oldest of each kind.
+/// Merges the workers' reports: the breaker, each organisation, the oldest command of each kind.
 fn add_workers_view(status: &mut Value) {
     let workers = status["workers"].as_array().cloned().unwrap_or_default();
     let open: Vec<_> = workers.iter().filter_map(|w| w["breaker_open_since"].as_str()).collect();

@@ -38,7 +38,7 @@ const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(crate) struct Pages {
     pub health: Arc<Health>,
     pub metrics: Arc<Metrics>,
-    /// The state of the breaker and of each organisation.
+    /// State of the breaker and of each organisation.
     pub status: Arc<dyn Fn() -> Value + Send + Sync>,
     /// Nothing is deleted.
     pub is_dry_run: bool,
@@ -48,16 +48,16 @@ pub(crate) struct Pages {
 #[derive(Debug)]
 pub(crate) struct Bound(TcpListener);
 
-/// Takes the address, so that a wrong one is noticed before anything else starts.
+/// Binds the address, so that a wrong one is noticed before anything else starts.
 ///
 /// # Errors
-/// The system's word, where the address cannot be had.
+/// The system's error if the address cannot be bound.
 pub(crate) async fn bind(address: SocketAddr) -> io::Result<Bound> {
     TcpListener::bind(address).await.map(Bound)
 }
 
 impl Bound {
-    /// The address that was got: the real port, where 0 was asked for.
+    /// The bound address, with the real port if 0 was requested.
     pub(crate) fn address(&self) -> io::Result<SocketAddr> {
         self.0.local_addr()
     }
@@ -66,10 +66,10 @@ impl Bound {
     ///
     /// # The operator's port cannot stop deletion
     ///
-    /// Each connection costs a descriptor, and without one there is no call of the API and no
-    /// session with the broker. So there are at most [`MOST_CONNECTIONS`]. One more ends the
-    /// oldest, so that a probe of liveness is answered whatever strangers hold open; and a client
-    /// that does not send its request in time is cut off.
+    /// Each connection takes a file descriptor, and without descriptors there are no API calls and
+    /// no session with the broker. So there are at most [`MOST_CONNECTIONS`]. One more closes the
+    /// oldest, so that a liveness probe is answered whatever other clients hold open. A client that
+    /// does not send its request in time is disconnected.
     pub(crate) async fn serve(self, routes: Router, stop: CancellationToken) {
         let (connections, mut oldest_first) = (TaskTracker::new(), VecDeque::<AbortHandle>::new());
         loop {
@@ -78,7 +78,7 @@ impl Bound {
                 accepted = self.0.accept() => accepted,
             };
             let Ok((stream, caller)) = accepted else {
-                // No descriptor is free just now: it must not become a busy loop.
+                // No descriptor is free just now. The pause avoids a busy loop.
                 tokio::time::sleep(ACCEPT_AGAIN).await;
                 continue;
             };
@@ -122,7 +122,8 @@ async fn connection(stream: TcpStream, routes: Router, stop: CancellationToken) 
 
 /// # Ids are shown on the machine itself only
 ///
-/// The page names organisations, and the port may be open to a whole cluster: others are refused.
+/// The page names organisations, and the port may be open to a whole cluster, so other callers are
+/// refused.
 async fn status(
     State(port): State<Pages>,
     ConnectInfo(caller): ConnectInfo<SocketAddr>,
@@ -162,8 +163,8 @@ async fn render_metrics(State(port): State<Pages>, headers: HeaderMap) -> impl I
     }
 }
 
-/// OpenMetrics is for those who name it, at least as gladly as plain text, as in Prometheus's own
-/// clients.
+/// Whether a client accepts OpenMetrics and prefers it at least as much as plain text. Prometheus's
+/// own client libraries choose the same way.
 fn prefers_openmetrics(accepted: &str) -> bool {
     let quality = |wanted: &str| {
         let qualities = accepted.split(',').filter_map(|range| {

@@ -4,10 +4,9 @@ use jiff::Timestamp;
 use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 use serde_json::Value;
-use uuid::Uuid;
 
 use super::cloud_event::{self, CloudEvent, EventSchema};
-use super::command::ID_NAMESPACE;
+use super::derived_id::derived;
 use super::names;
 use super::publication::Publication;
 use crate::kind::Kind;
@@ -41,7 +40,8 @@ pub(crate) struct Audit {
     #[schemars(with = "serde_json::Map<String, Value>")]
     pub selection: Value,
     /// How many it was done with.
-    pub letters: usize,
+    #[serde(rename = "letters")]
+    pub dead_letters: usize,
     /// It was cut short: by a signal, or by a failure.
     pub interrupted: bool,
 }
@@ -69,7 +69,7 @@ impl Audit {
             Phase::Begun => format!("{}/{}/{began}/begun", self.event_type, self.by),
             Phase::Ended => format!("{}/{}/{began}", self.event_type, self.by),
         };
-        let id = Uuid::new_v5(&ID_NAMESPACE, name.as_bytes()).to_string();
+        let id = derived(&[name.as_bytes()]).to_string();
         let body = CloudEvent::new(self.event_type, &id, now, self).body();
         Publication {
             exchange: names::EVENTS_EXCHANGE,

@@ -1,4 +1,4 @@
-//! What is kept of each destructive call: who asked, when, for what, and what the API answered.
+//! The record of a destructive call: who asked, when, for what, and what the API answered.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -8,12 +8,12 @@ use super::{Publication, names};
 /// One destructive call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallRecord {
-    /// When it was answered, or when the wait for that was over.
+    /// When the answer came, or when the wait for it ended.
     pub at: Timestamp,
     /// The kind of the command.
     pub kind: String,
     pub org_id: String,
-    /// Of the task, process, tag or file.
+    /// Id of the task, process, tag or file.
     pub id: String,
     pub command_id: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -27,11 +27,11 @@ pub struct CallRecord {
     /// From the command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// `delete`, or `archive` where that comes first.
+    /// `delete`, or `archive` if that comes first.
     pub call: String,
     /// What the answer means.
     pub verdict: String,
-    /// What the API said, in words.
+    /// The API's answer, in words.
     pub answer: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http_status: Option<u16>,
@@ -48,7 +48,7 @@ pub struct CallRecord {
 pub enum AuditEntry {
     /// Calls of one worker.
     Calls(Vec<CallRecord>),
-    /// Somebody has read the stream up to here.
+    /// Someone has read the stream up to here.
     Read { read_by: String, at: Timestamp, reader: String },
 }
 
@@ -57,7 +57,7 @@ impl AuditEntry {
         Publication {
             exchange: names::LEDGER_EXCHANGE,
             routing_key: names::AUDIT.to_owned(),
-            // Strings and numbers: nothing that JSON could not say.
+            // Strings and numbers only, so this cannot fail.
             body: serde_json::to_vec(self).unwrap_or_default().into(),
             message_id: None,
             correlation_id: None,
@@ -66,7 +66,7 @@ impl AuditEntry {
         }
     }
 
-    /// `None`: nothing that this build understands.
+    /// `None` if this build does not understand it.
     pub fn read(body: &[u8]) -> Option<Self> {
         serde_json::from_slice(body).ok()
     }

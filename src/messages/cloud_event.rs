@@ -1,5 +1,5 @@
 //! The envelope of all our events: `CloudEvents` 1.0 in structured JSON mode. The body's `data` is
-//! what the event tells.
+//! the event's content.
 
 use jiff::Timestamp;
 use schemars::generate::SchemaSettings;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{names, time};
 
-/// Bytes that most events need no more than.
+/// Bytes that suffice for most events.
 const USUAL_BODY: usize = 768;
 
 #[derive(Serialize, JsonSchema)]
@@ -59,13 +59,13 @@ impl<'a, Data: Serialize> CloudEvent<'a, Data> {
 
     pub(super) fn body(&self) -> Vec<u8> {
         let mut body = Vec::with_capacity(USUAL_BODY);
-        // Strings, numbers and flags: nothing that JSON could not say.
+        // Strings, numbers and flags only, so this cannot fail.
         let _ = serde_json::to_writer(&mut body, self);
         body
     }
 }
 
-/// What the schema of one kind of event says beyond the envelope and its data.
+/// What the schema of one type of event says beyond the envelope and its data.
 pub(super) struct EventSchema<'a> {
     pub(super) title: &'static str,
     pub(super) description: &'static str,

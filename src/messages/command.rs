@@ -1,5 +1,5 @@
-//! The command as producers write it, and the ids that may stand in a URL. Decoding refuses; it
-//! never repairs.
+//! The command as producers write it, and the ids that may stand in a URL. Decoding refuses bad
+//! input and never repairs it.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -13,8 +13,8 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, json};
 use thiserror::Error;
-use uuid::Uuid;
 
+use super::derived_id::derived;
 use crate::kind::{Kind, KindSpec};
 
 /// Largest body that can be a command, in bytes.
@@ -22,9 +22,6 @@ pub const MAX_BODY_BYTES: usize = 64 * 1024;
 const MAX_ID_CHARS: usize = 64;
 const ID_FORM: &str = "1 to 64 of A-Z a-z 0-9 _ -";
 const ID_PATTERN: &str = "^[A-Za-z0-9_-]{1,64}$";
-/// Namespace of the ids that we derive (`UUIDv5`). Changing it would change the id of every
-/// redelivered command.
-pub const ID_NAMESPACE: Uuid = Uuid::from_u128(0x5c0d_5e6b_8b0e_4f0c_9d5a_7a11_1f1d_e1e7);
 
 /// What a command is about: one object of one organisation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +58,7 @@ pub enum Malformed {
     /// first.)
     #[error("the body is not a JSON object")]
     NotAnObject,
-    /// Nor can it be JSON.
+    /// So it cannot be JSON.
     #[error("the body is not UTF-8: {0}")]
     NotUtf8(#[from] Utf8Error),
     /// The body is not JSON, or a member is missing, given twice or of the wrong type or form.
@@ -70,7 +67,7 @@ pub enum Malformed {
 }
 
 impl Malformed {
-    /// That a body is too large, if it is.
+    /// An error if the body is too large.
     pub fn too_large(body: &[u8]) -> Option<Self> {
         (body.len() > MAX_BODY_BYTES).then_some(Self::TooLarge(body.len()))
     }
@@ -86,8 +83,8 @@ impl Command {
             return Err(too_large);
         }
         match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
-            // First of all UTF-8: serde_json would not look at what stands in a member that nobody
-            // reads.
+            // Check the UTF-8 first: serde_json does not check the content of members that it
+            // ignores.
             Some(b'{') => {
                 let mut json = serde_json::Deserializer::from_str(str::from_utf8(body)?);
                 let command = CommandOf(kind).deserialize(&mut json)?;
@@ -102,11 +99,11 @@ impl Command {
     pub fn derived_id(&self) -> String {
         let Target { kind, org, id } = &self.target;
         let name = match kind {
-            // As it was when this was the only kind.
+            // Unchanged from when this was the only kind.
             Kind::TaskDelete => format!("{org}/{id}"),
             kind => format!("{kind}/{org}/{id}"),
         };
-        Uuid::new_v5(&ID_NAMESPACE, name.as_bytes()).to_string()
+        derived(&[name.as_bytes()]).to_string()
     }
 
     /// The JSON Schema of a command of this kind.
@@ -137,8 +134,8 @@ impl Command {
     }
 }
 
-/// Reads a command of this kind. By hand, because the name of the id's member is the kind's, and
-/// another kind's is a mistake.
+/// Reads a command of this kind. Written by hand, because the name of the id's member depends on
+/// the kind, and the member of another kind is a mistake.
 struct CommandOf(Kind);
 
 #[derive(Deserialize)]
@@ -189,7 +186,7 @@ impl<'de> Visitor<'de> for CommandOf {
     }
 }
 
-/// A member given twice has two meanings: it is refused.
+/// A member that is given twice is ambiguous, so it is refused.
 fn once<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
     slot: &mut Option<T>,
     member: &'static str,
@@ -248,8 +245,8 @@ pub struct InvalidId;
 /// # An id cannot change which call is made
 ///
 /// The archive call's path is the delete call's path without its last segment, so an id with `/`,
-/// `?`, `#` or `..` would choose another destructive call. An [`OrgId`] or [`ObjectId`] can only be
-/// made from characters that mean nothing in a URL; nothing else is ever put into one.
+/// `?`, `#` or `..` would choose another destructive call. An [`OrgId`] or [`ObjectId`] can only
+/// consist of characters without a meaning in a URL, and nothing else is ever put into one.
 fn is_valid_id(id: &str) -> bool {
     (1..=MAX_ID_CHARS).contains(&id.len())
         && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
@@ -374,11 +371,7 @@ mod tests {
         };
         let ids: std::collections::HashSet<_> = Kind::ALL.into_iter().map(id).collect();
         assert_eq!(ids.len(), Kind::ALL.len());
-        assert_eq!(
-            id(Kind::TaskDelete),
-            Uuid::new_v5(&ID_NAMESPACE, b"o/t").to_string(),
-            "as it always was"
-        );
+        assert_eq!(id(Kind::TaskDelete), derived(&[b"o/t"]).to_string(), "as it always was");
     }
 
     proptest! {

@@ -1,4 +1,4 @@
-//! A dead letter as operators see it, and what may be made of it: plain data.
+//! A dead letter as operators see it, and what can be published from it: plain data.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -14,11 +14,11 @@ const LONGEST_HISTORY: usize = 1024;
 
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DeadLetter {
-    /// Its kind: that of the queue that it came from.
+    /// Its kind: that of the queue it came from.
     pub kind: Kind,
     /// The command's body, byte for byte.
     pub body: Vec<u8>,
-    /// What came with the command.
+    /// The properties that came with the command.
     pub properties: Properties,
     /// How far it had come.
     pub retry_state: RetryState,
@@ -26,16 +26,16 @@ pub struct DeadLetter {
     pub reason: String,
     /// The reason, for a person.
     pub detail: String,
-    /// When it died, where that is known.
+    /// When it died, if known.
     pub failed_at: Option<Timestamp>,
-    /// What could not be read of its headers: then it cannot be copied as it is.
+    /// What was unreadable in its headers: then it cannot be copied unchanged.
     pub fault: Option<String>,
 }
 
 /// One line of an export: everything that a replay or an import needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Exported {
-    /// Its kind; an export of an older version has none, and knew but one.
+    /// Its kind. An export of an older version has none, because there was only one.
     #[serde(default = "only_kind")]
     pub kind: String,
     pub reason: String,
@@ -70,19 +70,19 @@ pub(crate) struct Exported {
     pub traceparent: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tracestate: Option<String>,
-    /// Who published it, where the broker had validated that.
+    /// Who published it, if the broker had validated that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published_by: Option<String>,
-    /// What had become of it before.
+    /// What had happened to it before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<String>,
-    /// What of its headers could not be read, and so is not here.
+    /// What was unreadable in its headers and is missing here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
-    /// The body, where it is UTF-8.
+    /// The body, if it is UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
-    /// The body, where it is not.
+    /// The body, if it is not UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_base64: Option<String>,
 }
@@ -102,19 +102,18 @@ impl DeadLetter {
         self.member(self.kind.spec().id_member)
     }
 
-    /// Its call may have succeeded: an answer was lost, or it was delivered more than once.
-    /// RabbitMQ moves a command after it was delivered again and again: nobody knows whether it was
-    /// called for.
+    /// Its call may have succeeded: an answer was lost, or it was delivered more than once. If
+    /// RabbitMQ moved a command after many deliveries, nobody knows whether a call was made.
     pub fn may_be_done(&self) -> bool {
         self.retry_state.ambiguous || self.reason == FailureReason::Poison.as_str()
     }
 
-    /// Of the event that tells of it, and of the one that would supersede that.
+    /// The ids of its failure event and of the event that would supersede that.
     pub(crate) fn event_ids(&self) -> EventIds {
         EventIds::of(self.kind, self.properties.message_id.as_deref(), &self.body)
     }
 
-    /// Id of the event that tells of it.
+    /// Id of its failure event.
     pub fn failure_event(&self) -> String {
         self.event_ids().failure
     }
@@ -127,11 +126,11 @@ impl DeadLetter {
         body.get(name)?.as_str().map(str::to_owned)
     }
 
-    /// The command once more, for the work queue: attempts and age start again; that an answer was
-    /// lost, who published it and what has become of it go with it.
+    /// The command again, for the work queue. Attempts and age start again; it keeps the flag for a
+    /// lost answer, its publisher and its history.
     ///
-    /// It goes through the default exchange, like what comes back from a wait: other subscribers of
-    /// `task.commands` see a command once.
+    /// It goes through the default exchange, like a command that comes back from a wait, so that
+    /// other subscribers of `task.commands` see a command only once.
     pub fn replay(&self, by: &str, now: Timestamp) -> Publication<'_> {
         let history = self.history_with(&format!("replayed {now:.0} by {by}"));
         let headers = [
@@ -146,8 +145,7 @@ impl DeadLetter {
         )
     }
 
-    /// The dead letter once more, for the dead letters: straight to their queue, so that a confirm
-    /// says it is there and not elsewhere.
+    /// The dead letter again, straight to its queue, so that a confirm means that it is there.
     pub fn again(&self) -> Publication<'_> {
         let time = |time: Option<Timestamp>| time.map(|time| HeaderValue::Text(time::text(time)));
         let text = |text: &str| Some(HeaderValue::Text(text.to_owned()));
@@ -196,7 +194,7 @@ impl DeadLetter {
         }
     }
 
-    /// The latest is kept where it becomes too long for a header.
+    /// If it becomes too long for a header, the latest part is kept.
     fn history_with(&self, now: &str) -> String {
         let died = self.failed_at.map_or_else(String::new, |time| format!(" {time:.0}"));
         let detail: String = self.detail.chars().take(200).collect();

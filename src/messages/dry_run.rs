@@ -1,5 +1,5 @@
-//! The event of a dry run: what would have happened to a command. Nothing has, so it is no outcome
-//! event and has no `outcome`.
+//! The event of a dry run: what would have happened to a command. Nothing has happened, so it is
+//! not an outcome event and has no `outcome`.
 
 use jiff::Timestamp;
 use schemars::{JsonSchema, Schema};
@@ -14,10 +14,10 @@ use super::ids::event_id;
 use super::publication::Publication;
 use crate::kind::Kind;
 
-/// What would have become of a command.
+/// What would have happened to a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Would {
-    /// It would have ended so, as far as a look can tell.
+    /// It would have ended like this, as far as a look can tell.
     End {
         how: EndKind,
         /// See [`Outcome::verified`].
@@ -85,7 +85,7 @@ pub struct DryRun {
 }
 
 impl DryRun {
-    /// From what would be told of an end; `last` is the last answer, in words.
+    /// Made from the outcome that would be reported; `last` is the last answer, in words.
     pub fn of(outcome: Outcome, how: Would, last: &str) -> Self {
         let kind = outcome.outcome.kind;
         let (verified, failure_reason, detail) = match how {
@@ -112,7 +112,7 @@ impl DryRun {
         }
     }
 
-    /// The event. Its id is made as that of an outcome event, from its own type.
+    /// The event. Its id is derived like that of an outcome event, from its own type.
     pub fn event(&self, incoming: &Incoming, now: Timestamp) -> Publication<'static> {
         let event_type = self.kind.spec().dry_run_event;
         let id = event_id(event_type, self.target.as_ref(), &self.command_id);

@@ -23,18 +23,18 @@ pub struct End {
     pub how: EndKind,
 }
 
-/// What became of a command.
+/// How a command ended, whatever its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndKind {
-    /// The API did what was asked for, on our call.
+    /// The API did it, on our call.
     Done,
     /// The object was not there (any more).
     AlreadyAbsent,
     /// The command is among the dead letters.
     DeadLettered,
-    /// Somebody has cancelled it.
+    /// It was cancelled.
     Cancelled,
-    /// The task is archived, and nothing more was to be done.
+    /// The task is archived, and that was all that was requested.
     Archived,
 }
 
@@ -60,7 +60,7 @@ impl End {
         }
     }
 
-    /// Every end that there can be.
+    /// Every possible end.
     fn all() -> impl Iterator<Item = Self> {
         let how =
             [EndKind::Done, EndKind::AlreadyAbsent, EndKind::DeadLettered, EndKind::Cancelled];
@@ -176,14 +176,14 @@ impl Outcome {
 
     /// Id of the failure event that this success supersedes; `None` of a failure.
     ///
-    /// # A success is final, whatever was told before or is told later
+    /// # A success is final, whatever is published before or after it
     ///
     /// A command can come to two ends: it is dead-lettered, the acknowledgement is lost, and the
-    /// next worker succeeds; or the other way round; or an operator replays it. Whoever published
-    /// the first end, nobody can take it back, and the worker with the second does not know of it.
+    /// next worker succeeds; or the other way round; or an operator replays it. The first end is
+    /// published and cannot be taken back, and the worker with the second end does not know of it.
     /// But the object is gone, so the success holds. Each success names the one failure event that
-    /// the command can have, whether or not there is one, so a consumer needs nothing but ids to
-    /// tell which end holds, in any order of arrival.
+    /// the command can have, whether or not it exists. So a consumer needs only the ids to tell
+    /// which end holds, in any order of arrival.
     pub fn supersedes(&self) -> Option<String> {
         let is_success =
             matches!(self.outcome.how, EndKind::Done | EndKind::AlreadyAbsent | EndKind::Archived);
@@ -199,7 +199,7 @@ impl Outcome {
             .body()
     }
 
-    /// The id of a command: its `message_id`; else from what it is about; else, if it could not be
+    /// The id of a command: its `message_id`; otherwise derived from its target; if it could not be
     /// read, from its kind and body.
     pub fn command_id(incoming: &Incoming, command: Option<&Command>) -> String {
         let Incoming { kind, properties, body, .. } = incoming;
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_is_final_whatever_was_told_before_or_is_told_later() {
+    fn a_success_is_final_whatever_is_published_before_or_after_it() {
         let failure = outcome(EndKind::DeadLettered);
         for success in [outcome(EndKind::Done), outcome(EndKind::AlreadyAbsent)] {
             assert_eq!(success.supersedes(), Some(failure.event_id()));

@@ -1,13 +1,12 @@
-//! The event that tells that the guard has tripped: from now on the commands of an organisation and
-//! kind are held.
+//! The event that reports a tripped guard: from now on the commands of an organisation and kind are
+//! held.
 
 use jiff::Timestamp;
 use schemars::{JsonSchema, Schema};
 use serde::Serialize;
-use uuid::Uuid;
 
 use super::cloud_event::{self, CloudEvent, EventSchema};
-use super::command::ID_NAMESPACE;
+use super::derived_id::derived;
 use super::ledger::Scope;
 use super::publication::Publication;
 use super::{names, time};
@@ -45,7 +44,7 @@ pub(crate) fn schema() -> Schema {
 pub(crate) fn event(held: &Held, offset: u64, now: Timestamp) -> Publication<'static> {
     let event_type = held.kind.spec().held_event;
     let name = format!("{event_type}/{}/{offset}", held.org_id);
-    let id = Uuid::new_v5(&ID_NAMESPACE, name.as_bytes()).to_string();
+    let id = derived(&[name.as_bytes()]).to_string();
     let subject = Some(held.org_id.clone());
     let body = CloudEvent::new(event_type, &id, now, held).about(subject).body();
     Publication {

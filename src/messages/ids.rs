@@ -1,13 +1,13 @@
-//! Ids that are derived, so that whoever derives them again gets the same: of a command without
-//! one, and of the events of its end.
+//! Derived ids, which come out the same each time: of a command without an id, and of the events of
+//! its end.
 
-use sha1_smol::Sha1;
-use uuid::Uuid;
+use sha1::{Digest, Sha1};
 
-use super::command::{Command, ID_NAMESPACE, MAX_BODY_BYTES, Target};
+use super::command::{Command, MAX_BODY_BYTES, Target};
+use super::derived_id::derived;
 use crate::kind::Kind;
 
-/// The id of a command: its `message_id`; else from what it is about; else, if it could not be
+/// The id of a command: its `message_id`; otherwise derived from its target; if it could not be
 /// read, from its kind and body.
 pub(super) fn command_id(
     kind: Kind,
@@ -24,16 +24,16 @@ pub(super) fn command_id(
                 Kind::TaskDelete => "",
                 kind => kind.as_str(),
             };
-            Uuid::new_v5(&ID_NAMESPACE, &[kind.as_bytes(), body].concat()).to_string()
+            derived(&[kind.as_bytes(), body]).to_string()
         }
     }
 }
 
-/// The id of an event about a command: from the event's type, the target and the command's id.
+/// The id of an event about a command, derived from the event's type, the target and the command's
+/// id.
 pub(super) fn event_id(event_type: &str, target: Option<&Target>, command_id: &str) -> String {
     let target = target.map(ToString::to_string).unwrap_or_default();
-    let name = [event_type, "/", &target, "/", command_id].concat();
-    Uuid::new_v5(&ID_NAMESPACE, name.as_bytes()).to_string()
+    derived(&[event_type, "/", &target, "/", command_id].map(str::as_bytes)).to_string()
 }
 
 /// Ids of the two events that a command can end with.
@@ -46,11 +46,11 @@ pub(crate) struct EventIds {
 }
 
 impl EventIds {
-    /// Of the command with this message id and body. A worker knows of a body that is too large
-    /// only its SHA-1.
+    /// Of the command with this message id and body. For a body that is too large a worker has only
+    /// the SHA-1.
     pub(crate) fn of(kind: Kind, message_id: Option<&str>, body: &[u8]) -> Self {
         let command = Command::decode(kind, body).ok();
-        let digest = (body.len() > MAX_BODY_BYTES).then(|| Sha1::from(body).digest().bytes());
+        let digest = (body.len() > MAX_BODY_BYTES).then(|| <[u8; 20]>::from(Sha1::digest(body)));
         let body = digest.as_ref().map_or(body, |digest| digest);
         let command_id = command_id(kind, message_id, command.as_ref(), body);
         let target = command.map(|command| command.target);

@@ -1,4 +1,4 @@
-//! A message as it came off the work queue, freed of the broker library's types.
+//! A message from the work queue, without the broker library's types.
 
 use std::ops::Range;
 
@@ -6,30 +6,30 @@ use jiff::Timestamp;
 
 use crate::kind::Kind;
 
-/// One delivery of a command, before anyone has looked into it.
+/// One delivery of a command, before it is decoded.
 #[derive(Debug, Clone, Default)]
 pub struct Incoming {
-    /// Its kind: that of the queue that it came from.
+    /// Its kind: that of the queue it came from.
     pub kind: Kind,
     pub body: Vec<u8>,
-    /// The properties that we carry on.
+    /// The properties that are passed on.
     pub properties: Properties,
-    /// What our own headers say of earlier deliveries.
+    /// What our own headers say about earlier deliveries.
     pub retry_state: RetryState,
-    /// What is wrong with the properties, where they could not be read.
+    /// What is wrong with the properties, if they could not be read.
     pub fault: Option<String>,
-    /// The body was too large to be held: `body` is its SHA-1, and the message must not be
-    /// published again.
+    /// The body was too large to keep: `body` is its SHA-1, and the message must not be published
+    /// again.
     pub is_oversized: bool,
-    /// The broker gave this message to somebody before, who did not acknowledge it.
+    /// The broker delivered this message before, and it was not acknowledged.
     pub redelivered: bool,
-    /// When it failed, if a worker wrote that down before.
+    /// When it failed, if a worker has recorded that.
     pub failed_at: Option<Timestamp>,
 }
 
-/// Properties and headers that are carried to what is published about a command. Whatever is not
-/// here is left behind: `x-death` and its kin, `expiration`, `CC`, `BCC`, `user_id` and `reply_to`
-/// among it.
+/// Properties and headers that are copied to everything published about a command. Everything else
+/// is dropped, including `x-death` and the like, `expiration`, `CC`, `BCC`, `user_id` and
+/// `reply_to`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Properties {
     /// The command's id, as its producer set it.
@@ -42,34 +42,34 @@ pub struct Properties {
     pub published_by: Option<String>,
 }
 
-/// How a message came.
+/// How a message arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Arrival<'a> {
-    /// The exchange that it was published to; empty: straight to the queue.
+    /// The exchange that it was published to; empty if it went straight to the queue.
     pub exchange: &'a str,
     pub routing_key: &'a str,
     pub delivery_tag: u64,
 }
 
-/// A W3C trace context that may be passed on.
+/// A valid W3C trace context, which may be passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceContext<'a> {
     /// Version, trace id, span id and flags, in hexadecimal digits.
     pub parent: &'a str,
-    /// What vendors add to it.
+    /// The vendors' additions.
     pub state: Option<&'a str>,
 }
 
 impl Properties {
-    /// The trace context; `None` where `traceparent` is not one by the W3C's rules, which forbid to
-    /// pass such a one on.
+    /// The trace context; `None` if `traceparent` is invalid by the W3C's rules, which forbid
+    /// passing an invalid one on.
     pub fn trace(&self) -> Option<TraceContext<'_>> {
         TraceContext::of(self.traceparent.as_deref()?, self.tracestate.as_deref())
     }
 }
 
 impl<'a> TraceContext<'a> {
-    /// `None` where `parent` is no `traceparent`.
+    /// `None` if `parent` is not a valid `traceparent`.
     pub fn of(parent: &'a str, state: Option<&'a str>) -> Option<Self> {
         is_traceparent(parent).then_some(Self { parent, state })
     }
@@ -82,7 +82,7 @@ impl<'a> TraceContext<'a> {
         &self.parent[SPAN_ID]
     }
 
-    /// Flags, of which the lowest says that the trace is recorded.
+    /// Flags; the lowest bit says that the trace is recorded.
     pub fn flags(&self) -> u8 {
         u8::from_str_radix(&self.parent[FLAGS], 16).unwrap_or_default()
     }
@@ -107,20 +107,20 @@ fn is_traceparent(text: &str) -> bool {
         && is_some(SPAN_ID)
 }
 
-/// How far a command has come; it travels in our own headers through the delay queues.
+/// The progress of a command. It travels in our own headers through the delay queues.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RetryState {
     /// Attempts spent.
     pub attempts: u32,
-    /// Calls made, whether they have used up an attempt or not.
+    /// Calls made, whether or not they used up an attempt.
     pub calls: u32,
     /// An earlier attempt's answer was lost.
     pub ambiguous: bool,
-    /// First delivery to a worker; `None` on that very delivery.
+    /// First delivery to a worker; `None` during that delivery.
     pub first_seen: Option<Timestamp>,
     /// No call before this moment.
     pub not_before: Option<Timestamp>,
-    /// What is said here of attempts is about the looks of a dry run.
+    /// The attempts counted here are looks of a dry run.
     pub is_dry_run: bool,
     /// The task is archived, and is deleted at this moment.
     pub purge_at: Option<Timestamp>,
@@ -128,7 +128,7 @@ pub struct RetryState {
     pub last_status: Option<u16>,
     /// Why it has waited so far, each reason once, the last one at the end.
     pub wait_reasons: Option<String>,
-    /// What has become of the command before an operator replayed it.
+    /// What happened to the command before an operator replayed it.
     pub history: Option<String>,
     /// `X-Request-Id` of the last answer, for the log; it does not travel.
     pub request_id: Option<String>,
@@ -137,12 +137,12 @@ pub struct RetryState {
 const BETWEEN_REASONS: &str = " ";
 
 impl RetryState {
-    /// Why it has waited last.
+    /// The reason for its latest wait.
     pub fn wait_reason(&self) -> Option<&str> {
         self.wait_reasons.as_deref()?.rsplit(BETWEEN_REASONS).next()
     }
 
-    /// Whether it has waited for this before.
+    /// Whether it has waited for this reason before.
     pub fn has_waited_for(&self, reason: &str) -> bool {
         self.wait_reasons
             .as_deref()

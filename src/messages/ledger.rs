@@ -1,5 +1,5 @@
-//! What stands in the ledger: a stream that all workers write to and read in the same order, so
-//! that they decide the same of it.
+//! The records of the ledger: a stream that all workers write to and read in the same order, so
+//! that they all reach the same decisions.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::OrgId;
 use crate::kind::Kind;
 
-/// What a limit is for: the commands of one kind in one organisation.
+/// The scope of a limit: the commands of one kind in one organisation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Scope {
     pub org_id: OrgId,
@@ -39,7 +39,7 @@ pub struct LedgerRecord {
     /// By its writer's clock.
     #[serde(serialize_with = "written", deserialize_with = "read")]
     pub at: Timestamp,
-    /// Who wrote it: a worker, or a command line.
+    /// Its writer: a worker, or a command line.
     pub writer: String,
     #[serde(flatten)]
     pub entry: LedgerEntry,
@@ -49,9 +49,10 @@ pub struct LedgerRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "entry", rename_all = "snake_case")]
 pub enum LedgerEntry {
-    /// Its writer has opened the ledger; when it reads this, it has read all that was there before.
+    /// Its writer has opened the ledger. When the writer reads this record, it has read everything
+    /// before it.
     Opened { number: u64 },
-    /// A worker wants to admit so many commands.
+    /// A worker asks to admit this many commands.
     Reserved {
         number: u64,
         #[serde(flatten)]
@@ -60,7 +61,7 @@ pub enum LedgerEntry {
         #[serde(flatten)]
         limit: GuardLimit,
     },
-    /// How its writer, a worker, is doing.
+    /// The state of its writer, a worker.
     Worker(WorkerState),
     /// The guard has tripped: from now on commands are held.
     Tripped {
@@ -69,7 +70,8 @@ pub enum LedgerEntry {
         #[serde(flatten)]
         limit: GuardLimit,
     },
-    /// It has, long ago, and nobody has decided yet: the stream forgets its oldest records.
+    /// It tripped long ago and nobody has decided yet. Repeated because the stream drops its oldest
+    /// records.
     StillTripped {
         #[serde(flatten)]
         scope: Scope,
@@ -78,12 +80,12 @@ pub enum LedgerEntry {
         #[serde(serialize_with = "written", deserialize_with = "read")]
         since: Timestamp,
     },
-    /// The event that tells of it has been published.
+    /// Its event has been published.
     Announced {
         #[serde(flatten)]
         scope: Scope,
     },
-    /// A person lets so many more commands pass, until then.
+    /// A person lets this many more commands pass, until then.
     Granted {
         #[serde(flatten)]
         scope: Scope,
@@ -93,14 +95,14 @@ pub enum LedgerEntry {
         #[serde(flatten)]
         decision: Decision,
     },
-    /// A person has decided about what was held; the guard counts again.
+    /// A person has decided about the held commands; the guard counts again.
     Rearmed {
         #[serde(flatten)]
         scope: Scope,
         #[serde(flatten)]
         decision: Decision,
     },
-    /// No new call, of one organisation or of all.
+    /// No new call, for one organisation or for all.
     Paused {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         org_id: Option<OrgId>,
@@ -119,13 +121,13 @@ pub enum LedgerEntry {
     /// This command ends without a further call.
     Cancelled {
         command_id: String,
-        /// Only if it is of this organisation.
+        /// Only if it belongs to this organisation.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         org_id: Option<OrgId>,
         #[serde(flatten)]
         decision: Decision,
     },
-    /// Cancelled a while ago, and it may still be waiting.
+    /// Cancelled a while ago and perhaps still waiting.
     StillCancelled {
         command_id: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -143,17 +145,17 @@ pub enum LedgerEntry {
     },
 }
 
-/// What a worker tells the others, and operators, of itself about once a minute.
+/// What a worker reports about itself, to the others and to operators, about once a minute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerState {
     pub host: String,
     pub version: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub breaker_open_since: Option<String>,
-    /// Those that are not called as usual; some of them, if they are many.
+    /// The organisations that are not called as usual; only some of them if there are many.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub organisations: Vec<OrganisationState>,
-    /// By kind, since when its oldest command has waited, as far as this worker knows.
+    /// By kind, since when the oldest command has waited, as far as this worker knows.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub oldest: BTreeMap<String, String>,
 }
@@ -167,17 +169,17 @@ pub struct OrganisationState {
     pub reason: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
-    /// Commands that have begun to wait for it since.
+    /// Commands that have started to wait for it since.
     pub waiting: u64,
 }
 
 impl LedgerRecord {
     pub fn body(&self) -> Vec<u8> {
-        // Strings and numbers: nothing that JSON could not say.
+        // Strings and numbers only, so this cannot fail.
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// `None`: nothing that this build understands.
+    /// `None` if this build does not understand it.
     pub fn read(body: &[u8]) -> Option<Self> {
         serde_json::from_slice(body).ok()
     }

@@ -1,12 +1,13 @@
 //! The mirror of a kind's dead letters: a stream beside their queue, which is read without taking
-//! anything out of it. Each dead letter is written there, and what has become of it.
+//! anything out of it. It records each dead letter and what happens to it.
 //!
 //! # The mirror does not make an undelivered dead letter look delivered
 //!
-//! RabbitMQ returns a mandatory publish only if no queue at all takes it. A mirror that was bound
-//! by the key of the dead letters would take one whose queue is gone, and it would count as safe.
-//! So the mirror has a key of its own, and a record of its own for each dead letter, published when
-//! the dead letter itself is confirmed. What becomes of it changes nothing for the command.
+//! RabbitMQ returns a mandatory publish only if no queue at all takes it. If the mirror were bound
+//! by the dead letters' key, it would take a dead letter whose queue is gone, and the dead letter
+//! would count as safe. So the mirror has its own key and its own record for each dead letter,
+//! published after the dead letter is confirmed. Whether that record gets through changes nothing
+//! for the command.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -20,7 +21,7 @@ use crate::kind::Kind;
 const REMOVED: &str = "removed";
 const AUDIT: &str = "audit";
 
-/// What a record of the mirror says.
+/// A record of the mirror.
 #[derive(Debug, Clone, PartialEq)]
 pub enum MirrorRecord {
     /// A command has died.
@@ -42,7 +43,7 @@ pub struct Removal {
 }
 
 impl MirrorRecord {
-    /// What is neither of the others is a dead letter: `mark` is the header that says so.
+    /// `mark` is the header that marks the other two; a record without it is a dead letter.
     pub(crate) fn read(
         mark: Option<&str>,
         body: Vec<u8>,
@@ -58,7 +59,7 @@ impl MirrorRecord {
 }
 
 impl DeadLetter {
-    /// That it is no longer among the dead letters.
+    /// The record that it is no longer among the dead letters.
     pub fn removal(&self, by: &str) -> Removal {
         let (event_id, by) = (self.failure_event(), by.to_owned());
         Removal { event_id, failed_at: self.failed_at, by }
@@ -78,8 +79,8 @@ impl Removal {
 }
 
 impl Publication<'_> {
-    /// The record of a dead letter, for a worker, who publishes to the exchange of the dead
-    /// letters. `None` for what is none.
+    /// The record of a dead letter, for a worker, which publishes to the exchange of the dead
+    /// letters. `None` if this is not a dead letter.
     pub fn mirrored(&self, kind: Kind) -> Option<Publication<'_>> {
         self.is_dead_letter().then(|| Publication {
             routing_key: kind.mirror(),

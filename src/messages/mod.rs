@@ -1,4 +1,4 @@
-//! What travels on the wire, as plain data: the command in; outcome event, dead letter and waiting
+//! The messages on the wire, as plain data: the command in; outcome event, dead letter and waiting
 //! copy out.
 //!
 //! Knows no broker library and decides nothing. The names of exchanges, queues and headers live
@@ -9,6 +9,7 @@ pub mod call_record;
 mod cloud_event;
 pub mod command;
 pub(crate) mod dead_letter;
+pub(crate) mod derived_id;
 pub(crate) mod dry_run;
 pub(crate) mod event;
 mod failure_reason;

@@ -1,11 +1,11 @@
-//! Names that other services, operators and dashboards rely on, but for those of a kind (`kind`).
-//! Changing one is a change of the contract.
+//! Names that other services, operators and dashboards rely on, except those of a kind (`kind`).
+//! Changing one changes the contract.
 
 /// Exchange that producers publish commands to.
 pub const COMMANDS_EXCHANGE: &str = "task.commands";
 /// Exchange that outcome events are published to.
 pub const EVENTS_EXCHANGE: &str = "task.events";
-/// Exchange and queue that take the events for which nobody has bound a queue.
+/// Exchange and queue for events that no bound queue takes.
 pub const UNROUTED_EVENTS: &str = "task.events.unrouted";
 /// Exchange that waiting copies are published to; each delay queue is bound by its own name.
 pub const RETRY_EXCHANGE: &str = "task.retry";
@@ -37,16 +37,16 @@ pub const EVENT_CONTENT_TYPE: &str = "application/cloudevents+json";
 
 /// Header: attempts that the API answered (or whose answer was lost), so far.
 pub const X_ATTEMPTS: &str = "x-attempts";
-/// Header: calls made so far, whether they have used up an attempt or not.
+/// Header: calls made so far, whether or not they used up an attempt.
 pub const X_CALLS: &str = "x-calls";
 /// Header: when the command was first delivered to a worker (RFC 3339).
 pub const X_FIRST_SEEN: &str = "x-first-seen";
 /// Header: an earlier attempt's answer was lost.
 pub const X_AMBIGUOUS: &str = "x-ambiguous";
-/// Header: no call before this moment (RFC 3339); how a `Retry-After` survives a restart and a
-/// longer wait.
+/// Header: no call before this moment (RFC 3339). It carries a `Retry-After` across restarts and
+/// longer waits.
 pub const X_NOT_BEFORE: &str = "x-not-before";
-/// Header of a quorum queue: how often the message was taken back from a consumer.
+/// Header of a quorum queue: how often the message was requeued.
 pub const X_DELIVERY_COUNT: &str = "x-delivery-count";
 /// RabbitMQ's header of a message that it has dead-lettered: a list of the queues and the reasons,
 /// the latest first.
@@ -56,10 +56,10 @@ pub const X_DEATH: &str = "x-death";
 pub const X_PUBLISHED_BY: &str = "x-published-by";
 /// Header: HTTP status of the last answer.
 pub const X_LAST_STATUS: &str = "x-last-status";
-/// Header of a waiting copy: why it has waited, the present reason last, so that its next wait for
-/// one of them is not news.
+/// Header of a waiting copy: why it has waited, the current reason last. A repeated reason is not
+/// logged again.
 pub const X_WAIT_REASON: &str = "x-wait-reason";
-/// Header of a waiting copy: a dry run has looked at its object, and nobody has called for it.
+/// Header of a waiting copy: a dry run has looked at its object, and no destructive call was made.
 pub const X_DRY_RUN: &str = "x-dry-run";
 /// Header: the task is archived, and is deleted at this moment (RFC 3339).
 pub const X_PURGE_AT: &str = "x-purge-at";
@@ -69,14 +69,14 @@ pub const X_HELD_SINCE: &str = "x-held-since";
 pub const X_FAILURE_REASON: &str = "x-failure-reason";
 /// Header of a dead letter: why, for a person.
 pub const X_FAILURE_DETAIL: &str = "x-failure-detail";
-/// Header: what has become of the command before it was replayed, for people.
+/// Header: what happened to the command before it was replayed, for people.
 pub const X_HISTORY: &str = "x-history";
 /// Header of a dead letter: when (RFC 3339).
 pub const X_FAILED_AT: &str = "x-failed-at";
-/// Header that says what of a message could not be read. A producer that forges it only has its own
+/// Header that says what was unreadable in a message. A producer that forges it only gets its own
 /// command refused.
 pub const X_UNREADABLE: &str = "x-unreadable";
-/// Header of a record of the mirror that is no dead letter: what it is.
+/// Header of a mirror record that is not a dead letter: its type.
 pub const X_MIRROR: &str = "x-mirror";
 /// W3C Trace Context headers, carried to everything that is published about a command.
 pub const TRACEPARENT: &str = "traceparent";

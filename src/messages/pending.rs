@@ -1,4 +1,4 @@
-//! The event that tells that a task is archived and will be deleted when its undo window ends.
+//! The event that reports an archived task, which will be deleted when its undo window ends.
 
 use jiff::Timestamp;
 use schemars::{JsonSchema, Schema};
@@ -31,7 +31,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// From what would be told of an end.
+    /// Made from the outcome that would be reported.
     pub fn of(outcome: Outcome, purge_at: Timestamp) -> Self {
         Self {
             command_id: outcome.command_id,
@@ -43,7 +43,7 @@ impl Pending {
         }
     }
 
-    /// The event. Its id is made as that of an outcome event, from its own type.
+    /// The event. Its id is derived like that of an outcome event, from its own type.
     pub fn event(&self, incoming: &Incoming, now: Timestamp) -> Publication<'static> {
         let event_type = names::PENDING_EVENT;
         let id = event_id(event_type, self.target.as_ref(), &self.command_id);

@@ -1,4 +1,4 @@
-//! What is to be published: a message with its address, as data.
+//! A message to publish with its address, as data.
 
 use std::borrow::Cow;
 
@@ -6,13 +6,13 @@ use super::ledger::LedgerRecord;
 use super::{Incoming, Properties, RetryState, TraceContext, names, time};
 use jiff::{SignedDuration, Timestamp};
 
-/// A message to publish: persistent, mandatory and confirmed, always.
+/// A message to publish; always persistent, mandatory and confirmed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Publication<'a> {
     pub exchange: &'static str,
     pub routing_key: String,
-    /// Body, byte for byte. A copy borrows it, because all unacknowledged commands may wait for
-    /// their publish at once.
+    /// Body, byte for byte. A copy borrows it, because all unacknowledged commands may be waiting
+    /// for their publish at once.
     pub body: Cow<'a, [u8]>,
     pub message_id: Option<String>,
     pub correlation_id: Option<String>,
@@ -21,7 +21,7 @@ pub struct Publication<'a> {
     pub headers: Vec<(&'static str, HeaderValue)>,
 }
 
-/// A header's value, in the three types that we send.
+/// A header's value, in the three types that the worker sends.
 #[derive(Debug, Clone, PartialEq)]
 pub enum HeaderValue {
     Text(String),
@@ -38,7 +38,7 @@ impl<'a> Publication<'a> {
         first_seen: Timestamp,
     ) -> Self {
         let mut headers = retry_state_headers(incoming, retry_state, first_seen);
-        // To the nanosecond: cut to milliseconds it would undercut the wait that it keeps.
+        // To the nanosecond: cut to milliseconds, it would be shorter than the wait.
         push_text(
             &mut headers,
             names::X_NOT_BEFORE,
@@ -72,7 +72,7 @@ impl<'a> Publication<'a> {
         )
     }
 
-    /// A copy of the command for the queue of those that the guard holds.
+    /// A copy of the command for the queue of held commands.
     pub fn held_copy(
         incoming: &'a Incoming,
         retry_state: &RetryState,
@@ -84,7 +84,8 @@ impl<'a> Publication<'a> {
         Self::copy(incoming, names::RETRY_EXCHANGE, incoming.kind.held_queue(), headers)
     }
 
-    /// A held command once more, for the work queue. Its age stood still while it was held.
+    /// A held command again, for the work queue. The time for which it was held does not count
+    /// toward its age.
     pub fn released(incoming: &'a Incoming, since: Option<Timestamp>, now: Timestamp) -> Self {
         let held_for = since.map_or(SignedDuration::ZERO, |since| now.duration_since(since));
         let first_seen = incoming.retry_state.first_seen.unwrap_or(now);
@@ -93,7 +94,7 @@ impl<'a> Publication<'a> {
         Self::copy(incoming, "", incoming.kind.queue().to_owned(), headers)
     }
 
-    /// The same with a body of its own.
+    /// The same with an owned body.
     pub fn into_owned(self) -> Publication<'static> {
         Publication { body: Cow::Owned(self.body.into_owned()), ..self }
     }
@@ -123,7 +124,7 @@ impl<'a> Publication<'a> {
         }
     }
 
-    /// The trace context that it carries.
+    /// Its trace context.
     pub fn trace(&self) -> Option<TraceContext<'_>> {
         let text = |wanted: &str| {
             self.headers.iter().find_map(|(name, value)| match value {
@@ -134,7 +135,7 @@ impl<'a> Publication<'a> {
         TraceContext::of(text(names::TRACEPARENT)?, text(names::TRACESTATE))
     }
 
-    /// Has it carry another span of its trace.
+    /// Replaces its trace context with another span of the same trace.
     pub fn carry(&mut self, traceparent: String) {
         let traceparent = HeaderValue::Text(traceparent);
         match self.headers.iter_mut().find(|(name, _)| *name == names::TRACEPARENT) {
@@ -147,8 +148,8 @@ impl<'a> Publication<'a> {
         self.exchange == names::DEAD_LETTER_EXCHANGE
     }
 
-    /// A copy of a command says who has made it; an event does not, so that it can be published
-    /// again elsewhere (a shovel).
+    /// A copy of a command carries the user that made it. An event does not, so that it can be
+    /// published again elsewhere (by a shovel).
     pub fn is_event(&self) -> bool {
         self.exchange == names::EVENTS_EXCHANGE
     }

@@ -1,19 +1,19 @@
-//! Moments as text, in headers, events and lines of JSON.
+//! Timestamps as text, in headers, events and lines of JSON.
 
 use jiff::Timestamp;
 use serde::Serializer;
 
 /// RFC 3339 in UTC.
 ///
-/// # Texts of moments sort as the moments do
+/// # Timestamps sort as text
 ///
-/// Always with three digits of milliseconds: without them `…:19.3Z` would come after `…:19.323Z`
-/// wherever lines are sorted by their text (`sort`, `jq 'sort_by(.failed_at)'`, a log store).
+/// Always has three digits of milliseconds: otherwise `…:19.3Z` would sort after `…:19.323Z` in any
+/// sort by text (`sort`, `jq 'sort_by(.failed_at)'`, a log store).
 pub(crate) fn text(time: Timestamp) -> String {
     format!("{time:.3}")
 }
 
-/// The same, as serde's `serialize_with` calls it.
+/// The same, for serde's `serialize_with`.
 #[expect(clippy::ref_option, reason = "serde calls it so")]
 pub(crate) fn serialize<S: Serializer>(
     time: &Option<Timestamp>,
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_of_moments_sort_as_the_moments_do() {
+    fn timestamps_sort_as_text() {
         let moments = [300, 277, 323, 0, 999]
             .map(|ms| Timestamp::from_millisecond(1_795_602_319_000 + ms).unwrap());
         let mut texts = moments.map(text);

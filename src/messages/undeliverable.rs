@@ -1,5 +1,5 @@
-//! A message that came to the dead letters by another way than a worker's publish: who put it
-//! there, and why. Plain data.
+//! A message that reached the dead letters without a worker's publish: who put it there, and why.
+//! Plain data.
 
 use jiff::Timestamp;
 
@@ -10,7 +10,7 @@ use super::failure_reason::FailureReason;
 /// One delivery from a queue of undeliverable commands.
 #[derive(Debug, Clone)]
 pub struct Undeliverable {
-    /// The command, as it lay in its work queue.
+    /// The command, as it was in its work queue.
     pub incoming: Incoming,
     pub cause: Cause,
 }
@@ -18,17 +18,17 @@ pub struct Undeliverable {
 /// Why a message is among the dead letters, as far as its headers say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
-    /// RabbitMQ took it out of its queue, for this reason in RabbitMQ's own word.
+    /// RabbitMQ removed it from its queue, for this reason (RabbitMQ's own word).
     Moved(String),
-    /// A worker wrote it down.
+    /// A worker recorded it.
     Written { reason: String, detail: String, failed_at: Option<Timestamp> },
-    /// Nothing says so.
+    /// No header says so.
     Unknown,
 }
 
 impl Cause {
-    /// The reason and the detail of the dead letter and of its event. `too_large` says so of a body
-    /// that cannot be a command, which a worker leaves to RabbitMQ.
+    /// The reason and the detail of the dead letter and of its event. `too_large` is set for a body
+    /// that is too large for a command; a worker lets RabbitMQ move that one.
     pub fn failure(&self, too_large: Option<&str>) -> Failure {
         let (reason, detail) = match self {
             Self::Moved(word) => match word.as_str() {
@@ -59,7 +59,7 @@ impl Cause {
         Failure { reason, detail }
     }
 
-    /// When it failed, where a worker wrote that down.
+    /// When it failed, if a worker has recorded that.
     pub fn failed_at(&self) -> Option<Timestamp> {
         match self {
             Self::Written { failed_at, .. } => *failed_at,

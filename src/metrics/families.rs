@@ -1,4 +1,5 @@
-//! Registering metrics: one, a family by a word, and a family by kind and word.
+//! Registers metrics: a single one, a family with one label, and a family by kind and another
+//! label.
 
 use prometheus_client::metrics::TypedMetric;
 use prometheus_client::metrics::counter::Counter;
@@ -18,8 +19,7 @@ pub(super) fn add<M: Metric + Clone + Default>(
     metric
 }
 
-/// One metric for each of these words, all there from the start, so that a rate sees the first
-/// event.
+/// One metric per label value, all present from the start, so that a rate sees the first event.
 pub(super) fn labelled<M: Metric + TypedMetric + Clone + Default>(
     registry: &mut Registry,
     name: &str,

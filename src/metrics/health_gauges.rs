@@ -1,4 +1,4 @@
-//! What stands in the way of deletions, as gauges: readiness by reason, organisations that are
+//! Gauges for whatever prevents deletions: readiness by reason, and organisations that are
 //! suspended, held, paused, or see absences only.
 
 use std::sync::PoisonError;
@@ -12,14 +12,14 @@ use crate::messages::OrgId;
 use crate::policy::verdict::Verdict;
 
 impl Metrics {
-    /// So many organisations are suspended for this reason.
+    /// Sets how many organisations are suspended for this reason.
     pub fn set_suspended(&self, reason: &'static str, organisations: usize) {
         self.suspended
             .get_or_create(&[("reason", reason)])
             .set(i64::try_from(organisations).unwrap_or(i64::MAX));
     }
 
-    /// So many organisations are held for this kind.
+    /// Sets how many organisations are held for this kind.
     pub fn set_held(&self, kind: Kind, organisations: usize) {
         if let Some(held) = self.held.get(&[("kind", kind.as_str())]) {
             held.set(i64::try_from(organisations).unwrap_or(i64::MAX));
@@ -33,7 +33,7 @@ impl Metrics {
         }
     }
 
-    /// What `/readyz` says, without its words.
+    /// The content of `/readyz` as gauges.
     pub fn set_readiness(&self, health: &Health) {
         let not_ready = Component::ALL.map(|part| (part.as_str(), !health.is_ready(part)));
         self.ready.set(i64::from(not_ready.iter().all(|(_, is_so)| !is_so)));
@@ -42,8 +42,8 @@ impl Metrics {
         }
     }
 
-    /// The first call of a command that was never delivered before was answered. Returns whether
-    /// its organisation has just become one that sees absences only.
+    /// Counts the answer to the first call of a new command. Returns whether its organisation has
+    /// just started to see absences only.
     pub fn count_first_answer(&self, org: &OrgId, kind: Kind, verdict: Verdict) -> bool {
         self.first_answers.get_or_create(&labels(kind, verdict.as_str())).inc();
         let mut orgs = self.absent_only.lock().unwrap_or_else(PoisonError::into_inner);

@@ -9,7 +9,7 @@ use prometheus_client::registry::Registry;
 use super::{Label, Metrics};
 use crate::kind::Kind;
 
-/// From one call that is answered at once to an outage of a week.
+/// From a call that is answered at once to an outage of a week.
 const BUCKETS: [f64; 18] = [
     0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0,
     43_200.0, 86_400.0, 259_200.0, 604_800.0,
@@ -26,7 +26,7 @@ pub(super) fn latencies(registry: &mut Registry, kinds: &[Kind]) -> Family<Label
 }
 
 impl Metrics {
-    /// A command has come to its end, so long after it was first delivered.
+    /// A command has ended, this long after its first delivery.
     pub fn ended(&self, kind: Kind, age: Duration) {
         self.latencies.get_or_create(&[("kind", kind.as_str())]).observe(age.as_secs_f64());
     }

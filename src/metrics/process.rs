@@ -1,5 +1,5 @@
-//! What Prometheus's own clients tell of the process. Read from `/proc` at each scrape; elsewhere
-//! than on Linux there is none of it.
+//! The process metrics of Prometheus's own client libraries. Read from `/proc` at each scrape, so
+//! they exist on Linux only.
 
 use std::fmt;
 use std::fs::{read_dir, read_to_string};
@@ -31,7 +31,7 @@ impl Collector for Process {
             }
         }
         if let Ok(open) = read_dir("/proc/self/fd") {
-            // One of them reads the directory.
+            // One of them is the open directory itself.
             let open = u64::try_from(open.count().saturating_sub(1)).unwrap_or(u64::MAX);
             gauge(&mut encoder, "process_open_fds", "Open file descriptors", open)?;
         }
@@ -49,15 +49,15 @@ where
     ConstGauge::new(value).encode(metric)
 }
 
-/// Of `/proc/self/stat`; seconds and bytes.
+/// From `/proc/self/stat`, in seconds and bytes.
 struct Stat {
     cpu: f64,
-    /// After the machine had booted.
+    /// Since boot.
     started: f64,
     resident: u64,
 }
 
-/// See `proc_pid_stat(5)`. What stands before the last bracket is the program's name.
+/// See `proc_pid_stat(5)`. The program's name comes before the last bracket.
 fn read(stat: &str) -> Option<Stat> {
     let (_, fields) = stat.rsplit_once(')')?;
     let fields: Vec<_> = fields.split_whitespace().collect();

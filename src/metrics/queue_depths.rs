@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use super::Metrics;
 
 impl Metrics {
-    /// What lies ready in a queue; in a delay queue, by its kind and delay too.
+    /// Sets the ready messages of a queue; for a delay queue also by kind and delay.
     pub fn set_queue(&self, queue: &str, messages: u32) {
         if let Some((kind, delay)) = queue.split_once(".wait.") {
             let labels = [("kind", kind.to_owned()), ("rung", delay.to_owned())];
@@ -17,7 +17,7 @@ impl Metrics {
         depths.insert(queue.to_owned(), messages);
     }
 
-    /// What lay ready in each queue when it was last looked at.
+    /// The ready messages of each queue at the last look.
     pub fn queues(&self) -> BTreeMap<String, u32> {
         self.depths.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

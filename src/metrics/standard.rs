@@ -16,7 +16,7 @@ use url::Url;
 use super::Metrics;
 use super::process::Process;
 
-/// Those that the conventions recommend for both.
+/// The buckets that the conventions recommend for both.
 const BUCKETS: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
@@ -28,7 +28,7 @@ pub(super) struct Standard {
     server: OnceLock<Arc<Server>>,
 }
 
-/// Whom the requests go to.
+/// The server that the requests go to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Server {
     address: String,
@@ -42,12 +42,12 @@ impl From<&Url> for Server {
     }
 }
 
-/// How a request of the API has ended.
+/// How a request to the API ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestEnd {
     pub method: &'static str,
     pub status: Option<u16>,
-    /// What went wrong, where no status came.
+    /// What went wrong, if no status came.
     pub class: &'static str,
     pub is_error: bool,
 }
@@ -83,8 +83,7 @@ impl EncodeLabelSet for RequestLabels {
 }
 
 impl EncodeLabelSet for ProcessLabels {
-    /// The queue is the template: exchange and routing key are the producers' choice, and may be
-    /// many.
+    /// The queue is the template: producers choose exchange and routing key, and there may be many.
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
         ("messaging_system", "rabbitmq").encode(encoder.encode_label())?;
         ("messaging_operation_name", "process").encode(encoder.encode_label())?;
@@ -127,12 +126,12 @@ impl Standard {
 }
 
 impl Metrics {
-    /// Whom the requests go to. The first word counts.
+    /// Sets the server that the requests go to. Only the first call counts.
     pub fn set_server(&self, server: Server) {
         let _ = self.standard.server.set(Arc::new(server));
     }
 
-    /// A delivery from this queue has been processed; with the reason, if it has failed for good.
+    /// A delivery from this queue has been processed; with the reason if it failed for good.
     pub fn observe_process(
         &self,
         queue: impl Into<Cow<'static, str>>,
@@ -143,7 +142,7 @@ impl Metrics {
         self.standard.processed.get_or_create(&labels).observe(took.as_secs_f64());
     }
 
-    /// A request of the API has ended.
+    /// A request to the API has ended.
     pub fn observe_request(&self, end: RequestEnd, took: Duration) {
         let labels = RequestLabels { server: self.standard.server.get().cloned(), end };
         self.standard.requests.get_or_create(&labels).observe(took.as_secs_f64());

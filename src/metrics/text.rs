@@ -1,5 +1,6 @@
-//! The text format of Prometheus (0.0.4), made of OpenMetrics: there the name of a counter and of
-//! an info has its ending in the lines about it too, and there are no units and no end.
+//! The text format of Prometheus (0.0.4), converted from OpenMetrics. In this format the metadata
+//! lines of a counter or an info also use the name with its suffix, and there are no unit lines and
+//! no end marker.
 
 pub(super) fn of_openmetrics(open: &str) -> String {
     let mut text = String::with_capacity(open.len());

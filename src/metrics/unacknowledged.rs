@@ -1,4 +1,4 @@
-//! The deliveries in our hands: how many they are, and since when.
+//! The unacknowledged deliveries: how many there are, and since when.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::Metrics;
 
-/// When a delivery came, and a number that tells it from others of the same moment.
+/// When a delivery arrived, and a number that distinguishes deliveries of the same moment.
 pub(super) type Received = (Instant, u64);
 
 /// An unacknowledged delivery.
@@ -23,7 +23,7 @@ impl Drop for Unacknowledged<'_> {
 }
 
 impl Metrics {
-    /// A delivery has come into our hands. Its guard ends with it.
+    /// A delivery has arrived. The returned guard lasts as long as it is unacknowledged.
     pub fn received(&self) -> Unacknowledged<'_> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let received = (Instant::now(), NUMBER.fetch_add(1, Ordering::Relaxed));

@@ -9,13 +9,13 @@ use super::Metrics;
 use crate::kind::Kind;
 
 impl Metrics {
-    /// A command that was first seen then waits until then.
+    /// A command with this `first_seen` waits until then.
     pub fn waits(&self, kind: Kind, first_seen: Timestamp, until: Timestamp) {
         let mut ages = self.waiting_ages.lock().unwrap_or_else(PoisonError::into_inner);
         ages.entry(kind).or_default().waits(first_seen, until);
     }
 
-    /// When the oldest of each kind was first seen.
+    /// When the oldest waiting command of each kind was first seen.
     pub fn oldest_waiting(&self, now: Timestamp) -> BTreeMap<Kind, Timestamp> {
         let mut ages = self.waiting_ages.lock().unwrap_or_else(PoisonError::into_inner);
         ages.iter_mut().filter_map(|(kind, ages)| Some((*kind, ages.oldest(now)?))).collect()

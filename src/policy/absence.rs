@@ -1,20 +1,20 @@
-//! When a 404 may be believed. Shared by the worker and `check`.
+//! When a 404 can be believed. Shared by the worker and `check`.
 
 use std::time::Duration;
 
 use super::answer::{Answer, Body, Response};
 use super::verdict::Verdict;
 
-/// How long it is believed that a token reaches an organisation: its user may have been removed
-/// since.
+/// How long the answer that a token reaches an organisation stays valid: the token's user may be
+/// removed later.
 const REACHED_FOR: Duration = Duration::from_mins(10);
-/// Calls that were in flight together share one answer; the next probe asks again.
+/// Calls that were in flight together share one answer; the next probe checks again.
 const BRIEFLY: Duration = Duration::from_millis(500);
-/// An API that could not say may say so soon; one that has none of these GETs is asked ever more
-/// seldom.
+/// An API that could not answer may answer soon; one that does not have this GET is asked less and
+/// less often.
 const FIRST_INCONCLUSIVE_FOR: Duration = Duration::from_secs(1);
 const LAST_INCONCLUSIVE_FOR: Duration = Duration::from_mins(1);
-/// After so many absences in a row it is asked again whether the token reaches the organisation.
+/// After this many absences in a row, check again whether the token reaches the organisation.
 const ABSENCES_IN_A_ROW: u32 = 10;
 
 /// Whether a token reaches an organisation, by the answer to the list of the organisation's tasks.
@@ -22,11 +22,11 @@ const ABSENCES_IN_A_ROW: u32 = 10;
 pub enum Reach {
     /// The API lists its tasks.
     Reached,
-    /// The API says in its own words that there is no such organisation, or not for this token.
+    /// The API itself says that the organisation does not exist, or not for this token.
     NotReached,
-    /// Something else answered: an API that has no such list, a proxy.
+    /// Something else answered: an API without such a list, or a proxy.
     Inconclusive,
-    /// The question has no answer at the moment, which means this for the organisation.
+    /// The question was not answered, with this verdict for the organisation.
     Unanswered(Verdict),
 }
 
@@ -42,8 +42,7 @@ pub fn reach(answer: &Answer) -> Reach {
         403 if is_json && !body.denies_the_endpoint() => Reach::NotReached,
         401 => Reach::Unanswered(Verdict::Unauthorized),
         429 => Reach::Unanswered(Verdict::Throttled),
-        // Not `Transient`: what was not answered is not the command's own call, and uses up no
-        // attempt of it.
+        // Not `Transient`: this was not the command's own call, so it does not use up an attempt.
         502..=504 => Reach::Unanswered(Verdict::Unreachable),
         _ => Reach::Inconclusive,
     }
@@ -51,12 +50,11 @@ pub fn reach(answer: &Answer) -> Reach {
 
 /// # An absence is proven, or marked, or it waits
 ///
-/// The API says "not found" of a task that is gone, and of every task of an organisation that it
-/// does not show to this token. So its word proves an absence only where the token reaches the
-/// organisation. An API that has no such list gives no proof: the absence still counts, marked as
-/// unverified. Where the API denies the organisation itself, it does not count at all, whoever has
-/// said it; and where the question is not answered, the command waits as if its own call had been
-/// answered so.
+/// The API says "not found" for a task that is gone, and for every task of an organisation that it
+/// does not show to this token. So the answer proves an absence only if the token reaches the
+/// organisation. An API without such a list gives no proof: the absence still counts, marked as
+/// unverified. If the API denies the organisation itself, the absence does not count at all. And if
+/// the question is not answered, the command waits as if its own call had got that answer.
 pub fn believe(verdict: Verdict, reach: Reach) -> Verdict {
     match (verdict, reach) {
         (Verdict::AlreadyAbsent | Verdict::UnverifiedAbsence, Reach::NotReached) => {
@@ -70,8 +68,8 @@ pub fn believe(verdict: Verdict, reach: Reach) -> Verdict {
     }
 }
 
-/// The answer that takes the place of the command's own where the question was not answered. The
-/// command's own call left no doubt.
+/// The answer that replaces the command's own if the question was not answered. The command's own
+/// call left no doubt.
 pub fn in_its_place(list: &Answer) -> Answer {
     match list {
         Answer::Status(_) => list.clone(),
@@ -82,7 +80,7 @@ pub fn in_its_place(list: &Answer) -> Answer {
     }
 }
 
-/// How long an answer holds; `before` is the one that it follows, and how long that held.
+/// How long an answer stays valid; `before` is the previous answer, and how long that was valid.
 pub fn holds_for(reach: Reach, before: Option<(Reach, Duration)>) -> Duration {
     match (reach, before) {
         (Reach::Reached, _) => REACHED_FOR,
@@ -94,8 +92,8 @@ pub fn holds_for(reach: Reach, before: Option<(Reach, Duration)>) -> Duration {
     }
 }
 
-/// Whether so many absences since the last question, and no task that was there, are a reason to
-/// ask again.
+/// Whether this many absences since the last question, without an existing task in between, are a
+/// reason to ask again.
 pub fn is_worth_asking_again(reach: Reach, absences: u32) -> bool {
     reach == Reach::Reached && absences >= ABSENCES_IN_A_ROW
 }

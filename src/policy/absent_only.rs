@@ -1,6 +1,7 @@
-//! Organisations whose new commands find nothing to delete, one after the other. Pure.
+//! Organisations whose new commands find nothing to delete, one after another. Pure.
 //!
-//! A share of all commands does not show them: others, with many more, hide them.
+//! A ratio over all commands would not show them: organisations with many more commands would hide
+//! them.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -9,12 +10,12 @@ use super::verdict::Verdict;
 use crate::kind::Kind;
 use crate::messages::OrgId;
 
-/// So many in a row are no accident.
+/// This many in a row are no accident.
 const MANY: u32 = 20;
-/// What was long ago says nothing of now.
+/// Old answers say nothing about now.
 const FORGET_AFTER: Duration = Duration::from_hours(1);
 
-/// The rows of absences that have not ended.
+/// The unbroken runs of absences.
 #[derive(Debug, Default)]
 pub struct AbsentOnly(BTreeMap<(OrgId, Kind), Row>);
 
@@ -25,8 +26,8 @@ struct Row {
 }
 
 impl AbsentOnly {
-    /// The first call of a new command was answered. Returns whether its organisation has just
-    /// become one of those that see absences only.
+    /// Records the answer to the first call of a new command. Returns whether its organisation has
+    /// just started to see absences only.
     pub fn record(&mut self, org: &OrgId, kind: Kind, verdict: Verdict, now: Instant) -> bool {
         let key = (org.clone(), kind);
         match verdict {

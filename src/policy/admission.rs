@@ -1,4 +1,4 @@
-//! Whether a message is a command that this worker may carry out now. Asked before any URL is
+//! Whether a message is a command that this worker may carry out now. Checked before any URL is
 //! built.
 
 use jiff::Timestamp;
@@ -7,20 +7,19 @@ use crate::messages::{Command, FailureReason, Incoming, OrgId};
 use crate::policy::producers::Producers;
 use std::time::Duration;
 
-/// Why a message is refused. It goes to the dead letters for its own fault, and no call is made for
-/// it.
+/// Why a message is refused. It is dead-lettered for its own fault, and no call is made for it.
 #[derive(Debug)]
 pub struct Refusal {
     /// One of the contract's reasons.
     pub reason: FailureReason,
     /// For a person.
     pub detail: String,
-    /// The command, where it could be read.
+    /// The command, if it could be read.
     pub command: Option<Command>,
 }
 
-/// When the command was first seen: what its header says, but never in the future, because anyone
-/// may have written the header.
+/// When the command was first seen, from its header; but never in the future, because anyone may
+/// have written the header.
 pub fn first_seen(incoming: &Incoming, now: Timestamp) -> Timestamp {
     incoming.retry_state.first_seen.map_or(now, |seen| seen.min(now))
 }
@@ -33,7 +32,7 @@ pub fn age(incoming: &Incoming, now: Timestamp) -> Duration {
 /// Reads the command and checks that it may be carried out.
 ///
 /// # Errors
-/// [`Refusal`] where it is malformed, names an organisation outside of `is_allowed`, comes from a
+/// [`Refusal`] if it is malformed, names an organisation outside of `is_allowed`, comes from a
 /// producer that may not ask for it, or is past its `not_after`.
 pub fn admit(
     incoming: &Incoming,
@@ -43,8 +42,8 @@ pub fn admit(
 ) -> Result<Command, Refusal> {
     let refuse = |reason, detail, command| Err(Refusal { reason, detail, command });
     if let Some(fault) = &incoming.fault {
-        // Named all the same: a replay without these headers may succeed, and must supersede this
-        // end.
+        // The command is still decoded: a replay without these headers may succeed, and must
+        // supersede this end.
         let command = Command::decode(incoming.kind, &incoming.body).ok();
         return refuse(FailureReason::Malformed, fault.clone(), command);
     }
@@ -69,8 +68,8 @@ pub fn admit(
     }
 }
 
-/// Why the command must no longer be carried out, if that is so. Asked again before every call: a
-/// wait takes time.
+/// Why the command must no longer be carried out, if so. Checked again before every call, because
+/// waits take time.
 pub fn passed_not_after(command: &Command, now: Timestamp) -> Option<String> {
     let limit = command.not_after.filter(|limit| *limit < now)?;
     Some(format!("its not_after, {limit}, has passed"))

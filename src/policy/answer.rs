@@ -1,4 +1,4 @@
-//! What the API said to one call, as a value. The facts only; `verdict` says what they mean.
+//! The API's answer to one call, as a value. Only the facts; `verdict` says what they mean.
 
 use serde_json::Value;
 
@@ -11,17 +11,17 @@ pub enum Answer {
     TimedOut,
     /// The connection broke, or spoke no HTTP, after the call was under way.
     ConnectionLost {
-        /// What the HTTP library says of it.
+        /// The HTTP library's message.
         detail: String,
     },
     /// The call never left: refused, no route, DNS, TLS.
     Unreachable {
-        /// What the HTTP library says of it.
+        /// The HTTP library's message.
         detail: String,
     },
 }
 
-/// What is kept of an HTTP response.
+/// The relevant parts of an HTTP response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
     /// Status code.
@@ -41,7 +41,7 @@ pub struct Response {
 pub enum Body {
     /// Nothing, or white space.
     Empty,
-    /// JSON, with the error code and message where it has them.
+    /// JSON, with the error code and message if it has them.
     Json {
         /// `code` or `error.code`.
         code: Option<String>,
@@ -50,15 +50,15 @@ pub enum Body {
     },
     /// A page: by its content type or its first character.
     Html,
-    /// Something else, plain text perhaps.
+    /// Something else, perhaps plain text.
     Other,
     /// It could not be read to its end.
     Lost,
 }
 
-/// The code by which the API says that no such endpoint exists.
+/// The API's code for an endpoint that does not exist.
 pub const ENDPOINT_NOT_FOUND: &str = "ENDPOINT_NOT_FOUND";
-/// The code by which the API says that an object is missing (read in Tallyfy's own clients).
+/// The API's code for a missing object (found in Tallyfy's own clients).
 pub const RESOURCE_NOT_FOUND: &str = "RESOURCE_NOT_FOUND";
 
 impl Body {
@@ -83,7 +83,7 @@ impl Body {
         self.code() == Some(ENDPOINT_NOT_FOUND)
     }
 
-    /// Whether it is the API that speaks, and of an object that is missing.
+    /// Whether this is the API's own answer for a missing object.
     pub fn names_a_missing_resource(&self) -> bool {
         self.code() == Some(RESOURCE_NOT_FOUND)
     }
@@ -103,7 +103,7 @@ fn member(json: &Value, name: &str) -> Option<String> {
 }
 
 impl Answer {
-    /// The status, where one arrived.
+    /// The status, if one arrived.
     pub fn status(&self) -> Option<u16> {
         match self {
             Self::Status(response) => Some(response.status),
@@ -111,7 +111,7 @@ impl Answer {
         }
     }
 
-    /// The API's own id of the request, where it gave one.
+    /// The API's own id of the request, if it gave one.
     pub fn request_id(&self) -> Option<&str> {
         match self {
             Self::Status(response) => response.request_id.as_deref(),

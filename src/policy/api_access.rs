@@ -1,8 +1,8 @@
-//! Whether the API may be called now, for this organisation: the breaker and the organisations'
-//! circuits as one decision.
+//! Whether the API may be called now for this organisation: the breaker and the organisations'
+//! circuits in one decision.
 //!
-//! Pure: `worker::permits` holds it behind one lock, asks [`ApiAccess::admit`] before a call and
-//! tells [`ApiAccess::record`] what came of it, or [`ApiAccess::release`] that no call was made.
+//! Pure: `worker::permits` keeps it behind one lock, calls [`ApiAccess::admit`] before a call and
+//! afterwards [`ApiAccess::record`] with the result, or [`ApiAccess::release`] if no call was made.
 
 mod breaker;
 pub mod held;
@@ -38,41 +38,41 @@ use crate::policy::verdict::Verdict;
 
 /// How long an organisation counts as served after a good answer.
 const EVIDENCE: Duration = Duration::from_secs(10);
-/// An organisation that nobody has used for this long is forgotten; what comes after begins with
-/// slow start.
+/// An organisation that was not used for this long is forgotten; its next call begins with slow
+/// start.
 const IDLE: Duration = Duration::from_mins(10);
 
-/// The breaker and the organisations that were called lately.
+/// The breaker and the recently called organisations.
 ///
 /// # One tenant's trouble stays that tenant's
 ///
-/// Each organisation has a circuit of its own, which is suspended when the organisation is
-/// throttled, unauthorized, failing or misdirected. The breaker, which stops all, opens only when
-/// failures come from several distinct commands and no organisation is served.
+/// Each organisation has its own circuit, which is suspended when the organisation is throttled,
+/// unauthorized, failing or misdirected. The breaker, which stops all, opens only when failures
+/// come from several distinct commands and no organisation is served.
 #[derive(Debug)]
 pub struct ApiAccess {
     concurrency: usize,
-    /// A suspended organisation may have commands in a delay queue for this long.
+    /// For how long commands of a suspended organisation may be in a delay queue.
     longest_delay: Duration,
     breaker: Breaker,
     organisations: HashMap<OrgId, Organisation>,
     in_flight: usize,
-    /// Those that have a token now.
+    /// Organisations that have a token now.
     callable: HashSet<OrgId>,
-    /// Those that commands have come for.
+    /// Organisations that commands have come for.
     known: HashSet<OrgId>,
-    /// How many of them are callable.
+    /// How many known organisations are callable.
     called: usize,
     /// How many of those are suspended.
     suspended: usize,
     last_used: LastUsed,
     limits: RateLimits,
-    /// Tokens for calls of any organisation, from the first call on.
+    /// Rate limit tokens for calls of any organisation, from the first call on.
     all_tokens: Option<Bucket>,
 }
 
 impl ApiAccess {
-    /// Everything may be called, each organisation with slow start. `longest_delay` is that of the
+    /// Initially every organisation may be called, with slow start. `longest_delay` is that of the
     /// delay queues.
     pub fn new(concurrency: usize, longest_delay: Duration, limits: RateLimits) -> Self {
         Self {
@@ -91,27 +91,27 @@ impl ApiAccess {
         }
     }
 
-    /// Only organisations that are allowed are known from now on, and of them only those that are
-    /// callable (they have a token) are called.
+    /// Forgets organisations that are no longer allowed. Only callable ones, which have a token,
+    /// are called from now on.
     ///
-    /// # A token that is away for a moment forgets nothing
+    /// # A token that is missing for a moment forgets nothing
     ///
-    /// An organisation that is allowed keeps its circuit without a token: the end of its
-    /// `Retry-After`, what is in flight, the absences without proof.
+    /// An allowed organisation without a token keeps its circuit: the end of its `Retry-After`, its
+    /// calls in flight, its absences without proof.
     pub fn set_organisations<'a>(
         &mut self,
         is_allowed: impl Fn(&OrgId) -> bool,
         callable: impl Iterator<Item = &'a OrgId>,
     ) {
-        // What is in flight of those that are not allowed any more comes back to a circuit that is
-        // new.
+        // If a disallowed organisation still has calls in flight, their answers come back to a new
+        // circuit.
         self.organisations.retain(|org, _| is_allowed(org));
         self.known.retain(is_allowed);
         self.callable = callable.cloned().collect();
         self.count();
     }
 
-    /// Forgets what nobody has used for long.
+    /// Forgets organisations that were not used for long.
     pub fn forget_idle(&mut self, now: Instant) {
         let longest_delay = self.longest_delay;
         self.organisations.retain(|_, organisation| {
@@ -123,10 +123,10 @@ impl ApiAccess {
         self.count();
     }
 
-    /// Asks for one call. `was_tried`: the command was called for before.
+    /// Asks for permission for one call. `was_tried`: a call was made for this command before.
     ///
     /// # Errors
-    /// [`Denied`] says why not, and when it may be worth asking again.
+    /// [`Denied`] says why not, and when to ask again.
     pub fn admit(&mut self, org: &OrgId, was_tried: bool, now: Instant) -> Result<Permit, Denied> {
         let every_probe_is_welcome = self.breaker.is_open();
         let is_full = self.in_flight >= self.concurrency;
@@ -186,9 +186,8 @@ impl ApiAccess {
 
     /// # The breaker opens only when no organisation is served
     ///
-    /// Once an organisation is suspended its failures count no more: it is known to fail. An
-    /// organisation whose last answer was a good one, not long ago, speaks against an outage of
-    /// all.
+    /// The failures of a suspended organisation do not count: it is known to fail. An organisation
+    /// whose last answer was good and recent speaks against a general outage.
     fn record_for_all(
         &mut self,
         feedback: &Feedback,
@@ -228,9 +227,9 @@ impl ApiAccess {
         }
     }
 
-    /// What suspended an organisation may be gone (it has a new token, say): its next call is a
-    /// probe, but not before the end of a `Retry-After`, which the API has asked of the
-    /// organisation and not of the token.
+    /// The cause of a suspension may be gone (there is a new token, say), so the organisation's
+    /// next call is a probe. But not before the end of a `Retry-After`, which applies to the
+    /// organisation and not to the token.
     pub fn probe_now(&mut self, org: &OrgId, now: Instant) {
         if let Some(organisation) = self.organisations.get_mut(org) {
             organisation.probe_now(now);
@@ -244,8 +243,8 @@ impl ApiAccess {
         }
     }
 
-    /// Whether no failure is a command's fault now: its organisation is suspended, or the breaker
-    /// is open.
+    /// Whether failures are not the command's fault at the moment: its organisation is suspended,
+    /// or the breaker is open.
     pub fn is_outage(&self, org: &OrgId) -> bool {
         self.breaker.is_open()
             || self.organisations.get(org).is_some_and(Organisation::is_suspended)

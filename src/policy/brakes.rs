@@ -1,4 +1,4 @@
-//! All that the ledger says: guards, pauses, cancellations. Pure: every worker folds the same
+//! The state of the ledger: guards, pauses, cancellations. Pure: every worker folds the same
 //! records in the same order.
 
 use std::collections::HashMap;
@@ -17,8 +17,8 @@ pub struct Pause {
     pub decision: Decision,
 }
 
-/// So many records later a trip, a pause or a cancellation is recorded again. The stream keeps 64
-/// MiB, which is four times as many of the largest records (1.6 KB: a worker that tells of ten
+/// After this many records, a trip, a pause or a cancellation is recorded again. The stream keeps
+/// 64 MiB, which holds four times as many of the largest records (1.6 KB: a worker that reports ten
 /// suspended organisations).
 const REMIND_AFTER: u64 = 10_000;
 
@@ -30,23 +30,23 @@ pub struct Brakes {
     paused: HashMap<OrgId, Pause>,
     cancelled: Cancellations,
     workers: Workers,
-    /// The number of the last record about each subject.
+    /// Per subject, the number of the last record about it.
     recorded: HashMap<Subject, u64>,
 }
 
-/// What a lasting state is about.
+/// The subject of a lasting state.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Subject {
     Guard(Scope),
     Pause(Option<OrgId>),
 }
 
-/// What a record was for one of the workers.
+/// The effect of a record, for the workers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Applied {
-    /// Its writer has read all that was there when it came.
+    /// Its writer has read everything before it.
     Opened { writer: String, number: u64 },
-    /// Its writer has got so many permits.
+    /// Its writer has got this many permits.
     Reserved { writer: String, number: u64, scope: Scope, granted: u32 },
     /// The guard has tripped just now.
     Tripped(Scope, Trip),
@@ -55,7 +55,7 @@ pub enum Applied {
 }
 
 impl Brakes {
-    /// Takes the next record in; `offset` is its number in the stream.
+    /// Applies the next record; `offset` is its number in the stream.
     pub fn apply(&mut self, record: LedgerRecord, offset: u64) -> Applied {
         let LedgerRecord { at, writer, entry } = record;
         match entry {
@@ -121,16 +121,16 @@ impl Brakes {
                     None => self.paused_all = None,
                 }
             }
-            // Those of the guard.
+            // Records of the guard.
             _ => {}
         }
     }
 
-    /// # A reminder undoes no decision
+    /// # A reminder does not undo a decision
     ///
-    /// Whoever writes it may not have read a decision that was written at the same moment. So it
-    /// counts only where the state is as it says already, or nothing at all is known of its
-    /// subject: then the records that said so are forgotten.
+    /// Its writer may not have read a decision that was written at the same moment. So it counts
+    /// only if the state already matches it, or if nothing is known about its subject because the
+    /// stream has dropped the earlier records.
     fn is_news(&mut self, subject: Subject, is_so: bool, offset: u64) -> bool {
         let is_news = is_so || !self.recorded.contains_key(&subject);
         if is_news {
@@ -159,7 +159,7 @@ impl Brakes {
         org_id.map_or(self.paused_all.is_some(), |org| self.paused.contains_key(org))
     }
 
-    /// What must be recorded again, before the stream forgets it; `next` is the number of the next
+    /// Records to write again before the stream drops them; `next` is the number of the next
     /// record.
     pub fn reminders(&self, next: u64) -> Vec<LedgerEntry> {
         let is_old = |subject: &Subject| {
@@ -182,13 +182,13 @@ impl Brakes {
         trips.chain(pauses).chain(self.cancelled.reminders(next, REMIND_AFTER)).collect()
     }
 
-    /// The ledger is read again from its beginning, and it may not be the one that was read before.
-    /// Returns what must be recorded again in any case.
+    /// The ledger is read again from its beginning, and it may be a different one. Returns the
+    /// records to write again in any case.
     ///
-    /// # A ledger that is lost lifts no brake
+    /// # Losing the ledger does not lift a brake
     ///
-    /// Trips, pauses and cancellations stay in force. If the old records are still there, what was
-    /// decided since is read again, in the same order.
+    /// Trips, pauses and cancellations stay in force. If the old records still exist, later
+    /// decisions are read again in the same order.
     pub fn read_again(&mut self) -> Vec<LedgerEntry> {
         let lasting = self.reminders(u64::MAX);
         self.guards.retain(|_, guard| matches!(guard.state(), GuardState::Tripped(_)));
@@ -197,7 +197,7 @@ impl Brakes {
         lasting
     }
 
-    /// The trip, where commands of this scope are held.
+    /// The trip, if commands of this scope are held.
     pub fn trip(&self, scope: &Scope) -> Option<&Trip> {
         match self.guards.get(scope)?.state() {
             GuardState::Tripped(trip) => Some(trip),
@@ -205,13 +205,13 @@ impl Brakes {
         }
     }
 
-    /// The trips that no event tells of, as far as is known.
+    /// The trips without a published event, as far as is known.
     pub fn unannounced(&self) -> Vec<(Scope, Trip)> {
         let trips = self.tripped().filter(|(_, trip)| !trip.is_announced);
         trips.map(|(scope, trip)| (scope.clone(), trip.clone())).collect()
     }
 
-    /// All trips that nobody has decided about.
+    /// All trips without a decision.
     pub fn tripped(&self) -> impl Iterator<Item = (&Scope, &Trip)> {
         self.guards.iter().filter_map(|(scope, guard)| match guard.state() {
             GuardState::Tripped(trip) => Some((scope, trip)),
@@ -234,18 +234,18 @@ impl Brakes {
         self.paused_all.as_ref().or_else(|| self.paused.get(org))
     }
 
-    /// Who has cancelled this command, if anybody; `command_id` is asked for only where somebody
-    /// has cancelled something.
+    /// Who has cancelled this command, if anyone. `command_id` is only called if there are
+    /// cancellations.
     pub fn cancelled(&self, org: &OrgId, command_id: impl FnOnce() -> String) -> Option<&Decision> {
         (!self.cancelled.is_empty()).then(|| self.cancelled.find(org, &command_id()))?
     }
 
-    /// The workers that have written lately.
+    /// The workers that have written recently.
     pub fn workers(&self) -> &Workers {
         &self.workers
     }
 
-    /// The organisations that are paused by themselves.
+    /// The organisations that are paused individually.
     pub fn paused_organisations(&self) -> impl Iterator<Item = (&OrgId, &Pause)> {
         self.paused.iter()
     }
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ledger_that_is_lost_lifts_no_brake() {
+    fn losing_the_ledger_does_not_lift_a_brake() {
         let mut brakes = Brakes::default();
         let limit = GuardLimit { max_deletes: 1, window_s: 60 };
         let (org_id, decision) = (Some(org("a")), decision());
@@ -383,7 +383,7 @@ mod tests {
         assert_eq!(brakes.reminders(5 + REMIND_AFTER - 1), []);
         let reminders = brakes.reminders(6 + REMIND_AFTER);
         assert_eq!(reminders.len(), 2);
-        // Somebody who reads only these.
+        // A reader that sees only these records.
         let mut later = Brakes::default();
         for (at, reminder) in reminders.into_iter().enumerate() {
             let at = 6 + REMIND_AFTER + at as u64;
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reminder_undoes_no_decision() {
+    fn a_reminder_does_not_undo_a_decision() {
         let mut brakes = Brakes::default();
         let since = Timestamp::from_second(1_800_000_000).unwrap();
         for entry in [

@@ -1,4 +1,4 @@
-//! The commands that somebody has cancelled: they end without a further call.
+//! The cancelled commands: they end without a further call.
 
 use std::collections::HashMap;
 
@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use crate::messages::OrgId;
 use crate::messages::ledger::{Decision, LedgerEntry};
 
-/// Longer than the undo window, and than `MAX_AGE` by default. What is held for longer than that
-/// can be cancelled again, or rejected.
+/// Longer than the undo window and the default `MAX_AGE`. A command that is held for longer can be
+/// cancelled again or rejected.
 const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(24 * 60);
 
 /// Who has cancelled a command, and when.
@@ -21,7 +21,7 @@ pub(super) struct Cancellation {
     pub(super) offset: u64,
 }
 
-/// By the command's id, and by its organisation where that was named.
+/// By the command's id, and by its organisation if one was given.
 #[derive(Debug, Default)]
 pub(super) struct Cancellations(HashMap<(String, Option<OrgId>), Cancellation>);
 
@@ -41,12 +41,12 @@ impl Cancellations {
         of(None).or_else(|| of(Some(org.clone()))).map(|found| &found.decision)
     }
 
-    /// The numbers of the records are those of another stream, perhaps.
+    /// Forgets the record numbers: they may belong to another stream.
     pub(super) fn read_again(&mut self) {
         self.0.values_mut().for_each(|known| known.offset = 0);
     }
 
-    /// What must be recorded again, because the last record of it is so old.
+    /// Records to write again because the last one is this old.
     pub(super) fn reminders(&self, next: u64, after: u64) -> impl Iterator<Item = LedgerEntry> {
         let old =
             self.0.iter().filter(move |(_, known)| known.offset.saturating_add(after) <= next);

@@ -1,4 +1,4 @@
-//! Our clock beside the API's: whether an age can be told at all.
+//! Compares our clock with the API's: whether ages can be computed at all.
 
 use std::time::Duration;
 
@@ -6,21 +6,20 @@ use jiff::Timestamp;
 
 use super::answer::{Answer, Body, Response};
 
-/// More than this and commands would expire of an age that they do not have.
+/// With more skew than this, commands would expire at an age that they do not have.
 pub const WRONG: Duration = Duration::from_mins(5);
 
-/// How far our clock is from the API's, by the answer's `Date`; `None` where it has none.
+/// How far our clock is from the API's, by the answer's `Date`; `None` if it has none.
 pub fn skew(answer: &Answer, now: Timestamp) -> Option<Duration> {
     let Answer::Status(response) = answer else { return None };
     let theirs = httpdate::parse_http_date(response.date.as_deref()?).ok()?;
     Some(now.duration_since(Timestamp::try_from(theirs).ok()?).unsigned_abs())
 }
 
-/// Answers in a row that it takes: one may have been written by anything on the way, or be an old
-/// one.
+/// How many answers in a row it takes: a single one may be old, or come from anything on the way.
 const IN_A_ROW: u32 = 3;
 
-/// What the API's own answers have said of our clock.
+/// What the API's own answers have shown about our clock.
 #[derive(Debug, Default)]
 pub struct ClockCheck {
     wrong_in_a_row: u32,
@@ -32,12 +31,11 @@ impl ClockCheck {
         self.wrong_in_a_row >= IN_A_ROW
     }
 
-    /// Takes an answer in; returns how far our clock is off, if what [`ClockCheck::is_wrong`] says
-    /// has changed.
+    /// Records an answer; returns how far our clock is off if [`ClockCheck::is_wrong`] has changed.
     ///
     /// # The API's clock is read from the API's own answers only
     ///
-    /// A proxy, a cache or a page on the way has a clock of its own.
+    /// A proxy or a cache on the way has its own clock.
     pub fn record(&mut self, answer: &Answer, now: Timestamp) -> Option<Duration> {
         let skew = skew(answer, now).filter(|_| is_the_apis_own(answer))?;
         let was_wrong = self.is_wrong();
@@ -66,7 +64,7 @@ mod tests {
         Answer::Status(Response { status, body, retry_after: None, date, request_id: None })
     }
 
-    /// Whether the clock is held to be wrong after each of these answers.
+    /// Whether the clock counts as wrong after each of these answers.
     fn wrong_after(answers: &[(u16, Body, &str)]) -> Vec<bool> {
         let (mut check, now) = (ClockCheck::default(), NOW.parse().unwrap());
         let mut after = |(status, body, date): &(u16, Body, &str)| {

@@ -1,5 +1,4 @@
-//! What a dry run makes of an answer. It looks at the object instead of deleting it, and says what
-//! would have happened.
+//! The dry run: it looks at the object instead of deleting it, and says what would have happened.
 
 use super::answer::{Answer, Body, Response};
 use super::next_step::{Facts, NextStep, next_step};
@@ -20,15 +19,15 @@ pub enum CallMode {
     Look,
 }
 
-/// What the API has shown of an object, beyond that it is there.
+/// What the API has shown about an object besides its existence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Seen {
     pub archived: Option<bool>,
     pub one_off: Option<bool>,
 }
 
-/// Says what an answer to a look means: 200 with the API's JSON shows that the object is there; the
-/// rest means what it means after the destructive call, but no other 2xx is a success of anything.
+/// Says what an answer to a look means: 200 with the API's JSON shows that the object exists. Other
+/// answers mean the same as after the destructive call, except that no other 2xx is a success.
 pub fn decide(answer: &Answer) -> Verdict {
     match answer {
         Answer::Status(Response { status: 200..=299, body, .. }) => match (answer.status(), body) {
@@ -40,7 +39,7 @@ pub fn decide(answer: &Answer) -> Verdict {
     }
 }
 
-/// What follows a look.
+/// The next step after a look.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LookStep {
     /// The command has come to the end of the dry run.
@@ -50,13 +49,13 @@ pub enum LookStep {
     Postpone(RetryDelay),
 }
 
-/// Says what follows a look.
+/// Decides the next step after a look.
 ///
-/// # What only the destructive call can tell makes no dead letter
+/// # A dry run makes no dead letter that only the destructive call could justify
 ///
-/// A look that is refused, or fails until no attempt is left, says nothing of what the destructive
-/// call would have met: the command ends as unknown. Only an absence that the kind counts as a
-/// failure is told as the dead letter that it would have become.
+/// A look that is refused, or fails until no attempt is left, says nothing about the destructive
+/// call: the command ends as unknown. Only an absence that the kind counts as a failure is reported
+/// as the dead letter that it would have become.
 pub fn after_look(
     verdict: Verdict,
     seen: Seen,
@@ -75,7 +74,7 @@ pub fn after_look(
             LookStep::End(Would::DeadLettered(FailureReason::NotFound))
         }
         NextStep::DeadLetter(_) if verdict_is_absence(verdict) => LookStep::End(Would::Unknown(
-            "it is not to be seen; nobody has documented whether an archived process is",
+            "it cannot be seen, and it is not documented whether an archived process can be",
         )),
         NextStep::DeadLetter(_) => LookStep::End(Would::Unknown("the look at it has failed")),
     }
@@ -85,11 +84,11 @@ fn verdict_is_absence(verdict: Verdict) -> bool {
     matches!(verdict, Verdict::AlreadyAbsent | Verdict::UnverifiedAbsence)
 }
 
-/// Of an object that is there.
+/// For an object that exists.
 fn would(kind: Kind, seen: Seen) -> Would {
     match (kind, seen) {
         (Kind::TaskDelete | Kind::TaskArchive, Seen { one_off: Some(false), .. }) => {
-            Would::Unknown("it is no one-off task, and this call is for one-off tasks")
+            Would::Unknown("it is not a one-off task, and this call is for one-off tasks")
         }
         (Kind::TaskArchive, Seen { archived: Some(true), .. }) => {
             Would::DeadLettered(FailureReason::NotFound)
@@ -104,10 +103,10 @@ fn would(kind: Kind, seen: Seen) -> Would {
     }
 }
 
-/// Of one that is not.
+/// For an object that does not exist.
 fn absent(kind: Kind, is_verified: bool) -> Would {
     match kind {
-        // Its destructive call answers the same for one that is there.
+        // Its destructive call gives the same answer for an existing object.
         Kind::TagDelete => Would::End { how: EndKind::Done, is_verified: true },
         _ => Would::End { how: EndKind::AlreadyAbsent, is_verified },
     }
@@ -162,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_the_destructive_call_can_tell_makes_no_dead_letter() {
+    fn a_dry_run_makes_no_dead_letter_that_only_the_destructive_call_could_justify() {
         for kind in Kind::ALL {
             for verdict in [Verdict::Forbidden, Verdict::Rejected, Verdict::Transient] {
                 let step = step(kind, verdict, Seen::default());

@@ -1,7 +1,7 @@
 //! The guard of one organisation and kind: how many commands may be admitted in a sliding window,
-//! and what a person has decided since.
+//! and what a person has decided since it tripped.
 //!
-//! Every worker folds the same records in the same order and so comes to the same state. Time is
+//! Every worker folds the same records in the same order and so reaches the same state. The time is
 //! that of the records.
 
 use std::collections::VecDeque;
@@ -11,12 +11,12 @@ use jiff::Timestamp;
 
 use crate::messages::ledger::{Decision, GuardLimit};
 
-/// One entry of the window stands for all admissions of so long.
+/// One entry of the window stands for all admissions within this time.
 const GRAIN: Duration = Duration::from_secs(1);
 /// No window is longer; older admissions are forgotten.
 const LONGEST_WINDOW: Duration = Duration::from_hours(24 * 7);
 
-/// What the guard does with the next command.
+/// The state of the guard.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum GuardState {
     /// It counts.
@@ -24,7 +24,7 @@ pub enum GuardState {
     Armed,
     /// Commands are held until a person decides.
     Tripped(Trip),
-    /// A person lets so many more pass, until then.
+    /// A person lets this many more pass, until then.
     Granted { left: u32, until: Timestamp, decision: Decision },
 }
 
@@ -35,7 +35,7 @@ pub struct Trip {
     pub offset: u64,
     pub since: Timestamp,
     pub limit: GuardLimit,
-    /// The worker that is to tell of it.
+    /// The worker that publishes its event.
     pub writer: String,
     pub is_announced: bool,
 }
@@ -52,21 +52,21 @@ impl Guard {
         &self.state
     }
 
-    /// How many commands were admitted in the window that ends then.
+    /// How many commands were admitted in the window that ends at `now`.
     pub fn count(&self, window: Duration, now: Timestamp) -> u32 {
         let begin = now - window;
         let counted = self.admitted.iter().rev().take_while(|(at, _)| *at + GRAIN > begin);
         counted.fold(0, |sum, (_, permits)| sum.saturating_add(*permits))
     }
 
-    /// A worker asks for permits. Returns how many it gets.
+    /// A worker reserves permits. Returns how many it gets.
     ///
     /// # The limit holds for all workers together
     ///
-    /// What a reservation gets depends on the records before it alone, which are the same, in the
-    /// same order, for all who read the ledger. A worker spends nothing before it has read its own
-    /// record there. A worker that dies has reserved what it never spends: the count is too high
-    /// then, never too low.
+    /// The result of a reservation depends only on the records before it, which are the same, in
+    /// the same order, for every reader of the ledger. A worker spends nothing before it has read
+    /// its own record there. A worker that dies leaves reserved permits unspent: the count is then
+    /// too high, never too low.
     pub fn reserve(&mut self, permits: u32, limit: GuardLimit, at: Timestamp) -> u32 {
         let now = self.now(at);
         self.forget(now);
@@ -90,8 +90,8 @@ impl Guard {
         granted
     }
 
-    /// The first record of a trip counts; those of other workers that saw the same are no news, nor
-    /// is one that comes late, after a person has let more pass.
+    /// The first record of a trip counts. The records of other workers that saw the same are
+    /// ignored, and so is one that arrives after a person has let more pass.
     pub fn trip(&mut self, trip: Trip) {
         let is_granted = matches!(
             &self.state,
@@ -116,10 +116,10 @@ impl Guard {
         self.state = GuardState::Armed;
     }
 
-    /// # A clock that goes back frees nothing
+    /// # A clock that goes back frees no permits
     ///
-    /// Clocks of workers differ by a little. A record counts as no earlier than the latest before
-    /// it.
+    /// The clocks of workers differ a little. A record never counts as earlier than the latest one
+    /// before it.
     fn now(&self, at: Timestamp) -> Timestamp {
         self.admitted.back().map_or(at, |(last, _)| at.max(*last))
     }
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_goes_back_frees_nothing() {
+    fn a_clock_that_goes_back_frees_no_permits() {
         let mut guard = Guard::default();
         assert_eq!(guard.reserve(500, LIMIT, at(5000)), 500);
         assert_eq!(guard.reserve(1, LIMIT, at(0)), 0);

@@ -1,26 +1,25 @@
-//! Whether a consumer is deaf: it lives, and does not get what lies ready in its queue. And when a
-//! session that does no work is given up for one at another host.
+//! Whether a consumer is deaf: it is alive, but does not receive the ready messages of its queue.
+//! And when a session without work is given up for one at another host.
 //!
-//! # A deaf consumer is told from one that has nothing to do
+//! # A deaf consumer is not confused with an idle one
 //!
-//! In a cluster whose nodes have lost each other a connection may live on while the queue is
-//! elsewhere: its heartbeats come, and no message. So the queue is asked about, over both
-//! connections. It is no sign of deafness that messages are ready while there is no room for
-//! another one (all that the broker may hand out is in work), nor once in a while: another worker
-//! may take them. A session is given up only for a sign at each look, for `DEAF_AFTER`, without one
-//! delivery.
+//! In a partitioned cluster a connection may stay alive while the queue is elsewhere: heartbeats
+//! arrive, but no messages. So the worker asks about the queue over both connections. Ready
+//! messages are not a sign of deafness while the prefetch is used up, nor if they are seen only
+//! once in a while: another worker may take them. A session is given up only for a sign at every
+//! look, for `DEAF_AFTER`, without a single delivery.
 //!
-//! # A node that has lost the others is no quiet one
+//! # A node that has lost the others is not taken for a quiet one
 //!
-//! It goes on to answer, from what it remembers: that nothing is ready, and that we consume. So
-//! when nothing comes, it is also asked something that needs a majority of the nodes.
+//! It still answers, from its old state: that nothing is ready, and that we consume. So when
+//! nothing arrives, the worker also asks something that needs a majority of the nodes.
 
 use std::time::{Duration, Instant};
 
-/// From the first sign on.
+/// Counted from the first sign.
 const DEAF_AFTER: Duration = Duration::from_secs(6);
-/// How long trouble must last in a session before it is given up: of the first one, of the second
-/// in a row, and on.
+/// How long trouble must last before a session is given up: for the first session, for the second
+/// in a row, and so on.
 const WAITS: [Duration; 8] = [
     Duration::ZERO,
     Duration::ZERO,
@@ -31,43 +30,44 @@ const WAITS: [Duration; 8] = [
     Duration::from_mins(15),
     Duration::from_mins(30),
 ];
-/// Without a sign of trouble for so long, and for the wait before, the next one is a new one.
+/// After this long without a sign of trouble, plus the last wait, the next sign starts from the
+/// beginning.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 
-/// What one connection was told about a queue.
+/// One connection's answer about a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Told {
     /// Messages that a consumer could have.
     pub ready: u32,
-    /// Of this worker and of all others.
+    /// Including those of other workers.
     pub consumers: u32,
 }
 
 /// One look at a queue that we consume.
 #[derive(Debug, Clone, Copy)]
 pub struct Look {
-    /// What each connection was told; nothing if there was no answer in time.
+    /// Each connection's answer; `None` without an answer in time.
     pub told: [Option<Told>; 2],
     /// When the question was asked.
     pub asked: Instant,
-    /// Deliveries from the queue until then.
+    /// Deliveries from the queue up to then.
     pub received: u64,
     /// The broker may hand out more than what is unacknowledged.
     pub has_room: bool,
-    /// What needs a majority of the nodes has an answer, or was not asked for.
+    /// The question that needs a majority of the nodes was answered, or was not asked.
     pub has_majority: bool,
 }
 
 /// Why a consumer seems to be deaf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sign {
-    /// So many messages lie ready.
+    /// This many messages are ready.
     Ready(u32),
     /// The broker knows of no consumer.
     NoConsumer,
     /// The broker does not answer.
     NoAnswer,
-    /// The broker does not answer what needs a majority of its nodes.
+    /// The broker does not answer the question that needs a majority of its nodes.
     NoMajority,
 }
 
@@ -86,24 +86,24 @@ impl Look {
     }
 }
 
-/// What was seen of one queue so far.
+/// The observations of one queue.
 #[derive(Debug, Default)]
 pub struct Hearing {
     signs: Option<Signs>,
 }
 
-/// A sign at each look.
+/// A sign seen at every look.
 #[derive(Debug)]
 struct Signs {
     first: Instant,
     last: Instant,
-    /// What had been received by the first.
+    /// Deliveries up to the first sign.
     received: u64,
 }
 
 impl Hearing {
-    /// The sign, where the consumer is deaf. In a while without a look the queue was not consumed,
-    /// so the signs before it do not count.
+    /// Returns the sign if the consumer is deaf. In a period without looks the queue was not
+    /// consumed, so earlier signs do not count.
     pub fn look(&mut self, look: &Look, now: Instant) -> Option<Sign> {
         let Some(sign) = look.sign() else {
             self.signs = None;
@@ -126,13 +126,13 @@ impl Hearing {
     }
 }
 
-/// When a session in which nothing is heard, or nothing can be published, is given up.
+/// When a session in which nothing arrives or nothing can be published is given up.
 ///
-/// # Moving from host to host wears out no command
+/// # Moving from host to host does not wear out a command
 ///
-/// Each session that ends returns what is unacknowledged, and the queue counts that: after 20 times
-/// it moves a command to the dead letters. So the first two sessions are given up at once, and each
-/// that follows in vain lasts longer: 20 of them take hours.
+/// Each session that ends requeues what is unacknowledged, and the queue counts that: after 20
+/// times it dead-letters a command. So the first two sessions are given up at once, and each
+/// further one that fails lasts longer: 20 of them take hours.
 #[derive(Debug, Default)]
 pub struct Moves {
     in_vain: usize,
@@ -141,7 +141,7 @@ pub struct Moves {
 }
 
 impl Moves {
-    /// A sign of trouble has been seen: whether the session shall end for it.
+    /// There was a sign of trouble. Returns whether the session should end because of it.
     pub fn is_due(&mut self, now: Instant) -> bool {
         let wait = self.wait(now);
         if self.is_forgotten(now) {
@@ -157,12 +157,12 @@ impl Moves {
         true
     }
 
-    /// Whether a session that began then may be asked for a majority.
+    /// Whether the majority question may be asked in a session that began then.
     ///
     /// # A question without an answer ends the connection
     ///
-    /// Half a minute later RabbitMQ closes the connection on which it was asked. So it is not asked
-    /// before the session may be given up for it.
+    /// Half a minute after an unanswered question RabbitMQ closes the connection. So it is not
+    /// asked before the session may be given up for it.
     pub fn may_ask(&self, began: Instant, now: Instant) -> bool {
         now.saturating_duration_since(began) >= self.wait(now)
     }
@@ -192,7 +192,7 @@ mod tests {
         Told { ready, consumers }
     }
 
-    /// The verdict of the last of some looks, two seconds apart, each of which takes so long.
+    /// The verdict of the last of these looks, two seconds apart, each taking this long.
     fn last_of_slow(looks: &[Look], takes: Duration) -> Option<Sign> {
         let (mut hearing, mut asked) = (Hearing::default(), Instant::now());
         let mut verdict = None;
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deaf_consumer_is_told_from_one_that_has_nothing_to_do() {
+    fn a_deaf_consumer_is_not_confused_with_an_idle_one() {
         let [idle, ready, gone] = [told(0, 1), told(7, 1), told(0, 0)].map(Some);
         for (what, one, other, has_room, expected) in [
             ("nothing to do", idle, idle, true, None),
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_has_lost_the_others_is_no_quiet_one() {
+    fn a_node_that_has_lost_the_others_is_not_taken_for_a_quiet_one() {
         let idle = look([Some(told(0, 2)); 2], true);
         let alone = Look { has_majority: false, ..idle };
         assert_eq!(last_of(&[alone; 4]), Some(Sign::NoMajority));
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn moving_from_host_to_host_wears_out_no_command() {
+    fn moving_from_host_to_host_does_not_wear_out_a_command() {
         let (mut moves, mut now) = (Moves::default(), Instant::now());
         let began = now;
         let mut given_up = Vec::new();
@@ -315,7 +315,7 @@ mod tests {
     fn a_session_is_asked_for_a_majority_only_when_it_may_be_given_up_for_it() {
         let (mut moves, mut now) = (Moves::default(), Instant::now());
         let (began, mut session, mut given_up) = (now, now, Vec::new());
-        // A majority is never there, and nothing else tells of it.
+        // There is never a majority, and no other sign.
         while given_up.len() < 20 {
             if moves.may_ask(session, now) && moves.is_due(now) {
                 given_up.push(now - began);

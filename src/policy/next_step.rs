@@ -1,5 +1,5 @@
-//! What follows a verdict: finish, try again, wait, dead letter. One reading of the clock and one
-//! snapshot of the state decide.
+//! The step after a verdict: finish, try again, wait, dead letter. Decided from one reading of the
+//! clock and one snapshot of the state.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use super::verdict::Verdict;
 use crate::kind::{Kind, NotFound};
 use crate::messages::{EndKind, FailureReason};
 
-/// What is known when an answer has come.
+/// The facts known when an answer has arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "facts, each true or not")]
 pub struct Facts {
     /// The command's kind.
     pub kind: Kind,
-    /// An earlier call may have had its effect: its answer was lost, or nobody knows whether there
-    /// was one.
+    /// An earlier call may have had its effect: its answer was lost, or it is unknown whether there
+    /// was a call.
     pub may_be_done: bool,
     /// Attempts used up, this one included if it counts.
     pub spent: u32,
@@ -23,23 +23,23 @@ pub struct Facts {
     pub age: Duration,
     /// How long the API asks to wait.
     pub retry_after: Option<Duration>,
-    /// The organisation is suspended, or the breaker is open: the answer says nothing of the
+    /// The organisation is suspended, or the breaker is open: the answer says nothing about the
     /// command.
     pub is_outage: bool,
     /// The worker is about to end: no delay in process.
     pub is_draining: bool,
-    /// The age cannot be told: our clock is not the API's.
+    /// The age is unknown: our clock differs too much from the API's.
     pub is_clock_wrong: bool,
-    /// The next delay in process, where this delivery has one left.
+    /// The next delay in process, if this delivery has one left.
     pub next_delay: Option<Duration>,
 }
 
-/// What follows.
+/// The next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NextStep {
     /// The command has come to its end.
     Finish {
-        /// Which.
+        /// Which end.
         end: EndKind,
         /// Whether an absence is proven.
         is_verified: bool,
@@ -48,13 +48,13 @@ pub enum NextStep {
     TryAgain(Duration),
     /// Wait in a delay queue for the next attempt.
     RetryLater(RetryDelay),
-    /// Wait in a delay queue, for nothing that is the command's fault.
+    /// Wait in a delay queue, for a reason that is not the command's fault.
     Postpone(RetryDelay),
     /// It cannot succeed.
     DeadLetter(FailureReason),
 }
 
-/// Whether the answer uses up an attempt: in an outage only the end that was asked for does.
+/// Whether the answer uses up an attempt: in an outage only the requested end does.
 pub fn uses_up_an_attempt(
     kind: Kind,
     may_be_done: bool,
@@ -69,14 +69,14 @@ pub fn uses_up_an_attempt(
     is_end || (verdict.spends_an_attempt() && !is_outage)
 }
 
-/// Why an absence is no success; `None` if it is one.
+/// Why an absence is not a success; `None` if it is one.
 ///
-/// # A "not found" is a success only where nothing else can be meant
+/// # A "not found" is a success only if it cannot mean anything else
 ///
-/// Deleting a task is idempotent, and one that is gone is gone. For the other kinds the API says
-/// "not found" of a wrong id, too, or of what cannot be deleted yet. There it is a failure, unless
-/// an earlier call of ours may have had its effect: then it is most likely the trace of that call,
-/// and the event says so (`ambiguous`, and `"verified": false`).
+/// Deleting a task is idempotent, and a task that is gone is gone. For the other kinds the API also
+/// says "not found" for a wrong id, or for an object that cannot be deleted yet. There it is a
+/// failure, unless an earlier call of ours may have had its effect: then it is most likely the
+/// result of that call, and the event says so (`ambiguous`, and `"verified": false`).
 fn why_absence_is_a_failure(kind: Kind, may_be_done: bool) -> Option<FailureReason> {
     match kind.spec().not_found {
         _ if may_be_done => None,
@@ -86,19 +86,19 @@ fn why_absence_is_a_failure(kind: Kind, may_be_done: bool) -> Option<FailureReas
     }
 }
 
-/// Says what follows a verdict.
+/// Decides the next step after a verdict.
 ///
 /// # A command is dead-lettered only for its own fault
 ///
-/// While its organisation is suspended or the breaker is open, nothing but the end that was asked
-/// for ends a command: it waits, and no attempt is used up.
+/// While its organisation is suspended or the breaker is open, only the requested end ends a
+/// command. Otherwise it waits, and no attempt is used up.
 ///
 /// # `MAX_AGE` ends a command only after an answer about the command itself
 ///
-/// What was only delayed gets its call first, however old it has become: the wait may have been the
-/// outage's doing. Only a failure that counts as an attempt, and comes when the command is already
-/// too old, ends it: the last one of its delivery, so that an outage suspends the organisation
-/// before it ends old commands.
+/// A command that was only delayed gets its call first, however old it is: an outage may have
+/// caused the wait. Only a failure that counts as an attempt ends a command that is already too
+/// old, and only the last one of a delivery, so that an outage suspends the organisation before it
+/// ends old commands.
 pub fn next_step(verdict: Verdict, facts: &Facts, schedule: &RetrySchedule) -> NextStep {
     let finish = |end, is_verified| NextStep::Finish { end, is_verified };
     let failure = why_absence_is_a_failure(facts.kind, facts.may_be_done);
@@ -114,7 +114,7 @@ pub fn next_step(verdict: Verdict, facts: &Facts, schedule: &RetrySchedule) -> N
         },
         Verdict::Forbidden => NextStep::DeadLetter(FailureReason::Forbidden),
         Verdict::Rejected => NextStep::DeadLetter(FailureReason::Rejected),
-        // No destructive call is answered so, and nothing has been done.
+        // No destructive call gets this verdict, and nothing has been done.
         Verdict::Present => postpone(facts, schedule),
         Verdict::Throttled | Verdict::Unauthorized | Verdict::NotReached | Verdict::Misdirected => {
             postpone(facts, schedule)
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_not_found_is_a_success_only_where_nothing_else_can_be_meant() {
+    fn a_not_found_is_a_success_only_if_it_cannot_mean_anything_else() {
         let absent =
             |kind, may_be_done| step(Verdict::AlreadyAbsent, Facts { kind, may_be_done, ..FACTS });
         let words = Kind::ALL.map(|kind| absent(kind, false));

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use crate::messages::OrgId;
 
-/// One entry of the allow-list: this producer may ask for commands of this organisation, or,
-/// without one, of every organisation that has no entry of its own.
+/// One entry of the allow-list: this producer may ask for commands of this organisation or, if none
+/// is given, of every organisation without its own entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowedProducer {
     pub org: Option<OrgId>,
@@ -15,7 +15,7 @@ pub struct AllowedProducer {
 /// Which producers are believed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Producers {
-    /// A command whose producer RabbitMQ has not validated is refused.
+    /// Whether a command is refused if RabbitMQ has not validated its producer.
     pub require_user_id: bool,
     /// Without an entry, every producer may ask for everything.
     pub allowed: Vec<AllowedProducer>,
@@ -24,10 +24,10 @@ pub struct Producers {
 impl Producers {
     /// Why this producer may not ask for a command of this organisation; `None` if it may.
     ///
-    /// # An allow-list lets nobody in that it does not name
+    /// # An allow-list admits only producers that it names
     ///
-    /// An organisation without an entry, where there is none for all others either, takes commands
-    /// from nobody.
+    /// If an organisation has no entry and there is no entry for all others, its commands are
+    /// refused.
     pub fn refuse(&self, org: &OrgId, published_by: Option<&str>) -> Option<String> {
         if !self.require_user_id && self.allowed.is_empty() {
             return None;
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn an_allow_list_lets_nobody_in_that_it_does_not_name() {
+    fn an_allow_list_admits_only_producers_that_it_names() {
         let allowed = vec![entry("a", "crm"), entry("a", "billing")];
         let mut producers = Producers { require_user_id: false, allowed };
         let users = [Some("crm"), Some("billing"), Some("ops"), None];

@@ -6,11 +6,10 @@ use jiff::Timestamp;
 
 use super::answer::Answer;
 
-/// A `Retry-After` beyond this is taken for nonsense, as if there were none: the year 9999 must not
-/// park a command.
+/// A `Retry-After` beyond this is ignored as nonsense: the year 9999 must not park a command.
 pub const LONGEST: Duration = Duration::from_hours(24);
 
-/// What an answer asks for, where it has a `Retry-After` that makes sense.
+/// The wait that an answer asks for, if it has a sensible `Retry-After`.
 pub fn of(answer: &Answer, now: Timestamp) -> Option<Duration> {
     match answer {
         Answer::Status(response) => {
@@ -20,10 +19,10 @@ pub fn of(answer: &Answer, now: Timestamp) -> Option<Duration> {
     }
 }
 
-/// The shortest wait that does not undercut the header; `None` where it is absent or nonsense.
+/// The shortest wait that does not undercut the header; `None` if that is absent or nonsense.
 ///
-/// A date is held against both the server's clock (`date`, its `Date` header) and ours, and the
-/// longer wait counts, so that a clock that is wrong does not make us come too early.
+/// A date is compared with both the server's clock (its `Date` header) and ours, and the longer
+/// wait counts, so that a wrong clock does not make us call too early.
 pub fn floor(value: Option<&str>, date: Option<&str>, now: Timestamp) -> Option<Duration> {
     let value = value?.trim();
     let wait = match parse_seconds(value) {
@@ -47,7 +46,7 @@ fn wait_until(moment: SystemTime, date: Option<&str>, now: Timestamp) -> Duratio
         .and_then(|date| httpdate::parse_http_date(date).ok())
         .and_then(|sent| moment.duration_since(sent).ok())
         .unwrap_or_default();
-    // A server's date that is absurd must not turn a sensible one of ours into nonsense.
+    // An absurd date from the server must not spoil a sensible wait by our clock.
     if by_theirs > LONGEST { by_our_clock } else { by_our_clock.max(by_theirs) }
 }
 

@@ -15,7 +15,7 @@ pub const LONGEST_SLEEP_IN_PROCESS: Duration = Duration::from_secs(2);
 pub struct RetryDelay(Duration);
 
 impl RetryDelay {
-    /// How long a message lies in the queue.
+    /// How long a message stays in the queue.
     pub fn wait(self) -> Duration {
         self.0
     }
@@ -45,7 +45,7 @@ pub enum RetryDelaysError {
     /// Not strictly rising.
     #[error("each wait must be longer than the one before it")]
     NotRising,
-    /// Outside of what a queue's TTL can say.
+    /// Outside the range of a queue's TTL.
     #[error("a wait is from 1ms to 24h, in whole milliseconds")]
     OutOfRange,
     /// More queues than make sense.
@@ -87,8 +87,8 @@ impl RetryDelays {
         self.0[place.min(self.0.len() - 1)]
     }
 
-    /// The first delay that lasts as long as `floor`, but not before `place`; where none is that
-    /// long, the last one (the command's `x-not-before` then makes it wait again).
+    /// The first delay from `place` on that lasts at least `floor`. If none is that long, the last
+    /// one (the command's `x-not-before` then makes it wait again).
     fn from(&self, place: usize, floor: Duration) -> RetryDelay {
         let long_enough = self.0.iter().position(|delay| delay.0 >= floor).unwrap_or(usize::MAX);
         self.at(place.max(long_enough))
@@ -113,8 +113,8 @@ impl RetrySchedule {
         self.delays.from(place_after(spent), min_delay)
     }
 
-    /// The wait of a command that is not to blame: as long as it is old, so that a long outage is
-    /// met with long waits and no state is needed to know how often it has waited.
+    /// The wait of a command that is not to blame: as long as its age. So waits grow with an
+    /// outage, without any state for how often it has waited.
     pub fn postpone(&self, age: Duration, min_delay: Duration) -> RetryDelay {
         let no_longer_than_its_age =
             self.delays.0.iter().take_while(|delay| delay.0 <= age).count();
@@ -138,8 +138,7 @@ impl RetrySchedule {
     }
 }
 
-/// Every delivery that fails spends its tries, so the attempts spent tell how many waits there
-/// were.
+/// Every failed delivery uses up its tries, so the attempts spent tell how many waits there were.
 fn place_after(spent: u32) -> usize {
     (spent.saturating_sub(1) / TRIES_PER_DELIVERY) as usize
 }

@@ -1,4 +1,4 @@
-//! What the broker must be told about one delivery, as data. `worker::settle` carries it out.
+//! How one delivery is settled at the broker, as data. `worker::settle` carries it out.
 
 use jiff::Timestamp;
 
@@ -14,15 +14,15 @@ use crate::messages::{
 pub struct Wait {
     /// For how long.
     pub delay: RetryDelay,
-    /// How far the command has come; says why it waits.
+    /// The progress of the command, with the reason for the wait.
     pub retry_state: RetryState,
-    /// It has not waited for this reason before: worth a log line.
+    /// It has not waited for this reason before, which is worth a log line.
     pub is_news: bool,
-    /// The command's id and the command, where it could be read.
+    /// The command's id and the command, if it could be read.
     pub command: Option<(String, Command)>,
 }
 
-/// Why a command waits after such an answer: the word of the suspension that follows, if one does.
+/// Why a command waits after such an answer: the word of the suspension that follows, if any.
 pub fn wait_reason(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Throttled => "throttled",
@@ -40,26 +40,27 @@ pub enum Settlement {
     Finish(Outcome),
     /// An attempt has failed and is used up: wait in a delay queue.
     RetryLater(Wait),
-    /// Nothing that is the command's fault: wait in a delay queue, no attempt used up.
+    /// Not the command's fault: wait in a delay queue, with no attempt used up.
     Postpone(Wait),
     /// It cannot succeed: dead letter and event.
     DeadLetter(Outcome, RetryState),
-    /// It cannot be published again, so RabbitMQ itself moves it on, as it is; with the event,
-    /// where that is told of it.
+    /// It cannot be published again, so RabbitMQ itself moves it on unchanged; with the event, if
+    /// there is one.
     Reject(Option<Outcome>),
     /// A dry run has looked at the object: publish the event that says what would have happened.
     DryRun(DryRun),
     /// The task is archived: publish a copy that comes back when the undo window ends, and the
     /// event.
     Undo(Pending, RetryState),
-    /// The guard has tripped: it is held until a person decides.
+    /// The guard has tripped: hold it until a person decides.
     Hold(RetryState),
-    /// Not begun: back to the work queue.
+    /// Not started: requeue it.
     Requeue,
 }
 
 impl Settlement {
-    /// What must be published and confirmed, in this order, before the delivery is acknowledged.
+    /// The messages to publish and have confirmed, in this order, before the delivery is
+    /// acknowledged.
     pub fn publications<'a>(&self, incoming: &'a Incoming, now: Timestamp) -> Vec<Publication<'a>> {
         let first_seen = first_seen(incoming, now);
         match self {
@@ -89,7 +90,7 @@ impl Settlement {
                 vec![Publication::held_copy(incoming, retry_state, first_seen, now)]
             }
             Self::Undo(pending, retry_state) => {
-                // Its age counts from the moment when it is to be deleted.
+                // Its age counts from the moment when it is due to be deleted.
                 let first_seen = retry_state.purge_at.unwrap_or(now);
                 let queue = incoming.kind.undo_queue();
                 vec![
@@ -102,8 +103,8 @@ impl Settlement {
         }
     }
 
-    /// The dead letter that RabbitMQ makes of a command which it moves itself, without the body:
-    /// for the mirror, which RabbitMQ does not write.
+    /// The dead letter that RabbitMQ makes from a command that it moves itself, without the body.
+    /// For the mirror, which RabbitMQ does not write to.
     pub fn moved_by_rabbitmq<'a>(
         &self,
         incoming: &'a Incoming,
@@ -128,8 +129,8 @@ impl Settlement {
         )
     }
 
-    /// Why the command has failed, where this is its end and it has: the word that spans and
-    /// metrics use.
+    /// Why the command failed, if this is its end and a failure: the word that spans and metrics
+    /// use.
     pub fn error_type(&self) -> Option<&'static str> {
         match self {
             Self::Finish(outcome) | Self::DeadLetter(outcome, _) | Self::Reject(Some(outcome)) => {

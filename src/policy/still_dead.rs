@@ -1,4 +1,4 @@
-//! Which dead letters are still there, from the records of their mirror. Pure.
+//! Which dead letters still exist, derived from the records of their mirror. Pure.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -8,14 +8,14 @@ use serde_json::Value;
 
 use crate::messages::{DeadLetter, MirrorRecord, Removal};
 
-/// What is kept in memory at most; the oldest is forgotten first.
+/// How much is kept in memory at most; the oldest is dropped first.
 const MOST_BYTES: usize = 256 * 1024 * 1024;
-/// What a dead letter takes beside its body.
+/// What a dead letter takes besides its body.
 const OVERHEAD: usize = 1024;
-/// Removals of dead letters that the mirror does not know, or not yet.
+/// Removals of dead letters that have not been read from the mirror (yet).
 const MOST_EARLY: usize = 10_000;
 const MOST_AUDITS: usize = 40;
-/// RabbitMQ writes whole seconds, by its own clock, where it moves a dead letter itself.
+/// If RabbitMQ moves a dead letter itself, it writes whole seconds by its own clock.
 const SAME_DEATH: SignedDuration = SignedDuration::from_secs(10);
 
 type Death = (String, Option<Timestamp>);
@@ -23,7 +23,7 @@ type Death = (String, Option<Timestamp>);
 /// The state that follows from all records so far.
 #[derive(Debug, Default)]
 pub struct StillDead {
-    letters: BTreeMap<u64, Arc<DeadLetter>>,
+    dead_letters: BTreeMap<u64, Arc<DeadLetter>>,
     by_event: HashMap<String, Vec<u64>>,
     early: VecDeque<Death>,
     audits: VecDeque<Value>,
@@ -32,7 +32,7 @@ pub struct StillDead {
 }
 
 impl StillDead {
-    /// Takes the next record in; `offset` is its number in the stream.
+    /// Applies the next record; `offset` is its number in the stream.
     pub fn apply(&mut self, record: MirrorRecord, offset: u64) {
         match record {
             MirrorRecord::Dead(dead_letter) => self.add(*dead_letter, offset),
@@ -45,12 +45,12 @@ impl StillDead {
     }
 
     /// The dead letters, the oldest first.
-    pub fn letters(&self) -> impl DoubleEndedIterator<Item = (u64, &Arc<DeadLetter>)> {
-        self.letters.iter().map(|(offset, dead_letter)| (*offset, dead_letter))
+    pub fn dead_letters(&self) -> impl DoubleEndedIterator<Item = (u64, &Arc<DeadLetter>)> {
+        self.dead_letters.iter().map(|(offset, dead_letter)| (*offset, dead_letter))
     }
 
     pub fn get(&self, offset: u64) -> Option<&Arc<DeadLetter>> {
-        self.letters.get(&offset)
+        self.dead_letters.get(&offset)
     }
 
     /// The audit events of what operators did, the latest first.
@@ -58,15 +58,15 @@ impl StillDead {
         self.audits.iter()
     }
 
-    /// How many were left out, because they are too many.
+    /// How many were dropped because there are too many.
     pub fn forgotten(&self) -> usize {
         self.forgotten
     }
 
-    /// # A removal that is read before its dead letter takes it away all the same
+    /// # A removal that is read before its dead letter still removes it
     ///
-    /// A worker writes its record when the dead letter is in the queue already, so somebody may
-    /// have replayed it by then.
+    /// A worker writes its record when the dead letter is already in the queue, so someone may have
+    /// replayed it by then.
     fn add(&mut self, dead_letter: DeadLetter, offset: u64) {
         let event_id = dead_letter.failure_event();
         let death = (event_id, dead_letter.failed_at);
@@ -76,9 +76,9 @@ impl StillDead {
         }
         self.bytes += dead_letter.body.len() + OVERHEAD;
         self.by_event.entry(death.0).or_default().push(offset);
-        self.letters.insert(offset, Arc::new(dead_letter));
+        self.dead_letters.insert(offset, Arc::new(dead_letter));
         while self.bytes > MOST_BYTES
-            && let Some(oldest) = self.letters.keys().next().copied()
+            && let Some(oldest) = self.dead_letters.keys().next().copied()
         {
             self.forget(oldest);
             self.forgotten += 1;
@@ -96,10 +96,12 @@ impl StillDead {
         }
     }
 
-    /// The very death; else that of the same command which is near it in time.
+    /// The exact death; otherwise the one of the same command that is close to it in time.
     fn find(&self, event_id: &str, failed_at: Option<Timestamp>) -> Option<u64> {
         let same = self.by_event.get(event_id)?;
-        let died = |offset: &u64| self.letters.get(offset).and_then(|letter| letter.failed_at);
+        let died = |offset: &u64| {
+            self.dead_letters.get(offset).and_then(|dead_letter| dead_letter.failed_at)
+        };
         let is_near = |offset: &&u64| match (died(offset), failed_at) {
             (Some(one), Some(other)) => one.duration_since(other).abs() <= SAME_DEATH,
             _ => false,
@@ -109,7 +111,7 @@ impl StillDead {
     }
 
     fn forget(&mut self, offset: u64) {
-        let Some(dead_letter) = self.letters.remove(&offset) else { return };
+        let Some(dead_letter) = self.dead_letters.remove(&offset) else { return };
         self.bytes = self.bytes.saturating_sub(dead_letter.body.len() + OVERHEAD);
         let event_id = dead_letter.failure_event();
         if let Some(same) = self.by_event.get_mut(&event_id) {
@@ -148,19 +150,19 @@ mod tests {
         for (offset, record) in (0..).zip(records) {
             mirror.apply(record, offset);
         }
-        mirror.letters().map(|(offset, _)| offset).collect()
+        mirror.dead_letters().map(|(offset, _)| offset).collect()
     }
 
     #[test]
     fn what_was_removed_is_no_longer_dead_and_its_next_death_is() {
         assert_eq!(left([dead("a", 1), dead("b", 2), removed("a", 1)]), [1]);
         assert_eq!(left([dead("a", 1), removed("a", 1), dead("a", 60_000)]), [2]);
-        // Twice the same command: the one that was removed goes.
+        // The same command twice: the removed one goes.
         assert_eq!(left([dead("a", 1), dead("a", 60_000), removed("a", 60_000)]), [0]);
     }
 
     #[test]
-    fn a_removal_that_is_read_before_its_dead_letter_takes_it_away_all_the_same() {
+    fn a_removal_that_is_read_before_its_dead_letter_still_removes_it() {
         assert_eq!(left([removed("a", 1), dead("a", 1), dead("b", 1)]), [2]);
         assert_eq!(left([removed("a", 1), dead("a", 60_000)]), [1], "another death");
     }

@@ -1,11 +1,11 @@
-//! Archive first, delete later: what the calls for a `task.delete` are, and what follows them where
-//! deleting is not the first of them.
+//! Archive first, delete later: which calls a `task.delete` makes, and what follows if deleting is
+//! not the first of them.
 //!
-//! # Whoever restores a task in time has cancelled its deletion
+//! # Restoring a task in time cancels its deletion
 //!
 //! The task is archived at once, and deleted only if it is still archived when the undo window has
-//! ended. One race is left: a task that is restored between that look and the call that follows at
-//! once is deleted.
+//! ended. One race remains: a task that is restored between that look and the call right after it
+//! is deleted.
 
 use std::time::Duration;
 
@@ -22,13 +22,13 @@ pub enum DeleteMode {
     /// Deletes at once.
     #[default]
     Delete,
-    /// Archives, and that is all.
+    /// Archives, and nothing more.
     Archive,
-    /// Archives, and deletes what is still archived when this time has passed.
+    /// Archives, and deletes the task if it is still archived when this time has passed.
     ArchiveThenDelete(Duration),
 }
 
-/// The way of one command.
+/// The current stage of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// The destructive call of its kind.
@@ -39,22 +39,22 @@ pub enum Stage {
     Purge,
 }
 
-/// What has been found out beside the verdict.
+/// A finding besides the verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Found {
-    /// Nothing that the verdict does not say.
+    /// Nothing beyond the verdict.
     #[default]
     Nothing,
     /// The task is archived now.
     Archived,
-    /// The task was archived, and is not any more.
+    /// The task was archived and no longer is.
     Restored,
-    /// The task was archived, and is not to be seen any more.
+    /// The task was archived and can no longer be found.
     Gone,
 }
 
 impl DeleteMode {
-    /// What is to be done for a command. One that was archived is looked at in any mode.
+    /// The next stage of a command. An archived task is looked at in any mode.
     pub fn stage(self, kind: Kind, purge_at: Option<Timestamp>) -> Stage {
         match self {
             _ if kind != Kind::TaskDelete => Stage::Call,
@@ -71,9 +71,9 @@ impl DeleteMode {
         Some(now.saturating_add(window).unwrap_or(Timestamp::MAX))
     }
 
-    /// # What may not be deleted after the undo window is not archived
+    /// # A task that may not be deleted after the undo window is not archived
     ///
-    /// Why: its `not_after` comes before the window ends. It would be archived and never deleted.
+    /// If its `not_after` comes before the window ends, it would be archived and never deleted.
     pub fn refuse(self, command: &Command, now: Timestamp) -> Option<String> {
         let (limit, purge_at) = (command.not_after?, self.purge_at(now)?);
         let is_late = limit < purge_at;
@@ -81,24 +81,24 @@ impl DeleteMode {
     }
 }
 
-/// What a look says after archiving was answered by "not found": the task may be archived already,
-/// by an earlier call whose answer was lost, or by a person.
+/// Interprets a look after archiving got "not found": the task may be archived already, by an
+/// earlier call whose answer was lost, or by a person.
 pub fn after_archive_not_found(look: Verdict, seen: Seen) -> (Verdict, Found) {
     match (look, seen.archived) {
         (Verdict::Present, Some(true)) => (Verdict::Deleted, Found::Archived),
-        // It is there, and could not be archived: tried again.
+        // It exists and could not be archived: try again.
         (Verdict::Present, _) => (Verdict::Transient, Found::Nothing),
         _ => (look, Found::Nothing),
     }
 }
 
-/// What a look says when the undo window has ended. `None`: the task is still archived, so it is
+/// Interprets a look when the undo window has ended. `None`: the task is still archived, so it is
 /// deleted.
 pub fn before_purge(look: Verdict, seen: Seen) -> Option<(Verdict, Found)> {
     match (look, seen.archived) {
         (Verdict::Present, Some(true)) => None,
         (Verdict::Present, Some(false)) => Some((Verdict::Present, Found::Restored)),
-        // An answer that does not say so is not the API's.
+        // An answer that does not say whether it is archived is not the API's.
         (Verdict::Present, None) => Some((Verdict::Misdirected, Found::Nothing)),
         (Verdict::AlreadyAbsent | Verdict::UnverifiedAbsence, _) => Some((look, Found::Gone)),
         _ => Some((look, Found::Nothing)),
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_not_be_deleted_after_the_undo_window_is_not_archived() {
+    fn a_task_that_may_not_be_deleted_after_the_undo_window_is_not_archived() {
         let command = |not_after: &str| {
             let body = format!(r#"{{"org_id":"o","task_id":"t","not_after":"{not_after}"}}"#);
             Command::decode(Kind::TaskDelete, body.as_bytes()).unwrap()
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_restores_a_task_in_time_has_cancelled_its_deletion() {
+    fn restoring_a_task_in_time_cancels_its_deletion() {
         let seen = |archived| Seen { archived, one_off: None };
         let purge = |look, archived| before_purge(look, seen(archived));
         assert_eq!(purge(Verdict::Present, Some(true)), None);

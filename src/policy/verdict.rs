@@ -1,4 +1,4 @@
-//! What an answer of the API means. One table, the same as that of `docs/behaviour.md`.
+//! What an answer of the API means. The table is the same as in `docs/behaviour.md`.
 
 use super::answer::{Answer, Body, Response};
 use crate::kind::{Kind, NotFound, Success};
@@ -6,16 +6,15 @@ use crate::kind::{Kind, NotFound, Success};
 /// The meaning of one answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// The API did what was asked for.
+    /// The API did what the call asked for.
     Deleted,
-    /// The object is there. Only a look of a dry run says so.
+    /// The object exists. Only a look says so.
     Present,
-    /// The object is not there: the API says so in its own words. What follows is for its kind to
-    /// say.
+    /// The object is not there: the API itself says so. What follows depends on the kind.
     AlreadyAbsent,
-    /// The object is not there, says something that need not be the API.
+    /// The object is not there, according to something that need not be the API.
     UnverifiedAbsence,
-    /// The API says of the organisation, too, that it is not there: the token does not reach it.
+    /// The API says that the organisation is not there either: the token does not reach it.
     NotReached,
     /// The organisation has called too often.
     Throttled,
@@ -23,10 +22,10 @@ pub enum Verdict {
     Unauthorized,
     /// The token may not do this.
     Forbidden,
-    /// The answer is not the API's word on this object: a wrong base URL, a proxy, a challenge
+    /// The answer is not the API's answer for this object: a wrong base URL, a proxy, a challenge
     /// page.
     Misdirected,
-    /// It may go better another time.
+    /// It may work another time.
     Transient,
     /// The call never left.
     Unreachable,
@@ -39,13 +38,13 @@ pub enum Verdict {
 /// # Nothing but the kind's own success, or a 404 or 410 about the object, counts as success
 ///
 /// A page, a redirect, another 2xx or a 404 for the endpoint comes from something that is not the
-/// API, or not this call of it: the object may well be there still. When an absence may be believed
-/// is for [`super::absence`] to say, and for which kinds it is a success for [`super::next_step`].
+/// API, or not this call of it: the object may well still exist. [`super::absence`] decides when an
+/// absence is believed, and [`super::next_step`] for which kinds it is a success.
 ///
 /// # Only the API's own refusal is a refusal
 ///
-/// The API refuses in JSON. A 4xx without it, and one that is about the way to the API (payment,
-/// method, proxy, session), comes from something between us and the API, and says nothing of the
+/// The API refuses in JSON. A 4xx without JSON, or one about the path to the API (payment, method,
+/// proxy, session), comes from something between us and the API, and says nothing about the
 /// command.
 pub fn decide(kind: Kind, answer: &Answer) -> Verdict {
     match answer {
@@ -59,9 +58,9 @@ pub fn decide(kind: Kind, answer: &Answer) -> Verdict {
 ///
 /// # A call that may have succeeded is never taken for one that failed
 ///
-/// An answer that was lost leaves doubt, and so does a 2xx that is not the kind's own success:
-/// somebody has accepted something. Where "not found" is a failure, a gateway that gave up (502,
-/// 504) leaves doubt, too: the API behind it may have gone on.
+/// A lost answer leaves doubt, and so does a 2xx that is not the kind's own success: something was
+/// accepted. If "not found" is a failure, a gateway that gave up (502, 504) leaves doubt, too: the
+/// API behind it may have carried on.
 pub fn leaves_doubt(kind: Kind, answer: &Answer, verdict: Verdict) -> bool {
     match answer.status() {
         Some(200..=299) => verdict != Verdict::Deleted,
@@ -102,7 +101,7 @@ fn decide_success(success: Success, Response { status, body, .. }: &Response) ->
     }
 }
 
-/// Of a 4xx whose meaning hangs on its body.
+/// For a 4xx whose meaning depends on its body.
 fn decide_by_body(status: u16, body: &Body) -> Verdict {
     match (status, body) {
         (_, Body::Lost) => Verdict::Transient,
@@ -117,7 +116,7 @@ fn decide_by_body(status: u16, body: &Body) -> Verdict {
 }
 
 impl Verdict {
-    /// Every verdict, for metrics that shall show a zero.
+    /// Every verdict, for metrics that start with a zero.
     pub const ALL: [Self; 12] = [
         Self::Deleted,
         Self::Present,
@@ -335,7 +334,7 @@ mod tests {
         );
     }
 
-    /// Any, and often one that means something of its own.
+    /// Any status, with a bias toward those with a special meaning.
     fn any_status() -> impl Strategy<Value = u16> {
         prop_oneof![
             100_u16..=999,

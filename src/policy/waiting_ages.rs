@@ -1,29 +1,29 @@
-//! How old the oldest command is that this worker has sent to a delay queue.
+//! The age of the oldest command that this worker has sent to a delay queue.
 //!
-//! Counted by the second in which it comes back, so what is kept does not grow with the commands.
+//! Grouped by the second of return, so memory does not grow with the number of commands.
 
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// A command is back by then, if there is a worker that takes it.
+/// A command is back within this time, if there is a worker to take it.
 const GRACE: SignedDuration = SignedDuration::from_secs(5);
 
-/// The oldest of the commands that wait.
+/// The ages of the waiting commands.
 #[derive(Debug, Default)]
 pub struct WaitingAges {
-    /// By the second in which they come back: when the oldest of them was first seen.
+    /// By the second of return: when the oldest command was first seen.
     back: BTreeMap<i64, Timestamp>,
 }
 
 impl WaitingAges {
-    /// A command that was first seen then waits until then.
+    /// A command with this `first_seen` waits until then.
     pub fn waits(&mut self, first_seen: Timestamp, until: Timestamp) {
         let oldest = self.back.entry(until.as_second()).or_insert(first_seen);
         *oldest = first_seen.min(*oldest);
     }
 
-    /// When the oldest was first seen.
+    /// When the oldest waiting command was first seen.
     pub fn oldest(&mut self, now: Timestamp) -> Option<Timestamp> {
         let over = (now - GRACE).as_second();
         self.back = self.back.split_off(&over);

@@ -1,4 +1,4 @@
-//! The workers that have lately written to the ledger, and how they are doing.
+//! The workers that have recently written to the ledger, and their state.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ pub struct Seen {
     pub state: WorkerState,
 }
 
-/// By the name that their records carry.
+/// By their names in the records.
 #[derive(Debug, Default)]
 pub struct Workers(HashMap<String, Seen>);
 
@@ -26,7 +26,7 @@ impl Workers {
         self.0.insert(writer, Seen { at, state });
     }
 
-    /// Those that have written in the last five minutes, in the order of their hosts and names.
+    /// The workers that have written in the last five minutes, ordered by host and name.
     pub fn alive(&self, now: Timestamp) -> Vec<(&str, &Seen)> {
         let alive = self.0.iter().filter(|(_, seen)| now.duration_since(seen.at) <= GONE_AFTER);
         let mut alive: Vec<_> = alive.map(|(writer, seen)| (writer.as_str(), seen)).collect();

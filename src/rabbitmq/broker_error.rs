@@ -1,5 +1,4 @@
-//! What goes wrong with the broker, for an operator and for those who tell one refusal from
-//! another.
+//! Errors of the broker, for operators and for code that distinguishes refusals.
 
 use std::io;
 use std::time::Duration;
@@ -11,14 +10,14 @@ use thiserror::Error;
 use super::source::SourceError;
 use super::tls::TlsError;
 
-/// How long TLS and the greetings may take once an address has taken the connection, and how long a
-/// topology that is declared again.
+/// How long TLS and the AMQP handshake may take once an address has accepted the connection; and
+/// how long declaring the topology again may take.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What went wrong with the broker, for an operator.
+/// An error of the broker, for an operator.
 #[derive(Debug, Error)]
 pub enum BrokerError {
-    /// No connection came about in time.
+    /// No connection was established in time.
     #[error("no connection to RabbitMQ at {address} within {limit:?}")]
     ConnectTimeout {
         /// Host, port and address.
@@ -26,18 +25,18 @@ pub enum BrokerError {
         /// The time limit of this address.
         limit: Duration,
     },
-    /// A host's name has no address.
+    /// A host name has no address.
     #[error("cannot find the address of RabbitMQ at {host}: {source}")]
     NoAddress {
         /// Host and port.
         host: String,
-        /// The system's word.
+        /// The system's error.
         source: io::Error,
     },
-    /// Several addresses, and none of them works.
+    /// There are several addresses, and none of them works.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     NoneWorks(Vec<BrokerError>),
-    /// A file that says where the broker is cannot be used.
+    /// A file with the broker's address or password cannot be used.
     #[error(transparent)]
     Source(#[from] SourceError),
     /// A certificate or a key cannot be used.
@@ -48,22 +47,22 @@ pub enum BrokerError {
     Connect {
         /// Host and port.
         address: String,
-        /// Whether it was to be encrypted.
+        /// Whether the connection should be encrypted.
         is_tls: bool,
-        /// lapin's word.
+        /// lapin's error.
         source: lapin::Error,
     },
-    /// The broker has hung up where a TLS connection begins.
+    /// The broker hung up at the start of a TLS connection.
     #[error(
         "cannot connect to RabbitMQ at {address}: the broker closed the TLS handshake; does it want a client certificate? ({source})"
     )]
     TlsClosed {
         /// Host and port.
         address: String,
-        /// lapin's word.
+        /// lapin's error.
         source: lapin::Error,
     },
-    /// The nodes of a cluster have lost each other.
+    /// The cluster's nodes have lost each other.
     #[error(
         "RabbitMQ at {address} takes connections, but does not answer what needs a majority of its nodes"
     )]
@@ -74,9 +73,9 @@ pub enum BrokerError {
     /// The topology is not what it should be.
     #[error("{what}: {source}")]
     Topology {
-        /// What was declared or looked for.
+        /// What was declared or checked.
         what: String,
-        /// lapin's word.
+        /// lapin's error.
         source: lapin::Error,
     },
     /// The dead letters cannot be read.
@@ -84,18 +83,18 @@ pub enum BrokerError {
     DeadLetters {
         /// Their queue.
         queue: String,
-        /// lapin's word.
+        /// lapin's error.
         source: lapin::Error,
     },
-    /// Consuming could not begin.
+    /// Consuming could not start.
     #[error("cannot consume from {queue}: {source}")]
     Consume {
         /// The queue.
         queue: String,
-        /// lapin's word.
+        /// lapin's error.
         source: lapin::Error,
     },
-    /// A consumer has ended while others may go on: its queue was deleted, say.
+    /// A consumer has ended while others may continue: its queue was deleted, say.
     #[error("the broker has ended the consumer of {queue}")]
     ConsumerEnded {
         /// Its queue.
@@ -107,12 +106,12 @@ pub enum BrokerError {
 }
 
 impl BrokerError {
-    /// Why no connection came about.
+    /// Why no connection was established.
     ///
-    /// # A broker that wants a certificate is not taken for one that is gone
+    /// # A broker that requires a certificate is not reported as gone
     ///
-    /// It says so in an alert and hangs up at once. What we have sent meanwhile makes the system
-    /// throw the alert away, unless it was read in time, and report a reset instead.
+    /// It sends a TLS alert and hangs up at once. Unless the alert is read in time, data that we
+    /// send meanwhile makes the system discard it and report a reset instead.
     pub(super) fn connect(address: String, is_tls: bool, source: lapin::Error) -> Self {
         match source.kind() {
             ErrorKind::IOError(error) if is_tls && is_hangup(error.kind()) => {
@@ -122,7 +121,7 @@ impl BrokerError {
         }
     }
 
-    /// What kind of trouble it is: another one of the same kind is not worth a log line.
+    /// The kind of problem: another one of the same kind is not worth a log line.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::ConnectTimeout { .. }
@@ -140,12 +139,12 @@ impl BrokerError {
         }
     }
 
-    /// Why no address works: the one reason, or all of them. `None` where there was none to try.
+    /// Why no address works: the one reason, or all of them. `None` if there was none to try.
     pub(super) fn of_all(mut errors: Vec<Self>) -> Option<Self> {
         if errors.len() > 1 { Some(Self::NoneWorks(errors)) } else { errors.pop() }
     }
 
-    /// What the broker objected to, where it was a part of the topology that it objected to.
+    /// The refusal, if the broker objected to a part of the topology.
     pub fn refusal(&self) -> Option<Refusal> {
         match self {
             Self::Topology { source, .. } | Self::Consume { source, .. } => Refusal::of(source),
@@ -153,18 +152,18 @@ impl BrokerError {
         }
     }
 
-    /// Whether the topology may be at fault that nothing is consumed (any more).
+    /// Whether the topology may be why nothing is consumed (any more).
     pub(super) fn is_of_the_topology(&self) -> bool {
         matches!(self, Self::ConsumerEnded { .. }) || self.refusal().is_some()
     }
 
-    /// Whether the broker said nothing in time.
+    /// Whether the broker did not answer in time.
     pub(super) fn is_unanswered(&self) -> bool {
         matches!(self, Self::Topology { source, .. } | Self::Consume { source, .. } if is_late(source))
     }
 }
 
-/// Whether a time limit of ours, or of the system, is why there is no answer.
+/// Whether a time limit, ours or the system's, is why there is no answer.
 pub(super) fn is_late(error: &lapin::Error) -> bool {
     matches!(error.kind(), ErrorKind::IOError(error) if error.kind() == io::ErrorKind::TimedOut)
 }
@@ -174,14 +173,14 @@ fn is_hangup(error: io::ErrorKind) -> bool {
     matches!(error, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
-/// Why the broker has refused something that it understood.
+/// Why the broker refused a request that it understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// There is no such thing.
+    /// It does not exist.
     NotFound,
-    /// The user may not.
+    /// The user has no permission.
     AccessRefused,
-    /// It is there, and is not as was said; or the message is larger than the broker takes.
+    /// It exists with other arguments; or the message is larger than the broker accepts.
     PreconditionFailed,
 }
 
@@ -204,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_broker_that_wants_a_certificate_is_not_taken_for_one_that_is_gone() {
+    fn a_broker_that_requires_a_certificate_is_not_reported_as_gone() {
         let told = |is_tls, kind: io::ErrorKind| {
             BrokerError::connect("h:5671".into(), is_tls, io::Error::from(kind).into()).to_string()
         };

@@ -1,12 +1,11 @@
-//! Reads why a message is among the dead letters. Pure.
+//! Determines why a message is among the dead letters. Pure.
 //!
-//! # A dead letter that RabbitMQ moved does not lie
+//! # A dead letter that RabbitMQ moved cannot give a false reason
 //!
-//! A producer may put any header into its command, those of a dead letter too. But the first entry
-//! of `x-death` is RabbitMQ's own: RabbitMQ 3 puts its entry before what a producer sent, and 4
-//! forgets what a producer sent. So if that entry names the work queue, or the queue of
-//! undeliverable commands behind it, RabbitMQ moved the message as it was, and no worker wrote its
-//! headers.
+//! A producer may put any header into its command, even those of a dead letter. But the first entry
+//! of `x-death` is RabbitMQ's own: RabbitMQ 3 puts its entry before the producer's, and 4 discards
+//! the producer's. So if that entry names the work queue, or the queue of undeliverable commands
+//! behind it, RabbitMQ moved the message unchanged, and no worker wrote its headers.
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
@@ -16,8 +15,7 @@ use super::envelope::text;
 use crate::kind::Kind;
 use crate::messages::{Cause, names};
 
-/// Why a message that was found among the dead letters of a kind, or on its way there, is where it
-/// is.
+/// Why a message is among the dead letters of a kind, or on its way there.
 pub(super) fn read(kind: Kind, properties: &BasicProperties) -> Cause {
     let of = |queue: &str| deaths(properties).find(|death| value(death, "queue") == Some(queue));
     let undeliverable = kind.undeliverable_queue();
@@ -37,7 +35,7 @@ pub(super) fn read(kind: Kind, properties: &BasicProperties) -> Cause {
     }
 }
 
-/// When RabbitMQ moved it; whole seconds.
+/// When RabbitMQ moved it, in whole seconds.
 pub(super) fn moved_at(properties: &BasicProperties) -> Option<Timestamp> {
     let death = deaths(properties).next()?;
     let AMQPValue::Timestamp(seconds) = death.inner().get("time")? else { return None };
@@ -104,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_letter_that_rabbitmq_moved_does_not_lie() {
+    fn a_dead_letter_that_rabbitmq_moved_cannot_give_a_false_reason() {
         let expired = Cause::Moved("expired".to_owned());
         let (work, undeliverable) = (("task.delete", "expired"), "task.delete.undeliverable");
         assert_eq!(cause(&[work]), expired);

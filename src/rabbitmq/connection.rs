@@ -1,5 +1,4 @@
-//! One connection to the broker, through the guard; and the bounds in time of what is asked over
-//! it.
+//! One connection to the broker, through the guard, with time limits for requests over it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,10 +31,10 @@ pub struct Connection {
     place: Place,
 }
 
-/// # A connection that is left is closed
+/// # A dropped connection is closed
 ///
-/// lapin keeps one on which an answer is due, so that a consumer that begins after all would take
-/// messages that nobody reads.
+/// lapin keeps a connection on which an answer is pending, and a consumer that starts after all
+/// would take messages that nobody reads.
 impl Drop for Connection {
     fn drop(&mut self) {
         if let (true, Ok(runtime)) = (self.connection.status().connected(), Handle::try_current()) {
@@ -49,7 +48,7 @@ impl Drop for Connection {
 
 impl Connection {
     /// Connects to one of the addresses; `purpose` shows in the broker's list of connections.
-    /// Bodies larger than a command's are left out.
+    /// Bodies that are too large for a command are left out.
     ///
     /// # Errors
     /// [`BrokerError`] says why none of them works, or which file cannot be used.
@@ -61,7 +60,7 @@ impl Connection {
         Self::open_preferring(source, tls, purpose, Preference::default()).await
     }
 
-    /// The same for those who read whole messages, however large, one by one.
+    /// The same, for readers that fetch whole messages of any size one by one.
     ///
     /// # Errors
     /// As [`Connection::open`].
@@ -74,12 +73,12 @@ impl Connection {
         Self::open_first(source, tls, purpose, Preference::default(), keep).await
     }
 
-    /// The same as [`Connection::open`], in this order.
+    /// The same as [`Connection::open`], with a preferred order of addresses.
     ///
     /// # An address that does not answer does not hold up the others
     ///
-    /// Hosts are shuffled, and each address has a time limit of its own. A host's name may have
-    /// several addresses, and one that is black-holed answers neither yes nor no.
+    /// Hosts are shuffled, and each address has its own time limit. A host name may have several
+    /// addresses, and a black-holed one never answers.
     ///
     /// # Errors
     /// As [`Connection::open`].
@@ -115,10 +114,11 @@ impl Connection {
         Err(BrokerError::of_all(errors).unwrap_or_else(nothing_to_try))
     }
 
-    /// Connects to every address of every host at once: for `check`. Each with its name.
+    /// Connects to every address of every host at once, for `check`. Each result has its address's
+    /// name.
     ///
     /// # Errors
-    /// [`BrokerError`] where a file cannot be used.
+    /// [`BrokerError`] if a file cannot be used.
     pub async fn open_each(
         source: &AmqpSource,
         tls: &TlsFiles,
@@ -162,12 +162,12 @@ impl Connection {
         }
     }
 
-    /// Where it goes.
+    /// The broker's address.
     pub fn address(&self) -> SocketAddr {
         self.place.address
     }
 
-    /// Who it was opened as.
+    /// The user that it was opened as.
     pub fn user(&self) -> &str {
         &self.place.uri.authority.userinfo.username
     }
@@ -177,7 +177,7 @@ impl Connection {
         self.place.is_tls()
     }
 
-    /// Host and address, for an operator's eye.
+    /// Host and address, for operators.
     pub fn name(&self) -> String {
         self.place.name()
     }
@@ -186,7 +186,8 @@ impl Connection {
         &self.place
     }
 
-    /// Why the broker is blocking publishers, as soon as it says so; it does to those that publish.
+    /// Waits until the broker says that it is blocking publishers, and returns why. It says so only
+    /// to connections that publish.
     pub async fn becomes_blocked(&self) -> String {
         let mut events = Box::pin(self.events());
         while let Some(event) = events.next().await {
@@ -197,7 +198,7 @@ impl Connection {
         std::future::pending().await
     }
 
-    /// Closes it, and does not wait long for the answer.
+    /// Closes it without waiting long for the answer.
     pub async fn close(&self) {
         let _ = timeout(CLOSE_TIMEOUT, self.connection.close(200, "OK".into())).await;
     }
@@ -207,13 +208,13 @@ impl Connection {
         in_time(self.connection.create_channel()).await
     }
 
-    /// What happens to the connection as a whole.
+    /// Events of the connection as a whole.
     pub(super) fn events(&self) -> impl Stream<Item = Event> + Send + 'static {
         self.connection.events_listener()
     }
 }
 
-/// What the broker's list of connections shows: program and version, machine, purpose.
+/// The name in the broker's list of connections: program and version, machine, purpose.
 fn name(purpose: &str) -> String {
     let machine = uname();
     let machine = machine.nodename().to_string_lossy();
@@ -222,13 +223,13 @@ fn name(purpose: &str) -> String {
 
 /// # No request to the broker waits indefinitely
 ///
-/// lapin (4.12) may never resolve a request whose connection ends at that moment: `check` was seen
-/// to wait without end for the answer to its own close. So every request to the broker goes through
-/// this, acknowledgements included, or has a bound of its own (connecting, closing, `publisher`,
-/// `probe`). What has no answer within ten seconds is an error.
+/// lapin (4.12) may never resolve a request whose connection ends at that moment: `check` once
+/// waited forever for the answer to its own close. So every request to the broker, acknowledgements
+/// included, goes through this function or has its own time limit (connecting, closing,
+/// `publisher`, `probe`). A request without an answer within ten seconds is an error.
 ///
 /// # Errors
-/// lapin's word, or that the time is over.
+/// lapin's error, or a timeout.
 pub(super) async fn in_time<T>(
     request: impl Future<Output = lapin::Result<T>>,
 ) -> lapin::Result<T> {

@@ -1,5 +1,5 @@
-//! Dead letters: fetched one by one, from the broker library's types to plain data, and removed
-//! only when told to.
+//! Fetches dead letters one by one, converts them from the broker library's types to plain data,
+//! and removes them only on request.
 
 use lapin::BasicProperties;
 
@@ -13,8 +13,8 @@ use crate::kind::Kind;
 use crate::messages::event::Failure;
 use crate::messages::{Cause, DeadLetter, Malformed};
 
-/// Fetches the dead letters of a kind one by one. They go back to their queue when the reader ends,
-/// unless they were acknowledged.
+/// Fetches the dead letters of a kind one by one. Unacknowledged ones go back to their queue when
+/// the reader ends.
 pub struct DeadLetterReader {
     kind: Kind,
     queue: QueueReader,
@@ -27,7 +27,7 @@ impl DeadLetterReader {
         Ok(Self { kind, queue: QueueReader::open(connection, kind.dead_letter_queue()).await? })
     }
 
-    /// Fetches the next dead letter, if there is one, and says how many are left behind it.
+    /// Fetches the next dead letter, if there is one, with the number of those behind it.
     ///
     /// # Errors
     /// [`BrokerError::DeadLetters`].
@@ -37,12 +37,12 @@ impl DeadLetterReader {
             .await
     }
 
-    /// How many lie ready in the queue; `None` if the broker does not say.
+    /// How many are ready in the queue; `None` if the broker does not say.
     pub async fn ready(&self) -> Option<u32> {
         self.queue.ready().await
     }
 
-    /// Puts back all that was fetched and not settled, and closes the channel.
+    /// Requeues everything fetched but not settled, and closes the channel.
     pub async fn close(self) {
         self.queue.close().await;
     }
@@ -51,13 +51,13 @@ impl DeadLetterReader {
 pub(super) fn read(kind: Kind, message: &BasicProperties, body: Vec<u8>) -> DeadLetter {
     let fault = envelope::text(message, X_UNREADABLE);
     let cause = cause::read(kind, message);
-    // Only workers and operators can publish there; what RabbitMQ moved may have headers of its
-    // producer's.
+    // Only workers and operators can publish there. A message that RabbitMQ moved may have its
+    // producer's headers.
     let believed = !matches!(cause, Cause::Moved(_));
     let (properties, retry_state) = envelope::read(message, believed);
     let failed_at = cause.failed_at().or_else(|| cause::moved_at(message));
     let (reason, detail) = match cause {
-        // A reason that only another version knows is shown as it is.
+        // A reason that only another version knows is shown unchanged.
         Cause::Written { reason, detail, .. } => (reason, detail),
         other => {
             let too_large = Malformed::too_large(&body).map(|malformed| malformed.to_string());
@@ -76,7 +76,7 @@ mod tests {
     use jiff::Timestamp;
 
     #[test]
-    fn a_letter_is_the_same_after_it_was_published_again() {
+    fn a_dead_letter_is_the_same_after_it_was_published_again() {
         let text = |text: &str| Some(text.to_owned());
         let properties = Properties {
             message_id: text("m"),

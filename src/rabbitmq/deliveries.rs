@@ -1,4 +1,4 @@
-//! What the broker delivers to the consumers of some kinds, as plain data.
+//! The broker's deliveries to the consumers of some kinds, as plain data.
 
 use std::future::ready;
 
@@ -18,14 +18,14 @@ use super::own_user::Trust;
 use crate::kind::Kind;
 use crate::messages::{Cause, Incoming, Undeliverable};
 
-/// A delivery or an error of the consumer of a kind, or its end.
+/// A delivery or an error from the consumer of a kind, or its end.
 type Event = (Kind, Option<lapin::Result<lapin::message::Delivery>>);
 
-/// From which queue of a kind messages are consumed, and how they are read.
+/// Which queue of a kind is consumed, and how its messages are read.
 pub(super) struct Source<M> {
     queue: fn(Kind) -> String,
     read: fn(Kind, &BasicProperties, Incoming) -> M,
-    /// Whether only a worker can have published it.
+    /// Whether only a worker can have published a message.
     is_of_a_worker: fn(Kind, &BasicProperties) -> bool,
 }
 
@@ -36,7 +36,7 @@ pub(super) const COMMANDS: Source<Incoming> = Source {
     is_of_a_worker: |_, _| false,
 };
 
-/// What RabbitMQ itself took out of them.
+/// The commands that RabbitMQ itself removed from the work queues.
 pub(super) const UNDELIVERABLE: Source<Undeliverable> = Source {
     queue: Kind::undeliverable_queue,
     read: |kind, properties, incoming| {
@@ -44,7 +44,7 @@ pub(super) const UNDELIVERABLE: Source<Undeliverable> = Source {
         let failed_at = cause.failed_at();
         Undeliverable { incoming: Incoming { failed_at, ..incoming }, cause }
     },
-    // An older one, whose dead letters come this way and have no user id.
+    // An older worker's dead letters also come this way and have no user id.
     is_of_a_worker: |kind, properties| {
         matches!(cause::read(kind, properties), Cause::Written { .. })
     },
@@ -72,7 +72,7 @@ impl<M> Deliveries<M> {
         for kind in kinds.iter().copied() {
             let queue = (source.queue)(kind);
             let failed = |source| BrokerError::Consume { queue: queue.clone(), source };
-            // Before consuming: lapin's own buffer has no bound but this one.
+            // Set before consuming: nothing else bounds lapin's own buffer.
             let qos = channel.basic_qos(prefetch, BasicQosOptions { global: false });
             in_time(qos).await.map_err(failed)?;
             let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
@@ -89,7 +89,7 @@ impl<M> Deliveries<M> {
     ///
     /// # Errors
     /// [`BrokerError::Lost`], or [`BrokerError::ConsumerEnded`] as soon as one of the consumers has
-    /// ended: the others would go on without it, and nobody would notice.
+    /// ended: the others would continue without it, and nobody would notice.
     pub async fn next(&mut self) -> Result<Delivery<M>, BrokerError> {
         match self.consumers.next().await {
             Some((kind, Some(delivery))) => {
@@ -102,10 +102,10 @@ impl<M> Deliveries<M> {
         }
     }
 
-    /// Asks the broker to deliver no more, and returns what it has sent before.
+    /// Asks the broker to stop delivering, and returns the deliveries that it had already sent.
     ///
     /// # Errors
-    /// [`BrokerError::Lost`]: the channel is gone, or no answer has come in time.
+    /// [`BrokerError::Lost`]: the channel is gone, or there was no answer in time.
     pub async fn cancel(self) -> Result<Prefetched<M>, BrokerError> {
         for tag in &self.tags {
             let cancelled = self
@@ -128,7 +128,7 @@ impl<M> Deliveries<M> {
     }
 }
 
-/// What the broker had sent before it was told to stop.
+/// The deliveries that the broker had sent before it was told to stop.
 pub struct Prefetched<M = Incoming>(Deliveries<M>);
 
 impl<M> Prefetched<M> {
@@ -144,13 +144,13 @@ impl<M> Prefetched<M> {
     }
 }
 
-/// What a consumer delivers, and its end.
+/// A consumer's deliveries, and its end.
 fn events(kind: Kind, consumer: lapin::Consumer) -> impl Stream<Item = Event> {
     let end = once(ready((kind, None)));
     consumer.map(move |delivery| (kind, Some(delivery))).chain(end)
 }
 
-/// A message as plain data; what our own headers say of it, where they are `believed`.
+/// A message as plain data, with the content of our own headers if they are `believed`.
 pub(super) fn incoming(
     (kind, redelivered): (Kind, bool),
     message: &BasicProperties,

@@ -1,5 +1,5 @@
-//! An unacknowledged message, and the one way to settle it: for the worker and for those who look
-//! at dead letters.
+//! An unacknowledged message, and the only way to settle it: for the worker and for operators who
+//! look at dead letters.
 
 use lapin::BasicProperties;
 use lapin::options::{BasicNackOptions, BasicRejectOptions};
@@ -10,12 +10,12 @@ use super::connection::in_time;
 use super::envelope;
 use crate::messages::{Arrival, Incoming, Properties};
 
-/// An unacknowledged message. It is not `Clone` and every way out consumes it, so it is settled at
-/// most once, and on the channel that it came from. (lapin's own `Acker` would start a task of the
-/// runtime for each.) If it is dropped, the broker has it back when its channel ends.
+/// An unacknowledged message. It is not `Clone`, and every way to settle it consumes it, so it is
+/// settled at most once, on the channel that it came from. (lapin's own `Acker` would spawn a task
+/// for each.) If it is dropped, the broker requeues it when its channel ends.
 #[derive(Debug)]
 pub struct Delivery<M = Incoming> {
-    /// What it says.
+    /// Its content.
     pub message: M,
     redeliveries: u32,
     acknowledger: Acknowledger,
@@ -25,7 +25,7 @@ pub struct Delivery<M = Incoming> {
 }
 
 impl<M> Delivery<M> {
-    /// Only this folder makes one, of a delivery that came over its channel.
+    /// Only this folder creates one, from a delivery over this channel.
     pub(super) fn new(
         delivery: lapin::message::Delivery,
         acknowledger: &Acknowledger,
@@ -44,25 +44,24 @@ impl<M> Delivery<M> {
         }
     }
 
-    /// How often it went back to its queue before, as a quorum queue counts it.
+    /// How often it was requeued before, as a quorum queue counts it.
     pub fn delivery_count(&self) -> u32 {
         self.redeliveries
     }
 
-    /// The same delivery, with less of what it says.
+    /// The same delivery with other content.
     pub fn map<N>(self, read: impl FnOnce(M) -> N) -> Delivery<N> {
         let Self { message, redeliveries, acknowledger, exchange, routing_key, tag } = self;
         Delivery { message: read(message), redeliveries, acknowledger, exchange, routing_key, tag }
     }
 
-    /// Tells the broker to forget it; `false` if the broker could not be told, or was not told in
-    /// time.
+    /// Acknowledges it; `false` if the broker could not be told, or not in time.
     #[must_use]
     pub async fn acknowledge(self) -> bool {
         self.acknowledger.acknowledge(self.tag).await
     }
 
-    /// Has the broker move it to the dead letters as it is; `false` as for
+    /// Rejects it, so that the broker moves it to the dead letters unchanged; `false` as for
     /// [`Delivery::acknowledge`].
     #[must_use]
     pub async fn reject(self) -> bool {
@@ -70,8 +69,8 @@ impl<M> Delivery<M> {
         self.tell(self.acknowledger.channel().basic_reject(self.tag, options)).await
     }
 
-    /// Puts it back into the queue; `false` as for [`Delivery::acknowledge`] (the broker then does
-    /// so by itself).
+    /// Requeues it; `false` as for [`Delivery::acknowledge`] (the broker then requeues it by
+    /// itself).
     pub async fn nack_requeue(self) -> bool {
         let options = BasicNackOptions { requeue: true, multiple: false };
         self.tell(self.acknowledger.channel().basic_nack(self.tag, options)).await
@@ -87,12 +86,12 @@ impl<M> Delivery<M> {
 }
 
 impl Delivery {
-    /// The command that it may be.
+    /// The message, which may be a command.
     pub fn incoming(&self) -> &Incoming {
         &self.message
     }
 
-    /// How it came, and what is carried to everything that is published about it.
+    /// How it arrived, and the properties that are copied to everything published about it.
     pub fn arrival(&mut self) -> (Arrival<'_>, &mut Properties) {
         let (exchange, routing_key) = (self.exchange.as_str(), self.routing_key.as_str());
         let arrival = Arrival { exchange, routing_key, delivery_tag: self.tag };

@@ -1,5 +1,5 @@
-//! Properties and headers of a message: from the broker library's types to plain data, and back.
-//! Pure.
+//! Converts the properties and headers of a message from the broker library's types to plain data,
+//! and back. Pure.
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
@@ -10,13 +10,13 @@ use crate::messages::command::MAX_BODY_BYTES;
 use crate::messages::{HeaderValue, Properties, Publication, RetryState, names};
 
 const PERSISTENT: u8 = 2;
-/// Each copy has one of them: that of a worker the first, that of a replay the second.
+/// Each copy has one of these headers: a worker's copy the first, a replay's the second.
 const COPIES_HAVE: [&str; 2] = [names::X_ATTEMPTS, names::X_HISTORY];
 pub const X_UNREADABLE: &str = names::X_UNREADABLE;
-/// Says how large a body is that is not here. A producer that forges it only has its own command
+/// The size of a body that was left out. A producer that forges it only gets its own command
 /// refused.
 const X_LEFT_OUT: &str = "x-left-out";
-/// What is kept of a header table that lapin would not survive as it is, the most needed first.
+/// What to keep of a header table that would crash lapin, the most important first.
 pub const KEEP: Keep = Keep {
     headers: &[
         names::X_ATTEMPTS,
@@ -43,8 +43,8 @@ pub const KEEP: Keep = Keep {
     left_out: X_LEFT_OUT,
 };
 
-/// What we carry on of a message, and what our own headers say of earlier deliveries, where they
-/// are `believed` ([`Trust`](super::Trust)). What makes no sense is as if it were not there.
+/// Reads the properties that are passed on and, if they are `believed` ([`Trust`](super::Trust)),
+/// our own headers about earlier deliveries. Nonsensical values count as absent.
 pub fn read(properties: &BasicProperties, believed: bool) -> (Properties, RetryState) {
     let header = |name: &str| header(properties, name);
     let text = |name: &str| text(properties, name);
@@ -58,7 +58,7 @@ pub fn read(properties: &BasicProperties, believed: bool) -> (Properties, RetryS
         content_type: short(properties.content_type()),
         traceparent: text(names::TRACEPARENT),
         tracestate: text(names::TRACESTATE),
-        // Of a copy, the user is the one who has made the copy.
+        // For a copy, the user is the one that made the copy.
         published_by: if believed && COPIES_HAVE.iter().any(|name| header(name).is_some()) {
             text(names::X_PUBLISHED_BY)
         } else {
@@ -89,24 +89,24 @@ pub fn read(properties: &BasicProperties, believed: bool) -> (Properties, RetryS
     (carried, retry_state)
 }
 
-/// How often the broker has taken the message back from a worker, as a quorum queue counts it.
+/// How often the message was requeued, as a quorum queue counts it.
 pub fn delivery_count(properties: &BasicProperties) -> u32 {
     header(properties, names::X_DELIVERY_COUNT)
         .and_then(as_number)
         .map_or(0, |count| u32::try_from(count.max(0)).unwrap_or(u32::MAX))
 }
 
-/// Whether the body is not here, because it was larger than that of a command.
+/// Whether the body was left out because it was too large for a command.
 pub fn is_oversized(properties: &BasicProperties) -> bool {
     header(properties, X_LEFT_OUT).is_some()
 }
 
-/// A header's number, where it is one that is not negative.
+/// A header's value, if it is a non-negative number.
 pub fn number(properties: &BasicProperties, name: &str) -> Option<u64> {
     header(properties, name).and_then(as_number).and_then(|number| u64::try_from(number).ok())
 }
 
-/// A header's text, where it is one of a sensible length.
+/// A header's value, if it is a text of a sensible length.
 pub fn text(properties: &BasicProperties, name: &str) -> Option<String> {
     header(properties, name).and_then(as_text)
 }
@@ -138,8 +138,8 @@ fn as_number(value: &AMQPValue) -> Option<i64> {
     }
 }
 
-/// The properties and headers of a message to publish: persistent, a copy with our own user's name,
-/// and nothing but what the publication says.
+/// The properties and headers of a message to publish: persistent, with our own user's name on a
+/// copy, and otherwise only the publication's content.
 pub fn write(publication: &Publication<'_>, user: &str) -> BasicProperties {
     let mut headers = FieldTable::default();
     for (name, value) in &publication.headers {

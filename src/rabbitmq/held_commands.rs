@@ -1,5 +1,5 @@
-//! The commands that the guard holds: fetched one by one, from the broker library's types to plain
-//! data.
+//! Fetches the commands that the guard holds one by one, and converts them from the broker
+//! library's types to plain data.
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
@@ -33,7 +33,7 @@ impl HeldReader {
         Ok(Self { kind, queue: QueueReader::open(connection, kind.held_queue()).await? })
     }
 
-    /// The next one, the oldest first, and how many are left behind it.
+    /// Fetches the next one, the oldest first, with the number of those behind it.
     ///
     /// # Errors
     /// [`BrokerError::DeadLetters`].
@@ -41,7 +41,7 @@ impl HeldReader {
         self.queue.next(|message: &BasicProperties, body| read(self.kind, message, body)).await
     }
 
-    /// Puts back all that was fetched and not settled.
+    /// Requeues everything fetched but not settled.
     pub async fn close(self) {
         self.queue.close().await;
     }

@@ -1,5 +1,5 @@
-//! What the broker is asked now and then about a queue, over both connections of a session, on
-//! channels that nothing else uses.
+//! Periodic questions to the broker about a queue, over both connections of a session, on channels
+//! that nothing else uses.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::broker_error::{Refusal, is_late};
 use super::connection::{Connection, in_time};
 use super::topology::{Depth, depth};
 
-/// Of the consumer that comes and goes, for who looks at the broker's list.
+/// The tag of the temporary consumer, for operators who look at the broker's list.
 const TAG: &str = "majority";
 const LOOK_WITHIN: Duration = Duration::from_secs(3);
 
@@ -24,12 +24,12 @@ const LOOK_WITHIN: Duration = Duration::from_secs(3);
 #[derive(Default)]
 pub(super) struct Looks {
     channels: [Mutex<Option<Channel>>; 2],
-    /// The broker has refused the question for a majority: it is not asked again.
+    /// The broker has refused the majority question: it is not asked again.
     is_refused: AtomicBool,
 }
 
 impl Looks {
-    /// What each connection is told about a queue; nothing where there is no answer in time.
+    /// Each connection's answer about a queue; `None` without an answer in time.
     pub(super) async fn depths(
         &self,
         connections: [&Connection; 2],
@@ -42,14 +42,14 @@ impl Looks {
         <[_; 2]>::from(tokio::join!(look(0), look(1)))
     }
 
-    /// Whether each connection's node reaches a majority of the nodes, as far as this queue tells.
+    /// Whether each connection's node reaches a majority of the nodes, judging by this queue.
     ///
     /// # A node that has lost the others answers from what it remembers
     ///
-    /// It takes connections, and what it led it believes to lead: it says that nothing is ready,
-    /// and that we consume. But a consumer comes and goes only with the consent of a majority of
-    /// the queue's members, and so there is no answer. The queue must be one that is hardly ever
-    /// used; the consumer comes after all others, and only if nothing is ready.
+    /// It accepts connections and still believes that it leads its queues: it says that nothing is
+    /// ready, and that we consume. But a consumer is added or removed only with the consent of a
+    /// majority of the queue's members, so there is no answer to that. The queue must be a rarely
+    /// used one; the temporary consumer is added after all others, and only if nothing is ready.
     pub(super) async fn reach_majority(
         &self,
         connections: [&Connection; 2],
@@ -73,8 +73,8 @@ impl Looks {
         join_all(asked).await.into_iter().all(|reaches| reaches)
     }
 
-    /// What goes wrong on a channel closes it, and what is dropped in the middle throws it away:
-    /// then another one is opened the next time.
+    /// An error closes the channel, and dropping the request halfway discards it. The next request
+    /// then opens another one.
     async fn ask<T>(
         &self,
         connection: &Connection,
@@ -94,10 +94,10 @@ impl Looks {
     }
 }
 
-/// # A consumer whose answer comes too late does not stay
+/// # A consumer that starts too late does not stay
 ///
-/// lapin keeps a channel for which an answer is due, and when a consumer begins after all, it would
-/// take a message that nobody reads.
+/// lapin keeps a channel with a pending answer, and a consumer that starts after all would take a
+/// message that nobody reads.
 struct ClosedIfLeft(Option<Channel>);
 
 impl Drop for ClosedIfLeft {
@@ -119,7 +119,7 @@ async fn come_and_go(channel: &Channel, queue: &str) -> lapin::Result<()> {
     let mut consumer = in_time(consume).await?;
     in_time(channel.basic_cancel(consumer.tag(), BasicCancelOptions::default())).await?;
     if consumer.next().await.is_some() {
-        // Back to the queue with it.
+        // Requeues the message.
         in_time(channel.close(200, "OK".into())).await?;
     }
     Ok(())

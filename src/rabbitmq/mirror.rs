@@ -1,5 +1,5 @@
-//! The mirror of a kind's dead letters, read from any record on. Looking costs a dead letter
-//! nothing.
+//! Reads the mirror of a kind's dead letters, from any record on. Reading does not affect the dead
+//! letters.
 
 use lapin::BasicProperties;
 
@@ -17,8 +17,7 @@ pub struct MirrorReader {
 }
 
 impl MirrorReader {
-    /// Reads from this record on; from the first that is still there, if there is no such one any
-    /// more.
+    /// Reads from this record on, or from the oldest one if it is no longer there.
     ///
     /// # Errors
     /// [`BrokerError::Consume`].
@@ -27,7 +26,7 @@ impl MirrorReader {
         Ok(Self { kind, stream })
     }
 
-    /// The next record, with its number; `None` where this build does not understand it.
+    /// The next record, with its number; `None` if this build does not understand it.
     ///
     /// # Errors
     /// [`BrokerError::Lost`] or [`BrokerError::ConsumerEnded`]: then it must be opened again.

@@ -1,5 +1,5 @@
-//! EDGE: RabbitMQ through lapin. Carries out what it is told and reports facts; decides nothing
-//! about commands.
+//! EDGE: RabbitMQ through lapin. Carries out requests and reports facts; decides nothing about
+//! commands.
 //!
 //! Nothing outside this folder names lapin.
 

@@ -5,8 +5,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use lapin::types::ShortString;
 use lapin::{BasicProperties, ErrorKind};
 
-/// The name that the broker knows us by. The URL's, until the broker says that it is another: after
-/// a login by certificate, say.
+/// The name that the broker knows us by. Initially the URL's, until the broker says that it is
+/// another: after a login by certificate, say.
 #[derive(Debug, Clone)]
 pub(super) struct OwnUser(Arc<RwLock<String>>);
 
@@ -19,7 +19,7 @@ impl OwnUser {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether a publish was refused because we are somebody else; then that is known from now on.
+    /// Whether a publish was refused because our user has another name; remembers that name.
     pub(super) fn learns_from(&self, error: &lapin::Error) -> bool {
         let name = real_name(error);
         if let Some(name) = &name {
@@ -29,7 +29,7 @@ impl OwnUser {
     }
 }
 
-/// What `RabbitMQ` 3.10 to 4 say of a wrong `user_id` (`rabbit_channel.erl`,
+/// The message of `RabbitMQ` 3.10 to 4 about a wrong `user_id` (`rabbit_channel.erl`,
 /// `check_user_id_header`).
 pub(super) fn real_name(error: &lapin::Error) -> Option<String> {
     let ErrorKind::ProtocolError(word) = error.kind() else { return None };
@@ -37,14 +37,14 @@ pub(super) fn real_name(error: &lapin::Error) -> Option<String> {
     name.rsplit_once('\'').map(|(name, _)| name.to_owned())
 }
 
-/// Whose copies are believed.
+/// The users whose copies are believed.
 ///
 /// # Our headers are believed only with the user id of a worker
 ///
-/// Anybody may put `x-attempts` or `x-published-by` into a command. But `RabbitMQ` lets nobody
-/// publish with the `user_id` of another user (unless that user has the tag `impersonator`). So
-/// what a copy says of earlier deliveries is believed only where its `user_id` is ours, or that of
-/// a user whom the operator trusts.
+/// Any producer may put `x-attempts` or `x-published-by` into a command. But `RabbitMQ` does not
+/// let a user publish with another user's `user_id` (unless it has the tag `impersonator`). So a
+/// copy's headers about earlier deliveries are believed only if its `user_id` is ours, or that of a
+/// user whom the operator trusts.
 #[derive(Debug, Clone)]
 pub struct Trust {
     own: OwnUser,

@@ -1,4 +1,4 @@
-//! The addresses of the broker's hosts, and in which order they are tried.
+//! The addresses of the broker's hosts, and the order in which they are tried.
 
 use std::fmt;
 use std::io;
@@ -34,8 +34,7 @@ impl Place {
         self.uri.scheme == AMQPScheme::AMQPS
     }
 
-    /// What may stand in a log line: the host as it was written, and its address where that says
-    /// more.
+    /// For log lines: the host as configured, with its address if that adds anything.
     pub(super) fn name(&self) -> String {
         let host = format!("{}:{}", self.uri.authority.host, self.uri.authority.port);
         let address = self.address.to_string();
@@ -43,16 +42,16 @@ impl Place {
     }
 }
 
-/// Which address to try before, and which after all others.
+/// Which addresses to try first and last.
 #[derive(Debug, Clone, Default)]
 pub struct Preference {
-    /// Where the other connection of the session is.
+    /// The address of the session's other connection.
     pub first: Option<SocketAddr>,
-    /// Where sessions have failed, the last one last.
+    /// Addresses where sessions have failed, the latest at the end.
     pub last: Vec<SocketAddr>,
 }
 
-/// All addresses of all hosts, asked for at once and shuffled; and the hosts that have none.
+/// All addresses of all hosts, resolved concurrently and shuffled; and the hosts without one.
 pub(super) async fn places(url: &AmqpUrl) -> (Vec<Place>, Vec<(String, BrokerError)>) {
     let lookups = url.hosts().iter().map(async |uri| {
         let host = (uri.authority.host.as_str(), uri.authority.port);
@@ -75,7 +74,7 @@ pub(super) async fn places(url: &AmqpUrl) -> (Vec<Place>, Vec<(String, BrokerErr
     (all, errors)
 }
 
-/// Stable: what is neither preferred nor avoided keeps its place.
+/// Stable: addresses that are neither preferred nor avoided keep their order.
 pub(super) fn in_order(mut places: Vec<Place>, preference: &Preference) -> Vec<Place> {
     places.sort_by_key(|place| {
         let failed = preference.last.iter().position(|other| *other == place.address);
@@ -109,7 +108,7 @@ mod tests {
             (None, &[2, 1], [3, 4, 2, 1]),
             (Some(4), &[2], [4, 1, 3, 2]),
             (Some(9), &[9], [1, 2, 3, 4]),
-            // The session is there already.
+            // The session is already there.
             (Some(2), &[2], [2, 1, 3, 4]),
         ] {
             assert_eq!(order(first, last), expected, "{first:?} {last:?}");

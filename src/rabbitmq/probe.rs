@@ -1,4 +1,4 @@
-//! What can be learnt of a broker without leaving anything there: for `check`.
+//! Questions to a broker that leave nothing behind there, for `check`.
 
 use std::time::Duration;
 
@@ -24,14 +24,13 @@ pub enum May {
     Yes,
     /// The broker refuses it.
     No,
-    /// What it is about is not there, or the broker did not answer.
+    /// The object in question does not exist, or the broker did not answer.
     Unknown,
     /// The question would not have been answered.
     NotAsked,
 }
 
-/// The version of the broker at the other end of a connection, as its greeting tells it before any
-/// login; lapin does not pass it on.
+/// The broker's version, from its greeting before any login; lapin does not expose it.
 pub async fn version(connection: &Connection, tls: &TlsFiles) -> Option<String> {
     let (place, tls) = (connection.place(), tls.read().ok()?);
     let greet = async {
@@ -50,7 +49,7 @@ pub async fn version(connection: &Connection, tls: &TlsFiles) -> Option<String> 
     timeout(PATIENCE, greet).await.ok()?
 }
 
-/// `connection.start` holds a table with the long string `version`.
+/// `connection.start` contains a table with the long string `version`.
 fn version_in(greeting: &[u8]) -> Option<String> {
     const NAME: &[u8] = b"\x07versionS";
     let at = greeting.windows(NAME.len()).position(|window| window == NAME)? + NAME.len();
@@ -59,20 +58,20 @@ fn version_in(greeting: &[u8]) -> Option<String> {
     str::from_utf8(text).ok().map(str::to_owned)
 }
 
-/// Asks what the user may do, each question on a channel of its own: a refusal closes it.
+/// Asks what the user may do, each question on its own channel, because a refusal closes it.
 pub struct Questions<'a>(pub &'a Connection);
 
 impl Questions<'_> {
     /// # Asking whether a publish is allowed publishes nothing
     ///
-    /// It happens in a transaction that is rolled back: the broker checks the permission at once
-    /// and routes at the commit, which never comes.
+    /// It happens in a transaction that is rolled back: the broker checks the permission at once,
+    /// but routes only at the commit, which never comes.
     pub async fn may_write(&self, exchange: &str) -> May {
         self.ask(async |channel| {
             channel.tx_select().await?;
             let (options, nothing) = (BasicPublishOptions::default(), BasicProperties::default());
-            // Without confirms this resolves when it is sent; the rollback's answer comes after a
-            // refusal.
+            // Without confirms this resolves when it is sent; a refusal comes before the rollback's
+            // answer.
             drop(channel.basic_publish(exchange.into(), "".into(), options, b"", nothing).await?);
             channel.tx_rollback().await
         })
@@ -81,9 +80,9 @@ impl Questions<'_> {
 
     /// # Asking whether a queue may be read takes nothing from it
     ///
-    /// It asks to consume with an argument that RabbitMQ refuses in any case. It looks at the
-    /// permission first, so which of the two refusals comes is the answer, and no consumer ever
-    /// begins; a look would count toward the delivery limit of what it finds.
+    /// It asks to consume with an argument that RabbitMQ always refuses. RabbitMQ checks the
+    /// permission first, so the kind of refusal is the answer, and no consumer ever starts.
+    /// Fetching a message instead would count toward its delivery limit.
     pub async fn may_read(&self, queue: &str) -> May {
         let mut wrong = FieldTable::default();
         wrong.insert("x-priority".into(), AMQPValue::LongString("none".into()));
@@ -101,7 +100,7 @@ impl Questions<'_> {
         self.ask(consume).await
     }
 
-    /// For an exchange that is not there: deleting it changes nothing.
+    /// Asks to delete an exchange that does not exist, which changes nothing.
     pub async fn may_configure(&self, exchange: &str) -> May {
         self.ask(async |channel| {
             channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await
@@ -109,10 +108,10 @@ impl Questions<'_> {
         .await
     }
 
-    /// # A refusal that lapin swallows is asked for again
+    /// # A question whose refusal lapin swallows is asked again
     ///
-    /// The broker answers a refused publish by closing the channel. If that comes while the next
-    /// request is on its way, lapin says that the channel is closed, and no longer why.
+    /// The broker answers a refused publish by closing the channel. If that arrives while the next
+    /// request is on its way, lapin reports that the channel is closed, but not why.
     async fn ask(&self, mut question: impl AsyncFnMut(&Channel) -> lapin::Result<()>) -> May {
         for _ in 1..TRIES {
             match self.ask_once(&mut question).await {

@@ -1,5 +1,5 @@
-//! Fetches the messages of a queue one by one, on a channel of its own. They go back when the
-//! channel ends, unless acknowledged.
+//! Fetches the messages of a queue one by one, on its own channel. Unacknowledged ones go back when
+//! the channel ends.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use super::connection::{Connection, in_time};
 use super::delivery::Delivery;
 use super::topology;
 
-/// Requeues all that the channel holds.
+/// Requeues everything that the channel holds.
 const ALL_BACK: BasicNackOptions = BasicNackOptions { multiple: true, requeue: true };
 
-/// What an operator looks through.
+/// A queue that an operator looks through.
 pub(super) struct QueueReader {
     queue: String,
     channel: Arc<Channel>,
@@ -31,7 +31,7 @@ impl QueueReader {
         }
     }
 
-    /// Fetches the next message, if there is one, and says how many are left behind it.
+    /// Fetches the next message, if there is one, with the number of those behind it.
     ///
     /// # Errors
     /// [`BrokerError::DeadLetters`].
@@ -49,12 +49,12 @@ impl QueueReader {
         }))
     }
 
-    /// How many lie ready in the queue; `None` if the broker does not say.
+    /// How many are ready in the queue; `None` if the broker does not say.
     pub(super) async fn ready(&self) -> Option<u32> {
         topology::depth(&self.channel, &self.queue).await.ok().map(|depth| depth.ready)
     }
 
-    /// Puts back all that was fetched and not settled, and closes the channel.
+    /// Requeues everything fetched but not settled, and closes the channel.
     pub(super) async fn close(self) {
         let _ = in_time(self.channel.basic_nack(0, ALL_BACK)).await;
         let _ = in_time(self.channel.close(200, "OK".into())).await;

@@ -182,9 +182,9 @@ impl Session {
         }
     }
 
-    /// Declares the topology again, where that is ours to do, because something of it is missing,
-    /// or is not known to be there; once in a while at the most. What cannot be declared shows in
-    /// the publish that is tried again.
+    /// Declares the topology again, if that is ours to do, because a part of it is missing or not
+    /// known to exist. Does so only once in a while. A part that cannot be declared shows in the
+    /// publish that is tried again.
     pub async fn declare_again(&self) {
         let Ok(mut declared) = self.declared.try_lock() else { return };
         if self.topology.provision == Provision::Declare

@@ -1,5 +1,5 @@
-//! Where the URL of the broker comes from. Read at each connect, so that a rotated password needs
-//! no restart.
+//! The source of the broker's URL. Read at each connect, so that a rotated password needs no
+//! restart.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -9,8 +9,7 @@ use thiserror::Error;
 
 use super::url::AmqpUrl;
 
-/// The URL itself or the file that holds it, and the file that holds the password, where there is
-/// one.
+/// The URL or the file that holds it, and the file that holds the password, if any.
 #[derive(Debug, Clone)]
 pub struct AmqpSource {
     url: UrlSource,
@@ -23,18 +22,18 @@ enum UrlSource {
     File(PathBuf),
 }
 
-/// Why there is no URL to connect to; never repeats what a file holds.
+/// Why there is no URL to connect to; never repeats a file's content.
 #[derive(Debug, Error)]
 pub enum SourceError {
-    /// A file is not there, or cannot be read.
+    /// A file does not exist or cannot be read.
     #[error("cannot read {path}: {source}")]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// The system's word.
+        /// The system's error.
         source: io::Error,
     },
-    /// It holds something else.
+    /// The file holds something else.
     #[error("what {path} holds {problem}")]
     Wrong {
         /// The file.
@@ -50,18 +49,18 @@ impl AmqpSource {
         Self { url: UrlSource::Fixed(url), password: None }
     }
 
-    /// A file with a URL.
+    /// A file that holds the URL.
     pub fn file(path: PathBuf) -> Self {
         Self { url: UrlSource::File(path), password: None }
     }
 
-    /// The same; the password is what this file holds, whatever the URL says.
+    /// The same, with the password from this file, whatever the URL says.
     #[must_use]
     pub fn with_password_file(self, password: Option<PathBuf>) -> Self {
         Self { password, ..self }
     }
 
-    /// The URL as it is now.
+    /// The current URL.
     ///
     /// # Errors
     /// [`SourceError`] names the file.
@@ -78,10 +77,13 @@ impl AmqpSource {
         let text = read(path)?;
         let password = text.trim_end_matches(['\r', '\n']);
         if password.is_empty() {
-            return Err(wrong(path, "is no password: it is empty".to_owned()));
+            return Err(wrong(path, "is not a password: it is empty".to_owned()));
         }
         if password.contains(char::is_control) {
-            return Err(wrong(path, "is no password: it has a control character in it".to_owned()));
+            return Err(wrong(
+                path,
+                "is not a password: it has a control character in it".to_owned(),
+            ));
         }
         Ok(url.with_password(password))
     }

@@ -1,4 +1,4 @@
-//! A stream, read from any record or moment on, by as many readers as there are; nobody takes
+//! A stream: any number of readers can read it, from any record or moment on, without taking
 //! anything out.
 
 use futures_util::StreamExt;
@@ -11,19 +11,19 @@ use super::broker_error::BrokerError;
 use super::connection::{Connection, in_time};
 use super::envelope;
 
-/// Records under way at once. A stream sends no more until they are acknowledged.
+/// Records in flight at once. A stream sends no more until they are acknowledged.
 const PREFETCH: u16 = 1000;
-/// So many are acknowledged together.
+/// How many are acknowledged together.
 const TOGETHER: u16 = 200;
 const X_STREAM_OFFSET: &str = "x-stream-offset";
 
 /// Where to begin.
 #[derive(Debug, Clone, Copy)]
 pub enum StartAt {
-    /// At this record; at the first that is still there, if it is not there any more.
+    /// At this record, or at the oldest one if it is no longer there.
     Record(u64),
-    /// At this moment, or up to some hundred records before it: a stream keeps the time of its
-    /// chunks only.
+    /// At this moment, or up to a few hundred records before it: a stream only keeps the time of
+    /// its chunks.
     Moment(Timestamp),
 }
 
@@ -36,7 +36,7 @@ pub struct StreamReader {
 }
 
 impl StreamReader {
-    /// Begins to read.
+    /// Starts to read.
     ///
     /// # Errors
     /// [`BrokerError::Consume`].
@@ -84,7 +84,7 @@ impl StreamReader {
         let ended = || BrokerError::ConsumerEnded { queue: self.name.clone() };
         let delivery = self.records.next().await.ok_or_else(ended)?.map_err(BrokerError::Lost)?;
         self.unacknowledged += 1;
-        // To a stream an acknowledgement only says that it may send more.
+        // For a stream, an acknowledgement only means that it may send more.
         if self.unacknowledged >= TOGETHER {
             let all = BasicAckOptions { multiple: true };
             in_time(self.channel.basic_ack(delivery.delivery_tag, all))

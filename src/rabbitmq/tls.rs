@@ -14,31 +14,31 @@ use thiserror::Error;
 pub struct TlsFiles {
     /// Additional CA certificates.
     pub ca: Option<PathBuf>,
-    /// What we show to a broker that asks who we are.
+    /// Our certificate, for a broker that asks for one.
     pub client: Option<ClientFiles>,
 }
 
 /// A client's certificate and its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientFiles {
-    /// The certificate, and those between it and its authority.
+    /// The certificate and its intermediate certificates.
     pub certificate: PathBuf,
     /// The private key, not encrypted.
     pub key: PathBuf,
 }
 
-/// Why a file cannot be used; never repeats what it holds.
+/// Why a file cannot be used; never repeats its content.
 #[derive(Debug, Error)]
 pub enum TlsError {
-    /// Not there, or no permission.
+    /// It does not exist, or there is no permission.
     #[error("cannot read {path}: {source}")]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// The system's word.
+        /// The system's error.
         source: io::Error,
     },
-    /// It holds something else.
+    /// The file holds something else.
     #[error("{path} holds no {what} in PEM form")]
     NotPem {
         /// The file.

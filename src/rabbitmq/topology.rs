@@ -1,4 +1,4 @@
-//! The topology, and making sure that it is there. `layout` lists its parts.
+//! The topology, and ensuring that it exists. `layout` lists its parts.
 
 mod layout;
 
@@ -17,18 +17,18 @@ use crate::kind::Kind;
 use crate::messages::names;
 use layout::{LOOKS_LIMIT, QueueSpec, exchanges, queues};
 
-/// What shall be there.
+/// What should exist.
 #[derive(Debug, Clone)]
 pub struct Topology {
-    /// Whether to declare it, or only to look.
+    /// Whether to declare it or only to check.
     pub provision: Provision,
     /// The kinds that have queues.
     pub kinds: Vec<Kind>,
-    /// Name and TTL in milliseconds of each retry delay: each kind has a delay queue of it.
+    /// Name and TTL in milliseconds of each retry delay; each kind has a delay queue for it.
     pub delays: Vec<(String, u32)>,
     /// How long the records of destructive calls are kept.
     pub audit_retention: Duration,
-    /// How long a task stays archived before it is deleted, where it is archived first.
+    /// How long a task stays archived before it is deleted, if it is archived first.
     pub undo_window: Option<Duration>,
 }
 
@@ -37,19 +37,19 @@ pub struct Topology {
 pub enum Provision {
     /// Declare it; needs the permission to configure.
     Declare,
-    /// Declare what is there already once more, which changes nothing and is refused where
-    /// arguments differ; bindings are left as they are, for they would be made.
+    /// Declare existing exchanges and queues again, which changes nothing and is refused if
+    /// arguments differ. Bindings are left alone, because declaring them would create them.
     Compare,
-    /// Only check that it is there; needs no permission.
+    /// Only check that it exists; needs no permission.
     Check,
 }
 
-/// Makes sure of the topology. Returns the names of the queues that have the arguments of the
-/// versions before.
+/// Ensures that the topology exists. Returns the names of the queues with the arguments of earlier
+/// versions.
 ///
 /// # Errors
 /// [`BrokerError::Topology`] names the first exchange or queue that is missing, has other arguments
-/// or was not answered for.
+/// or got no answer.
 pub async fn ensure(
     connection: &Connection,
     topology: &Topology,
@@ -96,7 +96,7 @@ pub async fn ensure(
     Ok(old)
 }
 
-/// Says once how queues that an older version declared get the limit that they lack.
+/// Logs once how queues from an older version get the limit that they lack.
 pub fn warn_of_old_queues(queues: &[String]) {
     static ONCE: Once = Once::new();
     if !queues.is_empty() {
@@ -106,7 +106,7 @@ pub fn warn_of_old_queues(queues: &[String]) {
     }
 }
 
-/// What to do about them.
+/// How to update old queues.
 pub fn cure_of_old_queues() -> String {
     format!(
         "an older version declared these queues without a delivery limit: on RabbitMQ 4.0 to 4.2 a message in them that was looked \
@@ -134,7 +134,7 @@ fn failed(provision: Provision, what: &str, source: lapin::Error) -> BrokerError
 }
 
 impl QueueSpec {
-    /// Whether it is no trouble that it is not there: an older version's `setup` did not know it.
+    /// Whether it may be missing, because an older version's `setup` did not know it.
     fn may_be_missing(&self, provision: Provision, refused: &lapin::Error) -> bool {
         let is_missing = Refusal::of(refused) == Some(Refusal::NotFound);
         self.is_optional && provision == Provision::Check && is_missing
@@ -147,19 +147,19 @@ pub fn queue_names(topology: &Topology) -> Vec<String> {
     queues.map(|queue| queue.name).collect()
 }
 
-/// What the broker says of a queue that is there.
+/// The broker's figures for an existing queue.
 #[derive(Debug, Clone, Copy)]
 pub struct Depth {
     /// Messages that a consumer could have.
     pub ready: u32,
-    /// Everybody's.
+    /// Consumers of all clients.
     pub consumers: u32,
 }
 
-/// How deep a queue is.
+/// The depth of a queue.
 ///
 /// # Errors
-/// lapin's word, where the queue is not there; or that no answer has come in time.
+/// lapin's error if the queue does not exist; or no answer in time.
 pub(super) async fn depth(channel: &Channel, queue: &str) -> lapin::Result<Depth> {
     let options = QueueDeclareOptions { durable: true, passive: true, ..Default::default() };
     let queue =
@@ -167,11 +167,11 @@ pub(super) async fn depth(channel: &Channel, queue: &str) -> lapin::Result<Depth
     Ok(Depth { ready: queue.message_count(), consumers: queue.consumer_count() })
 }
 
-/// The same of each of these, over a channel of its own; `None` where there is no such queue, or no
-/// answer.
+/// The same for each of these queues, over a separate channel; `None` if there is no such queue, or
+/// no answer.
 ///
 /// # Errors
-/// lapin's word, where there is no channel: the connection is gone.
+/// lapin's error if there is no channel because the connection is gone.
 pub async fn depths(
     connection: &Connection,
     queues: Vec<String>,
@@ -229,7 +229,7 @@ async fn bind(channel: &Channel, queue: &QueueSpec) -> lapin::Result<()> {
     Ok(())
 }
 
-/// Succeeds if there is no such binding, too.
+/// Also succeeds if there is no such binding.
 async fn unbind_old(channel: &Channel, queue: &QueueSpec) -> lapin::Result<()> {
     let Some((exchange, key)) = &queue.old_binding else { return Ok(()) };
     let (name, exchange, key) =

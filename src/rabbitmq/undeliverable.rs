@@ -1,11 +1,11 @@
-//! The queues of the commands that RabbitMQ itself took out of their work queues, consumed on a
-//! connection of their own.
+//! The queues of the commands that RabbitMQ itself removed from their work queues, consumed on a
+//! separate connection.
 //!
-//! # A message that nobody can read does not end the session of the commands
+//! # An unreadable message does not end the session of the commands
 //!
-//! RabbitMQ dead-letters a message that ended one connection after the other. In its next queue it
-//! would end them again, and what the worker holds of other commands would be delivered again each
-//! time. Here it ends a connection that holds nothing else.
+//! RabbitMQ dead-letters a message that keeps ending connections. In its next queue it would do so
+//! again, and the worker's other commands would be redelivered each time. Here it only ends a
+//! connection without other messages.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub struct UndeliverableQueues {
 }
 
 impl UndeliverableQueues {
-    /// Connects, if it can be to the host where the session is, and begins to consume.
+    /// Connects, if possible to the session's host, and starts to consume.
     ///
     /// # Errors
     /// [`BrokerError`] says what to check.

@@ -1,5 +1,4 @@
-//! Where the broker is: the address that an operator writes, read strictly, and shown without its
-//! password.
+//! The broker's address as an operator writes it: parsed strictly, and shown without its password.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,27 +9,26 @@ use url::{Host, Position, Url};
 
 /// A dead peer is noticed after twice this many seconds; the server's default would be 60.
 const HEARTBEAT_SECONDS: u16 = 10;
-/// lapin keeps, and fills with zeros, room for 32 frames in each direction of each connection: with
-/// the server's 128 KiB that would be 16 MiB. Larger bodies come in several frames; no header of
-/// ours is larger, and none that we let in (`lapin_guard`).
+/// lapin allocates and zeroes buffers for 32 frames in each direction of each connection: with the
+/// server's 128 KiB that would be 16 MiB. Larger bodies come in several frames; none of our headers
+/// is larger, and none that we let in (`lapin_guard`).
 const FRAME_MAX: u32 = 16 * 1024;
-/// What a short string of the protocol holds; lapin panics on a longer one.
+/// The longest short string of the protocol; lapin panics on a longer one.
 const LONGEST_VHOST: usize = 255;
 const KNOWN_PARAMETERS: [&str; 5] =
     ["heartbeat", "connection_timeout", "channel_max", "frame_max", "auth_mechanism"];
 
-/// The time limit of a TCP connect, where the URL sets none: a SYN that was lost is sent again
-/// after one second.
+/// The time limit of a TCP connect if the URL sets none: a lost SYN is sent again after one second.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 const LONGEST_CONNECT: Duration = Duration::from_mins(1);
 
 /// Hosts, credentials and virtual host of the broker.
 ///
-/// Only this folder sees what is inside. [`fmt::Display`] shows hosts, ports and virtual host: what
-/// may stand in a log line.
+/// Only this folder sees the content. [`fmt::Display`] shows hosts, ports and virtual host, which
+/// may appear in a log line.
 #[derive(Clone)]
 pub struct AmqpUrl {
-    /// One for each host, at least one; they differ in the host and the port alone.
+    /// One per host, at least one; they differ only in host and port.
     hosts: Vec<AMQPUri>,
 }
 
@@ -40,7 +38,7 @@ impl AmqpUrl {
         self.hosts.iter().all(|uri| uri.scheme == AMQPScheme::AMQPS)
     }
 
-    /// The hosts, each as lapin takes it.
+    /// The hosts, in lapin's form.
     pub(super) fn hosts(&self) -> &[AMQPUri] {
         &self.hosts
     }
@@ -77,12 +75,11 @@ impl fmt::Debug for AmqpUrl {
 }
 
 impl FromStr for AmqpUrl {
-    /// What is wrong, in one line, without the URL's password.
+    /// What is wrong with the URL, in one line, without its password.
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // The parser would leave out line feeds and tabs: another password, perhaps, than the one
-        // that was meant.
+        // The parser would drop line feeds and tabs, which could change the password.
         if text.contains(char::is_control) {
             return Err("has a control character in it".to_owned());
         }
@@ -91,7 +88,7 @@ impl FromStr for AmqpUrl {
     }
 }
 
-/// Commas separate hosts; user, password, virtual host and parameters are those of all.
+/// Commas separate hosts; user, password, virtual host and parameters apply to all.
 fn one_for_each_host(text: &str) -> Vec<String> {
     let Some((scheme, rest)) = text.split_once("://") else { return vec![text.to_owned()] };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
@@ -101,12 +98,12 @@ fn one_for_each_host(text: &str) -> Vec<String> {
     hosts.split(',').map(|host| format!("{scheme}://{user}{host}{behind}")).collect()
 }
 
-/// lapin's parser would ignore what it does not know and turn an IPv6 address into `localhost`, so
-/// both are refused here.
+/// lapin's parser would ignore unknown parts and turn an IPv6 address into `localhost`, so both are
+/// refused here.
 fn one_host(text: &str) -> Result<AMQPUri, String> {
     let url = Url::parse(text).map_err(|error| {
         format!(
-            "is no URL ({error}); it takes amqp://user:password@host:port/vhost, with several hosts separated by commas"
+            "is not a URL ({error}); it takes amqp://user:password@host:port/vhost, with several hosts separated by commas"
         )
     })?;
     if !matches!(url.scheme(), "amqp" | "amqps") {
@@ -122,8 +119,8 @@ fn one_host(text: &str) -> Result<AMQPUri, String> {
         None | Some(Host::Domain("")) => return Err("names no host".to_owned()),
         Some(_) => {}
     }
-    // A password with one of / ? # ends the host too early, and its rest would show in the log as
-    // the virtual host.
+    // A password with / ? or # ends the host too early, and the rest of it would appear in the log
+    // as the virtual host.
     let behind_the_host = &url[Position::BeforePath..];
     if behind_the_host.contains(['@', '#']) {
         return Err("has an @ or a # behind the host; in user, password and virtual host / is %2f, ? is %3f, # is %23, \
@@ -152,7 +149,7 @@ fn one_host(text: &str) -> Result<AMQPUri, String> {
     }
     uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
     uri.query.frame_max.get_or_insert(FRAME_MAX);
-    // "amqp://host/" names the virtual host "", which nobody has: the default one is meant.
+    // "amqp://host/" names the virtual host "", which nobody uses: the default one is meant.
     if uri.vhost.is_empty() {
         "/".clone_into(&mut uri.vhost);
     }

@@ -1,4 +1,4 @@
-//! The span of one request of the API:
+//! The span of one request to the API:
 //! <https://opentelemetry.io/docs/specs/semconv/http/http-spans/#http-client-span>.
 
 use std::time::SystemTime;
@@ -15,7 +15,7 @@ use crate::policy::answer::Answer;
 use crate::policy::verdict::Verdict;
 use crate::tallyfy_api::LIST_QUERY;
 
-/// Which request of the API.
+/// Which request to the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Endpoint {
     /// The destructive one of the kind.
@@ -26,19 +26,19 @@ pub enum Endpoint {
     List,
 }
 
-/// It ends when it is told so, with the time of the answer, or when it is dropped.
+/// It ends on request, with the time of the answer, or when it is dropped.
 #[must_use]
 pub struct CallSpan(Option<Calling>);
 
 struct Calling {
     span: Span,
     parent: String,
-    /// When the answer came, and what it says.
+    /// When the answer came, and its text.
     answered: Option<(SystemTime, String)>,
 }
 
 impl Spans {
-    /// Begins the span of one request, which is sent again for the `resends`th time.
+    /// Starts the span of one request, which is the `resends`th repeat.
     pub fn call(
         &self,
         endpoint: Endpoint,
@@ -75,7 +75,7 @@ impl Endpoint {
         if self == Self::Destroy { "DELETE" } else { "GET" }
     }
 
-    /// The path below the base URL, with the names of the ids in their places.
+    /// The path below the base URL, with placeholders for the ids.
     fn template(self, kind: Kind) -> String {
         let id = format!("{{{}}}", kind.spec().id_member);
         let below = match (self, kind.spec().look) {
@@ -86,7 +86,7 @@ impl Endpoint {
         format!("/organizations/{{org_id}}/{below}")
     }
 
-    /// As it is called, without what a base URL may hold of a user and a password.
+    /// The called URL, without the base URL's user and password.
     fn url(template: &str, target: &Target, base_url: &Url) -> String {
         let Target { kind, org, id } = target;
         let id_member = format!("{{{}}}", kind.spec().id_member);
@@ -95,7 +95,7 @@ impl Endpoint {
         url.set_path(&format!("{}{path}", base_url.path().trim_end_matches('/')));
         url.set_query(path.ends_with("/tasks").then_some(LIST_QUERY));
         if url.password().is_some() || !url.username().is_empty() {
-            // It has a host: this does not fail.
+            // It has a host, so this cannot fail.
             let _ = url.set_username("REDACTED");
             let _ = url.set_password(Some("REDACTED"));
         }
@@ -104,7 +104,7 @@ impl Endpoint {
 }
 
 impl CallSpan {
-    /// What the call carries: this span, or where none is made, what the command came with.
+    /// The call's trace context: this span or, if there is none, the command's own.
     pub fn context<'a>(&'a self, properties: &'a Properties) -> Option<TraceContext<'a>> {
         match self {
             Self(Some(Calling { parent, .. })) => Some(TraceContext {
@@ -115,7 +115,7 @@ impl CallSpan {
         }
     }
 
-    /// What the API said. The span lasts until now, whenever it is told to end.
+    /// Records the API's answer. The span's end is the current time, even if it is ended later.
     pub fn answered(&mut self, answer: &Answer) {
         let Self(Some(Calling { span, answered, .. })) = self else { return };
         let status = answer.status();
@@ -125,13 +125,13 @@ impl CallSpan {
         *answered = Some((SystemTime::now(), answer.describe()));
     }
 
-    /// What it means.
+    /// Records the meaning of the answer.
     pub fn judged(&mut self, verdict: Verdict) {
         let Self(Some(Calling { span, .. })) = self else { return };
         span.set_attribute(KeyValue::new("tallyfy.verdict", verdict.as_str()));
     }
 
-    /// Ends it, with this `error.type` where it has failed.
+    /// Ends it, with this `error.type` if it failed.
     pub fn end(self, error_type: Option<String>) {
         let Self(Some(Calling { mut span, answered, .. })) = self else { return };
         let (at, said) = answered.unwrap_or_else(|| (SystemTime::now(), String::new()));

@@ -16,13 +16,12 @@ use crate::policy::settlement::Settlement;
 pub struct DeliverySpan(Option<Span>);
 
 impl Spans {
-    /// Begins the span of a delivery. From then on its properties carry that span, so that
-    /// everything that is published about the command, and its next delivery, belong to the same
-    /// trace.
+    /// Starts the span of a delivery. From then on its properties carry that span, so that
+    /// everything published about the command, and its next delivery, belong to the same trace.
     ///
     /// The message's creation context is the parent, as the conventions allow for single messages,
-    /// and linked to, as they ask for. The span is named by the queue: exchange and routing key are
-    /// the producer's choice, and may be many.
+    /// and is linked to, as they require. The span is named after the queue: producers choose
+    /// exchange and routing key, and there may be many.
     pub fn delivery(
         &self,
         queue: impl Into<Cow<'static, str>>,
@@ -63,7 +62,7 @@ impl Spans {
 }
 
 impl DeliverySpan {
-    /// What the broker will be told.
+    /// Records how the delivery will be settled.
     pub fn decided(&mut self, settlement: &Settlement) {
         let Self(Some(span)) = self else { return };
         span.set_attribute(KeyValue::new("tallyfy.settlement", settlement.as_str()));

@@ -13,7 +13,7 @@ use crate::messages::Publication;
 pub struct PublicationSpan(Option<Span>);
 
 impl Spans {
-    /// Begins the span of a publication, which from then on carries it as its creation context.
+    /// Starts the span of a publication, which from then on carries it as its creation context.
     pub fn publication(&self, publication: &mut Publication<'_>) -> PublicationSpan {
         let Self(Some(on)) = self else { return PublicationSpan(None) };
         let (exchange, routing_key) = (publication.exchange, publication.routing_key.as_str());
@@ -38,7 +38,7 @@ impl Spans {
 }
 
 impl PublicationSpan {
-    /// It counts as not published, in the end: an error that was overcome is none.
+    /// The publication finally failed. An error that was overcome does not count.
     pub fn failed(&mut self, error_type: &'static str) {
         let Self(Some(span)) = self else { return };
         span.set_attribute(KeyValue::new("error.type", error_type));

@@ -1,5 +1,5 @@
-//! Tells once that spans do not get through, and once that they do again. The SDK itself would say
-//! nothing, or each time.
+//! Logs once that spans do not get through, and once that they do again. The SDK itself would log
+//! nothing, or every failure.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

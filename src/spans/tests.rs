@@ -1,4 +1,4 @@
-//! Each row of the semantic conventions that the spans follow, against an exporter in memory.
+//! Tests each rule of the semantic conventions that the spans follow, with an in-memory exporter.
 
 use opentelemetry::Value;
 use opentelemetry::trace::{SpanKind, Status};

@@ -1,5 +1,4 @@
-//! One request of the API, from its beginning until it is known what became of it: its span, and
-//! its place in the metrics.
+//! One request to the API, from its start until its result is known: its span and its metrics.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +16,7 @@ use crate::policy::verdict::Verdict;
 use crate::spans::{CallSpan, Endpoint};
 use crate::tallyfy_api::DestructiveApi;
 
-/// What the spans of its requests say of a command.
+/// The command's data for the spans of its requests.
 #[derive(Clone, Copy)]
 pub(super) struct About<'a> {
     pub(super) properties: &'a Properties,
@@ -26,13 +25,13 @@ pub(super) struct About<'a> {
 }
 
 impl About<'_> {
-    /// For a request that is not the one that was sent before.
+    /// The same for a new request instead of a repeat.
     pub(super) fn beside(self) -> Self {
         Self { resends: 0, ..self }
     }
 }
 
-/// What came of the calls for one command.
+/// The result of the calls for one command.
 pub(super) struct Called {
     pub(super) answer: Answer,
     pub(super) verdict: Verdict,
@@ -51,7 +50,7 @@ impl Called {
     }
 }
 
-/// A request that was answered, and has not come to its end in the metrics.
+/// An answered request that the metrics have not recorded yet.
 pub(super) struct ApiRequest {
     metrics: Arc<Metrics>,
     span: CallSpan,
@@ -62,14 +61,14 @@ pub(super) struct ApiRequest {
 }
 
 impl ApiRequest {
-    /// What the answer means.
+    /// Records the meaning of the answer.
     pub(super) fn judged(&mut self, verdict: Verdict) {
         self.span.judged(verdict);
     }
 
     /// # An absence that ends as success is no error
     ///
-    /// The conventions leave it to whoever knows why a request is made whether a 404 is an error:
+    /// The conventions leave it to the caller whether a 404 is an error:
     /// <https://opentelemetry.io/docs/specs/semconv/http/http-spans/#status>.
     pub(super) fn end(self, is_absence_success: bool) {
         let is_error = match self.status {
@@ -85,7 +84,7 @@ impl ApiRequest {
     }
 }
 
-/// Whether this is the end that was asked for.
+/// Whether this is the requested end.
 pub(super) fn is_success(settlement: &Settlement) -> bool {
     match settlement {
         Settlement::Finish(_) | Settlement::DryRun(_) | Settlement::Undo(..) => true,
@@ -98,7 +97,7 @@ pub(super) fn is_success(settlement: &Settlement) -> bool {
     }
 }
 
-/// A request under way.
+/// A request in flight.
 struct Sent<'a> {
     engine: &'a Engine,
     endpoint: Endpoint,
@@ -169,7 +168,7 @@ impl Engine {
         answer
     }
 
-    /// With the same permit; the rate limit counts it.
+    /// Counts another call with the same permit for the rate limit.
     pub(super) fn count_another_call(&self, target: &Target) {
         self.permits.with(|access, now| access.count_call(&target.org, now));
     }

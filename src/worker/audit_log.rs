@@ -1,4 +1,4 @@
-//! The records of destructive calls, on their way to the audit stream.
+//! The records of destructive calls that wait to be written to the audit stream.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use crate::messages::call_record::CallRecord;
 /// Records that one message holds, at most.
 const AT_ONCE: usize = 200;
 
-/// The records that no broker has confirmed yet, in the order of the calls.
+/// The records that the broker has not confirmed yet, in the order of the calls.
 #[derive(Default)]
 pub(super) struct AuditLog {
     shared: Mutex<Shared>,
@@ -46,7 +46,7 @@ impl AuditLog {
         let _ = confirmed.wait_for(|confirmed| *confirmed >= number).await;
     }
 
-    /// The oldest records, as many as one message holds; waits until there is one. They stay here
+    /// Waits for records, and returns the oldest ones, as many as one message holds. They stay here
     /// until they are confirmed.
     pub(super) async fn batch(&self) -> Vec<CallRecord> {
         loop {

@@ -12,8 +12,8 @@ use crate::rabbitmq::Session;
 
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// Writes the records until it is aborted, which is when the session has ended: one message under
-/// way, which holds all that has come while the one before was under way.
+/// Writes the records until it is aborted at the end of the session. One message is in flight at a
+/// time; it holds everything that arrived while the previous one was in flight.
 pub(super) async fn write_audit(session: &Session, engine: &Engine) {
     loop {
         let batch = engine.audit.batch().await;

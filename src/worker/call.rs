@@ -1,5 +1,5 @@
-//! One permitted call: waits for the permission, makes it, puts an absence to the test, and tells
-//! what came of it.
+//! One permitted call: waits for permission, makes the call, verifies an absence, and reports the
+//! result.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -45,22 +45,22 @@ impl Moment {
     }
 }
 
-/// What came of a call.
+/// The result of a call.
 pub(super) struct Answered {
     pub(super) answer: Answer,
     pub(super) verdict: Verdict,
-    /// Of a look.
+    /// The result of a look.
     pub(super) seen: Seen,
-    /// Of a task that is archived before it is deleted.
+    /// The finding about a task that is archived before it is deleted.
     pub(super) found: Found,
-    /// It was not only looked at.
+    /// Whether a destructive call was made, not only a look.
     pub(super) was_destructive: bool,
     pub(super) retry_after: Option<Duration>,
     /// See [`crate::policy::api_access::Recorded`].
     pub(super) is_outage: bool,
     /// The request that was answered last.
     pub(super) request: ApiRequest,
-    /// When it came.
+    /// When it was answered.
     pub(super) at: Moment,
 }
 
@@ -71,7 +71,7 @@ pub(super) enum NoCall {
     Refused(Refused),
     /// Its organisation has no token at the moment.
     NoToken,
-    /// An operator or the guard has decided so.
+    /// An operator or the guard forbids it.
     Braked(Braked),
 }
 
@@ -86,17 +86,16 @@ impl Engine {
     ///
     /// # The guard counts a command once, and a look never
     ///
-    /// The guard's permit is spent last, when the call is made at once: what is sent aside before
-    /// that, by the rate limit too, has spent none. And nothing waits long for the guard that has
-    /// the permission to call already: calls that were allowed one after the other and are made
-    /// together would break the rate limit. It gives that permission back, with its token, and asks
-    /// again. A dry run destroys nothing, so the guard neither counts nor holds its commands; a
-    /// pause stops it too.
+    /// The guard's permit is spent last, right before the call: a command that is sent aside before
+    /// that, even by the rate limit, has spent none. And a command with a permit for the call does
+    /// not wait long for the guard: calls that were allowed one after another but are made together
+    /// would break the rate limit. It returns that permit with its token, and asks again. A dry run
+    /// destroys nothing, so the guard neither counts nor holds its commands; a pause stops it too.
     ///
-    /// # A worker whose clock is wrong calls for nothing new
+    /// # A worker whose clock is wrong makes no calls for new commands
     ///
-    /// The guard counts in a window of time, by the clocks of all workers. A clock that is slow
-    /// would let more pass, one that is fast would hold what may pass.
+    /// The guard counts in a time window, by the clocks of all workers. A slow clock would let more
+    /// commands pass; a fast one would hold commands that may pass.
     ///
     /// # Errors
     /// [`NoCall`]: then no call may be made.
@@ -120,8 +119,8 @@ impl Engine {
         loop {
             admission.comes_near().await?;
             let permit = self.permits.acquire(org, asking, stop).await.map_err(NoCall::Refused)?;
-            // The wait may have been long: pauses, trips and the token are those that are in force
-            // now.
+            // The wait may have been long: check the current pauses and trips, and take the current
+            // token.
             self.ledger.check(&scope, is_counted)?;
             if admission.admit().await? {
                 let token = self.credentials.token(org).ok_or(NoCall::NoToken)?;
@@ -134,9 +133,9 @@ impl Engine {
 impl Engine {
     /// # Each destructive call leaves a record
     ///
-    /// No delivery is acknowledged before the records of its calls have been confirmed
-    /// (`Settler`). A worker that is killed between the call and its record leaves none of that
-    /// call; the command is delivered again, and the next call leaves one.
+    /// No delivery is acknowledged before the records of its calls have been confirmed (`Settler`).
+    /// A worker that is killed between the call and its record leaves no record of that call; the
+    /// command is delivered again, and the next call leaves one.
     fn keep_record(
         &self,
         command: &Command,
@@ -169,7 +168,7 @@ impl Engine {
 }
 
 impl Call<'_> {
-    /// Makes the call, before which there were so many `calls`, and records its answer.
+    /// Makes the call, after this many earlier `calls`, and records its answer.
     pub(super) async fn make(self, command: &Command, incoming: &Incoming, calls: u32) -> Answered {
         let engine = self.engine;
         let about = About { properties: &incoming.properties, resends: calls };
@@ -219,8 +218,7 @@ impl Call<'_> {
         }
     }
 
-    /// Puts an absence to the test. Where nobody can say whether to believe it, what was answered
-    /// to that takes its place.
+    /// Verifies an absence. If that question is not answered, its answer replaces the absence.
     async fn prove(
         &self,
         (verdict, answer): (Verdict, Answer),

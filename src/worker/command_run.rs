@@ -1,4 +1,4 @@
-//! A command on its way through one delivery: what is known of it, and what becomes of it.
+//! A command on its way through one delivery: its state, and its next step.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use crate::policy::next_step::{Facts, NextStep, next_step, uses_up_an_attempt};
 use crate::policy::settlement::{Settlement, wait_reason};
 use crate::policy::verdict::{Verdict, leaves_doubt};
 
-/// After this a delivery has no further try: several slow ones would come near RabbitMQ's consumer
+/// After this a delivery gets no further try: several slow ones would come near RabbitMQ's consumer
 /// timeout of 30 minutes.
 const LONGEST_IN_PROCESS: Duration = Duration::from_mins(1);
 
@@ -31,7 +31,7 @@ pub(super) enum Step {
     TryAgain(Duration),
 }
 
-/// A command that may be carried out, and how far it has come.
+/// A command that may be carried out, and its progress.
 pub(super) struct CommandRun<'a> {
     pub(super) incoming: &'a Incoming,
     pub(super) engine: &'a Engine,
@@ -43,7 +43,7 @@ pub(super) struct CommandRun<'a> {
 }
 
 impl<'a> CommandRun<'a> {
-    /// Reads the command; a settlement where no call may be made for it, or not yet.
+    /// Reads the command; returns a settlement if no call may be made for it, or not yet.
     pub(super) fn open(incoming: &'a Incoming, engine: &'a Engine) -> Result<Self, Settlement> {
         let Moment { time: now, instant: received } = Moment::now();
         let admitted = admit(incoming, |org| engine.allows(org), &engine.producers, now);
@@ -68,8 +68,7 @@ impl<'a> CommandRun<'a> {
         }
     }
 
-    /// Somebody has called for it before, as far as anybody can know. What was replayed begins
-    /// again.
+    /// Whether a call was made for it before, as far as is known. A replayed command starts again.
     pub(super) fn was_tried(&self) -> bool {
         let retry_state = &self.retry_state;
         self.calls > 0
@@ -83,8 +82,7 @@ impl<'a> CommandRun<'a> {
         Asking { was_tried: self.was_tried(), has_slot }
     }
 
-    /// Its end without a further call: somebody has cancelled it, or its producer's time limit has
-    /// passed.
+    /// Its end without a further call: it was cancelled, or its producer's time limit has passed.
     pub(super) fn is_over(&mut self) -> Option<Settlement> {
         if let Some(cancelled) = self.cancelled() {
             return Some(cancelled);
@@ -98,9 +96,9 @@ impl<'a> CommandRun<'a> {
 
     /// # A cancelled command ends without a further call
     ///
-    /// The ledger is asked when a delivery comes, and again before each of its calls, when all that
-    /// was in it has been read. An earlier call may have had its effect: then the event says so
-    /// (`ambiguous`).
+    /// The ledger is checked when a delivery arrives, and again before each of its calls, when
+    /// everything in it has been read. If an earlier call may have had its effect, the event says
+    /// so (`ambiguous`).
     fn cancelled(&self) -> Option<Settlement> {
         let id = || Outcome::command_id(self.incoming, Some(&self.command));
         let Decision { by, reason } = self.engine.ledger.cancelled(&self.command.target.org, id)?;
@@ -110,7 +108,7 @@ impl<'a> CommandRun<'a> {
         Some(Settlement::Finish(Outcome { cancelled_by, ambiguous: self.may_be_done(), ..outcome }))
     }
 
-    /// What follows an answer.
+    /// The next step after an answer.
     pub(super) fn after(&mut self, answered: Answered) -> Step {
         let step = self.decide(&answered);
         answered.request.end(matches!(&step, Step::Settle(settlement) if is_success(settlement)));
@@ -163,7 +161,7 @@ impl<'a> CommandRun<'a> {
         }
         self.calls += 1;
         self.retry_state.calls = self.retry_state.calls.saturating_add(1);
-        // Saturating: the number came in a header that anybody may have written.
+        // Saturating: the number comes from a header that anyone may have written.
         let spent = u32::from(self.uses_up_an_attempt(answered));
         self.retry_state.attempts = self.retry_state.attempts.saturating_add(spent);
         self.retry_state.is_dry_run = self.engine.mode() == CallMode::Look;
@@ -178,11 +176,11 @@ impl<'a> CommandRun<'a> {
         );
     }
 
-    /// # A list that somebody waits for comes to an end
+    /// # A list that a person waits for comes to an end
     ///
-    /// The worker lets a command wait out any outage. `delete` has nobody to wait for it: there a
-    /// failure uses up an attempt even while its organisation is suspended, and what has none left
-    /// is reported as failed.
+    /// The worker lets a command wait out any outage. The `delete` command cannot: there a failure
+    /// uses up an attempt even while its organisation is suspended, and a command without attempts
+    /// left is reported as failed.
     fn is_outage(&self, answered: &Answered) -> bool {
         let counts_all_the_same = self.engine.is_attended && answered.verdict == Verdict::Transient;
         answered.is_outage && !counts_all_the_same
@@ -193,16 +191,16 @@ impl<'a> CommandRun<'a> {
         uses_up_an_attempt(kind, self.may_be_done(), answered.verdict, is_outage)
     }
 
-    /// An earlier call may have had its effect. After a crash nobody knows whether the worker that
-    /// had this delivery before has made its call.
+    /// Whether an earlier call may have had its effect. After a crash it is unknown whether the
+    /// previous worker made its call.
     pub(super) fn may_be_done(&self) -> bool {
         self.retry_state.ambiguous || self.incoming.redelivered
     }
 
     /// # A doubt outlives the delivery that raised it
     ///
-    /// A copy of the command is no redelivery any more. Where "not found" is a failure, or is held,
-    /// it must carry the doubt.
+    /// A copy of the command is no longer a redelivery. If "not found" is a failure or is held, the
+    /// copy must carry the doubt.
     pub(super) fn keep_doubt(&mut self) {
         let matters =
             self.incoming.kind.fails_when_not_found() || self.retry_state.purge_at.is_some();
@@ -230,7 +228,7 @@ impl<'a> CommandRun<'a> {
 
     /// # A dead letter of a redelivered command says that it may be done
     ///
-    /// The worker that had this delivery before may have made its call, and may have told of its
+    /// The worker that had this delivery before may have made its call, and may have published its
     /// success.
     pub(super) fn dead_letter(&mut self, reason: FailureReason, detail: &str) -> Settlement {
         self.retry_state.ambiguous |= self.incoming.redelivered;
@@ -254,9 +252,9 @@ impl<'a> CommandRun<'a> {
     }
 }
 
-/// # What a dry run has looked at was never called for
+/// # A look of a dry run does not count as a call
 ///
-/// Its looks use up attempts of the dry run only. Afterwards the command is as new, so that the
+/// Its looks use up attempts of the dry run only. Afterwards the command counts as new, so that the
 /// guard counts it.
 fn before_this(incoming: &Incoming, mode: CallMode) -> RetryState {
     let retry_state = &incoming.retry_state;

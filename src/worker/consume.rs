@@ -1,6 +1,6 @@
-//! Consumes for as long as a session lasts, in turns: hands each delivery to a spawned task of its
-//! own. `ramp_up` says which kinds have their turn; what happens while nothing shall be consumed is
-//! in `pause`.
+//! Consumes for as long as a session lasts, in turns, and spawns a task for each delivery.
+//! `ramp_up` decides which kinds have their turn; `pause` handles the times when nothing is
+//! consumed.
 
 use std::future::pending;
 use std::sync::{Arc, Mutex};
@@ -22,7 +22,7 @@ use crate::policy::api_access::Intake;
 use crate::policy::hearing::Moves;
 use crate::rabbitmq::{BrokerError, BrokerSettings, Deliveries, Delivery, Session};
 
-/// What is consumed in one session.
+/// The consumption of one session.
 pub(super) struct Consumption<'a> {
     pub(super) engine: &'a Arc<Engine>,
     pub(super) session: &'a Session,
@@ -35,10 +35,10 @@ pub(super) struct Consumption<'a> {
     has_consumed: bool,
 }
 
-/// Why one turn, or one pause, has ended.
+/// Why a turn or a pause ended.
 pub(super) enum TurnEnd {
     Draining,
-    /// It is time for the next one: commands may be taken in another way now.
+    /// It is time for the next turn: commands may now be consumed differently.
     Over,
     Lost(String),
 }
@@ -65,8 +65,8 @@ impl<'a> Consumption<'a> {
         }
     }
 
-    /// Consumes and pauses in turn until the drain, or until the broker is lost. Says, too, which
-    /// kind is to blame for a loss.
+    /// Consumes and pauses in turn until the drain, or until the broker is lost. Also returns the
+    /// kind to blame for a loss.
     pub(super) async fn until_end(mut self) -> (SessionEnd, Option<Kind>) {
         let end = self.take_turns().await;
         (end, self.ramp_up.suspect())
@@ -84,13 +84,13 @@ impl<'a> Consumption<'a> {
             match end {
                 TurnEnd::Over => {}
                 TurnEnd::Draining => return SessionEnd::Draining,
-                // A session that ended here would throw away what is in flight. What still comes is
-                // requeued with its end in any case.
+                // Ending the session here would abandon the work in flight. Later deliveries are
+                // requeued at its end in any case.
                 TurnEnd::Lost(why)
                     if self.engine.draining.is_cancelled() && self.session.can_settle() =>
                 {
                     warn!(
-                        "draining, and the broker does not answer; it takes back what it still delivers: {why}"
+                        "draining, and the broker does not answer; it requeues what it still delivers: {why}"
                     );
                     return SessionEnd::Draining;
                 }
@@ -114,9 +114,9 @@ impl<'a> Consumption<'a> {
         if let TurnEnd::Lost(_) = end {
             return end;
         }
-        // What the broker had sent before it was told to stop: `handle` puts each where it belongs
-        // (in a drain back, and of an organisation that is suspended into a delay queue, both
-        // without a call).
+        // Deliveries that the broker had sent before it was told to stop: `handle` settles each
+        // without a call (requeued in a drain, or moved to a delay queue if its organisation is
+        // suspended).
         match self.engine.alive_while(deliveries.cancel()).await {
             Ok(mut prefetched) => {
                 while let Some(delivery) = prefetched.next().await {
@@ -149,11 +149,12 @@ impl<'a> Consumption<'a> {
         let mut changes = self.engine.permits.changes();
         let mut decisions = self.engine.ledger.changes();
         let mut is_empty = true;
-        // Each ends the loop when it comes about, so that one of each is enough for all deliveries.
+        // Each of these ends the loop when it resolves, so one of each is enough for all
+        // deliveries.
         let (draining, lost) = (self.engine.draining.cancelled(), self.session.lost.cancelled());
         let (blocked, time_is_up) = (self.session.becomes_blocked(), end_of(turn));
         tokio::pin!(draining, lost, blocked, time_is_up);
-        // What was seen in one turn counts in the next.
+        // Observations of one turn count in the next.
         let listener = Arc::clone(&self.listener);
         let mut given_up = Box::pin(listener.until_given_up(&turn.kinds, prefetch));
         loop {
@@ -198,7 +199,7 @@ impl<'a> Consumption<'a> {
         TurnEnd::Lost(error.to_string())
     }
 
-    /// The kind that had this turn alone may be consumed in bulk from now on.
+    /// The kind that this turn consumed alone may be consumed in bulk from now on.
     fn proved(&mut self, turn: &Turn) {
         for kind in turn.kinds.iter().filter(|_| turn.is_alone) {
             self.ramp_up.proved(*kind);
@@ -207,18 +208,18 @@ impl<'a> Consumption<'a> {
 
     fn spawn_handler(&self, delivery: Delivery) {
         let (engine, settler) = (Arc::clone(self.engine), Arc::clone(self.settler));
-        // Boxed: a future of some kilobytes, which the runtime would move six times.
+        // Boxed: the future has several kilobytes, and the runtime would move it six times.
         self.handlers.spawn(Box::pin(process_delivery(delivery, engine, settler)));
     }
 
-    /// Tells that commands are consumed: log, metrics, health.
+    /// Reports that commands are consumed: log, metrics, health.
     fn report_consuming(&self) {
         self.engine.metrics.consumer_attached.set(1);
         let kinds = &self.broker.topology.kinds;
         let queue = kinds.iter().map(|kind| kind.queue()).collect::<Vec<_>>().join(",");
         let prefetch = self.broker.prefetch;
         let had_trouble = self.engine.health.set(Component::Broker, None);
-        // What the session before was waiting for when it was lost.
+        // The previous session may have been waiting for this when it was lost.
         self.engine.health.set(Component::Blocked, None);
         if let Some(why) = self.log.consuming() {
             warn!(queue, prefetch, "consuming again; the session before was lost: {why}");

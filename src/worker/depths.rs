@@ -1,4 +1,4 @@
-//! How much lies ready in each queue, for the metrics, for as long as a session lasts.
+//! Watches the ready messages of each queue for the metrics, for as long as a session lasts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use crate::rabbitmq::Session;
 
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Looks until it is aborted: a broker that is slow to answer does not end it, or the figures would
-/// stand still.
+/// Looks until it is aborted. A slow answer from the broker does not end it, because the figures
+/// would freeze.
 pub(super) fn watch(session: &Arc<Session>, metrics: &Arc<Metrics>) -> JoinHandle<()> {
     let (session, metrics) = (Arc::clone(session), Arc::clone(metrics));
     tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! What becomes of a command in a dry run, after the worker has looked at its object.
+//! What happens to a command in a dry run, after the worker has looked at its object.
 
 use super::call::Answered;
 use super::command_run::{CommandRun, Step};
@@ -9,7 +9,7 @@ use crate::policy::next_step::Facts;
 use crate::policy::settlement::{Settlement, wait_reason};
 
 impl CommandRun<'_> {
-    /// What follows an answer.
+    /// The next step after an answer.
     pub(super) fn after_look(&mut self, answered: &Answered, facts: &Facts) -> Step {
         let Answered { verdict, seen, at, .. } = *answered;
         let (wait, schedule) = (facts.retry_after, &self.engine.schedule);
@@ -21,7 +21,8 @@ impl CommandRun<'_> {
             LookStep::Postpone(delay) => self.postpone(delay, wait_reason(verdict), wait, at),
             LookStep::End(would) => {
                 let last = cut(&answered.answer.describe());
-                // For the facts about the command: its end is told in other words.
+                // Used for the facts about the command; its end is reported in the words of a dry
+                // run.
                 let outcome = self.outcome(EndKind::DeadLettered, None);
                 Settlement::DryRun(DryRun::of(outcome, would, &last))
             }

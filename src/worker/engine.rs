@@ -1,5 +1,5 @@
-//! What all commands share: the API, the credentials, the limits and the permits for calls. Tells
-//! of every change of their state.
+//! The state that all commands share: the API, the credentials, the limits and the permits for
+//! calls. Reports every change of that state.
 //!
 //! Used by the worker and, without any broker, by the `delete` command.
 
@@ -30,11 +30,11 @@ use crate::policy::undo::DeleteMode;
 use crate::spans::Spans;
 use crate::tallyfy_api::{DestructiveApi, TallyfyApi};
 
-/// The loop of the worker says that it is alive.
+/// How often the worker's loop reports that it is alive.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
 const CREDENTIALS_EVERY: Duration = Duration::from_secs(5);
 
-/// What an engine is made of.
+/// The parts of an engine.
 pub struct EngineSettings {
     /// The API.
     pub api: TallyfyApi,
@@ -50,11 +50,11 @@ pub struct EngineSettings {
     pub mode: CallMode,
     /// What `task.delete` does.
     pub delete_mode: DeleteMode,
-    /// The limit of the mass-deletion guard; without one it is off.
+    /// The limit of the mass-deletion guard; `None` if it is off.
     pub guard: Option<GuardLimit>,
-    /// Somebody looks on and waits for the end; there is no broker, and so no ledger.
+    /// A person is waiting for the end; there is no broker, and so no ledger.
     pub is_attended: bool,
-    /// Who may ask.
+    /// Which producers may ask for what.
     pub producers: Producers,
     /// Where spans go.
     pub spans: Spans,
@@ -72,7 +72,7 @@ pub struct Engine {
     pub(super) delete_mode: DeleteMode,
     pub(super) producers: Producers,
     pub(super) clock: Mutex<ClockCheck>,
-    /// Somebody looks on and waits: failures use up attempts in an outage too.
+    /// A person is waiting: failures use up attempts even in an outage.
     pub(super) is_attended: bool,
     /// The permission to call.
     pub permits: Arc<Permits>,
@@ -89,7 +89,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine that has called nobody yet.
+    /// An engine that has made no call yet.
     pub fn new(settings: EngineSettings, metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
         let longest_delay = settings.schedule.longest().wait();
         let permits = Permits::new(settings.concurrency, longest_delay, settings.limits)
@@ -128,22 +128,22 @@ impl Engine {
         self.credentials.allow(org)
     }
 
-    /// The token for an organisation now, to be told from a later one.
+    /// The current token for an organisation, to compare with a later one.
     pub fn token(&self, org: &OrgId) -> Option<Arc<SecretString>> {
         self.credentials.token(org)
     }
 
-    /// What stops a command that came from a session, which `session_lost` tells the end of.
+    /// The stop signals for a command from a session, whose end `session_lost` announces.
     pub fn stop(&self, session_lost: CancellationToken) -> Stop {
         Stop { draining: self.draining.clone(), session_lost }
     }
 
-    /// Somebody who looks on has interrupted the list, or nothing of it can succeed.
+    /// The waiting person has interrupted the list, or none of it can succeed.
     pub(super) fn is_attended_and_draining(&self) -> bool {
         self.is_attended && self.draining.is_cancelled()
     }
 
-    /// Reads the credentials again. An organisation that has a new token is probed at once.
+    /// Reads the credentials again. An organisation with a new token is probed at once.
     pub fn reload_credentials(&self) {
         self.take_credentials(&self.credentials.reload());
     }
@@ -168,13 +168,13 @@ impl Engine {
             .set(written.map_or(0.0, |time| time.as_duration().as_secs_f64()));
     }
 
-    /// The organisations that are allowed and have no token.
+    /// The allowed organisations without a token.
     pub(super) fn without_token(&self) -> Vec<OrgId> {
         self.credentials.missing().into_iter().map(|missing| missing.org).collect()
     }
 
-    /// Says that the worker's loop is alive while it waits for something that consists of bounded
-    /// steps: a broker that is slow to answer each of many requests is no loop that hangs.
+    /// Keeps the heartbeat going while the worker's loop waits for work that consists of bounded
+    /// steps: a loop is not hanging just because the broker answers many requests slowly.
     pub(super) async fn alive_while<T>(&self, work: impl Future<Output = T>) -> T {
         tokio::pin!(work);
         let mut heartbeats = interval(HEARTBEAT);
@@ -187,7 +187,7 @@ impl Engine {
         }
     }
 
-    /// Sleeps between two tries; `false` when a drain has cut it short.
+    /// Sleeps between two tries; `false` if a drain cut it short.
     pub async fn sleep(&self, delay: Duration) -> bool {
         tokio::select! {
             () = self.draining.cancelled() => false,
@@ -217,7 +217,7 @@ pub(super) mod samples {
     use crate::policy::retry_schedule::RetryDelays;
     use crate::tallyfy_api::ApiSettings;
 
-    /// An engine for the organisations `a` and `b`, whose API nobody can reach.
+    /// An engine for the organisations `a` and `b`, with an unreachable API.
     pub(crate) fn engine() -> Engine {
         crate::tls_provider::install();
         let base_url = "http://127.0.0.1:9/api".parse().unwrap();

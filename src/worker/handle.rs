@@ -1,5 +1,5 @@
-//! One message, from top to bottom. Returns a [`Settlement`], never a `Result`: no path can lose
-//! the message.
+//! Handles one message from start to finish. Returns a [`Settlement`], never a `Result`, so no path
+//! can lose the message.
 
 use std::panic::AssertUnwindSafe;
 
@@ -13,13 +13,13 @@ use super::stop::Stop;
 use crate::messages::Incoming;
 use crate::policy::settlement::Settlement;
 
-/// Decides the disposition of one message, a panic on the way included.
+/// Decides the disposition of one message, even if a panic occurs on the way.
 ///
-/// # A body that is not here is never published
+/// # A body that was left out is never published
 ///
-/// A message that is too large to be held cannot be a command. RabbitMQ moves the original, as it
-/// is, and what consumes the undeliverable commands tells of it. Nothing else of the worker sees
-/// such a message.
+/// A message whose body was too large to keep cannot be a command. RabbitMQ moves the original
+/// unchanged, and the consumer of undeliverable commands publishes its event. No other part of the
+/// worker sees such a message.
 pub async fn handle(incoming: &Incoming, engine: &Engine, stop: &Stop) -> Settlement {
     if incoming.is_oversized {
         return Settlement::Reject(None);
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_is_not_here_is_never_published() {
+    async fn a_body_that_was_left_out_is_never_published() {
         let incoming = Incoming { is_oversized: true, ..Incoming::default() };
         let (draining, session_lost) = <(CancellationToken, CancellationToken)>::default();
         let settlement = handle(&incoming, &engine(), &Stop { draining, session_lost }).await;

@@ -1,5 +1,5 @@
-//! The spawned task of one delivery, from its receipt to its settlement; and how long a drain waits
-//! for all of them.
+//! The spawned task of one delivery, from its receipt to its settlement; and the time limit of a
+//! drain for all of them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use super::settle::Settler;
 use crate::failpoint::{self, Failpoint};
 use crate::rabbitmq::Delivery;
 
-/// Decides what becomes of a delivery, and settles it.
+/// Decides the disposition of a delivery, and settles it.
 pub(super) async fn process_delivery(
     mut delivery: Delivery,
     engine: Arc<Engine>,

@@ -1,7 +1,7 @@
 //! The delays between the tries of one delivery: exponential, jittered, about two seconds in all.
 //!
-//! The only file that uses the `backoff` crate, which the project's user chose and nobody maintains
-//! any more.
+//! The only file that uses the `backoff` crate, which the project's user chose and which is no
+//! longer maintained.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use backoff::{ExponentialBackoff, ExponentialBackoffBuilder};
 use crate::policy::retry_schedule::TRIES_PER_DELIVERY;
 
 const FIRST: Duration = Duration::from_millis(250);
-/// Each delay is somewhere from half to one and a half times the step, so that commands that failed
-/// together do not come back together.
+/// Each delay is half to one and a half times the step, so that commands that failed together do
+/// not come back together.
 const JITTER: f64 = 0.5;
 
 /// The delays of one delivery.

@@ -56,7 +56,7 @@ async fn read(session: &Arc<Session>, engine: &Arc<Engine>) {
 
 /// Returns why it cannot go on.
 ///
-/// # A ledger that was deleted and made anew is read from its first record
+/// # A ledger that was deleted and created again is read from its first record
 ///
 /// The stream that is there may not be the one that was read before: then the next record never
 /// comes. What was read is forgotten, and all that is there is read.

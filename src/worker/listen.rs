@@ -1,5 +1,5 @@
-//! Looks at the queues that are consumed, to notice that the consumer is deaf. What that means is
-//! decided in `policy::hearing`.
+//! Looks at the consumed queues to notice a deaf consumer. `policy::hearing` decides what counts as
+//! deaf.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,9 +17,9 @@ use crate::rabbitmq::Session;
 use crate::rabbitmq::topology::Depth;
 
 const EVERY: Duration = Duration::from_secs(2);
-/// What was ready when a turn began has its time to come.
+/// Time for messages that were ready at the start of a turn to arrive.
 const SETTLED: Duration = Duration::from_secs(1);
-/// Looks between two tries to declare what the broker has not answered for.
+/// How many looks between two attempts to declare a topology that the broker has not answered for.
 const DECLARE_EVERY: usize = 15;
 
 /// Deliveries of each kind in one session.
@@ -40,7 +40,7 @@ impl Received {
     }
 }
 
-/// What looks, and what it gives up.
+/// The looks, and the session that they may give up.
 pub(super) struct Listener<'a> {
     session: &'a Session,
     health: &'a Health,
@@ -50,13 +50,13 @@ pub(super) struct Listener<'a> {
     seen: Mutex<Seen>,
 }
 
-/// What was seen in all turns of the session so far.
+/// The observations of all turns of the session so far.
 struct Seen {
     began: Instant,
     hearings: [Hearing; Kind::ALL.len()],
     looks: usize,
     next_look: Instant,
-    /// All that had been received at the last look.
+    /// All deliveries up to the last look.
     received: u64,
 }
 
@@ -79,8 +79,8 @@ impl<'a> Listener<'a> {
         Self { session, health, moves, handlers, received, seen: Mutex::new(seen) }
     }
 
-    /// Looks for as long as a turn lasts; resolves when the session is given up because nothing is
-    /// heard in it.
+    /// Looks for as long as a turn lasts; resolves when the session is given up because nothing
+    /// arrives.
     pub(super) async fn until_given_up(&self, kinds: &[Kind], prefetch: u16) {
         let settled = Instant::now() + SETTLED;
         loop {
@@ -121,7 +121,7 @@ impl<'a> Listener<'a> {
         kinds.iter().zip(told).zip(received).map(look).collect()
     }
 
-    /// Asks only when nothing has come since the last look.
+    /// Asks only if nothing has arrived since the last look.
     async fn has_majority(&self, now: Instant) -> bool {
         let is_quiet = {
             let (mut seen, received) = (self.seen(), self.received.all());
@@ -148,7 +148,7 @@ impl<'a> Listener<'a> {
         self.moves.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells what is deaf; `true` when the session is given up for it.
+    /// Reports deaf consumers; `true` if the session is given up because of them.
     fn tell(&self, deaf: &[String], now: Instant) -> bool {
         let Some(reason) = deaf.first() else {
             if self.health.set(Component::Hearing, None) {

@@ -1,4 +1,4 @@
-//! THE FLOW of one message: `run` holds a session with the broker, `consume` takes the message in,
+//! THE FLOW of one message: `run` holds a session with the broker, `consume` receives the message,
 //! `handle` decides its disposition, `settle` tells the broker.
 
 mod api_request;

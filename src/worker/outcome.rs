@@ -1,5 +1,5 @@
-//! The ends of a command that need no call: what is refused at once, and what made the worker
-//! panic. And what is told of any end.
+//! The ends of a command without a call: a refusal, or a panic of the worker. And the outcome that
+//! is reported for any end.
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,8 @@ use crate::policy::settlement::{Settlement, Wait};
 
 const LONGEST_DETAIL: usize = 1024;
 
-/// The dead letter of what may not be carried out. An earlier delivery may have been: its time was
-/// not over yet, say. What is malformed never was.
+/// The dead letter of a command that may not be carried out. An earlier delivery may have been
+/// carried out: it had not expired yet, say. A malformed command never was.
 pub(super) fn refused(incoming: &Incoming, refusal: &Refusal, received: Instant) -> Settlement {
     let failure = Failure { reason: refusal.reason, detail: cut(&refusal.detail) };
     let may_be_done = incoming.redelivered && refusal.reason != FailureReason::Malformed;
@@ -43,8 +43,8 @@ pub fn rejected_by_a_person(incoming: &Incoming, decision: &Decision) -> Settlem
 
 /// # A panic is not the fault of a command while its organisation is suspended
 ///
-/// A call may have been made, so the past is in doubt and an attempt is used up. In an outage it is
-/// not: another command, or the outage itself, may have brought the panic about.
+/// A call may have been made, so its result is in doubt and an attempt is used up. In an outage no
+/// attempt is used up: another command, or the outage itself, may have caused the panic.
 pub(super) fn after_a_panic(incoming: &Incoming, engine: &Engine) -> Settlement {
     let now = Timestamp::now();
     let command =
@@ -75,7 +75,7 @@ pub(super) fn identity(incoming: &Incoming, command: Command) -> (String, Comman
     (Outcome::command_id(incoming, Some(&command)), command)
 }
 
-/// What is told of a command's end.
+/// The reported outcome of a command.
 pub(super) fn outcome(
     incoming: &Incoming,
     command: Option<&Command>,

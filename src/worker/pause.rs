@@ -1,4 +1,4 @@
-//! What the worker does while it does not consume: it waits for the broker, or until an
+//! The pauses in consuming: the worker waits for the broker, for an operator, or until an
 //! organisation is due for a probe.
 
 use std::time::{Duration, Instant};
@@ -10,10 +10,10 @@ use super::engine::HEARTBEAT;
 use crate::health::Component;
 
 impl Consumption<'_> {
-    /// No organisation may be called before `until`, so no consumer is attached. What is
-    /// unacknowledged waits for it too.
+    /// No organisation may be called before `until`, so no consumer is attached. Unacknowledged
+    /// commands wait for it too.
     pub(super) async fn pause(&self, until: Instant) -> TurnEnd {
-        // The connection is there; the organisations say why nothing is consumed.
+        // The connection works; the organisations are the reason why nothing is consumed.
         self.engine.health.set(Component::Broker, None);
         self.engine.health.set(Component::Hearing, None);
         let mut changes = self.engine.permits.changes();
@@ -29,8 +29,8 @@ impl Consumption<'_> {
         TurnEnd::Over
     }
 
-    /// Waits until the broker stops blocking publishers. What would be consumed meanwhile could not
-    /// be settled.
+    /// Waits until the broker stops blocking publishers. Commands consumed meanwhile could not be
+    /// settled.
     pub(super) async fn wait_for_the_broker(&self) -> TurnEnd {
         while let Some(reason) = self.session.blocked() {
             let what =
@@ -48,8 +48,8 @@ impl Consumption<'_> {
         TurnEnd::Over
     }
 
-    /// Waits until an operator resumes: what would be consumed meanwhile would only go round
-    /// through the delay queues.
+    /// Waits until an operator resumes. Commands consumed meanwhile would only cycle through the
+    /// delay queues.
     pub(super) async fn wait_for_the_operator(&self) -> TurnEnd {
         self.engine.health.set(Component::Broker, None);
         self.engine.health.set(Component::Hearing, None);

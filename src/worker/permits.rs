@@ -1,4 +1,4 @@
-//! Carries out what `policy::api_access` decides: lends the permits for calls, and lets commands
+//! Applies the decisions of `policy::api_access`: lends the permits for calls, and lets commands
 //! wait for one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,7 +22,7 @@ mod token_waits;
 use self::guards::HeldGuard;
 pub use self::guards::PermitGuard;
 
-/// How long a command waits for a place while the calls of its own organisation take long.
+/// How long a command waits for a permit while the calls of its own organisation take long.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The permits of one process.
 pub struct Permits {
@@ -36,7 +36,7 @@ struct Shared {
     access: ApiAccess,
     lines: WaitingLines<oneshot::Sender<PermitGuard>>,
     held: Held,
-    /// Somebody will look when the next token is there.
+    /// A timer will look when the next token is available.
     is_timed: bool,
 }
 
@@ -47,17 +47,17 @@ pub enum Refused {
     Stopped,
     /// Its organisation is suspended, or the breaker is open.
     Denied(Denied),
-    /// It has waited long enough for its organisation's slow calls: what stands behind it shall be
-    /// seen.
+    /// It has waited long enough for its organisation's slow calls: it makes way for the commands
+    /// behind it.
     Crowded,
-    /// The rate limit lets it be called in so long, and others shall be seen meanwhile.
+    /// The rate limit allows its call after this time, and it makes way for others meanwhile.
     RateLimited(Duration),
 }
 
-/// What is known of the command that asks.
+/// Facts about the command that asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Asking {
-    /// It was called for before.
+    /// A call was made for it before.
     pub was_tried: bool,
     /// It was sent aside by the rate limit, and its turn has come.
     pub has_slot: bool,
@@ -70,7 +70,8 @@ enum Asked {
 }
 
 impl Permits {
-    /// So many permits; nobody may be called until [`Permits::with`] has set the organisations.
+    /// Creates this many permits. No organisation may be called until [`Permits::with`] has set
+    /// them.
     pub fn new(concurrency: usize, longest_delay: Duration, limits: RateLimits) -> Self {
         let access = ApiAccess::new(concurrency, longest_delay, limits);
         let shared = Shared {
@@ -87,24 +88,24 @@ impl Permits {
         }
     }
 
-    /// The same for a list of one organisation: there is no other to be seen behind what waits.
+    /// The same for a list of one organisation: no other one can be behind the waiting commands.
     #[must_use]
     pub fn holding_all(self) -> Self {
         Self { holds_all: true, ..self }
     }
 
-    /// The same, counting those that wait for a token.
+    /// The same, and counts the commands that wait for a token.
     #[must_use]
     pub fn counting(self, rate_limit_waits: Family<Label, Counter>) -> Self {
         Self { rate_limit_waits, ..self }
     }
 
-    /// Waits for the permission to call.
+    /// Waits for permission to call.
     ///
-    /// # When a session is lost nothing of it begins a new call
+    /// # After a session is lost, none of its commands starts a new call
     ///
-    /// The broker delivers its commands again, perhaps at once: `stop` ends the waiting, and is
-    /// asked last before a permit is used.
+    /// The broker redelivers its commands, perhaps at once. So `stop` ends the wait, and is checked
+    /// last before a permit is used.
     ///
     /// # Errors
     /// [`Refused`]: then no call may be made.
@@ -165,10 +166,11 @@ impl Permits {
 
     /// # No organisation holds up another
     ///
-    /// When a command has waited two seconds for a place, while the calls of its own organisation
-    /// take long, only a few of that organisation go on waiting, just enough to use its places. The
-    /// others step aside, so that what stands behind them in the queue is seen. One that is fast is
-    /// never sent aside, nor is anyone where there is but one organisation.
+    /// Once a command has waited two seconds for a permit while the calls of its own organisation
+    /// take long, only a few of that organisation's commands keep waiting, just enough to use its
+    /// permits. The others step aside, so that the commands behind them in the queue are seen.
+    /// Commands of a fast organisation are never sent aside, and nor are any if there is only one
+    /// organisation.
     async fn wait_in_line(
         &self,
         org: &OrgId,
@@ -185,7 +187,7 @@ impl Permits {
             let (mut shared, now) = (self.lock(), Instant::now());
             let waited = now.saturating_duration_since(began);
             if waited >= PATIENCE && shared.access.is_slow(org, now) {
-                // Who is cut off the line asks again, and is refused.
+                // A command that is cut from the line asks again, and is refused.
                 shared.lines.crowded(org, now, oneshot::Sender::is_closed);
             }
             if waited >= LONGEST_WAIT {
@@ -196,10 +198,10 @@ impl Permits {
 
     /// # Nothing cycles through the queues while nothing can be done
     ///
-    /// While others are served the command of a suspended organisation steps aside at once. While
-    /// nobody is, it is held here for its turn as a probe, within the bounds of [`Held`]: a copy
-    /// would bring nothing. A drain sends it to a delay queue: a command that waits here is never
-    /// put back, because the broker counts that and has a limit.
+    /// While other organisations are served, a suspended organisation's command steps aside at
+    /// once. While none is, the command is held here for its turn as a probe, within the bounds of
+    /// [`Held`]: a copy would gain nothing. A drain sends it to a delay queue. A command that waits
+    /// here is never requeued, because the broker counts that and has a limit.
     async fn wait_for_better(
         &self,
         org: &OrgId,
@@ -235,7 +237,7 @@ impl Permits {
         probe_window(self.lock().access.callable())
     }
 
-    /// How commands may be taken in now.
+    /// How commands may be consumed now.
     pub fn intake(&self) -> Intake {
         self.lock().access.intake(Instant::now())
     }
@@ -245,12 +247,12 @@ impl Permits {
         self.changes.subscribe()
     }
 
-    /// Looks at the state, or changes what is not about one call.
+    /// Reads the state, or changes parts of it that are not about one call.
     pub fn with<T>(&self, look: impl FnOnce(&mut ApiAccess, Instant) -> T) -> T {
         look(&mut self.lock().access, Instant::now())
     }
 
-    /// Lets those who wait ask again, after a change that no answer has made.
+    /// Lets waiting commands ask again after a change that did not come from an answer.
     pub fn has_changed(self: &Arc<Self>) {
         let mut shared = self.lock();
         shared.lines.forget_idle();
@@ -263,7 +265,7 @@ impl Permits {
         PermitGuard { permits: Arc::clone(self), org: org.clone(), permit: Some(permit) }
     }
 
-    /// Hands free places to those who wait, the organisation with the fewest calls first.
+    /// Gives free permits to waiting commands, the organisation with the fewest calls first.
     fn serve_lines(self: &Arc<Self>, shared: &mut Shared) {
         let now = Instant::now();
         while let Some(org) = shared.access.next_in_line(shared.lines.orgs(), now).cloned() {
@@ -278,7 +280,7 @@ impl Permits {
                         shared.access.release(&org, permit, now);
                     }
                 }
-                // They ask again, and learn why.
+                // They ask again and learn why.
                 Err(_) => shared.lines.dissolve(&org),
             }
         }
@@ -309,7 +311,8 @@ mod tests {
         Stop { draining: CancellationToken::new(), session_lost: CancellationToken::new() }
     }
 
-    /// For eight calls; these organisations may be called, and the first of them is suspended.
+    /// Permits for eight calls; these organisations may be called, and the first of them is
+    /// suspended.
     async fn suspended(callable: &[&str], permits: Permits) -> Arc<Permits> {
         let (permits, callable) =
             (Arc::new(permits), callable.iter().copied().map(org).collect::<Vec<_>>());

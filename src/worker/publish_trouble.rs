@@ -1,5 +1,5 @@
-//! What is told of publications that do not get through: one line for the beginning and one for the
-//! end, however often they fail and succeed in between, and across sessions.
+//! The log lines about publications that do not get through: one for the start and one for the end,
+//! however often they fail and succeed in between, even across sessions.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,12 +9,12 @@ use tracing::{error, info};
 use crate::health::{Component, Health};
 use crate::metrics::Metrics;
 
-/// So long without a failure, and the trouble is over.
+/// After this long without a failure, the trouble is over.
 const QUIET: Duration = Duration::from_secs(5);
 /// The same if nothing was confirmed since: longer than a publish may take.
 const QUIET_WITHOUT_PROOF: Duration = Duration::from_secs(20);
 
-/// The publishing of a worker.
+/// The state of a worker's publishing.
 pub(super) struct PublishTrouble {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
@@ -23,15 +23,15 @@ pub(super) struct PublishTrouble {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Publications that failed and are tried again.
+    /// Publications that failed and are being retried.
     stuck: usize,
-    /// The beginning has its line, and the end has none yet.
+    /// The start has been logged, and the end has not.
     is_told: bool,
     last_failure: Option<Instant>,
 }
 
 impl State {
-    /// Whether it is time for a line.
+    /// Whether to log the start.
     fn failed(&mut self, now: Instant) -> bool {
         self.last_failure = Some(now);
         !std::mem::replace(&mut self.is_told, true)
@@ -42,7 +42,7 @@ impl State {
         self.stuck == 0 && since.is_none_or(|since| since >= lasts)
     }
 
-    /// Whether it is time for the other line.
+    /// Whether to log the end.
     fn is_over(&mut self, now: Instant) -> bool {
         self.is_told && self.is_quiet(now, QUIET) && std::mem::take(&mut self.is_told)
     }
@@ -57,7 +57,7 @@ impl PublishTrouble {
         Arc::new(Self { metrics, health, state: Mutex::default() })
     }
 
-    /// A session has begun: publishing is thought to work, unless it did not in the one before.
+    /// A session has started: assume that publishing works, unless it did not in the previous one.
     pub(super) fn session_begins(&self) {
         if self.health.is_ready(Component::Publisher) {
             self.metrics.publisher_up.set(1);
@@ -88,7 +88,7 @@ impl PublishTrouble {
         }
     }
 
-    /// A publication was confirmed that had not failed before.
+    /// A publication was confirmed at the first attempt.
     pub(super) fn confirmed(self: &Arc<Self>) {
         if !self.health.is_ready(Component::Publisher) && self.lock().stuck == 0 {
             self.works();
@@ -127,10 +127,10 @@ impl Stuck {
 }
 
 impl Drop for Stuck {
-    /// # Nobody stays unready for a publication that is no longer there
+    /// # A worker does not stay unready because of a publication that no longer exists
     ///
-    /// Its session was lost, and its command may go to another worker. Then nothing may be left to
-    /// prove that publishing works.
+    /// If its session was lost, its command may go to another worker. Then there may be nothing
+    /// left to prove that publishing works.
     fn drop(&mut self) {
         let trouble = Arc::clone(&self.0);
         trouble.lock().stuck -= 1;

@@ -1,24 +1,23 @@
-//! Which kinds a session consumes, and how much of each, until all of them have proved harmless.
-//! Pure.
+//! Which kinds a session consumes, and how many of each, until all have proved harmless. Pure.
 //!
 //! # A message that kills the client library's connection does not drag its neighbours along
 //!
-//! Some messages cannot be parsed, and their delivery ends the connection, each time, until the
-//! queue's delivery limit moves them to the dead letters. What was unacknowledged with it counts a
-//! delivery too, here and at every worker that it reaches. So each session begins with one message
-//! at a time, of one kind at a time, and takes more of a kind when one comes that was not
-//! redelivered [`REDELIVERY_THRESHOLD`] times: the neighbours of such a message are then dealt with
-//! one by one, far from the limit. The broker counts the redeliveries, so that this holds across
-//! workers and restarts.
+//! Some messages cannot be parsed, and each delivery of one ends the connection, until the queue's
+//! delivery limit moves it to the dead letters. The other unacknowledged messages count a delivery
+//! too, at every worker that it reaches. So each session starts with one message at a time, of one
+//! kind at a time, and takes more of a kind once a message arrives that was redelivered fewer than
+//! [`REDELIVERY_THRESHOLD`] times. The neighbours of a harmful message are then processed one by
+//! one, far from the limit. The broker counts the redeliveries, so this holds across workers and
+//! restarts.
 //!
-//! A kind whose queue holds many such messages has every other turn; in the turns between, the
-//! others are consumed in bulk.
+//! A kind with many such messages in its queue gets every other turn; in between, the other kinds
+//! are consumed in bulk.
 
 use std::time::Duration;
 
 use crate::kind::Kind;
 
-/// Redeliveries from which on a message may be one that ends connections.
+/// From this many redeliveries on, a message may be one that ends connections.
 pub(super) const REDELIVERY_THRESHOLD: u32 = 4;
 const ALONE_FOR: Duration = Duration::from_millis(300);
 const OTHERS_FOR: Duration = Duration::from_secs(5);
@@ -30,14 +29,14 @@ pub(super) struct Turn {
     pub(super) kinds: Vec<Kind>,
     /// One message at a time, because none has proved harmless yet.
     pub(super) is_alone: bool,
-    /// For how long at most.
+    /// Its time limit.
     pub(super) lasts: Option<Duration>,
 }
 
 /// The turns of one session.
 #[derive(Debug)]
 pub(super) struct RampUp {
-    /// The kind that was consumed alone when the session before was lost.
+    /// The kind that was consumed alone when the previous session was lost.
     suspect: Option<Kind>,
     unproved: Vec<Kind>,
     proved: Vec<Kind>,
@@ -60,8 +59,8 @@ impl RampUp {
         self.unproved.last().copied().filter(|_| self.was_alone)
     }
 
-    /// The next turn. If the last one has not proved its kind, those that have proved harmless are
-    /// next: with harmless queues alone all kinds are proved one right after the other.
+    /// The next turn. If the last one has not proved its kind, the kinds that have proved harmless
+    /// are next. If all queues are harmless, all kinds are proved one right after another.
     pub(super) fn next_turn(&mut self) -> Turn {
         let must_wait = self.suspect.is_some() && self.unproved.first() == self.suspect.as_ref();
         let others_first = must_wait && !self.proved.is_empty();
@@ -74,7 +73,7 @@ impl RampUp {
         if is_alone {
             self.unproved.rotate_left(1);
             let kinds = self.unproved.last().copied().into_iter().collect();
-            // The only one has no one to wait for.
+            // A single kind has no other to wait for.
             let is_only = self.unproved.len() + self.proved.len() == 1;
             return Turn { kinds, is_alone, lasts: (!is_only).then_some(ALONE_FOR) };
         }
@@ -82,8 +81,8 @@ impl RampUp {
         Turn { kinds: self.proved.clone(), is_alone, lasts }
     }
 
-    /// This kind has proved harmless: a message came that was hardly ever redelivered, or its queue
-    /// is empty.
+    /// This kind has proved harmless: a message arrived that was hardly ever redelivered, or its
+    /// queue is empty.
     pub(super) fn proved(&mut self, kind: Kind) {
         if let Some(at) = self.unproved.iter().position(|unproved| *unproved == kind) {
             self.proved.push(self.unproved.remove(at));

@@ -1,5 +1,5 @@
-//! Whether a token reaches its organisation: asked with the GET that `check` makes, and remembered
-//! for each organisation and token.
+//! Whether a token reaches its organisation: determined with the same GET as in `check`, and cached
+//! per organisation and token.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,7 +13,7 @@ use crate::messages::OrgId;
 use crate::policy::absence::{Reach, holds_for, is_worth_asking_again, reach};
 use crate::policy::answer::Answer;
 
-/// What is known, for each organisation and its present token.
+/// The cached answers, per organisation and its current token.
 #[derive(Default)]
 pub(super) struct ReachCache {
     organisations: Mutex<HashMap<OrgId, Arc<Organisation>>>,
@@ -22,7 +22,7 @@ pub(super) struct ReachCache {
 #[derive(Default)]
 struct Organisation {
     known: tokio::sync::Mutex<Option<Known>>,
-    /// In a row, since it was asked last.
+    /// Absences in a row since the last question.
     absences: AtomicU32,
 }
 
@@ -43,8 +43,8 @@ impl Known {
 }
 
 impl ReachCache {
-    /// What is known for an absence, or else what the API says now to `list`, and its answer. Those
-    /// who ask together wait for one answer.
+    /// The cached answer for an absence, or otherwise the API's current answer to `list`.
+    /// Concurrent callers share one request.
     pub(super) async fn ask(
         &self,
         org: &OrgId,
@@ -72,7 +72,7 @@ impl ReachCache {
         (reach, answer)
     }
 
-    /// A task of the organisation was there: the token reaches it.
+    /// A task of the organisation existed: the token reaches it.
     pub(super) fn is_served(&self, org: &OrgId) {
         let organisations = self.organisations.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(organisation) = organisations.get(org) {
@@ -80,7 +80,7 @@ impl ReachCache {
         }
     }
 
-    /// Keeps what is known of these organisations only.
+    /// Keeps the answers of these organisations only.
     pub(super) fn keep(&self, is_kept: impl Fn(&OrgId) -> bool) {
         self.organisations
             .lock()

@@ -1,4 +1,4 @@
-//! What the engine tells of its state when an answer has changed it: log lines, metrics and health.
+//! The engine's reports when an answer has changed its state: log lines, metrics and health.
 
 use std::sync::{MutexGuard, PoisonError};
 
@@ -16,16 +16,16 @@ use crate::policy::clock::ClockCheck;
 use crate::policy::verdict::Verdict;
 
 impl Engine {
-    /// Whether an age can be told.
+    /// Whether our clock is wrong, so that ages are unknown.
     pub(super) fn is_clock_wrong(&self) -> bool {
         self.lock_clock().is_wrong()
     }
 
     /// # A worker whose clock is wrong expires nothing by age
     ///
-    /// The age of a command is told by the clocks of all workers that have had it. Where ours is
-    /// minutes from the API's, it is more likely wrong than the API's, and a command would expire
-    /// of an age that it does not have.
+    /// The age of a command depends on the clocks of all workers that have had it. If ours is
+    /// minutes from the API's, it is more likely wrong than the API's, and commands would expire at
+    /// an age that they do not have.
     pub(super) fn compare_clocks(&self, answer: &Answer, now: Timestamp) {
         let (changed, is_wrong) = {
             let mut clock = self.lock_clock();
@@ -41,8 +41,8 @@ impl Engine {
         self.health.set(Component::Clock, is_wrong.then(|| format!("the {what}")));
     }
 
-    /// Where our clock is wrong nothing new is called for, so its answers do not tell when it is
-    /// right again: a look does.
+    /// While our clock is wrong there are no calls for new commands whose answers could show that
+    /// it is right again, so a look is made.
     pub(super) async fn look_at_the_clock(&self) {
         if !self.is_clock_wrong() {
             return;
@@ -62,7 +62,7 @@ impl Engine {
         self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells of what an answer has changed: log, metrics, health.
+    /// Reports the changes that an answer made: log, metrics, health.
     pub(super) fn report_changes(
         &self,
         org: &OrgId,
@@ -103,7 +103,7 @@ impl Engine {
         if !changes.is_empty() {
             self.show_suspensions();
         }
-        // Once for each suspension, however many calls were in flight with the same token.
+        // Once per suspension, however many calls were in flight with the same token.
         let is_suspended = |change: &Change| matches!(change, Change::Suspended { .. });
         if verdict == Verdict::Unauthorized && changes.iter().any(is_suspended) {
             self.reload_credentials();
@@ -119,7 +119,7 @@ impl Engine {
         );
         self.metrics.breaker_open.set(1);
         self.metrics.breaker_opened.inc();
-        // Without the API's own words, which may name anything.
+        // Without the API's message, which may contain anything.
         let status = answer
             .status()
             .map_or_else(|| answer.class().to_owned(), |status| format!("HTTP {status}"));
@@ -136,7 +136,7 @@ impl Engine {
                 access.breaker_open_since().is_some(),
             )
         });
-        // Changes are reported outside the lock, so the last report may be an older one's.
+        // Changes are reported outside the lock, so the last report may be of an older change.
         self.metrics.breaker_open.set(i64::from(is_open));
         if !is_open {
             self.health.set(Component::Breaker, None);
@@ -166,7 +166,7 @@ impl Engine {
 }
 
 impl Engine {
-    /// What the guard holds and what is paused: metrics and health.
+    /// Reports holds and pauses: metrics and health.
     pub(super) fn show_brakes(&self) {
         let (tripped, paused_orgs, paused_all) = self.ledger.with(|brakes| {
             let tripped: Vec<Kind> = brakes.tripped().map(|(scope, _)| scope.kind).collect();

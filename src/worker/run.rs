@@ -1,4 +1,4 @@
-//! Supervises the sessions with the broker: opens one, has it consumed, opens the next when it is
+//! Supervises the sessions with the broker: opens one, consumes from it, opens the next when it is
 //! lost, and drains at the end.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,7 +25,7 @@ use crate::policy::hearing::Moves;
 use crate::rabbitmq::{BrokerError, BrokerSettings, Memory, Session};
 
 const FIRST_RECONNECT: Duration = Duration::from_millis(200);
-/// A session that lasted this long was a good one: the next pause is short again.
+/// After a session that lasted this long the next pause is short again.
 const STABLE: Duration = Duration::from_secs(10);
 
 /// A consumer of commands, with the handlers of its deliveries.
@@ -33,7 +33,7 @@ pub struct Worker {
     engine: Arc<Engine>,
     broker: BrokerSettings,
     handlers: TaskTracker,
-    /// Of the undeliverable commands, which need no room of the others.
+    /// Handlers of undeliverable commands, which do not count against the others.
     undeliverable: TaskTracker,
     log: SessionLog,
     memory: Arc<Memory>,
@@ -44,7 +44,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker that has not begun.
+    /// A worker that has not started yet.
     pub fn new(engine: Arc<Engine>, broker: BrokerSettings) -> Self {
         Self {
             trouble: PublishTrouble::new(&engine.metrics, &engine.health),
@@ -59,8 +59,8 @@ impl Worker {
         }
     }
 
-    /// Works until the engine drains; then finishes what is in flight within `grace`, which counts
-    /// from the drain's begin. A lost broker is rebuilt indefinitely.
+    /// Works until the engine drains, then finishes the work in flight within `grace`, counted from
+    /// the start of the drain. Reconnects to a lost broker indefinitely.
     pub async fn run(&self, grace: Duration) {
         let over = CancellationToken::new();
         let counting = tokio::spawn(count_down(self.engine.draining.clone(), grace, over.clone()));
@@ -93,8 +93,8 @@ impl Worker {
         }
     }
 
-    /// Consumes until the session ends, and closes it when what is in flight is settled, or cannot
-    /// be.
+    /// Consumes until the session ends, and closes it when the work in flight is settled or cannot
+    /// be settled.
     async fn work(&self, session: Session, over: &CancellationToken) -> SessionEnd {
         let engine = &self.engine;
         let session = Arc::new(session);
@@ -133,7 +133,7 @@ impl Worker {
             self.report(&end);
             ledger.abort();
             engine.ledger.close();
-            // The next one does not wait for the answer of a host that may be dead.
+            // The next session does not wait for a host that may be dead.
             tokio::spawn(async move { session.close().await });
             return end;
         }
@@ -160,12 +160,12 @@ impl Worker {
             _ = self.engine.alive_while(finished) => {}
             () = over.cancelled() => warn!(
                 unsettled = self.handlers.len(),
-                "SHUTDOWN_GRACE is over; what is unsettled goes back to the queue and will be delivered again"
+                "SHUTDOWN_GRACE is over; unsettled deliveries go back to the queue and will be redelivered"
             ),
         }
     }
 
-    /// Tells why nothing is consumed: log, metrics, health.
+    /// Reports why nothing is consumed: log, metrics, health.
     fn report(&self, end: &SessionEnd) {
         let (why, line) = match end {
             SessionEnd::Draining => return,
@@ -187,7 +187,7 @@ impl Worker {
     }
 }
 
-/// The streams that all workers share, and the broker's alarms, until it is aborted.
+/// Follows the streams that all workers share, and the broker's alarms, until it is aborted.
 async fn follow(session: Arc<Session>, engine: Arc<Engine>, trouble: Arc<PublishTrouble>) {
     tokio::join!(
         follow_ledger(Arc::clone(&session), Arc::clone(&engine)),
@@ -196,7 +196,7 @@ async fn follow(session: Arc<Session>, engine: Arc<Engine>, trouble: Arc<Publish
     );
 }
 
-/// Says that nothing can be published while the broker is blocking publishers.
+/// Reports that nothing can be published while the broker is blocking publishers.
 async fn follow_alarms(session: &Session, trouble: &PublishTrouble) {
     loop {
         session.becomes_blocked().await;
@@ -220,7 +220,7 @@ mod tests {
     use crate::rabbitmq::topology::{Provision, Topology};
     use crate::worker::engine::samples;
 
-    /// Every request that opens a session has its time limit, but a slow broker may use up most of
+    /// Every request that opens a session has a time limit, but a slow broker may use up most of
     /// each.
     #[tokio::test]
     async fn a_session_that_takes_long_to_open_is_no_loop_that_hangs() {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::rabbitmq::BrokerError;
 
 const LONGEST_RECONNECT: Duration = Duration::from_secs(10);
-/// What ended a session that could consume may be a message, whose end must not take long (see
-/// `ramp_up`).
+/// A session that could consume may have been ended by a message, which must reach its delivery
+/// limit soon (see `ramp_up`).
 const LONGEST_AFTER_CONSUMING: Duration = Duration::from_secs(1);
 
 /// How a session has ended.
@@ -14,7 +14,7 @@ const LONGEST_AFTER_CONSUMING: Duration = Duration::from_secs(1);
 pub(super) enum SessionEnd {
     /// The worker drains. What is in flight is settled before the session closes.
     Draining,
-    /// It never came about.
+    /// It was never opened.
     NotOpened(BrokerError),
     /// It was lost before anything could be consumed.
     NeverConsumed(String),
@@ -27,7 +27,7 @@ impl SessionEnd {
     pub(super) fn longest_pause(&self) -> Duration {
         match self {
             Self::Draining => Duration::ZERO,
-            // After the first, the next address may be better off.
+            // After this the next address may work better.
             Self::NotOpened(BrokerError::NoMajority { .. }) | Self::Lost(_) => {
                 LONGEST_AFTER_CONSUMING
             }

@@ -1,16 +1,14 @@
-//! What the log says of the session with the broker: one line for one failure. Writes nothing
-//! itself.
+//! The log lines about the session with the broker: one line per failure. Writes nothing itself.
 
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What has been told.
+/// What has been logged.
 pub(super) struct SessionLog(Mutex<LastLogged>);
 
 enum LastLogged {
     Consuming,
-    /// Nothing yet of this end of a session: what becomes of the next one belongs into the same
-    /// line.
+    /// This end of a session is not logged yet: the fate of the next one belongs in the same line.
     Lost(String),
     NotConsuming(&'static str),
 }
@@ -20,7 +18,7 @@ impl SessionLog {
         Self(Mutex::new(LastLogged::NotConsuming("none yet")))
     }
 
-    /// Why the session before was lost, where that is not told yet.
+    /// Why the previous session was lost, if that is not logged yet.
     pub(super) fn consuming(&self) -> Option<String> {
         match mem::replace(&mut *self.lock(), LastLogged::Consuming) {
             LastLogged::Lost(why) => Some(why),
@@ -28,7 +26,7 @@ impl SessionLog {
         }
     }
 
-    /// A session has ended. The line, where it is time for one.
+    /// A session has ended. Returns the line to log, if any.
     pub(super) fn lost(&self, why: &str) -> Option<String> {
         let mut last = self.lock();
         if matches!(*last, LastLogged::Consuming) {
@@ -39,7 +37,7 @@ impl SessionLog {
         self.not_connected("lost", why)
     }
 
-    /// No session has come about. The line, where this kind of trouble is a new one.
+    /// No session could be opened. Returns the line to log if this is a new kind of problem.
     pub(super) fn not_connected(&self, kind: &'static str, why: &str) -> Option<String> {
         match mem::replace(&mut *self.lock(), LastLogged::NotConsuming(kind)) {
             LastLogged::NotConsuming(before) if before == kind => None,

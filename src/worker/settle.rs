@@ -1,5 +1,5 @@
-//! Carries a settlement out, in the one order: publish, wait for the confirm, acknowledge. The one
-//! place that acks.
+//! Carries out a settlement, always in this order: publish, wait for the confirm, acknowledge. The
+//! only place that acks.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,9 +25,9 @@ use crate::rabbitmq::{Delivery, PublishError, Session};
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const MIRROR_WITHIN: Duration = Duration::from_secs(2);
-/// A channel of RabbitMQ hands acknowledgements on to a quorum queue in the background, tells
-/// nobody when, and forgets with its end those that it still has: up to 62 commands were delivered
-/// again after a drain under load (RabbitMQ 4.0, measured).
+/// A RabbitMQ channel passes acknowledgements on to a quorum queue in the background, without
+/// saying when, and loses the pending ones when it closes: up to 62 commands were redelivered after
+/// a drain under load (RabbitMQ 4.0, measured).
 pub(super) const ACKNOWLEDGEMENTS_ARRIVE: Duration = Duration::from_millis(300);
 
 /// Settles the deliveries of one session.
@@ -37,21 +37,21 @@ pub struct Settler {
     metrics: Arc<Metrics>,
     trouble: Arc<PublishTrouble>,
     moves: Arc<Mutex<Moves>>,
-    /// Nobody has declared the mirror: an older topology.
+    /// There is no mirror: an older version declared the topology.
     has_no_mirror: AtomicBool,
 }
 
-/// What became of a publication.
+/// The result of a publication.
 enum Published {
     Confirmed,
-    /// Never in this form.
+    /// It can never be published in this form.
     TooLarge,
-    /// The session is lost.
+    /// It was not published, because the session is lost.
     NotAtAll,
 }
 
 impl Settler {
-    /// A settler that publishes here until the session is lost.
+    /// A settler that publishes over this session until it is lost.
     pub(super) fn new(
         session: Arc<Session>,
         engine: Arc<Engine>,
@@ -71,11 +71,11 @@ impl Settler {
     ///
     /// # A message is not acknowledged before its outcome is confirmed
     ///
-    /// Every publication has its own confirm before the delivery is acknowledged. Where one cannot
-    /// be had the delivery stays unacknowledged and the publish is tried again for as long as the
-    /// session lives; when the session dies, the broker delivers the command again, and the repeat
-    /// is harmless: a second DELETE finds a 404, a second event has the same id. The same holds for
-    /// the records of its calls in the audit stream.
+    /// Every publication is confirmed before the delivery is acknowledged. Without a confirm the
+    /// delivery stays unacknowledged, and the publish is retried for as long as the session lives.
+    /// When the session dies, the broker redelivers the command, and the repeat is harmless: a
+    /// second DELETE finds a 404, and a second event has the same id. The same holds for the
+    /// records of its calls in the audit stream.
     pub async fn settle(&self, delivery: Delivery, settlement: &Settlement, received: Instant) {
         let kind = delivery.incoming().kind;
         if matches!(settlement, Settlement::Requeue) {
@@ -134,11 +134,11 @@ impl Settler {
         }
     }
 
-    /// # A dead letter that the broker finds too large does not stay unacknowledged indefinitely
+    /// # A dead letter that is too large for the broker does not stay unacknowledged indefinitely
     ///
-    /// The limit may be lowered while a command lies in its queue (`RabbitMQ` 4 takes an eighth of
-    /// what 3 took). The copy with our headers is then refused, each time, but the broker's own
-    /// dead-lettering moves the original, at least once, as it is.
+    /// The limit may be lowered while a command is in its queue (`RabbitMQ` 4 allows an eighth of
+    /// the size that 3 did). The copy with our headers is then always refused, but the broker's own
+    /// dead-lettering moves the original unchanged, at least once.
     async fn publish_until_confirmed(&self, publication: &Publication<'_>) -> Published {
         let mut stuck: Option<Stuck> = None;
         let mut pause = FIRST_PAUSE;
@@ -171,8 +171,8 @@ impl Settler {
         Published::NotAtAll
     }
 
-    /// Writes a dead letter that is confirmed into the mirror, too. The mirror is for looking: what
-    /// goes wrong with it holds no command up for long.
+    /// Also writes a confirmed dead letter to the mirror. The mirror is only for looking, so a
+    /// failure does not delay the command for long.
     async fn mirror(&self, kind: Kind, publication: &Publication<'_>) {
         let Some(record) = publication.mirrored(kind) else { return };
         if self.has_no_mirror.load(Ordering::Relaxed) {
@@ -194,9 +194,8 @@ impl Settler {
 
     /// # A publish without a confirm ends the session
     ///
-    /// The node that the session is at may have lost the others, and then no confirm ever comes
-    /// from it. What is not confirmed is not acknowledged, so the commands come again, at another
-    /// host.
+    /// The session's node may have lost the others, and then it never sends a confirm. Unconfirmed
+    /// commands are not acknowledged, so they are delivered again, at another host.
     fn give_up_a_mute_broker(&self, error: &PublishError, what: String) {
         let is_due = matches!(error, PublishError::TimedOut) && {
             self.moves.lock().unwrap_or_else(PoisonError::into_inner).is_due(Instant::now())
@@ -217,7 +216,7 @@ impl Settler {
         !self.session.lost.is_cancelled()
     }
 
-    /// A queue, an exchange or a binding may be gone: somebody has deleted it under us.
+    /// A queue, an exchange or a binding may be gone because someone has deleted it.
     async fn redeclare(&self, error: &PublishError) {
         if matches!(error, PublishError::Returned(_) | PublishError::Broken(_)) {
             self.session.declare_again().await;

@@ -7,7 +7,7 @@ use crate::kind::Kind;
 use crate::messages::{DryRun, Incoming, Outcome, Pending, Target};
 use crate::policy::settlement::{Settlement, Wait};
 
-/// Tells what a delivery was settled as.
+/// Logs how a delivery was settled.
 pub(super) fn report(incoming: &Incoming, settlement: &Settlement) {
     let trace_id = incoming.properties.trace().map(|trace| trace.trace_id());
     match settlement {
@@ -19,12 +19,12 @@ pub(super) fn report(incoming: &Incoming, settlement: &Settlement) {
         Settlement::RetryLater(wait) => report_wait(wait, true, incoming, trace_id),
         Settlement::Postpone(wait) => report_wait(wait, wait.is_news, incoming, trace_id),
         Settlement::Undo(pending, _) => report_pending(pending, trace_id),
-        // One line tells of the trip; of what is rejected, where it goes.
+        // A trip has its own log line, and a rejected message is logged at its destination.
         Settlement::Hold(_) | Settlement::Reject(None) | Settlement::Requeue => {}
     }
 }
 
-/// The ids of a target as fields of a log line: those that it has not stay out.
+/// The ids of a target as fields of a log line; missing ones are left out.
 #[derive(Default)]
 struct Ids<'a> {
     org: Option<&'a str>,
@@ -47,8 +47,8 @@ impl<'a> Ids<'a> {
     }
 }
 
-/// One line for a wait: of a failed attempt each time, of what is not the command's fault once for
-/// each reason.
+/// One line for a wait: after a failed attempt each time; for a wait that is not the command's
+/// fault, once per reason.
 fn report_wait(wait: &Wait, is_news: bool, incoming: &Incoming, trace_id: Option<&str>) {
     let (id, command) = wait.command.as_ref().map(|(id, command)| (id.as_str(), command)).unzip();
     let command_id = id.or(incoming.properties.message_id.as_deref());
@@ -58,7 +58,7 @@ fn report_wait(wait: &Wait, is_news: bool, incoming: &Incoming, trace_id: Option
         ($level:ident) => {
             $level!(
                 command_id,
-                kind = %incoming.kind,
+                kind = incoming.kind.as_str(),
                 org_id = ids.org,
                 task_id = ids.task,
                 process_id = ids.process,
@@ -82,7 +82,7 @@ fn report_end(outcome: &Outcome, incoming: &Incoming, trace_id: Option<&str>) {
     let ids = Ids::of(outcome.target.as_ref());
     info!(
         command_id = outcome.command_id,
-        kind = %outcome.outcome.kind,
+        kind = outcome.outcome.kind.as_str(),
         org_id = ids.org,
         task_id = ids.task,
         process_id = ids.process,
@@ -126,7 +126,7 @@ fn report_dry_run(dry_run: &DryRun, trace_id: Option<&str>) {
     let ids = Ids::of(dry_run.target.as_ref());
     info!(
         command_id = dry_run.command_id,
-        kind = %dry_run.kind,
+        kind = dry_run.kind.as_str(),
         org_id = ids.org,
         task_id = ids.task,
         process_id = ids.process,
@@ -151,7 +151,7 @@ fn report_dead_letter(outcome: &Outcome, incoming: &Incoming, trace_id: Option<&
     let ids = Ids::of(outcome.target.as_ref());
     error!(
         command_id = outcome.command_id,
-        kind = %outcome.outcome.kind,
+        kind = outcome.outcome.kind.as_str(),
         org_id = ids.org,
         task_id = ids.task,
         process_id = ids.process,

@@ -1,4 +1,4 @@
-//! What `/status` shows: the breaker, each organisation by its id, and what the ledger says.
+//! The content of `/status`: the breaker, each organisation by its id, and the state of the ledger.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::metrics::NO_TOKEN;
 use crate::policy::api_access::{Standing, SuspendReason};
 use crate::policy::dry_run::CallMode;
 
-/// A record of the ledger must not grow with the organisations.
+/// A record of the ledger must not grow with the number of organisations.
 const MOST_TOLD: usize = 10;
 
 #[derive(Serialize)]
@@ -29,12 +29,12 @@ struct Organisation {
     since: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_probe: Option<String>,
-    /// Commands that have begun to wait for this organisation since, at this worker.
+    /// Commands that have started to wait for this organisation since, at this worker.
     waiting: u64,
     in_flight: usize,
 }
 
-/// The breaker and the organisations that commands have come for, or that have no token.
+/// The breaker, and the organisations that commands have come for or that have no token.
 pub fn status(engine: &Engine) -> Value {
     let now = Timestamp::now();
     let ago = |time: Duration| now.checked_sub(time).ok().map(time::text);
@@ -62,7 +62,7 @@ pub fn status(engine: &Engine) -> Value {
     status
 }
 
-/// By kind, since when its oldest command has waited.
+/// By kind, since when the oldest command has waited.
 fn oldest(engine: &Engine, now: Timestamp) -> BTreeMap<String, String> {
     let oldest = engine.metrics.oldest_waiting(now).into_iter();
     oldest.map(|(kind, since)| (kind.to_string(), time::text(since))).collect()

@@ -1,4 +1,4 @@
-//! What makes a command that waits give up.
+//! The signals that make a waiting command give up.
 
 use tokio_util::sync::CancellationToken;
 
@@ -7,17 +7,17 @@ use tokio_util::sync::CancellationToken;
 pub struct Stop {
     /// No new call may be made.
     pub draining: CancellationToken,
-    /// The broker has taken the command back.
+    /// The session is lost, so the broker redelivers the command.
     pub session_lost: CancellationToken,
 }
 
 impl Stop {
-    /// Waits until one of the two is so.
+    /// Waits until one of the two fires.
     pub async fn requested(&self) {
         tokio::select! { () = self.draining.cancelled() => {} () = self.session_lost.cancelled() => {} }
     }
 
-    /// Whether one of the two is so.
+    /// Whether one of the two has fired.
     pub fn is_requested(&self) -> bool {
         self.draining.is_cancelled() || self.session_lost.is_cancelled()
     }

@@ -1,7 +1,7 @@
-//! Gives each command that RabbitMQ itself took out of its work queue a dead letter and an event,
+//! Gives each command that RabbitMQ itself removed from its work queue a dead letter and an event,
 //! like every other end.
 //!
-//! It makes no call, so neither breaker nor suspension hold it up.
+//! It makes no call, so neither the breaker nor a suspension delays it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,7 +46,7 @@ pub(super) async fn consume(
             Err(error) => Some(error),
         };
         let Some(error) = error else { break };
-        // The first time it may be the end of the session, which is about to be told of, or a
+        // The first failure may be the end of the session, which is about to be reported, or a
         // message that ends connections.
         if has_failed {
             let why = format!("undeliverable commands wait: {error}");
@@ -61,7 +61,7 @@ pub(super) async fn consume(
     engine.health.set(Component::Undeliverable, None);
 }
 
-/// `None`: told to stop, with nothing unacknowledged.
+/// `None` if told to stop, with nothing unacknowledged.
 async fn until_lost(
     mut queues: UndeliverableQueues,
     engine: &Engine,
@@ -102,10 +102,10 @@ async fn process_delivery(delivery: Delivery<Undeliverable>, engine: &Engine, se
     engine.metrics.observe_process(queue, settlement.error_type(), received.elapsed());
 }
 
-/// # Nobody knows whether a poison command was called for
+/// # A poison command may have been called for
 ///
-/// It was delivered again and again. So its event says `ambiguous`, and its dead letter does: after
-/// a replay, an object that is not there may be gone by one of those calls.
+/// It was delivered again and again, and calls may have been made. So its event and its dead letter
+/// say `ambiguous`: after a replay, a missing object may be the result of one of those calls.
 fn dead_letter(message: &Undeliverable, received: Instant) -> Settlement {
     let Undeliverable { incoming, cause } = message;
     let too_large = incoming.fault.as_deref().filter(|_| incoming.is_oversized);
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_knows_whether_a_poison_command_was_called_for() {
+    fn a_poison_command_may_have_been_called_for() {
         let command = r#"{"org_id":"a","task_id":"t"}"#;
         let moved = |word: &str| ended(Cause::Moved(word.to_owned()), command);
         let target = || Some("a/t".to_owned());

@@ -1,4 +1,4 @@
-//! What becomes of a task that is archived before it is deleted.
+//! What happens to a task that is archived before it is deleted.
 
 use jiff::Timestamp;
 use tracing::warn;
@@ -13,14 +13,14 @@ use crate::policy::undo::Found;
 const RESTORED: &str = "restored in Tallyfy";
 
 impl CommandRun<'_> {
-    /// The settlement that follows from what was found beside the verdict; `None` where nothing
-    /// was, or it does not matter.
+    /// The settlement that follows from the finding besides the verdict; `None` if there is none,
+    /// or it does not matter.
     ///
     /// # A task that is gone before its undo window has ended is held
     ///
-    /// Nobody has proven that it was deleted: somebody may have moved it, or the token may not
-    /// reach it any more. A person decides. An earlier call of ours may have deleted it: then it
-    /// counts as absent, and the event says so (`ambiguous`).
+    /// There is no proof that it was deleted: it may have been moved, or the token may no longer
+    /// reach it. A person decides. If an earlier call of ours may have deleted it, it counts as
+    /// absent, and the event says so (`ambiguous`).
     pub(super) fn after_undo(
         &mut self,
         answered: &Answered,
@@ -67,12 +67,11 @@ impl CommandRun<'_> {
         );
         let history = self.retry_state.history.clone();
         let first_seen = self.retry_state.first_seen;
-        // Released, it begins again: the task is archived, if it is there.
+        // If released, it starts again: the task is archived, if it exists.
         Settlement::Hold(RetryState { first_seen, history, ..RetryState::default() })
     }
 
-    /// Why a command may not begin that would wait in the undo window for longer than its producer
-    /// allows.
+    /// The end of a command that would wait in the undo window for longer than its producer allows.
     pub(super) fn outlives_its_limit(&mut self) -> Option<Settlement> {
         if self.retry_state.purge_at.is_some() {
             return None;

@@ -1,5 +1,5 @@
-//! The calls for one command: the destructive one, or, for a task that is archived first, what
-//! leads there.
+//! The calls for one command: the destructive one or, for a task that is archived first, the steps
+//! that lead to it.
 
 use super::api_request::{About, Called};
 use super::call::Call;
@@ -10,7 +10,7 @@ use crate::policy::verdict::{Verdict, decide};
 use crate::tallyfy_api::DestructiveApi;
 
 impl Call<'_> {
-    /// The calls for one command, of which one at most destroys something.
+    /// The calls for one command, at most one of which is destructive.
     pub(super) async fn destroy(
         &self,
         api: &DestructiveApi,

@@ -1,4 +1,5 @@
-//! Who waits for a concurrency permit: one line for each organisation, first come, first served.
+//! Commands that wait for a concurrency permit: one line per organisation, first come, first
+//! served.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -6,14 +7,14 @@ use std::time::{Duration, Instant};
 use crate::messages::OrgId;
 use crate::policy::api_access::Line;
 
-/// How long a crowded organisation is reckoned with after a command of it has waited too long.
+/// How long an organisation counts as crowded after one of its commands has waited too long.
 const CROWDED_FOR: Duration = Duration::from_secs(5);
 
-/// The lines; `T` tells one who waits.
+/// The lines; `T` identifies a waiting command.
 #[derive(Debug)]
 pub(super) struct WaitingLines<T> {
     lines: HashMap<OrgId, Queue<T>>,
-    /// How many of a crowded organisation may wait.
+    /// How many commands of a crowded organisation may wait.
     patience: usize,
 }
 
@@ -33,18 +34,18 @@ impl<T> WaitingLines<T> {
         self.lines.get(org).is_none_or(|line| line.waiting.is_empty())
     }
 
-    /// The organisations of those who wait.
+    /// The organisations with waiting commands.
     pub(super) fn orgs(&self) -> impl Iterator<Item = &OrgId> {
         self.lines.iter().filter(|(_, line)| !line.waiting.is_empty()).map(|(org, _)| org)
     }
 
-    /// Who would be before one more of this organisation.
+    /// The commands ahead of a new one of this organisation.
     pub(super) fn before(&self, org: &OrgId) -> Line {
         let ahead = self.lines.get(org).map_or(0, |line| line.waiting.len());
         Line { ahead, organisations: self.orgs().filter(|other| *other != org).count() + 1 }
     }
 
-    /// Goes to the end of the line, where that is not too long.
+    /// Joins the end of the line, unless that is too long.
     pub(super) fn join(&mut self, org: &OrgId, who: T, now: Instant) -> bool {
         if !self.lines.contains_key(org) {
             self.lines.insert(org.clone(), Queue { waiting: VecDeque::new(), crowded: None });
@@ -69,8 +70,8 @@ impl<T> WaitingLines<T> {
         first
     }
 
-    /// A command of this organisation has waited too long: the line is cut to what may wait,
-    /// `is_gone` tells who does so no longer.
+    /// A command of this organisation has waited too long: cuts the line to the allowed length.
+    /// `is_gone` says which commands no longer wait.
     pub(super) fn crowded(&mut self, org: &OrgId, now: Instant, is_gone: impl Fn(&T) -> bool) {
         if let Some(line) = self.lines.get_mut(org) {
             line.crowded = Some(now);
@@ -79,12 +80,12 @@ impl<T> WaitingLines<T> {
         }
     }
 
-    /// Sends all of the line away.
+    /// Empties the line.
     pub(super) fn dissolve(&mut self, org: &OrgId) {
         self.lines.remove(org);
     }
 
-    /// Forgets the lines of organisations for which nobody waits.
+    /// Forgets the lines of organisations without waiting commands.
     pub(super) fn forget_idle(&mut self) {
         self.lines.retain(|_, line| !line.waiting.is_empty());
     }

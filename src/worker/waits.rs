@@ -1,4 +1,4 @@
-//! Why a command waits, and for how long: no permit, a drain, a moment that has not come.
+//! Why a command waits, and for how long: no permit, a drain, or a `not_before` in the future.
 
 use std::time::Duration;
 
@@ -47,8 +47,8 @@ impl CommandRun<'_> {
             }
             NoCall::Braked(why) => (why.as_str(), Duration::ZERO, None),
         };
-        // The first time aside lets others be seen; after that each copy costs the broker more than
-        // it gains.
+        // Stepping aside the first time lets others be seen; after that each copy costs the broker
+        // more than it gains.
         let is_brief = reason == SLOW_ORGANISATION && !self.retry_state.has_waited_for(reason);
         let age = if is_brief { Duration::ZERO } else { self.age(at) };
         self.postpone(self.engine.schedule.postpone(age, retry_in), reason, retry_after, at)
@@ -56,11 +56,10 @@ impl CommandRun<'_> {
 
     /// # No number of restarts makes a waiting command a dead letter
     ///
-    /// The broker counts how often a message is put back, and moves it to the dead letters in the
-    /// end. So a command that has not begun goes back to the work queue once; one that has come
-    /// back before goes to the first delay queue as a copy, which counts from the start. Where "not
-    /// found" is a failure, or is held, it is a copy each time: a redelivery would raise a doubt
-    /// that nobody has.
+    /// The broker counts how often a message is requeued, and finally moves it to the dead letters.
+    /// So a command that has not started is requeued once; after that it goes to the first delay
+    /// queue as a copy, which counts from zero. If "not found" is a failure or is held, it is a
+    /// copy each time: a redelivery would raise an unfounded doubt.
     fn stopped(&mut self, at: Moment) -> Settlement {
         if self.calls > 0 {
             return self.retry_later();
@@ -111,13 +110,13 @@ impl CommandRun<'_> {
         }
     }
 
-    /// It has been told to wait until then, and comes too early.
+    /// It has to wait until then, and arrives too early.
     pub(super) fn wait_until(&mut self, moment: Timestamp, now: Timestamp) -> Settlement {
         self.keep_doubt();
         let left = moment.duration_since(now).unsigned_abs();
         let schedule = &self.engine.schedule;
-        // One that waits for its turn in the rate limit is back before it: nobody else is called in
-        // its place.
+        // A command that waits for its turn in the rate limit comes back before it: no other one is
+        // called in its place.
         let delay =
             if self.asking().has_slot { schedule.within(left) } else { schedule.shortest(left) };
         let command = Some(self.identity());

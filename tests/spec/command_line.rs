@@ -476,7 +476,7 @@ async fn deleted(world: &World, tasks: &[&str], settings: &[(&str, &str)]) -> Ou
 }
 
 #[tokio::test]
-async fn a_list_that_somebody_waits_for_comes_to_an_end() {
+async fn a_list_that_a_person_waits_for_comes_to_an_end() {
     let world = World::without_worker(|_| {}).await;
     let tasks = ["t1", "t2", "t3", "t4", "t5", "t6", "t7"];
     world.sandbox.fault_for_all(json!({"status": 500})).await;

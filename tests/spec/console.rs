@@ -270,7 +270,7 @@ async fn without_a_mirror_one_look_is_shown_with_its_time() {
     let away = console.post("/look", "kind=task.delete&back=https://evil.example/").await;
     assert_eq!(away.headers()["location"], "/");
     assert!(console.page("/").await.contains("The ledger cannot be read"));
-    eventually("the letters are back", async || {
+    eventually("the dead letters are back", async || {
         (world.tester.ready(&[DEAD.to_owned()]).await[DEAD] == 2).then_some(())
     })
     .await;

@@ -199,7 +199,7 @@ async fn a_retry_after_of_zero_or_in_the_past_does_not_switch_pausing_off() {
 }
 
 #[tokio::test]
-async fn when_a_session_is_lost_nothing_of_it_begins_a_new_call() {
+async fn after_a_session_is_lost_none_of_its_commands_starts_a_new_call() {
     const CONCURRENCY: usize = 8;
     let api = StandIn::start(as_named).await;
     let (host, port) = broker().host_port();

@@ -154,7 +154,7 @@ async fn replay_moves_those_that_are_meant_and_the_worker_deletes_them() {
 }
 
 #[tokio::test]
-async fn a_letter_that_dies_again_tells_its_history() {
+async fn a_dead_letter_that_dies_again_tells_its_history() {
     let world = with_forbidden(&["t1"]).await;
     done(&world, &["replay", "--all", "--yes", "--by", "bob"]).await;
     let dead_letter = eventually("the second death", async || {
@@ -322,7 +322,7 @@ async fn a_success_supersedes_the_failure_of_its_command_and_the_dead_letter_kno
 }
 
 #[tokio::test]
-async fn nothing_is_removed_because_a_flag_was_forgotten() {
+async fn a_forgotten_flag_removes_nothing() {
     let (_directory, file) = scratch();
     let world = with_forbidden(&["t1"]).await;
     let discard = ["discard", "--to", path(&file), "--why", "x"];
@@ -449,7 +449,7 @@ async fn what_the_broker_itself_moved_there_is_called_poison() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_that_lies_can_be_dealt_with() {
+async fn a_dead_letter_with_a_false_date_can_be_removed() {
     let (_directory, file) = scratch();
     let world = World::without_worker(|_| {}).await;
     world.tester.leave_dead_letters_alone().await;

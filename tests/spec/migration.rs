@@ -122,7 +122,7 @@ async fn fill(tester: &Tester) {
 }
 
 #[tokio::test]
-async fn an_older_topology_becomes_this_one_with_nothing_lost() {
+async fn an_older_topology_is_migrated_without_loss() {
     let vhost = older_vhost().await;
     let (sandbox, tester) =
         (Sandbox::start(&[ORG]), Tester::connect(&broker().amqp_url(&vhost)).await);

@@ -42,7 +42,7 @@ async fn mirror_shows(world: &World, expected: &[&str]) -> StillDead {
             mirror.apply(record, offset);
         }
         let mut ids: Vec<_> = mirror
-            .letters()
+            .dead_letters()
             .filter_map(|(_, letter)| letter.properties.message_id.clone())
             .collect();
         ids.sort();
@@ -91,7 +91,7 @@ async fn the_mirror_knows_what_is_still_dead_and_who_has_done_what() {
     let world = dead_world(&["t1", "t2", "t3"]).await;
     let first = mirror_shows(&world, &["t1", "t2", "t3"]).await;
     let exported = lines(&world, &["export", "--id=t1"]).await;
-    let (_, mirrored) = first.letters().next().unwrap();
+    let (_, mirrored) = first.dead_letters().next().unwrap();
     let shown = tallyfy_delete_worker::dead_letters::export_line(mirrored);
     assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), exported[0]);
 
@@ -123,7 +123,7 @@ async fn the_mirror_knows_what_is_still_dead_and_who_has_done_what() {
     })
     .await;
     let left = mirror_shows(&world, &["t2", "t3"]).await;
-    assert!(left.letters().any(|(_, letter)| letter.retry_state.history.is_some()));
+    assert!(left.dead_letters().any(|(_, letter)| letter.retry_state.history.is_some()));
     world.assert_drained().await;
 }
 

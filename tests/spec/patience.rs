@@ -276,7 +276,7 @@ async fn a_worker_whose_clock_is_a_day_off_lets_nothing_expire_by_its_age() {
 }
 
 #[tokio::test]
-async fn a_worker_whose_clock_is_wrong_calls_for_nothing_new() {
+async fn a_worker_whose_clock_is_wrong_makes_no_calls_for_new_commands() {
     let api = StandIn::start(yesterday).await;
     let world = a_day_ahead_of(&api).await;
     let new = commands(&world, ORG, "new", 1).await;

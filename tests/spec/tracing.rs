@@ -207,7 +207,8 @@ async fn a_404_or_410_that_ends_as_success_is_no_error() {
 async fn the_spans_say_how_a_message_came_where_a_call_went_and_who_has_made_them() {
     let (world, collector) = (World::without_worker(|_| {}).await, Collector::start().await);
     let endpoint = collector.endpoint.as_str();
-    let worker = worker(&world, &[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]);
+    let named = ("OTEL_RESOURCE_ATTRIBUTES", "service.instance.id=worker-7,deployment=blue");
+    let worker = worker(&world, &[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint), named]);
     world.sandbox.tasks(ORG, &["t1"], "present").await;
     world.command(ORG, "t1").await;
     world.end("t1").await;
@@ -224,8 +225,17 @@ async fn the_spans_say_how_a_message_came_where_a_call_went_and_who_has_made_the
     assert!(url.ends_with(call["path"].as_str().unwrap()), "{url}: {call}");
     let received = collector.received.lock().unwrap().clone();
     let (resource, scope) = (received[0].resource.clone().unwrap(), &received[0].scope_spans[0]);
-    let has = |key: &str| resource.attributes.iter().any(|attribute| attribute.key == key);
-    assert!(["service.name", "service.version", "service.instance.id"].into_iter().all(has));
+    let of_the_resource = |key: &str| {
+        let attribute = resource.attributes.iter().find(|attribute| attribute.key == key);
+        match attribute.and_then(|attribute| attribute.value.clone()?.value) {
+            Some(Value::StringValue(text)) => text,
+            other => panic!("{key}: {other:?}"),
+        }
+    };
+    assert_eq!(of_the_resource("service.name"), "tallyfy-delete-worker");
+    assert!(!of_the_resource("service.version").is_empty());
+    assert_eq!(of_the_resource("service.instance.id"), "worker-7");
+    assert_eq!(of_the_resource("deployment"), "blue");
     assert_eq!(scope.schema_url, "https://opentelemetry.io/schemas/1.44.0");
     assert!(!scope.scope.as_ref().unwrap().version.is_empty());
     broker().delete_vhost(&world.vhost).await;

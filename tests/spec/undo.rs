@@ -57,7 +57,7 @@ async fn a_task_is_archived_at_once_and_deleted_when_its_undo_window_has_ended()
 }
 
 #[tokio::test]
-async fn whoever_restores_a_task_in_time_has_cancelled_its_deletion() {
+async fn restoring_a_task_in_time_cancels_its_deletion() {
     let world = with_window(Duration::from_secs(3)).await;
     world.sandbox.tasks(ORG, &["t1"], "present").await;
     let command = world.command(ORG, "t1").await;

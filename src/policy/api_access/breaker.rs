@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use super::streak::{CommandKey, Streak};
 
-/// Between two probes of an open breaker: at most two calls a second.
+/// Time between two probes of an open breaker: at most two calls per second.
 pub(super) const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// Probes of an open breaker that may be in flight at once.
 pub(super) const PROBES_IN_FLIGHT: u32 = 4;
-/// How much later a less promising command may take a free probe slot than the next better one.
+/// How much longer a less promising command waits for a free probe slot than the next better one.
 const STAGGER: Duration = Duration::from_millis(40);
 
 /// How promising a command is as a probe.
@@ -26,10 +26,10 @@ impl ProbeRank {
 
 /// # A bad command at the head of the queue does not hold the breaker open
 ///
-/// Probes are made with one command after the other: a failed one steps aside, and the next probe
-/// takes another, of an organisation that has not failed before one that has, and one that was
-/// never tried before one that was. Of the commands that wait for a slot the more promising may
-/// take it a little earlier.
+/// Each probe uses a different command: a failed one steps aside for the next. Organisations that
+/// have not failed come before those that have, and commands that were never tried before those
+/// that were. Among the commands that wait for a slot, the more promising may take it a little
+/// earlier.
 #[derive(Debug, Default)]
 pub(super) struct Breaker {
     streak: Streak,
@@ -87,13 +87,14 @@ impl Breaker {
         self.open.take().map(|open| now - open.since)
     }
 
-    /// A call of an organisation that is not suspended has failed. Whether that is enough to open.
+    /// A call of an organisation that is not suspended has failed. Returns whether that is enough
+    /// to open.
     pub(super) fn failed(&mut self, command: CommandKey) -> bool {
         self.streak.add(command);
         self.open.is_none() && self.streak.is_full()
     }
 
-    /// What has failed is dealt with otherwise.
+    /// The failures are handled otherwise: forgets them.
     pub(super) fn forget_failures(&mut self) {
         self.streak.clear();
     }

@@ -6,26 +6,28 @@ use std::time::Duration;
 
 use crate::messages::OrgId;
 
-/// Held for one organisation among several: enough to be its probes.
+/// How many are held for one organisation among several: enough to serve as its probes.
 const OF_ONE: usize = 16;
 /// Commands that may be unacknowledged while the worker probes.
 const WINDOW: usize = 512;
-/// The same with one organisation: nothing better can be behind them.
+/// The same with only one organisation: nothing better can be behind them.
 const NARROW_WINDOW: usize = 16;
-/// Held in all. The rest of the window is for what comes and is not known to fail.
+/// How many are held in total. The rest of the window is for new commands that are not known to
+/// fail.
 const OF_ALL: usize = WINDOW * 3 / 4;
-/// How long one is held where there are too many.
+/// How long a command is held if there are too many.
 const WHEN_CROWDED: Duration = Duration::from_secs(2);
-/// No wait in memory comes near `RabbitMQ`'s consumer timeout of 30 minutes, nor the alert for a
-/// command that is stuck.
+/// Keeps every wait in memory far below `RabbitMQ`'s consumer timeout of 30 minutes, and below the
+/// alert for a stuck command.
 pub const LONGEST_WAIT: Duration = Duration::from_mins(5);
-/// How often one who waits looks around.
+/// How often a waiting command checks its situation.
 pub const LOOK: Duration = Duration::from_millis(500);
-/// How often one asks again whose probe is due and is made by another: its answer may hang.
+/// How often a command asks again if its organisation's probe is due and another command makes it:
+/// that answer may hang.
 const WHILE_DUE: Duration = Duration::from_millis(250);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 
-/// How many commands are held, for each organisation.
+/// How many commands are held per organisation.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Held {
     of: HashMap<OrgId, usize>,
@@ -48,13 +50,13 @@ impl Held {
         }
     }
 
-    /// Whether one of this organisation, which counts already and has waited so long, is held on.
+    /// Whether a command of this organisation, already counted and waiting this long, stays held.
     ///
     /// # A backlog of one organisation does not hide another
     ///
-    /// Where others may be called, an organisation that may not be keeps only a few commands here,
-    /// however many it has. The rest steps aside at once, as fast as the broker delivers, so that
-    /// what stands behind it is seen. Many organisations share the room.
+    /// If other organisations may be called, an organisation that may not keeps only a few commands
+    /// here, however many it has. The rest steps aside at once, as fast as the broker delivers, so
+    /// that the commands behind it are seen. Many organisations share the room.
     pub fn may_stay(&self, org: &OrgId, waited: Duration, callable: usize) -> bool {
         if callable <= 1 {
             return waited < LONGEST_WAIT;
@@ -70,7 +72,7 @@ pub fn probe_window(callable: usize) -> usize {
     if callable > 1 { WINDOW } else { NARROW_WINDOW }
 }
 
-/// When one who was told to come back in `retry_in` asks again.
+/// When a command that was told to retry in `retry_in` asks again.
 pub fn ask_again_in(retry_in: Duration) -> Duration {
     if retry_in.is_zero() { WHILE_DUE } else { retry_in.clamp(SHORTEST_PAUSE, LOOK) }
 }

@@ -1,4 +1,4 @@
-//! How commands may be taken in: as many as there are places for, a few for probes, or none for a
+//! How commands may be consumed: as many as there are permits for, a few for probes, or none for a
 //! while.
 
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use super::breaker::PROBE_INTERVAL;
 use super::{ApiAccess, Intake};
 
 impl ApiAccess {
-    /// How commands may be taken in now.
+    /// How commands may be consumed now.
     pub fn intake(&self, now: Instant) -> Intake {
         if !self.are_all_suspended() {
             return if self.breaker.is_open() { Intake::Probing } else { Intake::Bulk };
@@ -24,14 +24,14 @@ impl ApiAccess {
             _ => suspension.next_probe,
         });
         match due.min() {
-            // Not worth to stop for less: an open breaker makes two probes a second.
+            // A shorter pause is not worth it: an open breaker makes two probes per second.
             Some(due) if due > now + PROBE_INTERVAL => Intake::Paused(due),
             _ => Intake::Probing,
         }
     }
 
-    /// Whether every organisation that commands have come for is suspended. One that has a token
-    /// and never had a command says nothing: it may be a stray file.
+    /// Whether every organisation that commands have come for is suspended. One with a token but
+    /// without any command does not count: it may be a stray file.
     pub fn are_all_suspended(&self) -> bool {
         self.callable.is_empty() || (self.called > 0 && self.suspended >= self.called)
     }

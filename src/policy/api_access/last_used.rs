@@ -1,10 +1,10 @@
-//! The last two organisations that were called: enough to ask for "another than this one".
+//! The last two organisations that were called: enough to find one other than a given one.
 
 use std::time::{Duration, Instant};
 
 use crate::messages::OrgId;
 
-/// How long after its last command an organisation is reckoned with.
+/// How long after its last command an organisation counts as active.
 const ABOUT: Duration = Duration::from_mins(1);
 
 #[derive(Debug, Default)]

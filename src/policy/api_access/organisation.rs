@@ -11,13 +11,13 @@ use super::streak::Streak;
 use super::suspension::{CircuitChange, Suspension};
 use crate::policy::verdict::Verdict;
 
-/// Calls in flight for an organisation that nobody knows to be served; each good answer allows one
+/// Calls in flight for an organisation that is not known to be served; each good answer allows one
 /// more.
 pub(super) const SLOW_START_CALLS: usize = 4;
-/// Absences without proof in a row that are believed.
+/// How many absences without proof in a row are believed.
 pub(super) const UNVERIFIED_ABSENCES: u32 = 10;
 
-/// How an organisation fares.
+/// The state of an organisation.
 #[derive(Debug)]
 pub(super) struct Organisation {
     pub(super) state: State,
@@ -25,7 +25,7 @@ pub(super) struct Organisation {
     pub(super) last_used: Instant,
     pub(super) last_call: Option<Instant>,
     pub(super) tokens: Option<Bucket>,
-    /// Until then those that were sent aside to wait for a token have their slots.
+    /// Commands that were sent aside to wait for a token have slots until then.
     pub(super) slots_until: Instant,
     served: Option<Instant>,
     streak: Streak,
@@ -67,7 +67,7 @@ impl Organisation {
         self.suspension().is_some()
     }
 
-    /// Calls that it may have in flight, of `all` that there may be.
+    /// How many of `all` calls in flight it may have.
     pub(super) fn limit(&self, all: usize) -> usize {
         match self.state {
             State::SlowStart { window } => window.min(all),
@@ -87,8 +87,8 @@ impl Organisation {
             && self.served.is_some_and(|served| now.saturating_duration_since(served) < evidence)
     }
 
-    /// What kind of permit a call would have now. With `at_any_time` a probe does not wait for its
-    /// time nor for another one's answer, where the organisation has only failed.
+    /// The kind of permit that a call would get now. With `at_any_time`, and if the organisation
+    /// has only failed, a probe waits neither for its time nor for another probe's answer.
     ///
     /// # Errors
     /// It is suspended, and no probe may be made.
@@ -123,7 +123,7 @@ impl Organisation {
         }
     }
 
-    /// A permit has come back; `took` is how long its call took, if it was made.
+    /// A permit was returned; `took` is how long its call took, if it was made.
     pub(super) fn end_call(&mut self, kind: PermitKind, took: Option<Duration>, now: Instant) {
         self.last_used = now;
         self.in_flight = self.in_flight.saturating_sub(1);
@@ -135,16 +135,16 @@ impl Organisation {
         }
     }
 
-    /// Its answers take long, so that what waits for one of its places waits long.
+    /// Its answers take long, so commands wait long for one of its permits.
     pub(super) fn is_slow(&self, now: Instant) -> bool {
         self.pace.is_slow(self.in_flight > 0, now)
     }
 
     /// # An absence is believed ten times in a row without proof, and not once more
     ///
-    /// A proxy without a route answers 404 to everything. The API of a stand-in may do so too, with
-    /// every right. Ten wrong ends, each marked as unverified, are what the doubt may cost; then
-    /// the organisation waits until something is proven.
+    /// A proxy without a route answers 404 to everything. A stand-in for the API may legitimately
+    /// do so too. Ten wrong ends, each marked as unverified, are the price of the doubt; then the
+    /// organisation waits until something is proven.
     pub(super) fn believes_absence(&self) -> bool {
         let is_misdirected = self
             .suspension()
@@ -152,7 +152,7 @@ impl Organisation {
         !is_misdirected && self.unverified < UNVERIFIED_ABSENCES
     }
 
-    /// What an answer changes. The permit has come back before.
+    /// Applies an answer. The permit was returned before.
     pub(super) fn record(
         &mut self,
         kind: PermitKind,
@@ -179,7 +179,7 @@ impl Organisation {
                 self.suspend_for_failure(kind, reason, feedback.retry_after, now)
             }
             Some(true) => self.suspend_for_failure(kind, reason, feedback.retry_after, now),
-            // It is throttled or unauthorized no longer; whether it fails is for the streak to say.
+            // It is no longer throttled or unauthorized; whether it fails is decided by the streak.
             Some(false) => self.speed_up(kind, now),
             None => None,
         }
@@ -232,7 +232,7 @@ impl Organisation {
         }
     }
 
-    /// The late failures of calls that were in flight when it was suspended say nothing new.
+    /// Late failures of calls that were in flight at the suspension say nothing new.
     fn suspend_for_failure(
         &mut self,
         kind: PermitKind,
@@ -263,22 +263,22 @@ impl Organisation {
         is_news.then_some(CircuitChange::Suspended(suspension))
     }
 
-    /// What suspended it may be gone: the next call is a probe, but not before the end of a
-    /// `Retry-After`.
+    /// The cause of the suspension may be gone: the next call is a probe, but not before the end of
+    /// a `Retry-After`.
     pub(super) fn probe_now(&mut self, now: Instant) {
         if let State::Suspended(suspension) = &mut self.state {
             suspension.next_probe = suspension.floor.max(now);
         }
     }
 
-    /// The outage is over for another organisation: it may be for this one.
+    /// The outage is over for another organisation, so it may be over for this one.
     pub(super) fn probe_outage_now(&mut self, now: Instant) {
         if self.suspension().is_some_and(|suspension| suspension.reason.is_outage()) {
             self.probe_now(now);
         }
     }
 
-    /// After an outage nobody knows who will be served.
+    /// After an outage it is unknown which organisations will be served.
     pub(super) fn restart_slowly(&mut self) {
         if matches!(self.state, State::Unrestricted | State::SlowStart { .. }) {
             self.state = State::SlowStart { window: SLOW_START_CALLS };

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// A call of this length is slow, and so is an organisation that has calls in flight and no answer
-/// for as long.
+/// A call of this length is slow. So is an organisation with calls in flight and no answer for this
+/// long.
 const SLOW_CALL: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
@@ -17,7 +17,7 @@ impl Pace {
         Self { last_call: Duration::ZERO, last_progress: now }
     }
 
-    /// A call begins where none was in flight.
+    /// A call begins while none is in flight.
     pub(super) fn begin(&mut self, now: Instant) {
         self.last_progress = now;
     }

@@ -34,7 +34,7 @@ pub enum PermitKind {
 /// Why no call may be made now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Denied {
-    /// Other calls have all the places that this organisation may take.
+    /// Other calls have all the permits that this organisation may take.
     Busy,
     /// The rate limit has no token for it before this has passed.
     RateLimited { retry_in: Duration },
@@ -44,7 +44,7 @@ pub enum Denied {
         reason: SuspendReason,
         /// Until the next probe.
         retry_in: Duration,
-        /// Until the end of what the API has asked for, where it has not come yet.
+        /// Until the end of a `Retry-After`, if that is still ahead.
         retry_after: Option<Duration>,
     },
     /// The breaker is open; a probe with this command may be made after this.
@@ -54,14 +54,13 @@ pub enum Denied {
     },
 }
 
-/// How commands may be taken in now.
+/// How commands may be consumed now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Intake {
-    /// As many as there are places for.
+    /// As many as there are permits for.
     Bulk,
     /// A few, for probes.
     Probing,
-    /// None before this moment: every organisation that there is is suspended, and none is due for
-    /// a probe.
+    /// None before this moment: all organisations are suspended, and none is due for a probe.
     Paused(Instant),
 }

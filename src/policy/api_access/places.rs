@@ -1,4 +1,4 @@
-//! The places for calls in flight: how many an organisation may take, and who gets the next one.
+//! The concurrency permits: how many an organisation may take, and which one gets the next.
 
 use std::time::Instant;
 
@@ -7,9 +7,9 @@ use super::organisation::SLOW_START_CALLS;
 use crate::messages::OrgId;
 
 impl ApiAccess {
-    /// Which of the organisations that have commands waiting for a place gets the next one: of
-    /// those that have a token the one with the fewest calls in flight, and of several the one
-    /// whose last call is the longest ago.
+    /// The organisation that gets the next permit, among those with waiting commands: the one with
+    /// a token and the fewest calls in flight; in a tie, the one whose last call is the longest
+    /// ago.
     pub fn next_in_line<'a>(
         &self,
         waiting: impl Iterator<Item = &'a OrgId>,
@@ -29,7 +29,7 @@ impl ApiAccess {
         first.map(|(_, _, org)| org)
     }
 
-    /// Whether what waits for a place of this organisation keeps others from being seen: its
+    /// Whether commands that wait for a permit of this organisation hide others, because its
     /// answers take long.
     pub fn is_slow(&self, org: &OrgId, now: Instant) -> bool {
         self.callable.len() > 1
@@ -38,11 +38,11 @@ impl ApiAccess {
 
     /// Calls that an organisation may have in flight.
     ///
-    /// # A slow organisation does not keep the last places from the others
+    /// # A slow organisation does not keep the last permits from the others
     ///
-    /// A call cannot be taken back. So while another organisation is about, one whose calls take
-    /// long leaves a quarter of the places free. One organisation alone uses all of them, and so
-    /// does one that is fast.
+    /// A call in flight cannot be cancelled. So while another organisation is active, one whose
+    /// calls take long leaves a quarter of the permits free. A single organisation uses all of
+    /// them, and so does a fast one.
     pub(super) fn limit(&self, org: &OrgId, now: Instant) -> usize {
         let all = self.concurrency;
         let Some(organisation) = self.organisations.get(org) else {

@@ -1,21 +1,21 @@
-//! How often the API may be called: token buckets, for each organisation and for all, and who waits
-//! for a token where.
+//! How often the API may be called: token buckets per organisation and for all, and where a command
+//! waits for its token.
 //!
-//! Not `governor` (0.10): it reads a clock of its own, takes a token as it looks, and keeps its
-//! keys in a map of its own. Here a token is one condition of several: it is taken only with the
-//! place, the circuit and the breaker, at a time that is an argument.
+//! Not `governor` (0.10): it reads its own clock, takes a token when it looks, and keeps its keys
+//! in its own map. Here a token is one of several conditions: it is taken only together with the
+//! permit, the circuit and the breaker, and the time is an argument.
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
-/// How long a command waits in memory for its token, where another organisation may be behind it.
+/// How long a command waits in memory for its token if another organisation may be behind it.
 pub const HELD_FOR: Duration = Duration::from_secs(5);
 /// Why a command waits in a delay queue for its token.
 pub const RATE_LIMITED: &str = "rate_limited";
-/// So many of each organisation are held however long that takes.
+/// This many per organisation are held, however long that takes.
 const HELD: usize = 16;
 
-/// So many calls in such a time.
+/// A number of calls in a period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     calls: NonZeroU32,
@@ -27,16 +27,16 @@ impl Rate {
         Self { calls, per }
     }
 
-    /// Between one token and the next.
+    /// The time from one token to the next.
     fn interval(self) -> Duration {
         self.per / self.calls.get()
     }
 
-    /// The calls of one second, and one at least: so many tokens a bucket holds.
+    /// The capacity of a bucket: the calls of one second, at least one.
     ///
-    /// # Any time sees its rate, and one second's calls more
+    /// # Any period sees at most its rate plus one second's calls
     ///
-    /// A bucket that is full gives its tokens at once, and no more than the rate from then on.
+    /// A full bucket gives its tokens at once, and from then on no more than the rate.
     fn burst(self) -> u32 {
         let a_second = Duration::from_secs(1).as_nanos() / self.interval().as_nanos().max(1);
         u32::try_from(a_second).unwrap_or(u32::MAX).max(1)
@@ -52,7 +52,7 @@ pub struct RateLimits {
     pub total: Option<Rate>,
 }
 
-/// The tokens, as the moment at which all of them are back; full at first.
+/// The tokens, stored as the moment at which the bucket is full again; full at first.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bucket {
     interval: Duration,
@@ -70,7 +70,7 @@ impl Bucket {
         self.interval
     }
 
-    /// Until there is a token; zero if there is one.
+    /// Time until there is a token; zero if there is one.
     pub(super) fn ready_in(&self, now: Instant) -> Duration {
         self.full_at.saturating_duration_since(now).saturating_sub(self.tolerance)
     }
@@ -79,12 +79,12 @@ impl Bucket {
         self.full_at <= now
     }
 
-    /// Takes a token; one that is not there yet is taken from the future.
+    /// Takes a token, if necessary one from the future.
     pub(super) fn take(&mut self, now: Instant) {
         self.full_at = self.full_at.max(now) + self.interval;
     }
 
-    /// Takes back what [`Bucket::take`] took.
+    /// Returns the token that [`Bucket::take`] took.
     pub(super) fn give_back(&mut self) {
         self.full_at = self.full_at.checked_sub(self.interval).unwrap_or(self.full_at);
     }
@@ -95,17 +95,17 @@ impl Bucket {
 pub enum TokenWait {
     /// In memory, in line.
     Here,
-    /// In a delay queue, until its turn in so long.
+    /// In a delay queue until its turn, this far away.
     Aside(Duration),
 }
 
-/// Says where one waits that has so many of its organisation before it in line, and its turn in so
-/// long.
+/// Says where a command waits, given how many of its organisation are ahead of it in line, and how
+/// far away its turn is.
 ///
-/// # What waits for a token does not hide another organisation
+/// # Commands that wait for a token do not hide another organisation
 ///
-/// A line of some seconds is no obstacle, and a copy would bring nothing. A longer one would fill
-/// the memory of the worker with one organisation, so that nobody sees the commands behind it.
+/// A line of some seconds is no obstacle, and a copy would gain nothing. A longer one would fill
+/// the worker's memory with one organisation and hide the commands behind it.
 pub(super) fn where_to_wait(ahead: usize, turn_in: Duration, is_shared: bool) -> TokenWait {
     if !is_shared || ahead < HELD || turn_in <= HELD_FOR {
         TokenWait::Here
@@ -123,7 +123,7 @@ mod tests {
         Rate::new(NonZeroU32::new(calls).unwrap(), Duration::from_secs(seconds))
     }
 
-    /// When each of so many calls is made, if each is made as soon as it may.
+    /// When each of `number` calls is made, if each is made as early as allowed.
     fn calls(rate: Rate, number: u32, start: Instant) -> Vec<Duration> {
         let (mut bucket, mut now, mut made) = (Bucket::new(rate, start), start, Vec::new());
         for _ in 0..number {
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_for_a_token_does_not_hide_another_organisation() {
+    fn commands_that_wait_for_a_token_do_not_hide_another_organisation() {
         let long = HELD_FOR * 2;
         assert_eq!(where_to_wait(99, HELD_FOR, true), TokenWait::Here);
         assert_eq!(where_to_wait(99, long, true), TokenWait::Aside(long));

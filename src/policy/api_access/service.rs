@@ -1,4 +1,4 @@
-//! What an answer says of its organisation, and what follows from it.
+//! What an answer says about its organisation, and the consequences.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub enum SuspendReason {
     Unauthorized,
     /// 5xx, time-outs, no connection: ten in a row from at least five commands.
     Failing,
-    /// Answers that are not the API's, as many; or the token does not reach the organisation; or
+    /// As many answers that are not the API's; or the token does not reach the organisation; or
     /// nothing but absences without proof.
     Misdirected,
 }
@@ -34,19 +34,19 @@ impl SuspendReason {
         }
     }
 
-    /// Whether it may be an outage of the API that others have too.
+    /// Whether it may be an outage of the API that affects others too.
     pub(super) fn is_outage(self) -> bool {
         matches!(self, Self::Failing | Self::Misdirected)
     }
 }
 
-/// What a verdict says of the organisation.
+/// What a verdict says about the organisation.
 pub(super) enum Service {
-    /// The API deals with it.
+    /// The API serves it.
     Served,
     /// It must not be called for a while, whatever the command.
     Denied(SuspendReason),
-    /// It failed, for a reason that need not be the command's.
+    /// It failed, not necessarily because of the command.
     Failed(SuspendReason),
 }
 
@@ -66,7 +66,7 @@ pub(super) fn service(verdict: Verdict) -> Service {
     }
 }
 
-/// What came of a call.
+/// The result of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Feedback {
     /// Which command it was for.
@@ -77,11 +77,11 @@ pub struct Feedback {
     pub retry_after: Option<Duration>,
 }
 
-/// What follows from an answer.
+/// The consequences of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recorded {
-    /// The answer came while its organisation is suspended or the breaker is open: it says nothing
-    /// of the command, unless it is the end that was asked for.
+    /// The answer came while its organisation is suspended or the breaker is open. It says nothing
+    /// about the command, unless it is the requested end.
     pub is_outage: bool,
     /// Worth a log line each.
     pub changes: Vec<Change>,
@@ -97,7 +97,7 @@ impl Recorded {
 /// A change that is worth a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// The organisation is suspended, or has been and never for this reason.
+    /// The organisation is newly suspended, or already suspended and now for a new reason.
     Suspended {
         /// Why.
         reason: SuspendReason,
@@ -110,10 +110,10 @@ pub enum Change {
         reason: SuspendReason,
         /// For how long.
         suspended_for: Duration,
-        /// How many of its commands have waited.
+        /// How many of its commands waited.
         waited: u64,
     },
-    /// No organisation is served.
+    /// No organisation is served any more.
     BreakerOpened,
     /// An organisation is served again.
     BreakerClosed {

@@ -1,4 +1,4 @@
-//! How an organisation stands, for people.
+//! The status of an organisation, for people.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ pub struct Standing {
     pub reason: Option<SuspendReason>,
     /// For how long it is suspended.
     pub suspended_for: Option<Duration>,
-    /// How far its next probe is away.
+    /// How far away its next probe is.
     pub next_probe_in: Option<Duration>,
     /// How many of its commands have waited since.
     pub waiting: u64,
@@ -25,7 +25,7 @@ pub struct Standing {
 }
 
 impl ApiAccess {
-    /// How many organisations with a token are suspended for this.
+    /// How many organisations with a token are suspended for this reason.
     pub fn suspended_for(&self, reason: SuspendReason) -> usize {
         self.suspensions().filter(|suspension| suspension.reason == reason).count()
     }

@@ -4,16 +4,16 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CommandKey(pub u64);
 
-/// Failing answers in a row that it takes.
+/// How many failing answers in a row it takes.
 pub(super) const ANSWERS: u32 = 10;
-/// Distinct commands that they must come from.
+/// How many distinct commands they must come from.
 pub(super) const COMMANDS: usize = 5;
 
-/// # A few commands that always fail are no outage
+/// # A few commands that always fail are not an outage
 ///
-/// An outage fails for everything; a bad command fails alone. So a streak is full only when it is
-/// long *and* comes from several distinct commands. Fewer than that use up their attempts and are
-/// dead-lettered, also where they are all that there is.
+/// In an outage everything fails; a bad command fails alone. So a streak is full only when it is
+/// long *and* comes from several distinct commands. Fewer commands use up their attempts and are
+/// dead-lettered, even if there are no others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Streak {
     answers: u32,
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_commands_that_always_fail_are_no_outage() {
+    fn a_few_commands_that_always_fail_are_not_an_outage() {
         assert!(!streak(&[1, 2, 3, 4].repeat(100)).is_full(), "four commands, however often");
         assert!(!streak(&[1, 2, 3, 4, 5, 6, 7, 8, 9]).is_full(), "nine answers");
         assert!(

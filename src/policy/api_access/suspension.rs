@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::permit::{Denied, PermitKind};
 use super::service::{Change, SuspendReason};
 
-/// The first pause; doubled each time that a probe fails.
+/// The first pause; doubled each time a probe fails.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// How long a due probe waits for a command that was never tried.
@@ -17,18 +17,18 @@ pub(super) struct Suspension {
     pub(super) since: Instant,
     pub(super) next_probe: Instant,
     pub(super) waited: u64,
-    /// What the API has asked for: no probe of any kind goes before.
+    /// The end of a `Retry-After`: no probe of any kind is made before it.
     pub(super) floor: Instant,
     pause: Duration,
     probes: u32,
-    /// Which reasons it has had.
+    /// The reasons reported so far.
     reported: [bool; SuspendReason::ALL.len()],
 }
 
 /// A change of the circuit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CircuitChange {
-    /// Suspended now; it was not before, or never for this reason.
+    /// Suspended now: it was not before, or not for this reason.
     Suspended(Suspension),
     /// No longer suspended.
     Resumed(Suspension),
@@ -70,8 +70,8 @@ impl Suspension {
         }
     }
 
-    /// Whether it has had this reason before: an organisation whose answers alternate is not worth
-    /// a line for each probe.
+    /// Whether this reason was reported before: an organisation with alternating answers is not
+    /// worth a log line per probe.
     pub(super) fn has_reported(&self, reason: SuspendReason) -> bool {
         self.reported[reason as usize]
     }
@@ -84,8 +84,8 @@ impl Suspension {
 
     /// # A `Retry-After` is a floor under the pause that would be made anyway
     ///
-    /// Zero, or a date in the past, does not shorten the pause; only a probe that fails makes it
-    /// longer, up to a minute. The answers of calls that were in flight together count once.
+    /// Zero or a date in the past does not shorten the pause. Only a failed probe makes it longer,
+    /// up to a minute. The answers of calls that were in flight together count once.
     #[must_use]
     pub(super) fn goes_on(
         self,
@@ -105,24 +105,24 @@ impl Suspension {
 
     /// # A command that was never tried is the better probe
     ///
-    /// The ones that have failed may be what suspended the organisation. So they are taken only
-    /// when no other has come for a while.
+    /// The commands that failed may be the cause of the suspension. So they are used only when no
+    /// other has come for a while.
     pub(super) fn is_due(&self, was_tried: bool, now: Instant) -> bool {
         let patience =
             if was_tried && self.reason.is_outage() { FOR_ANOTHER } else { Duration::ZERO };
         self.next_probe + patience <= now && self.probes == 0
     }
 
-    /// Whether such a permit's good answer ends it.
+    /// Whether a good answer to a call with such a permit ends the suspension.
     ///
-    /// The answer of a probe does, and of an outage that of any call: it is served. Neither
-    /// undercuts a `Retry-After`, nor does the late success of a call that began before a 429 or a
-    /// 401.
+    /// A probe's answer does. In an outage any call's answer does, because it shows that the
+    /// organisation is served. Neither undercuts a `Retry-After`, and nor does the late success of
+    /// a call that began before a 429 or a 401.
     pub(super) fn ends_with(&self, kind: PermitKind, now: Instant) -> bool {
         self.floor <= now && (kind == PermitKind::HalfOpen || self.reason.is_outage())
     }
 
-    /// Whether an open breaker may make a probe of it.
+    /// Whether an open breaker may use it for a probe.
     pub(super) fn may_be_probed_early(&self, now: Instant) -> bool {
         self.reason.is_outage() && self.floor <= now
     }

@@ -1,5 +1,5 @@
-//! The promises of the whole decision, as tables and against a model. In one file, long as it is:
-//! it has nothing but tests, and they share the model and its helpers.
+//! The promises of the whole decision, as tables and against a model. One long file: it contains
+//! only tests, and they share the model and its helpers.
 
 use super::*;
 use proptest::prelude::*;
@@ -395,7 +395,7 @@ fn an_organisation_whose_failures_alternate_is_told_of_once_for_each_reason() {
 }
 
 #[test]
-fn a_slow_organisation_does_not_keep_the_last_places_from_the_others() {
+fn a_slow_organisation_does_not_keep_the_last_permits_from_the_others() {
     let mut world = World::new();
     world.calls("a", Verdict::Deleted, CONCURRENCY);
     let permits: Vec<_> = (0..CONCURRENCY).map(|_| world.admit("a").unwrap()).collect();
@@ -430,7 +430,7 @@ fn what_is_idle_is_forgotten_and_what_is_suspended_not_before_its_commands_are_b
     assert_eq!(world.access.suspended_for(SuspendReason::Throttled), 0);
 }
 
-/// What the promises rest on, told from the answers alone.
+/// The facts behind the promises, derived from the answers alone.
 #[derive(Default)]
 struct Model {
     failures: Vec<u64>,
@@ -439,19 +439,19 @@ struct Model {
     unverified: u32,
 }
 
-/// What befalls the whole beside calls and answers.
+/// Events other than calls and answers.
 #[derive(Debug, Clone, Copy)]
 enum Event {
     Nothing,
-    /// One has no token any more.
+    /// One organisation loses its token.
     TokenGone,
-    /// One is not allowed any more.
+    /// One organisation is no longer allowed.
     Disallowed,
-    /// All have tokens.
+    /// All organisations have tokens.
     AllBack,
-    /// One has a new token.
+    /// One organisation gets a new token.
     NewToken,
-    /// Some minutes pass without a command, and what is idle is forgotten.
+    /// Some minutes pass without a command, and idle organisations are forgotten.
     Idle,
 }
 
@@ -471,7 +471,7 @@ impl World {
         self.access.organisations.get(org).is_some_and(Organisation::is_suspended)
     }
 
-    /// Returns those whose circuits are forgotten.
+    /// Returns the organisations whose circuits are forgotten.
     fn happens(
         &mut self,
         event: Event,
@@ -505,7 +505,7 @@ fn any_verdict() -> impl Strategy<Value = Verdict> {
 }
 
 proptest! {
-    /// Calls begin and end in any order, for three organisations: the promises hold for each
+    /// Calls begin and end in any order for three organisations: the promises hold for each,
     /// whatever the others do.
     #[test]
     fn the_promises_hold_whatever_happens(
@@ -526,7 +526,7 @@ proptest! {
             let now = world.now;
             if begins {
                 let was_open = world.is_breaker_open();
-                // As the engine does, which asks for a token first.
+                // Like the engine, which asks for a token first.
                 if !world.access.callable.contains(&orgs[which]) { continue }
                 let Ok(permit) = world.access.admit(&orgs[which], was_tried, now) else { continue };
                 prop_assert!(models[which].not_before.is_none_or(|moment| moment <= now), "no Retry-After is undercut");

@@ -1,4 +1,4 @@
-//! The tokens of the rate limits: how long one waits for one, and where.
+//! The tokens of the rate limits: how long a command waits for one, and where.
 
 use std::time::{Duration, Instant};
 
@@ -7,18 +7,18 @@ use super::organisation::Organisation;
 use super::rate::{Bucket, TokenWait, where_to_wait};
 use crate::messages::OrgId;
 
-/// Who waits already.
+/// The commands that wait already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Line {
-    /// Of the organisation.
+    /// Commands of the same organisation.
     pub ahead: usize,
     /// Organisations that have commands in line.
     pub organisations: usize,
 }
 
 impl ApiAccess {
-    /// Until there is a token for a call of this organisation; zero if there is one, or if nothing
-    /// is limited.
+    /// Time until there is a token for a call of this organisation; zero if there is one, or if
+    /// nothing is limited.
     pub(super) fn token_in(&self, org: &OrgId, now: Instant) -> Duration {
         let own = self.organisations.get(org).and_then(|organisation| organisation.tokens);
         let buckets = [own, self.all_tokens].into_iter().flatten();
@@ -32,7 +32,7 @@ impl ApiAccess {
         self.organisation(org, now).take_token(now);
     }
 
-    /// The call is not made.
+    /// Returns the token of a call that is not made.
     pub(super) fn give_token_back(&mut self, org: &OrgId, now: Instant) {
         if let Some(bucket) = &mut self.all_tokens {
             bucket.give_back();
@@ -42,12 +42,12 @@ impl ApiAccess {
         }
     }
 
-    /// A call was made that nobody asked for a permit for: it counts all the same.
+    /// Counts a call that was made without asking for a permit.
     pub fn count_call(&mut self, org: &OrgId, now: Instant) {
         self.take_token(org, now);
     }
 
-    /// When the next one in line of these organisations gets its token, if it waits for nothing
+    /// When the next command in line of these organisations gets its token, if it waits for nothing
     /// else.
     pub fn next_token_in<'a>(
         &self,
@@ -64,14 +64,14 @@ impl ApiAccess {
         waiting.filter(has_place).map(|org| self.token_in(org, now)).min()
     }
 
-    /// Where one more of this organisation waits; `None` if it need not wait for a token.
+    /// Where another command of this organisation waits; `None` if it need not wait for a token.
     /// `has_slot`: it was sent aside before, and its turn has come.
     ///
-    /// # Who is sent aside comes back when its turn comes
+    /// # A command that is sent aside comes back when its turn comes
     ///
-    /// Each has a slot of its own behind the last one that was given, so that those aside come back
-    /// as fast as the limit lets them be called, and no faster. One that comes back has had its
-    /// wait: it is sent aside again only if the line itself is too long.
+    /// Each gets its own slot after the last one given, so that the commands come back as fast as
+    /// the limit allows, and no faster. One that comes back has done its waiting: it is sent aside
+    /// again only if the line itself is too long.
     pub fn wait_for_token(
         &mut self,
         org: &OrgId,
@@ -98,7 +98,8 @@ impl ApiAccess {
         }
     }
 
-    /// Between one call of an organisation and its next, if so many share the limit of all.
+    /// The time between two calls of an organisation if this many organisations share the total
+    /// limit.
     fn spacing(&self, org: &OrgId, organisations: usize) -> Option<Duration> {
         let own = self.organisations.get(org).and_then(|organisation| organisation.tokens);
         let sharing = u32::try_from(organisations.max(1)).unwrap_or(u32::MAX);
@@ -114,7 +115,7 @@ impl Organisation {
         }
     }
 
-    /// It would be called too often if that were forgotten.
+    /// Whether it has spent tokens: forgetting them would let it be called too often.
     pub(super) fn has_spent_tokens(&self, now: Instant) -> bool {
         self.tokens.is_some_and(|tokens| !tokens.is_full(now)) || self.slots_until > now
     }

@@ -1,44 +1,45 @@
-//! Splits the broker's bytes into frames, and changes those that lapin could not survive. Pure.
+//! Splits the broker's bytes into frames, and changes those that would crash lapin. Pure.
 
 use std::collections::HashMap;
 use std::fmt;
 
-use sha1_smol::Sha1;
+use sha1::{Digest, Sha1};
 
 use super::header::{Keep, left_out, make_readable, rewritten};
 
-/// More than this is not kept allocated for the next frame.
+/// No more than this stays allocated for the next frame.
 const KEPT_ALLOCATED: usize = 16 * 1024;
 const METHOD: u8 = 1;
 const HEADER: u8 = 2;
 const BODY: u8 = 3;
 /// Type, channel and size.
 const FRAME_HEAD: usize = 7;
-/// Class and method of what brings a message, and the bytes before its exchange and routing key.
+/// Class and method of the frames that bring a message, and the number of bytes before its exchange
+/// and routing key.
 const DELIVER: [u8; 4] = [0, 60, 0, 60];
 const GET_OK: [u8; 4] = [0, 60, 0, 71];
 const TAG_AND_FLAG: usize = 9;
 
-/// Splits the broker's bytes into frames, in whatever pieces they come. Bodies pass at once; what
-/// is looked into is held until it is whole.
+/// Splits the broker's bytes into frames, in whatever pieces they arrive. Bodies pass at once; a
+/// frame that is inspected is held until it is complete.
 ///
 /// # A body that is too large is never held
 ///
-/// The header in front of a body says how large it is. Of one that is larger than `keep` says, each
-/// byte is forgotten as it comes, and lapin gets the SHA-1 of it instead: enough to tell one such
-/// message from another.
+/// The header before a body gives its size. If that exceeds the limit in `keep`, each byte is
+/// dropped on arrival, and lapin gets the SHA-1 of the body instead: enough to tell such messages
+/// apart.
 #[derive(Debug)]
 pub struct WireGuard {
     keep: Keep,
     held: Vec<u8>,
-    /// Bytes of the present frame that need no looking at.
+    /// Bytes of the current frame that pass without inspection.
     passing: usize,
-    /// The channel whose body they are, if they are left out.
+    /// If those bytes are left out, the channel whose body they are.
     swallowing: Option<u16>,
     left_out: HashMap<u16, LeftOut>,
 }
 
-/// A body that is left out, as far as it has come.
+/// A body that is left out, as far as it has arrived.
 struct LeftOut {
     to_come: u64,
     digest: Sha1,
@@ -51,12 +52,12 @@ impl fmt::Debug for LeftOut {
 }
 
 impl WireGuard {
-    /// A guard at the beginning of a connection.
+    /// A guard for a new connection.
     pub fn new(keep: Keep) -> Self {
         Self { keep, held: Vec::new(), passing: 0, swallowing: None, left_out: HashMap::new() }
     }
 
-    /// Takes bytes as they come from the broker, and adds to `out` what lapin may have.
+    /// Takes bytes from the broker, and appends to `out` what lapin may see.
     pub fn pass(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
         while !bytes.is_empty() {
             if self.passing > 0 {
@@ -78,7 +79,7 @@ impl WireGuard {
         }
     }
 
-    /// Passes on what needs no more looking at.
+    /// Passes on the bytes that need no more inspection.
     fn let_go(&mut self, out: &mut Vec<u8>) {
         let Some(length) = frame_length(&self.held) else { return };
         match self.held[0] {
@@ -115,24 +116,25 @@ impl WireGuard {
         self.held.shrink_to(KEPT_ALLOCATED);
     }
 
-    /// Of the frame that is held.
+    /// The channel of the held frame.
     fn channel(&self) -> u16 {
         self.held.get(1..3).map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
     }
 
-    /// Forgets a piece of a body frame, whose last byte is its end.
+    /// Drops a piece of a body frame, except the frame's end byte.
     fn swallow(&mut self, channel: u16, piece: &[u8], out: &mut Vec<u8>) {
         let payload = &piece[..piece.len().min(self.passing - 1)];
         self.passing -= piece.len();
         if self.passing == 0 {
             self.swallowing = None;
         }
-        let Some(body) = self.left_out.get_mut(&channel) else { return };
+        let Some(mut body) = self.left_out.remove(&channel) else { return };
         body.digest.update(payload);
         body.to_come = body.to_come.saturating_sub(payload.len() as u64);
-        if self.passing == 0 && body.to_come == 0 {
-            let digest = body.digest.digest().bytes();
-            self.left_out.remove(&channel);
+        if self.passing > 0 || body.to_come > 0 {
+            self.left_out.insert(channel, body);
+        } else {
+            let digest = body.digest.finalize();
             out.push(BODY);
             out.extend(channel.to_be_bytes());
             out.extend(u32::try_from(digest.len()).unwrap_or_default().to_be_bytes());
@@ -149,7 +151,7 @@ fn frame_length(start: &[u8]) -> Option<usize> {
     Some(size.iter().fold(0, |size, byte| size << 8 | usize::from(*byte)) + FRAME_HEAD + 1)
 }
 
-/// Exchange and routing key of a message are read by the library, and not by us.
+/// The library reads a message's exchange and routing key, so they must be valid UTF-8.
 fn make_address_readable(method: &mut [u8]) {
     let before = match method.first_chunk() {
         Some(&DELIVER) => 4 + 1 + method.get(4).map_or(0, |tag| usize::from(*tag)) + TAG_AND_FLAG,
@@ -200,7 +202,7 @@ mod tests {
     #[test]
     fn a_body_that_is_too_large_is_never_held() {
         let out = passed([&[large(1, &[7; 5000]), delivery(b"id", b"key")].concat()[..]]);
-        let digest = frame_on(1, BODY, &Sha1::from([7; 5000]).digest().bytes());
+        let digest = frame_on(1, BODY, &Sha1::digest([7; 5000]));
         let body = [other().repeat(99), digest, other(), delivery(b"id", b"key")].concat();
         assert!(out.ends_with(&body), "its digest, where its last byte was");
         assert!(out.len() < body.len() + 150, "nothing but a header is left of it");

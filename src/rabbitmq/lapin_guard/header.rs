@@ -1,31 +1,31 @@
-//! A message's header as the broker sends it (class, size, properties), read before lapin reads it.
-//! Leaves out what lapin could not survive; what the reader of the message would then miss becomes
-//! a fault of the message. Pure.
+//! Reads a message's header as the broker sends it (class, size, properties), before lapin does.
+//! Leaves out whatever would crash lapin; if the reader of the message then lacks something, that
+//! becomes a fault of the message. Pure.
 
 use std::ops::Range;
 use std::str;
 
-/// What to keep of a message that cannot be passed on as it is.
+/// What to keep of a message that cannot be passed on unchanged.
 #[derive(Debug, Clone, Copy)]
 pub struct Keep {
-    /// Names of the headers to keep, the most needed first. What is deep or long is left out even
-    /// so.
+    /// Names of the headers to keep, the most important first. Deep or long values are left out
+    /// even so.
     pub headers: &'static [&'static str],
-    /// Name of the header that says what was wrong with the message. It is added; a producer may
-    /// forge it.
+    /// Name of the header that says what was wrong with the message. The guard adds it; a producer
+    /// may forge it.
     pub fault: &'static str,
-    /// A body of more bytes is left out; its SHA-1 comes in its place.
+    /// A larger body is left out and replaced by its SHA-1.
     pub largest_body: u64,
-    /// Name of the header that says how many bytes were left out. It is added; a producer may forge
-    /// it.
+    /// Name of the header that says how many bytes were left out. The guard adds it; a producer may
+    /// forge it.
     pub left_out: &'static str,
 }
 
-/// Every AMQP peer takes frames of 4,096 bytes, eight of them around the payload, whatever else was
-/// agreed.
+/// Every AMQP peer accepts frames of 4,096 bytes, whatever was negotiated. Eight of them surround
+/// the payload.
 const LARGEST: usize = 4096 - 8;
-/// Tables and arrays in each other. `x-death` has two. Each level costs the library up to ten KiB
-/// of a stack of two MiB.
+/// The deepest nesting of tables and arrays. `x-death` has two levels. Each level costs the library
+/// up to ten KiB of a stack of two MiB.
 const DEEPEST: usize = 16;
 const LONGEST_TEXT: usize = 1024;
 const HEADERS: usize = 2;
@@ -50,7 +50,7 @@ const PROPERTIES: [(&str, Form); 14] = [
 /// Class and weight, and the size of the body.
 const CLASS_AND_SIZE: usize = 12;
 const SIZE: Range<usize> = 4..CLASS_AND_SIZE;
-/// Of a SHA-1.
+/// The length of a SHA-1.
 const DIGEST_BYTES: [u8; 8] = 20_u64.to_be_bytes();
 
 #[derive(Clone, Copy)]
@@ -62,12 +62,12 @@ enum Form {
 
 /// # Nothing that lapin cannot read ever reaches it
 ///
-/// lapin reads nested tables by recursion on a thread whose stack we cannot choose, and an overflow
-/// ends the process. A short string that is no UTF-8 ends the connection, each time it is
-/// delivered. So does a header larger than the agreed frame, which the broker does send; one of 32
-/// frames first silences the connection for two heartbeats. So a header that is small, flat and
-/// readable passes as it is (`None`); any other is written again, with what `keep` names of it. So
-/// is that of a body which is left out.
+/// lapin reads nested tables by recursion on a thread whose stack size we cannot set, and an
+/// overflow ends the process. A short string that is not UTF-8 ends the connection, each time it is
+/// delivered. So does a header larger than the negotiated frame, which the broker does send; one of
+/// 32 frames first silences the connection for two heartbeats. Therefore a small, flat and readable
+/// header passes unchanged (`None`), and any other is rewritten with only the headers that `keep`
+/// names. The header of a body that is left out is rewritten too.
 pub fn rewritten(payload: &[u8], keep: Keep) -> Option<Vec<u8>> {
     let (frame, properties) = payload.split_at_checked(CLASS_AND_SIZE)?;
     let found = read_properties(properties);
@@ -89,15 +89,14 @@ pub fn rewritten(payload: &[u8], keep: Keep) -> Option<Vec<u8>> {
     Some([&frame[..SIZE.start], size, &write_properties(&found, &added, keep)].concat())
 }
 
-/// How many bytes the body has that follows this header, if it is left out.
+/// The size of the body that follows this header, if it is to be left out.
 pub(super) fn left_out(payload: &[u8], keep: Keep) -> Option<u64> {
     let size = payload.get(SIZE)?;
     let size = size.iter().fold(0, |size, byte| size << 8 | u64::from(*byte));
     (size > keep.largest_body).then_some(size)
 }
 
-/// The text of a short string that is read by somebody else, without what is no UTF-8; of the same
-/// length.
+/// Replaces invalid UTF-8 in a short string that the library reads; the length stays the same.
 pub(super) fn make_readable(text: &mut [u8]) {
     if str::from_utf8(text).is_err() {
         text.iter_mut().filter(|byte| !byte.is_ascii()).for_each(|byte| *byte = b'?');
@@ -150,8 +149,8 @@ fn write_properties(found: &Found<'_>, added: &[Vec<u8>], keep: Keep) -> Vec<u8>
     [&flags.to_be_bytes()[..], &values].concat()
 }
 
-/// What is added, and the entries that `keep` names and that are small and flat enough, in at most
-/// `room` bytes; of several with one name the last.
+/// The added entries, and the entries that `keep` names and that are small and flat enough, in at
+/// most `room` bytes. Of several entries with one name, the last.
 fn kept(table: &[u8], added: &[Vec<u8>], keep: Keep, room: usize) -> Vec<u8> {
     let mut found = vec![None; keep.headers.len()];
     let mut rest = Reader(table);
@@ -185,7 +184,7 @@ fn entry_of_number(name: &str, number: u64) -> Vec<u8> {
     entry
 }
 
-/// Flat enough, and every name, type and length is as it should be.
+/// Whether it is flat enough, and every name, type and length is valid.
 fn is_plain(table: &[u8], depth: usize) -> bool {
     let mut rest = Reader(table);
     while let Some(entry) = rest.entry() {
@@ -214,7 +213,7 @@ fn is_plain_value(kind: u8, value: &[u8], depth: usize) -> bool {
 }
 
 fn put_short(bytes: &mut Vec<u8>, text: &[u8]) {
-    // A short string was read from one byte of length, or is one of our own names.
+    // The text was read as a short string, or is one of our own names, so its length fits a byte.
     bytes.push(u8::try_from(text.len()).unwrap_or_default());
     bytes.extend(text);
 }
@@ -224,7 +223,7 @@ fn put_long(bytes: &mut Vec<u8>, text: &[u8]) {
     bytes.extend(text);
 }
 
-/// One header, and the bytes of all of it.
+/// One header, with all its bytes.
 struct Entry<'a> {
     name: &'a [u8],
     kind: u8,
@@ -232,7 +231,7 @@ struct Entry<'a> {
     bytes: &'a [u8],
 }
 
-/// What is left to read. `None` means the end, or to something that cannot be read.
+/// The bytes left to read. `None` means the end or something unreadable.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -266,7 +265,7 @@ impl<'a> Reader<'a> {
         read
     }
 
-    /// The types of RabbitMQ; where they differ from AMQP's, the library takes RabbitMQ's side.
+    /// The types of RabbitMQ, which the library also uses where they differ from AMQP's.
     fn value_of(&mut self, kind: u8) -> Option<&'a [u8]> {
         match kind {
             b'V' => self.take(0),
@@ -339,7 +338,7 @@ mod tests {
         })
     }
 
-    /// As lapin reads it.
+    /// Reads it like lapin.
     fn read(payload: &[u8]) -> AMQPProperties {
         let payload = rewritten(payload, KEEP).unwrap_or(payload.to_vec());
         assert!(payload.len() <= LARGEST && payload[..12] == FRAME);
@@ -445,7 +444,7 @@ mod tests {
             flags in any::<u16>(), values in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..16),
             sizes in any::<bool>(), entries in proptest::collection::vec(("[a-z]{0,9}", value()), 0..9),
         ) {
-            // With lengths that fit, or with lengths of any kind.
+            // With lengths that fit, or with arbitrary lengths.
             let values: Vec<Vec<u8>> = values.into_iter().map(|mut value| {
                 if sizes { value.truncate(255); value.insert(0, u8::try_from(value.len()).unwrap()); }
                 value

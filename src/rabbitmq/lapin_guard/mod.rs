@@ -1,15 +1,15 @@
-//! Between the socket and lapin: lapin gets only the bytes that it survives. Uses lapin's own entry
-//! for foreign transports.
+//! Stands between the socket and lapin: lapin gets only bytes that it survives. Uses lapin's own
+//! interface for custom transports.
 //!
-//! Three things that any producer can send harm lapin 4.12.3, and so everything else in the
-//! process: header tables nested some thousand times overflow the stack of lapin's own thread and
-//! abort the process; a header larger than the agreed frame, which the broker does send, ends the
-//! connection, one of 32 frames only after two heartbeats of silence; text that is not UTF-8 in a
-//! property ends the connection. Each does so again at every delivery. `docs/upstream.md` tells
-//! lapin's maintainers. When lapin survives these, this module can go.
+//! Any producer can send three things that harm lapin 4.12.3, and with it the whole process: header
+//! tables nested some thousand times overflow the stack of lapin's own thread and abort the
+//! process; a header larger than the negotiated frame, which the broker does send, ends the
+//! connection (one of 32 frames only after two heartbeats of silence); text that is not UTF-8 in a
+//! property ends the connection. Each happens again at every delivery. `docs/upstream.md` has the
+//! report for lapin's maintainers. When lapin survives these, this module can go.
 //!
-//! It knows nothing of the rest of this program, so that it can be lifted out. [`Keep`] tells it
-//! what to save of a header.
+//! It knows nothing of the rest of this program, so that it can be extracted. [`Keep`] tells it
+//! what to keep of a header.
 
 mod frames;
 mod header;
@@ -32,10 +32,10 @@ pub use header::{Keep, rewritten};
 pub use stream::Socket;
 use stream::{GuardedReactor, GuardedStream};
 
-/// A socket to one address of the broker's host, with TLS where its URI asks for that.
+/// Opens a socket to one address of the broker's host, with TLS if its URI asks for it.
 ///
 /// # Errors
-/// The system's word; [`io::ErrorKind::TimedOut`] where the address did not take the connection
+/// The system's error; [`io::ErrorKind::TimedOut`] if the address did not accept the connection
 /// within `limit`.
 pub async fn dial(
     uri: &AMQPUri,
@@ -56,7 +56,7 @@ pub async fn dial(
 /// Connects lapin to the broker over a socket, with the guard between them.
 ///
 /// # Errors
-/// lapin's word.
+/// lapin's error.
 pub async fn connect(
     uri: AMQPUri,
     socket: Socket,
@@ -64,7 +64,7 @@ pub async fn connect(
     keep: Keep,
 ) -> lapin::Result<Connection> {
     let stream = Mutex::new(Some(GuardedStream::new(socket, keep)));
-    // lapin dials once: its recovery, which would dial again, stays off.
+    // lapin connects only once: its recovery, which would connect again, stays off.
     let dial = async move |_: AMQPUri, _| {
         let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
         stream

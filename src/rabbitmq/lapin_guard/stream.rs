@@ -1,5 +1,5 @@
-//! The transport that lapin is given: tokio's, whose incoming bytes pass the guard. What we send
-//! passes untouched.
+//! The transport for lapin: tokio's, with incoming bytes passed through the guard. Outgoing bytes
+//! pass unchanged.
 
 use std::future::Future;
 use std::io::{self, IoSlice, Read, Write};
@@ -41,7 +41,7 @@ impl Reactor for GuardedReactor {
         &self,
         _: H,
     ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
-        // lapin registers no socket that it did not get from us.
+        // lapin registers only sockets that it got from us.
         Err::<DummyIO, _>(io::ErrorKind::Unsupported.into())
     }
 
@@ -73,7 +73,7 @@ pub(super) struct GuardedStream {
     socket: Socket,
     guard: WireGuard,
     read: Box<[u8; AT_A_TIME]>,
-    /// What the library has not taken yet, from `taken` on.
+    /// Bytes that the library has not taken yet, from `taken` on.
     passed: Vec<u8>,
     taken: usize,
 }

@@ -10,18 +10,18 @@ use crate::kind::Kind;
 use crate::messages::names;
 
 const DELIVERY_LIMIT: i32 = 20;
-/// Of queues that people look into: RabbitMQ 4.0 to 4.2 drop a message that went back more often
-/// than their default, 20.
+/// The limit of queues that people look into: RabbitMQ 4.0 to 4.2 drop a message that was requeued
+/// more often than their default, 20.
 pub(super) const LOOKS_LIMIT: i32 = 100_000;
 /// Some 400,000 records, which a worker reads in a few seconds when it starts.
 const LEDGER_BYTES: i64 = 64 * 1024 * 1024;
-/// A stream forgets whole segments.
+/// A stream drops whole segments.
 const LEDGER_SEGMENT: i64 = 8 * 1024 * 1024;
 const AUDIT_SEGMENT: i64 = 64 * 1024 * 1024;
 const X_DELIVERY_LIMIT: &str = "x-delivery-limit";
-/// Dead letters of so long are in the mirror of their kind.
+/// How long dead letters stay in the mirror of their kind.
 const MIRROR_AGE: &str = "30D";
-/// Of so many bytes at most: a dead letter has a few hundred.
+/// The mirror's size limit; a dead letter has a few hundred bytes.
 const MIRROR_BYTES: i64 = 1024 * 1024 * 1024;
 const MIRROR_SEGMENT: i64 = 32 * 1024 * 1024;
 const UNROUTED_EVENTS_LIMIT: i32 = 100_000;
@@ -30,12 +30,11 @@ pub(super) struct QueueSpec {
     pub(super) name: String,
     pub(super) arguments: FieldTable,
     pub(super) bindings: Vec<(&'static str, String)>,
-    /// A binding of the versions before, which is taken away when all of this queue's own are
-    /// there.
+    /// A binding of earlier versions, which is removed when all of this queue's bindings exist.
     pub(super) old_binding: Option<(&'static str, String)>,
-    /// The arguments of the versions before, with which the queue is accepted too.
+    /// The arguments of earlier versions, with which the queue is accepted too.
     pub(super) old_arguments: Option<FieldTable>,
-    /// Nothing but looking needs it: a worker that may not declare it works without.
+    /// Only needed for looking: a worker that may not declare it works without it.
     pub(super) is_optional: bool,
 }
 
@@ -53,17 +52,17 @@ pub(super) fn exchanges() -> [(&'static str, ExchangeKind, FieldTable); 6] {
 
 /// # No queue loses what it dead-letters
 ///
-/// At-least-once dead-lettering needs all of: a dead-letter exchange, the strategy, and
-/// `reject-publish`; with the default overflow RabbitMQ falls back to at-most-once without a word.
-/// The dead-letter queue comes first, then that of undeliverable commands, and the work queue
-/// before the delay queues, so that no queue ever dead-letters to one that is not there yet.
+/// At-least-once dead-lettering needs all of these: a dead-letter exchange, the strategy, and
+/// `reject-publish`. With the default overflow RabbitMQ silently falls back to at-most-once. The
+/// dead-letter queue comes first, then that of undeliverable commands, and the work queue before
+/// the delay queues, so that no queue ever dead-letters to one that does not exist yet.
 ///
-/// # An older topology becomes this one with nothing lost
+/// # An older topology is migrated without loss
 ///
-/// In the versions before, what RabbitMQ dead-letters went straight to the dead letters, by the key
-/// of its kind. No argument of a queue has changed for that, only bindings: the new ones are all
-/// made before the old one is taken away, so at each moment such a message has a queue. Between the
-/// two it has both, and its dead letter is there twice.
+/// In earlier versions, messages that RabbitMQ dead-letters went straight to the dead letters, by
+/// the key of their kind. No queue argument has changed since, only bindings: all new ones are made
+/// before the old one is removed, so such a message always has a queue. In between it has both, and
+/// its dead letter is there twice.
 pub(super) fn queues(topology: &Topology) -> Vec<QueueSpec> {
     let undo = topology.undo_window.filter(|_| topology.kinds.contains(&Kind::TaskDelete));
     let undo = undo.map(|window| undo_queue(Kind::TaskDelete, window));
@@ -117,7 +116,7 @@ fn audit(retention: Duration) -> QueueSpec {
     )
 }
 
-/// A queue that no version before declared otherwise.
+/// A queue that no earlier version declared differently.
 fn plain(name: String, arguments: FieldTable, binding: (&'static str, String)) -> QueueSpec {
     QueueSpec {
         name,
@@ -153,13 +152,13 @@ fn queues_of(kind: Kind, delays: &[(String, u32)]) -> Vec<QueueSpec> {
         table(to_undeliverable.into_iter().chain(limit())),
         (names::COMMANDS_EXCHANGE, key.into()),
     );
-    // As long as a person takes to decide.
+    // Commands stay as long as a person takes to decide.
     let held = plain(
         kind.held_queue(),
         table([quorum(), looks_limit()]),
         (names::RETRY_EXCHANGE, kind.held_queue()),
     );
-    // By a key of its own: see `messages::mirror`.
+    // Has its own key: see `messages::mirror`.
     let mirror = QueueSpec {
         is_optional: true,
         ..plain(

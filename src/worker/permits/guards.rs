@@ -1,5 +1,4 @@
-//! What comes back by itself: a permit whose call does not come about, and the count of a command
-//! that is held.
+//! Guards that return on drop: a permit whose call is not made, and the count of a held command.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,7 +7,7 @@ use super::Permits;
 use crate::messages::OrgId;
 use crate::policy::api_access::{Feedback, Permit, PermitKind, Recorded};
 
-/// A permit on its way; it comes back by itself where no call comes about.
+/// A lent permit; it is returned on drop if no call is made.
 pub struct PermitGuard {
     pub(super) permits: Arc<Permits>,
     pub(super) org: OrgId,

@@ -1,4 +1,5 @@
-//! Those in line that wait for a token of the rate limit: counted, and served when it is there.
+//! Commands in line that wait for a token of the rate limit: counts them, and serves them when
+//! there is one.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,8 +19,8 @@ impl Permits {
         self.rate_limit_waits.get_or_create(&[("where", place)]).inc();
     }
 
-    /// Serves those in line when there is a token, which no answer tells of. One look at a time is
-    /// enough for all.
+    /// Schedules serving the line when the next token is available, because no answer signals that.
+    /// One timer at a time is enough.
     pub(super) fn look_at_the_next_token(self: &Arc<Self>, shared: &mut Shared, now: Instant) {
         let next = shared.access.next_token_in(shared.lines.orgs(), now);
         let (Some(wait), false, Ok(runtime)) = (next, shared.is_timed, Handle::try_current())

@@ -49,6 +49,9 @@ struct Cli {
     /// Another build of the worker, measured in the same rounds; may be given again.
     #[arg(long, value_name = "PROGRAM")]
     against: Vec<PathBuf>,
+    /// Measure the worker as it was built last, even if its sources have changed since.
+    #[arg(long)]
+    as_built: bool,
     /// Only the floor and the worker as it is set in production.
     #[arg(long)]
     brief: bool,
@@ -129,7 +132,7 @@ impl Cli {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    if !matches!(
+    let measures = !matches!(
         cli.part,
         Some(
             Part::Stub { .. }
@@ -137,7 +140,8 @@ async fn main() -> ExitCode {
                 | Part::FloorBoth { .. }
                 | Part::FloorHttp { .. }
         )
-    ) {
+    );
+    if measures && !cli.as_built {
         process::build_the_worker();
     }
     let (text, report) = match cli.part {

@@ -15,7 +15,7 @@ use super::seen::seen;
 use super::viewer::{Rights, Viewer};
 use crate::messages::{DeadLetter, HeaderValue};
 
-/// What is shown of a body.
+/// How much of a body is shown.
 const MOST: usize = 64 * 1024;
 
 pub(super) async fn show(
@@ -29,47 +29,47 @@ pub(super) async fn show(
         Err(why) => return wrong(&viewer, &why),
     };
     let at = fields.get("at").unwrap_or_default();
-    let found = seen(&shared, kind).await.letters.into_iter().find(|(name, _)| name == at);
-    let Some((_, letter)) = found else {
+    let found = seen(&shared, kind).await.dead_letters.into_iter().find(|(name, _)| name == at);
+    let Some((_, dead_letter)) = found else {
         let why = "That dead letter is no longer there: it was replayed or discarded, or the last look did not see it.";
         return refusal(&viewer, StatusCode::NOT_FOUND, why);
     };
-    let title = letter
+    let title = dead_letter
         .object_id()
         .map_or_else(|| "A dead letter".to_owned(), |id| format!("Dead letter of {id}"));
     let body = html! {
         p { a href={ "/dead?kind=" (kind) } { "All dead letters of " (kind) } }
-        (facts(&letter))
-        section aria-labelledby="history" { h2 #history { "History" } (history(&letter)) }
-        section aria-labelledby="headers" { h2 #headers { "Headers" } (headers(&letter)) }
-        section aria-labelledby="body" { h2 #body { "Body" } (body(&letter)) }
-        (buttons(&viewer, &shared, &letter))
+        (facts(&dead_letter))
+        section aria-labelledby="history" { h2 #history { "History" } (history(&dead_letter)) }
+        section aria-labelledby="headers" { h2 #headers { "Headers" } (headers(&dead_letter)) }
+        section aria-labelledby="body" { h2 #body { "Body" } (body(&dead_letter)) }
+        (buttons(&viewer, &shared, &dead_letter))
     };
     page(&viewer, "/dead", &title, &body).into_response()
 }
 
-fn facts(letter: &DeadLetter) -> Markup {
-    let ids = letter.event_ids();
-    let properties = &letter.properties;
+fn facts(dead_letter: &DeadLetter) -> Markup {
+    let ids = dead_letter.event_ids();
+    let properties = &dead_letter.properties;
     let trace = properties.traceparent.as_deref().and_then(trace_id);
     let rows = [
-        ("Reason", Some(letter.reason.clone())),
-        ("Detail", Some(letter.detail.clone())),
-        ("Kind", Some(letter.kind.to_string())),
-        ("Organisation", letter.org_id()),
-        ("Object", letter.object_id()),
+        ("Reason", Some(dead_letter.reason.clone())),
+        ("Detail", Some(dead_letter.detail.clone())),
+        ("Kind", Some(dead_letter.kind.to_string())),
+        ("Organisation", dead_letter.org_id()),
+        ("Object", dead_letter.object_id()),
         ("Command id", properties.message_id.clone()),
         ("Correlation id", properties.correlation_id.clone()),
         ("Published by", properties.published_by.clone()),
-        ("Attempts", Some(letter.retry_state.attempts.to_string())),
-        ("Last status", letter.retry_state.last_status.map(|status| status.to_string())),
+        ("Attempts", Some(dead_letter.retry_state.attempts.to_string())),
+        ("Last status", dead_letter.retry_state.last_status.map(|status| status.to_string())),
         ("Trace id", trace.map(str::to_owned)),
         ("Failure event", Some(ids.failure)),
         ("Superseded by", Some(format!("{}, if there is such an event", ids.success))),
-        ("Unreadable", letter.fault.clone()),
+        ("Unreadable", dead_letter.fault.clone()),
     ];
     html! {
-        @if letter.may_be_done() {
+        @if dead_letter.may_be_done() {
             p.notice { "It may have succeeded: an answer was lost, or it was delivered more than once." }
         }
         dl.facts {
@@ -80,19 +80,19 @@ fn facts(letter: &DeadLetter) -> Markup {
     }
 }
 
-/// What became of the command, the first first.
-fn history(letter: &DeadLetter) -> Markup {
-    let died = format!("died of {}: {}", letter.reason, letter.detail);
+/// What happened to the command, in order.
+fn history(dead_letter: &DeadLetter) -> Markup {
+    let died = format!("died of {}: {}", dead_letter.reason, dead_letter.detail);
     html! {
         ol.history {
-            @if let Some(first) = letter.retry_state.first_seen { li { (exact(Some(first))) " " span { "first delivered to a worker" } } }
-            @for event in letter.retry_state.history.as_deref().into_iter().flat_map(events) { li { (said(event)) } }
-            li.bad { (exact(letter.failed_at)) " " (said(&died)) }
+            @if let Some(first) = dead_letter.retry_state.first_seen { li { (exact(Some(first))) " " span { "first delivered to a worker" } } }
+            @for event in dead_letter.retry_state.history.as_deref().into_iter().flat_map(events) { li { (said(event)) } }
+            li.bad { (exact(dead_letter.failed_at)) " " (said(&died)) }
         }
     }
 }
 
-/// The events of an `x-history`. A detail may have semicolons of its own.
+/// The events of an `x-history`. A detail may contain semicolons.
 fn events(history: &str) -> Vec<&str> {
     let begins = |at: usize| {
         let rest = &history[at..];
@@ -114,9 +114,9 @@ fn trace_id(traceparent: &str) -> Option<&str> {
     (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(id)
 }
 
-/// As a copy of it would have them.
-fn headers(letter: &DeadLetter) -> Markup {
-    let copy = letter.again();
+/// The headers that a copy would have.
+fn headers(dead_letter: &DeadLetter) -> Markup {
+    let copy = dead_letter.again();
     let text = |value: &HeaderValue| match value {
         HeaderValue::Text(text) => text.clone(),
         HeaderValue::Number(number) => number.to_string(),
@@ -141,29 +141,29 @@ fn headers(letter: &DeadLetter) -> Markup {
     }
 }
 
-fn body(letter: &DeadLetter) -> Markup {
-    let shown = &letter.body[..letter.body.len().min(MOST)];
+fn body(dead_letter: &DeadLetter) -> Markup {
+    let shown = &dead_letter.body[..dead_letter.body.len().min(MOST)];
     let text = String::from_utf8_lossy(shown);
-    let is_text = str::from_utf8(&letter.body).is_ok();
+    let is_text = str::from_utf8(&dead_letter.body).is_ok();
     let text: String = text
         .chars()
         .map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c })
         .collect();
     html! {
         p.dim {
-            (letter.body.len()) " bytes"
-            @if !is_text { ", which are no UTF-8: what is none is shown as \u{fffd}. An export has every byte." }
-            @if letter.body.len() > MOST { ", of which the first " (MOST) " are shown." }
+            (dead_letter.body.len()) " bytes"
+            @if !is_text { ", which are not UTF-8: invalid parts are shown as \u{fffd}. An export has every byte." }
+            @if dead_letter.body.len() > MOST { ", of which the first " (MOST) " are shown." }
         }
         pre tabindex="0" role="region" aria-label="Text of the body" { (text) }
     }
 }
 
-fn buttons(viewer: &Viewer, shared: &Shared, letter: &DeadLetter) -> Markup {
+fn buttons(viewer: &Viewer, shared: &Shared, dead_letter: &DeadLetter) -> Markup {
     html! {
         form.buttons method="post" {
-            input type="hidden" name="kind" value=(letter.kind);
-            input type="hidden" name=(PICKED) value=(letter.failure_event());
+            input type="hidden" name="kind" value=(dead_letter.kind);
+            input type="hidden" name=(PICKED) value=(dead_letter.failure_event());
             @if viewer.rights == Rights::Act {
                 button formaction="/preview/replay" { "Replay…" }
                 @if shared.settings.discarded.is_some() { button formaction="/preview/discard" { "Discard…" } }
