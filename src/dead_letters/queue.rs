@@ -4,7 +4,6 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -23,9 +22,6 @@ const REDELIVERY_THRESHOLD: u32 = 8;
 /// closes the channel.
 const LONGEST_PASS: Duration = Duration::from_mins(20);
 
-/// Others may take dead letters meanwhile, and then they are never all back.
-const BACK_WITHIN: Duration = Duration::from_secs(2);
-
 /// Has two connections, like the worker: one to read and remove, one to publish.
 pub(super) struct DeadLetterQueue {
     kind: Kind,
@@ -43,15 +39,6 @@ pub(super) enum Disposition {
     Removed,
     /// It stays, and the pass ends here.
     Enough(Delivery<DeadLetter>),
-}
-
-/// How many dead letters there were at the last look.
-#[derive(Default)]
-struct There {
-    /// To be requeued when the pass ends.
-    unacknowledged: u32,
-    /// In the queue, behind them.
-    behind: u32,
 }
 
 /// How a pass has ended.
@@ -129,44 +116,26 @@ impl DeadLetterQueue {
         stop: &CancellationToken,
         mut look: impl AsyncFnMut(Delivery<DeadLetter>) -> Result<Disposition, DeadLettersError>,
     ) -> Result<Pass, DeadLettersError> {
-        let reader = DeadLetterReader::open(&self.reading, self.kind).await?;
-        let mut there = There::default();
-        let result = self.pass(&reader, stop, &mut look, &mut there).await;
-        reader.close().await;
-        if there.unacknowledged > 0 {
-            self.until_back(&there).await;
-        }
-        result
-    }
-
-    /// # The next pass sees what this one held
-    ///
-    /// RabbitMQ does not say when requeued messages are back in the queue. After a nack, its
-    /// channel passes on some 32 and keeps the rest until the queue has answered; and it sends
-    /// `channel.close-ok` before the channel has ended.
-    async fn until_back(&self, there: &There) {
-        let began = Instant::now();
-        let Ok(reader) = DeadLetterReader::open(&self.reading, self.kind).await else { return };
-        loop {
-            // A depth of 0 may come from a slow queue.
-            let is_over = match reader.ready().await {
-                Some(ready) => ready >= there.unacknowledged + there.behind,
-                None => true,
-            };
-            if is_over || began.elapsed() > BACK_WITHIN {
-                break;
+        let mut reader = DeadLetterReader::open(&self.reading, self.kind).await?;
+        let mut result = self.pass(&mut reader, stop, &mut look).await;
+        if result.is_ok() {
+            // They go back, too, and RabbitMQ counts that.
+            for held in reader.ahead() {
+                if let Err(error) = self.renew(held).await {
+                    result = Err(error);
+                    break;
+                }
             }
-            sleep(Duration::from_millis(5)).await;
         }
         reader.close().await;
+        result
     }
 
     async fn pass(
         &self,
-        reader: &DeadLetterReader,
+        reader: &mut DeadLetterReader,
         stop: &CancellationToken,
         look: &mut impl AsyncFnMut(Delivery<DeadLetter>) -> Result<Disposition, DeadLettersError>,
-        there: &mut There,
     ) -> Result<Pass, DeadLettersError> {
         let (began, mut left) = (Instant::now(), None);
         while left != Some(0) {
@@ -180,12 +149,11 @@ impl DeadLetterQueue {
             // Messages behind these are not looked at: they may be our own copies, or commands that
             // die again and again.
             left = Some(left.map_or(behind, |left: u32| left - 1));
-            there.behind = behind;
             match look(held).await? {
                 Disposition::Removed => {}
-                Disposition::Stays(held) => self.put_back(held, there).await?,
+                Disposition::Stays(held) => self.renew(held).await?,
                 Disposition::Enough(held) => {
-                    self.put_back(held, there).await?;
+                    self.renew(held).await?;
                     break;
                 }
             }
@@ -193,14 +161,10 @@ impl DeadLetterQueue {
         Ok(Pass::Through)
     }
 
-    async fn put_back(
-        &self,
-        held: Delivery<DeadLetter>,
-        there: &mut There,
-    ) -> Result<(), DeadLettersError> {
+    /// Puts a copy in the place of one that was requeued often.
+    async fn renew(&self, held: Delivery<DeadLetter>) -> Result<(), DeadLettersError> {
         let returns = held.delivery_count();
         if returns < REDELIVERY_THRESHOLD {
-            there.unacknowledged += 1;
             return Ok(());
         }
         let copied = self.publisher.publish(&held.message.again()).await;

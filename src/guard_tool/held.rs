@@ -201,15 +201,15 @@ impl<'a> HeldQueue<'a> {
         stop: &CancellationToken,
         mut look: impl FnMut(&HeldCommand) -> Move,
     ) -> Result<(usize, bool)> {
-        let reader = HeldReader::open(self.reading, self.kind).await?;
-        let result = self.pass(&reader, stop, &mut look).await;
+        let mut reader = HeldReader::open(self.reading, self.kind).await?;
+        let result = self.pass(&mut reader, stop, &mut look).await;
         reader.close().await;
         result
     }
 
     async fn pass(
         &self,
-        reader: &HeldReader,
+        reader: &mut HeldReader,
         stop: &CancellationToken,
         look: &mut impl FnMut(&HeldCommand) -> Move,
     ) -> Result<(usize, bool)> {

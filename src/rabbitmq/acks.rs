@@ -1,5 +1,6 @@
 //! How deliveries of a channel are acknowledged: singly, or in runs that one task sends.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
@@ -15,9 +16,26 @@ use super::connection::in_time;
 #[derive(Debug, Clone)]
 pub(super) enum Acknowledger {
     /// Each at once, and the answer says whether the broker was told: for operators.
-    Singly(Arc<Channel>),
+    Singly(Arc<Singly>),
     /// With as few frames as can be: for commands.
     InRuns(Arc<Runs>),
+}
+
+/// The channel, and how many of its deliveries are settled.
+#[derive(Debug)]
+pub(super) struct Singly {
+    channel: Arc<Channel>,
+    settled: AtomicUsize,
+}
+
+impl Singly {
+    pub(super) fn new(channel: Arc<Channel>) -> Self {
+        Self { channel, settled: AtomicUsize::new(0) }
+    }
+
+    pub(super) fn settled(&self) -> usize {
+        self.settled.load(Ordering::Relaxed)
+    }
 }
 
 /// What is settled, and the task that tells the broker.
@@ -50,7 +68,7 @@ impl Acknowledger {
 
     pub(super) fn channel(&self) -> &Channel {
         match self {
-            Self::Singly(channel) => channel,
+            Self::Singly(singly) => &singly.channel,
             Self::InRuns(runs) => &runs.channel,
         }
     }
@@ -59,8 +77,9 @@ impl Acknowledger {
     /// present turn of the runtime.
     pub(super) async fn acknowledge(&self, tag: u64) -> bool {
         match self {
-            Self::Singly(channel) => {
-                in_time(channel.basic_ack(tag, BasicAckOptions::default())).await.is_ok()
+            Self::Singly(singly) => {
+                self.told(tag);
+                in_time(singly.channel.basic_ack(tag, BasicAckOptions::default())).await.is_ok()
             }
             Self::InRuns(runs) => {
                 runs.shared.lock().settled(tag);
@@ -72,8 +91,9 @@ impl Acknowledger {
 
     /// The broker has been told in another way.
     pub(super) fn told(&self, tag: u64) {
-        if let Self::InRuns(runs) = self {
-            runs.shared.lock().told(tag);
+        match self {
+            Self::Singly(singly) => _ = singly.settled.fetch_add(1, Ordering::Relaxed),
+            Self::InRuns(runs) => runs.shared.lock().told(tag),
         }
     }
 }

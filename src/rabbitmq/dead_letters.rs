@@ -31,15 +31,15 @@ impl DeadLetterReader {
     ///
     /// # Errors
     /// [`BrokerError::DeadLetters`].
-    pub async fn next(&self) -> Result<Option<(Delivery<DeadLetter>, u32)>, BrokerError> {
-        self.queue
-            .next(|properties: &BasicProperties, body| read(self.kind, properties, body))
-            .await
+    pub async fn next(&mut self) -> Result<Option<(Delivery<DeadLetter>, u32)>, BrokerError> {
+        let kind = self.kind;
+        self.queue.next(|properties: &BasicProperties, body| read(kind, properties, body)).await
     }
 
-    /// How many are ready in the queue; `None` if the broker does not say.
-    pub async fn ready(&self) -> Option<u32> {
-        self.queue.ready().await
+    /// Those that RabbitMQ has delivered although they were not fetched.
+    pub fn ahead(&mut self) -> Vec<Delivery<DeadLetter>> {
+        let kind = self.kind;
+        self.queue.ahead(|properties: &BasicProperties, body| read(kind, properties, body))
     }
 
     /// Requeues everything fetched but not settled, and closes the channel.

@@ -37,8 +37,9 @@ impl HeldReader {
     ///
     /// # Errors
     /// [`BrokerError::DeadLetters`].
-    pub async fn next(&self) -> Result<Option<(Delivery<HeldCommand>, u32)>, BrokerError> {
-        self.queue.next(|message: &BasicProperties, body| read(self.kind, message, body)).await
+    pub async fn next(&mut self) -> Result<Option<(Delivery<HeldCommand>, u32)>, BrokerError> {
+        let kind = self.kind;
+        self.queue.next(|message: &BasicProperties, body| read(kind, message, body)).await
     }
 
     /// Requeues everything fetched but not settled.

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use super::acks::Acknowledger;
+use super::acks::{Acknowledger, Singly};
 use super::broker_error::BrokerError;
 use super::connection::Connection;
 use super::deliveries::{Deliveries, UNDELIVERABLE};
@@ -43,7 +43,7 @@ impl UndeliverableQueues {
         let channel = connection.channel().await.map_err(BrokerError::Lost)?;
         let kinds = &settings.topology.kinds;
         let deliveries = Deliveries::begin(
-            &Acknowledger::Singly(Arc::new(channel)),
+            &Acknowledger::Singly(Arc::new(Singly::new(Arc::new(channel)))),
             UNDELIVERABLE,
             kinds,
             PREFETCH,

@@ -1,11 +1,15 @@
 //! Broker outages: in each the worker says what is wrong, loses nothing, and goes on by itself when
 //! it is over.
 
+use std::collections::BTreeSet;
+
 use futures_util::future::join_all;
-use serde_json::json;
+use lapin::BasicProperties;
+use serde_json::{Value, json};
 use tallyfy_delete_worker::rabbitmq::topology::Provision;
 
 use crate::check::check_for;
+use crate::dead_letters;
 use crate::support::eventually;
 use crate::support::proxy::{Direction, Proxy};
 use crate::support::rabbitmq::{broker, broker_to_harm, own_broker};
@@ -160,6 +164,40 @@ async fn a_broker_that_is_killed_and_started_again_loses_nothing() {
     all_are_gone(&world, &tasks).await;
     world.is_ready().await;
     world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn looking_at_a_queue_does_not_confuse_rabbitmqs_recovery() {
+    let (_turn, broker) = broker_to_harm().await;
+    let world = World::at(broker, |_| {}).await;
+    world.tester.leave_dead_letters_alone().await;
+    // RabbitMQ 3.10 may break a queue that was declared in the seconds before a `kill -9`.
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    let ids: BTreeSet<_> = (0..200).map(|n| format!("m{n}")).collect();
+    for id in &ids {
+        let properties = BasicProperties::default().with_message_id(id.as_str().into());
+        world.tester.publish_to("task.dlx", "task.delete.dead", b"{}", properties).await;
+    }
+    let at = format!("--amqp-url={}", broker.amqp_url(&world.vhost));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("discarded");
+    let to = format!("--to={}", file.display());
+    for _ in 0..2 {
+        dead_letters::lines(&world, &["list", "--json", &at]).await;
+        let some = ["discard", "--all", "--limit=40", "--yes", "--by=ann", "--why=no", &to, &at];
+        dead_letters::done(&world, &some).await;
+    }
+    broker.kill();
+    broker.start_again();
+    let id = |line: &Value| line["message_id"].as_str().unwrap().to_owned();
+    let discarded = std::fs::read_to_string(&file).unwrap();
+    let discarded = discarded.lines().map(|line| id(&serde_json::from_str(line).unwrap()));
+    let discarded: BTreeSet<_> = discarded.collect();
+    assert_eq!(discarded.len(), 80);
+    let left = dead_letters::lines(&world, &["export", &at]).await;
+    let left: BTreeSet<_> = left.iter().map(id).collect();
+    assert_eq!(left, ids.difference(&discarded).cloned().collect());
+    broker.delete_vhost(&world.vhost).await;
 }
 
 #[tokio::test]

@@ -419,11 +419,12 @@ async fn limit_and_rate_are_kept_and_a_signal_ends_it_after_the_letter_in_hand()
 async fn a_replay_that_finds_fewer_than_it_announced_says_so() {
     let world = World::without_worker(|_| {}).await;
     world.tester.leave_dead_letters_alone().await;
-    for id in ["m1", "m2", "m3"] {
-        let properties = BasicProperties::default().with_message_id(id.into());
+    // More than it has unacknowledged at once.
+    for id in 0..20 {
+        let properties = BasicProperties::default().with_message_id(format!("m{id}").into());
         world.tester.publish_to("task.dlx", DEAD, b"{}", properties).await;
     }
-    let replay = ["dead", "replay", "--all", "--rate=1", "--yes", "--by=ann"];
+    let replay = ["dead", "replay", "--all", "--rate=3", "--yes", "--by=ann"];
     let replay = Running::start(with_settings(&world, &replay).stderr(Stdio::piped()));
     eventually("one is replayed", async || world.tester.take("task.delete").await).await;
     world.tester.take(DEAD).await.expect("one that is not unacknowledged yet");
