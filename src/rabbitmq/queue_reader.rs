@@ -35,7 +35,7 @@ const BACK_WITHIN: Duration = Duration::from_secs(2);
 /// Messages come from consumers, never from `basic.get`. After a crash, a quorum queue applies its
 /// log again. If the log has a `basic.get` whose message was requeued, later acknowledgements in it
 /// may then remove other messages than those that were acknowledged: confirmed messages are lost,
-/// and acknowledged ones are back (measured with RabbitMQ 3.10.25 and 4.0.5, `docs/upstream.md`).
+/// and acknowledged ones are back (measured with RabbitMQ 3.10.8 and 4.0.5, `docs/upstream.md`).
 ///
 /// A consumer gets no more deliveries than [`AT_ONCE`] beyond what is settled. So when all of
 /// those are kept, the next consumer begins.

@@ -50,7 +50,8 @@ impl CommandRun<'_> {
         let retry_state = RetryState {
             attempts: 0,
             calls: 0,
-            ambiguous: false,
+            // An earlier delivery may have left another copy, which deletes the task first.
+            ambiguous: self.incoming.redelivered,
             not_before: Some(purge_at),
             purge_at: Some(purge_at),
             wait_reasons: None,

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use tallyfy_delete_worker::kind;
 
-use crate::ledgers::{Blow, Call, Command, DeadLetter, Event, Expected, Ledgers};
+use crate::decisions;
+use crate::ledgers::{Blow, Call, Command, DeadLetter, Event, Expected, Harmless, Ledgers};
 
 /// What can be wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,10 +45,26 @@ pub(crate) enum Kind {
     BadExit,
     /// A worker did nothing for long, while a plain consumer beside it got messages.
     StoodStill,
+    /// More was archived or deleted than the guard and its operator let pass.
+    GuardOvershot,
+    /// Something was held of an organisation whose guard had no reason to trip.
+    WronglyHeld,
+    /// A call that destroys, of an organisation that was paused.
+    CalledWhilePaused,
+    /// A call that destroys, for a command that was cancelled before.
+    CalledThoughCancelled,
+    /// A task was deleted that had been restored in its undo window.
+    DeletedThoughRestored,
+    /// A restored task was archived again, and nothing had befallen anybody.
+    ArchivedAgain,
+    /// A task was deleted before its undo window had ended, or without having been archived.
+    DeletedEarly,
+    /// A task was archived and deleted, and no event had told that it would be.
+    NotTold,
 }
 
 /// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Finding {
     pub(crate) kind: Kind,
     pub(crate) what: String,
@@ -141,7 +158,7 @@ pub(crate) fn check(ledgers: &Ledgers) -> Balance {
     findings
         .extend(ends.iter().flat_map(|(id, ends)| ends_of_one(commands.get(id).copied(), ends)));
     findings.extend(unsettled(&ledgers.events));
-    findings.extend(false_ends(ledgers));
+    findings.extend(false_ends(ledgers, &commands));
     findings
         .extend(ledgers.commands.iter().filter_map(|c| missed_success(c, &ends, &ledgers.calls)));
     findings.extend(unexpected_calls(ledgers));
@@ -150,6 +167,7 @@ pub(crate) fn check(ledgers: &Ledgers) -> Balance {
     );
     findings.extend(half_dead(ledgers));
     findings.extend(early_calls(ledgers, &commands));
+    findings.extend(decisions::check(ledgers));
     findings.extend(ledgers.leaks.iter().map(|place| finding(Kind::Leak, place.clone())));
     findings.extend(ledgers.bad_exits.iter().map(|exit| finding(Kind::BadExit, exit.clone())));
     let left = ledgers.left.iter().filter(|(_, messages)| **messages > 0);
@@ -161,7 +179,7 @@ pub(crate) fn check(ledgers: &Ledgers) -> Balance {
     balance
 }
 
-fn finding(kind: Kind, what: String) -> Finding {
+pub(crate) fn finding(kind: Kind, what: String) -> Finding {
     Finding { kind, what }
 }
 
@@ -178,8 +196,8 @@ fn count(ledgers: &Ledgers, ends: &HashMap<&str, Vec<&Event>>, balance: &mut Bal
         });
         balance.ok += usize::from(command.acknowledged > 0 && is_right);
         let has =
-            |is_death| ends.is_some_and(|ends| ends.iter().any(|e| is_failure(e) == is_death));
-        balance.superseded += usize::from(has(true) && has(false));
+            |is_it: fn(&Event) -> bool| ends.is_some_and(|ends| ends.iter().any(|e| is_it(e)));
+        balance.superseded += usize::from(has(is_failure) && has(is_success));
     }
     let given: HashSet<&str> = ledgers.commands.iter().map(|c| c.id.as_str()).collect();
     balance.unexpected = ends.keys().filter(|id| !given.contains(*id)).count();
@@ -187,19 +205,29 @@ fn count(ledgers: &Ledgers, ends: &HashMap<&str, Vec<&Event>>, balance: &mut Bal
 }
 
 fn is_expected(command: &Command, end: &Event, has_succeeded: bool) -> bool {
+    let is_done = end.outcome == command.kind.spec().outcome
+        || end.outcome == "already_absent"
+        || is_second_not_found(command, &end.reason, has_succeeded);
     match command.expected {
-        Expected::Done => {
-            end.outcome == command.kind.spec().outcome
-                || end.outcome == "already_absent"
-                || is_second_not_found(command, &end.reason, has_succeeded)
-        }
+        Expected::Done => is_done,
         Expected::DeadLetter(reason) => is_failure(end) && end.reason == reason,
-        Expected::RefusedOnce => !is_failure(end) || end.reason == "forbidden",
+        Expected::RefusedOnce => is_success(end) || end.reason == "forbidden",
+        Expected::MayBeRejected => is_done || end.reason == decisions::REJECTED,
+        Expected::Cancelled => is_cancelled(end),
+        Expected::MayBeCancelled => is_done || is_cancelled(end),
     }
 }
 
 fn is_failure(event: &Event) -> bool {
     event.outcome == "dead_lettered"
+}
+
+fn is_cancelled(event: &Event) -> bool {
+    event.outcome == "cancelled"
+}
+
+fn is_success(event: &Event) -> bool {
+    !is_failure(event) && !is_cancelled(event)
 }
 
 /// A producer that has lost a confirm sends the command again; a worker that has lost an
@@ -212,7 +240,7 @@ fn is_second_not_found(command: &Command, reason: &str, has_succeeded: bool) -> 
 }
 
 fn has_succeeded(ends: &[&Event]) -> bool {
-    ends.iter().any(|end| !is_failure(end))
+    ends.iter().any(|end| is_success(end))
 }
 
 fn lost(command: &Command, ends: &HashMap<&str, Vec<&Event>>) -> Option<Finding> {
@@ -231,10 +259,12 @@ fn ends_of_one(command: Option<&Command>, ends: &[&Event]) -> Vec<Finding> {
     let has_succeeded = has_succeeded(ends);
     let is_second = |end: &Event| is_second_not_found(command, &end.reason, has_succeeded);
     let ends: Vec<_> = ends.iter().filter(|end| !is_second(end)).collect();
-    let deaths = ends.iter().filter(|end| is_failure(end)).count();
-    let event_ids: BTreeSet<&str> = ends.iter().map(|end| end.id.as_str()).collect();
-    if event_ids.len() > 1 && (deaths == 0 || deaths == ends.len()) {
-        findings.push(finding(Kind::TwoEventIds, format!("{id}: {event_ids:?}")));
+    for is_it in [is_failure, is_cancelled, is_success] {
+        let alike = ends.iter().filter(|end| is_it(end));
+        let event_ids: BTreeSet<&str> = alike.map(|end| end.id.as_str()).collect();
+        if event_ids.len() > 1 {
+            findings.push(finding(Kind::TwoEventIds, format!("{id}: {event_ids:?}")));
+        }
     }
     if let Some(wrong) = ends.iter().find(|end| !is_expected(command, end, has_succeeded)) {
         let what = format!("{id}: {} {}, not {:?}", wrong.outcome, wrong.reason, command.expected);
@@ -245,9 +275,15 @@ fn ends_of_one(command: Option<&Command>, ends: &[&Event]) -> Vec<Finding> {
 
 /// # A consumer that knows nothing but ids has one end for each command, in whatever order the events come
 ///
-/// It follows the rule of `docs/messages.md`, once forwards and once backwards.
+/// It follows the rule of `docs/messages.md`, once forwards and once backwards. A cancellation, which
+/// no success names, does not hold beside one.
 fn unsettled(events: &[Event]) -> Vec<Finding> {
-    let (forwards, backwards) = (holding(events.iter()), holding(events.iter().rev()));
+    let successes = events.iter().filter(|event| is_success(event));
+    let succeeded: HashSet<&str> = successes.map(|event| event.command_id.as_str()).collect();
+    let counts =
+        |event: &&Event| !is_cancelled(event) || !succeeded.contains(event.command_id.as_str());
+    let counting = || events.iter().filter(counts);
+    let (forwards, backwards) = (holding(counting()), holding(counting().rev()));
     let ids = events.iter().map(|event| event.command_id.as_str()).collect::<BTreeSet<_>>();
     let is_settled = |id: &&str| {
         let (one, other) = (forwards.get(id), backwards.get(id));
@@ -282,23 +318,25 @@ fn missed_success(
 ) -> Option<Finding> {
     let ends = ends.get(command.id.as_str())?;
     let is_it = |call: &Call| call.org == command.org && call.object == command.object;
-    let is_missed = command.expected == Expected::RefusedOnce
+    let is_done = |call: &Call| call.did_it && call.kind == Some(command.kind) && is_it(call);
+    let is_missed = matches!(command.expected, Expected::RefusedOnce | Expected::MayBeRejected)
         && ends.iter().all(|end| is_failure(end))
-        && calls.iter().any(|call| call.did_it && is_it(call));
+        && calls.iter().any(is_done);
     is_missed.then(|| finding(Kind::MissedSuccess, command.id.clone()))
 }
 
-fn false_ends(ledgers: &Ledgers) -> Vec<Finding> {
-    let done: HashSet<String> = ledgers
-        .calls
-        .iter()
-        .filter(|call| call.did_it)
-        .map(|call| format!("{}/{}", call.org, call.object))
+/// Archived is not deleted.
+fn false_ends(ledgers: &Ledgers, commands: &HashMap<&str, &Command>) -> Vec<Finding> {
+    let did_it = ledgers.calls.iter().filter(|call| call.did_it);
+    let done: HashSet<_> = did_it
+        .filter_map(|call| Some((call.kind?, call.org.as_str(), call.object.as_str())))
         .collect();
     let mut findings = Vec::new();
-    for end in ledgers.events.iter().filter(|end| !is_failure(end)) {
+    for end in ledgers.events.iter().filter(|end| is_success(end)) {
+        let Some(command) = commands.get(end.command_id.as_str()) else { continue };
         let object = format!("{}/{}", end.org, end.object);
-        if ledgers.were_there.contains(&object) && !done.contains(&object) {
+        let is_done = done.contains(&(command.kind, end.org.as_str(), end.object.as_str()));
+        if ledgers.were_there.contains(&object) && !is_done {
             findings.push(finding(
                 Kind::FalseEnd,
                 format!("{}: {object} is still there", end.command_id),
@@ -310,11 +348,12 @@ fn false_ends(ledgers: &Ledgers) -> Vec<Finding> {
 
 fn unexpected_calls(ledgers: &Ledgers) -> Vec<Finding> {
     let callable = |command: &&Command| match command.expected {
-        Expected::Done | Expected::RefusedOnce => true,
         Expected::DeadLetter(reason) => {
             matches!(reason, "forbidden" | "rejected" | "attempts_exhausted")
         }
+        _ => true,
     };
+    let is_archived_first = ledgers.decisions.is_some();
     let named: HashSet<(kind::Kind, &str, &str)> = ledgers
         .commands
         .iter()
@@ -324,11 +363,14 @@ fn unexpected_calls(ledgers: &Ledgers) -> Vec<Finding> {
         .collect();
     let organisations: HashSet<&str> = named.iter().map(|(_, org, _)| *org).collect();
     let is_wrong = |call: &&Call| {
-        let asks = call.is_list_of_tasks && organisations.contains(call.org.as_str());
-        let deletes = call
-            .kind
-            .is_some_and(|kind| named.contains(&(kind, call.org.as_str(), call.object.as_str())));
-        !asks && !deletes
+        let is_named = |kind| named.contains(&(kind, call.org.as_str(), call.object.as_str()));
+        let is_pending = is_archived_first && is_named(kind::Kind::TaskDelete);
+        !match (call.kind, call.harmless) {
+            (Some(kind), _) => is_named(kind) || (is_pending && kind == kind::Kind::TaskArchive),
+            (None, Some(Harmless::Lists)) => organisations.contains(call.org.as_str()),
+            (None, Some(Harmless::Looks | Harmless::Restores)) => is_pending,
+            (None, None) => false,
+        }
     };
     ledgers
         .calls
@@ -350,6 +392,8 @@ fn wrongly_dead(
         Expected::DeadLetter(reason) => reason == dead_letter.reason,
         Expected::Done => is_second_not_found(command, &dead_letter.reason, has_succeeded),
         Expected::RefusedOnce => dead_letter.reason == "forbidden",
+        Expected::MayBeRejected => dead_letter.reason == decisions::REJECTED,
+        Expected::Cancelled | Expected::MayBeCancelled => false,
     });
     let reason = if dead_letter.reason.is_empty() {
         "the broker's delivery limit"
@@ -359,8 +403,8 @@ fn wrongly_dead(
     (!is_right).then(|| finding(Kind::WronglyDead, format!("{}: {reason}", dead_letter.command_id)))
 }
 
-/// The longest stretch between publication and end in which nothing befell all. What always fails
-/// waits for its own fault.
+/// The longest stretch between publication and end in which nothing befell all, beyond the undo
+/// window. What always fails waits for its own fault.
 fn delays_of_the_healthy<'a>(
     ledgers: &'a Ledgers,
     ends: &HashMap<&str, Vec<&Event>>,
@@ -368,6 +412,7 @@ fn delays_of_the_healthy<'a>(
     let struck: HashSet<&str> = ledgers.journal.iter().filter_map(|blow| blow.org).collect();
     let mut of_all: Vec<_> = ledgers.journal.iter().filter(|blow| blow.org.is_none()).collect();
     of_all.sort_by_key(|blow| blow.from_ms);
+    let window_ms = ledgers.decisions.as_ref().map_or(0, |decisions| decisions.undo_window_ms);
     let delay = |command: &'a Command| {
         let end = ends.get(command.id.as_str())?.iter().map(|end| end.at_ms).min()?;
         let (mut since, mut longest) = (command.published_ms?, 0);
@@ -375,7 +420,7 @@ fn delays_of_the_healthy<'a>(
             longest = longest.max(blow.from_ms - since);
             since = since.max(blow.to_ms);
         }
-        Some((command, longest.max(end - since)))
+        Some((command, longest.max(end - since) - window_ms))
     };
     let healthy = ledgers.commands.iter().filter(|command| !struck.contains(command.org.as_str()));
     healthy
@@ -494,7 +539,7 @@ mod tests {
             at_ms,
             path: format!("/api/organizations/a/tasks/{task}/delete"),
             kind: Some(kind::Kind::TaskDelete),
-            is_list_of_tasks: false,
+            harmless: None,
             org: "a".into(),
             object: task.into(),
             did_it: true,
@@ -617,7 +662,39 @@ mod tests {
     #[test]
     fn a_call_of_another_kind_than_the_command_is_found() {
         let other = |l: &mut Ledgers| l.calls[0].kind = Some(kind::Kind::TaskArchive);
-        assert_eq!(findings(other), [Kind::UnexpectedCall]);
+        assert_eq!(findings(other), [Kind::FalseEnd, Kind::UnexpectedCall]);
+    }
+
+    #[test]
+    fn a_cancelled_or_rejected_command_comes_to_the_end_that_was_decided() {
+        let ended = |expected: Expected, outcomes: &[&str]| {
+            findings(|l| {
+                l.commands[0].expected = expected;
+                l.events.retain(|event| event.command_id != "t1");
+                for outcome in outcomes {
+                    let id = format!("t1-{outcome}");
+                    let supersedes = (*outcome == "deleted").then(|| "t1-true".to_owned());
+                    l.events.push(Event { id, supersedes, ..event("t1", outcome) });
+                }
+            })
+        };
+        assert_eq!(ended(Expected::Cancelled, &["cancelled"]), []);
+        assert_eq!(ended(Expected::Cancelled, &["cancelled", "deleted"]), [Kind::WrongEnd]);
+        assert_eq!(ended(Expected::MayBeCancelled, &["cancelled", "deleted"]), []);
+        assert_eq!(ended(Expected::MayBeCancelled, &["deleted"]), []);
+        assert_eq!(ended(Expected::Done, &["cancelled"]), [Kind::WrongEnd]);
+        let rejected = |reason: &str, was_deleted: bool| {
+            findings(|l| {
+                l.commands[0].expected = Expected::MayBeRejected;
+                let reason = reason.to_owned();
+                l.events[0] = Event { reason: reason.clone(), ..event("t1", "dead_lettered") };
+                l.dead_letters.push(DeadLetter { at_ms: 0, command_id: "t1".into(), reason });
+                l.calls[0].did_it = was_deleted;
+            })
+        };
+        assert_eq!(rejected(decisions::REJECTED, false), []);
+        assert_eq!(rejected(decisions::REJECTED, true), [Kind::MissedSuccess]);
+        assert_eq!(rejected("rejected", false), [Kind::WrongEnd, Kind::WronglyDead]);
     }
 
     #[test]
@@ -708,8 +785,12 @@ mod tests {
 
     #[test]
     fn the_question_whether_a_token_reaches_its_organisation_is_no_unexpected_call() {
-        let asks =
-            |org: &str| Call { kind: None, is_list_of_tasks: true, org: org.into(), ..call("", 0) };
+        let asks = |org: &str| Call {
+            kind: None,
+            harmless: Some(Harmless::Lists),
+            org: org.into(),
+            ..call("", 0)
+        };
         assert_eq!(findings(|l| l.calls.push(asks("a"))), []);
         assert_eq!(findings(|l| l.calls.push(asks("b"))), [Kind::UnexpectedCall]);
     }

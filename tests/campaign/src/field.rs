@@ -23,11 +23,14 @@ use tokio::time::{Instant, interval, sleep};
 
 use crate::checker::{Balance, Finding, check, longest_pause, stood_still};
 use crate::cluster::{Cluster, Fault};
+use crate::decisions;
 use crate::ledgers::Ledgers;
 use crate::nemesis::{Family, Nemesis, burst};
+use crate::operator::Operator;
 use crate::parts::{Sandbox, Slot, TOKEN_MARK, guard_workers};
-use crate::plan::{ORGS, plan};
+use crate::plan::{ORGS, Planned, plan};
 use crate::producer::Producer;
+use crate::safety::{self, Brakes, UNDO_WINDOW};
 use crate::witness::{EVENTS, ROOM, Witness};
 use crate::yardstick::Yardstick;
 
@@ -51,6 +54,8 @@ pub(crate) struct Scenario {
     /// How long all may take to come to its end when the faults are over.
     pub(crate) patience: Duration,
     pub(crate) program: PathBuf,
+    /// All brakes on, and an operator that decides.
+    pub(crate) brakes: Option<Brakes>,
     pub(crate) organisations: Vec<Family>,
     pub(crate) world: Vec<Family>,
     pub(crate) api: Vec<Family>,
@@ -75,11 +80,9 @@ pub(crate) async fn fight(scenario: &Scenario) -> Result<Outcome, String> {
     guard_workers(directory.path())?;
     let vhost = broker.new_vhost().await;
     let url = broker.amqp_url(&vhost);
-    declare(&url).await?;
+    declare(&url, scenario.brakes.map(|_| UNDO_WINDOW)).await?;
     let mut rng = Rng::with_seed(scenario.seed);
-    let bursts: Vec<_> = scenario.organisations.iter().map(|family| burst(*family)).collect();
-    let plan = plan(&mut rng, scenario.commands, scenario.time, &bursts);
-    let producer = Producer::new(url.clone(), plan);
+    let producer = Producer::new(url.clone(), planned(scenario, &mut rng));
     let (host, port) = broker.host_port();
     let (wire, urls) = (format!("{host}:{port}"), (url.as_str(), None));
     let nemesis = place(scenario, Some(broker), (wire, urls), directory.path()).await;
@@ -87,16 +90,31 @@ pub(crate) async fn fight(scenario: &Scenario) -> Result<Outcome, String> {
     nemesis.sandbox.tell_of_objects(&planned).await;
     // RabbitMQ 3.10 may break a queue that was declared in the seconds before a `kill -9`.
     sleep(Duration::from_secs(5)).await;
-    let bad_exits = rage(scenario, &mut rng, &producer, &nemesis, &url).await;
-    let mut ledgers = collect(&producer, &nemesis, &url).await?;
+    let operator = scenario.brakes.map(|brakes| {
+        let (paths, api) = ((&*scenario.program, directory.path()), nemesis.sandbox.address());
+        Operator::new(paths, (&url, api), (brakes, scenario.workers), &mut rng)
+    });
+    let operator = operator.as_ref();
+    let bad_exits = rage(scenario, &mut rng, (&producer, operator), &nemesis, &url).await;
+    let mut ledgers = collect(&producer, &nemesis, (&url, operator.is_some())).await?;
     ledgers.bad_exits = bad_exits;
     ledgers.leaks.extend(leaks_in(&directory));
+    ledgers.decisions = operator.map(Operator::decisions);
+    decisions::settle(&mut ledgers);
     let balance = check(&ledgers);
     if !balance.findings.is_empty() {
         println!("the logs are kept in {}", directory.keep().display());
     }
     broker.delete_vhost(&vhost).await;
     Ok(Outcome { balance, ledgers, broker: broker.describe().to_owned(), took: began.elapsed() })
+}
+
+fn planned(scenario: &Scenario, rng: &mut Rng) -> Vec<Planned> {
+    if scenario.brakes.is_some() {
+        return safety::plan(rng, scenario.commands, scenario.time);
+    }
+    let bursts: Vec<_> = scenario.organisations.iter().map(|family| burst(*family)).collect();
+    plan(rng, scenario.commands, scenario.time, &bursts)
 }
 
 /// One campaign against a cluster: each fault once, in an order by the seed. `is_balanced`: the
@@ -116,7 +134,7 @@ pub(crate) async fn fight_cluster(
     let url_of = |hosts: &str| format!("amqp://guest:guest@{hosts}/{vhost}");
     let url = url_of(&balancer.addr.to_string());
     let of_workers = if is_balanced { url.clone() } else { url_of(&cluster.hosts().join(",")) };
-    declare(&url).await?;
+    declare(&url, None).await?;
     let mut rng = Rng::with_seed(scenario.seed);
     let producer =
         Producer::new(url.clone(), plan(&mut rng, scenario.commands, scenario.time, &[]));
@@ -129,7 +147,7 @@ pub(crate) async fn fight_cluster(
     let yardstick = Yardstick::start(hosts);
     let bad_exits =
         rage_in((cluster, faults), scenario, &mut rng, &producer, &nemesis, &url).await?;
-    let mut ledgers = collect(&producer, &nemesis, &url).await?;
+    let mut ledgers = collect(&producer, &nemesis, (&url, false)).await?;
     ledgers.bad_exits = bad_exits;
     ledgers.leaks.extend(leaks_in(&directory));
     let mut balance = check(&ledgers);
@@ -167,7 +185,7 @@ async fn rage_in(
     let war = async {
         let ((), struck) = tokio::join!(producer.send_all(), strike);
         println!("all is healed; {} commands are confirmed", producer.confirmed());
-        drain(scenario.patience, producer, nemesis, url).await;
+        drain(scenario.patience, (producer, None), nemesis, url).await;
         stop(nemesis).await;
         over.store(true, Ordering::SeqCst);
         struck
@@ -216,7 +234,7 @@ fn who_stood_still(
     findings
 }
 
-async fn declare(url: &str) -> Result<(), String> {
+async fn declare(url: &str, undo_window: Option<Duration>) -> Result<(), String> {
     let delays = LADDER_MS.map(|(name, ms)| (name.to_owned(), ms)).to_vec();
     let connection = BrokerConnection::open(&url.parse()?, &TlsFiles::default(), "campaign")
         .await
@@ -226,7 +244,7 @@ async fn declare(url: &str) -> Result<(), String> {
         kinds: Kind::ALL.to_vec(),
         delays,
         audit_retention: Duration::from_hours(24 * 90),
-        undo_window: None,
+        undo_window,
     };
     topology::ensure(&connection, &topology).await.map(drop).map_err(|error| error.to_string())
 }
@@ -249,6 +267,7 @@ async fn place(
     for number in 0..scenario.workers {
         let (wire, api) = (wire.clone(), sandbox.address());
         let slot = Slot::new(number, &scenario.program, directory, wire, api).await;
+        let slot = slot.with(scenario.brakes.map(Brakes::settings).unwrap_or_default());
         slots.push(match cluster {
             Some(cluster) => slot.at(cluster),
             None => slot,
@@ -265,7 +284,7 @@ async fn place(
 async fn rage(
     scenario: &Scenario,
     rng: &mut Rng,
-    producer: &Producer,
+    (producer, operator): (&Producer, Option<&Operator>),
     nemesis: &Nemesis,
     url: &str,
 ) -> Vec<String> {
@@ -282,17 +301,28 @@ async fn rage(
             nemesis.strike_until(&scenario.api, api, end),
         );
     };
+    let decide = async {
+        if let Some(operator) = operator {
+            operator.decide(nemesis, producer, scenario.time).await;
+        }
+    };
+    let undo = async {
+        if let Some(operator) = operator {
+            operator.undo_until(nemesis, &over).await;
+        }
+    };
     let war = async {
-        tokio::join!(producer.send_all(), strike);
+        tokio::join!(producer.send_all(), strike, decide);
         doom_reigns.store(false, Ordering::SeqCst);
         // What was done to the API was done for a time, and ends by itself.
         println!("all is healed; {} commands are confirmed", producer.confirmed());
-        drain(scenario.patience, producer, nemesis, url).await;
+        drain(scenario.patience, (producer, operator), nemesis, url).await;
         stop(nemesis).await;
         over.store(true, Ordering::SeqCst);
     };
     tokio::join!(
         war,
+        undo,
         look_after(nemesis, url, &doom, &doom_reigns, &over, &bad_exits),
         tell(producer, nemesis, &over)
     );
@@ -346,14 +376,26 @@ async fn tell(producer: &Producer, nemesis: &Nemesis, over: &AtomicBool) {
 }
 
 /// Until every confirmed command has its end and nothing lies in a queue, or patience is over; then
-/// the checker says so.
-async fn drain(patience: Duration, producer: &Producer, nemesis: &Nemesis, url: &str) {
+/// the checker says so. An operator decides about all that is held.
+async fn drain(
+    patience: Duration,
+    (producer, operator): (&Producer, Option<&Operator>),
+    nemesis: &Nemesis,
+    url: &str,
+) {
     let deadline = Instant::now() + patience;
     while Instant::now() < deadline {
+        let is_tidy = match operator {
+            Some(operator) => operator.tidy_up().await,
+            None => true,
+        };
         let all_ended = nemesis.witness.ended() >= producer.confirmed()
             && nemesis.witness.has_every_dead_letter();
-        if all_ended
-            && left(url).await.is_some_and(|left| left.values().all(|messages| *messages == 0))
+        if is_tidy
+            && all_ended
+            && left(url, operator.is_some())
+                .await
+                .is_some_and(|left| left.values().all(|messages| *messages == 0))
         {
             return;
         }
@@ -374,17 +416,19 @@ async fn stop(nemesis: &Nemesis) {
     sleep(Duration::from_secs(1)).await;
 }
 
-async fn left(url: &str) -> Option<BTreeMap<String, u32>> {
+async fn left(url: &str, with_brakes: bool) -> Option<BTreeMap<String, u32>> {
     let connection = Connection::connect(url, ConnectionProperties::default()).await.ok()?;
     let channel = connection.create_channel().await.ok()?;
     let of_kind = |kind: Kind| {
         let waits = LADDER_MS.map(|(name, _)| kind.delay_queue(name));
-        waits.into_iter().chain([kind.queue().to_owned(), kind.dead_letter_queue()])
+        let others = [kind.queue().to_owned(), kind.held_queue(), kind.dead_letter_queue()];
+        waits.into_iter().chain(others)
     };
     let of_kinds = Kind::ALL.into_iter().flat_map(of_kind);
     let others = ["task.events.unrouted", EVENTS].map(str::to_owned);
+    let undo = with_brakes.then(|| Kind::TaskDelete.undo_queue());
     let mut left = BTreeMap::new();
-    for queue in of_kinds.chain(others) {
+    for queue in of_kinds.chain(others).chain(undo) {
         let options = QueueDeclareOptions { durable: true, passive: true, ..Default::default() };
         let declared = channel
             .queue_declare(queue.as_str().into(), options, FieldTable::default())
@@ -395,7 +439,11 @@ async fn left(url: &str) -> Option<BTreeMap<String, u32>> {
     Some(left)
 }
 
-async fn collect(producer: &Producer, nemesis: &Nemesis, url: &str) -> Result<Ledgers, String> {
+async fn collect(
+    producer: &Producer,
+    nemesis: &Nemesis,
+    (url, with_brakes): (&str, bool),
+) -> Result<Ledgers, String> {
     let plan = producer.plan.lock().expect("nobody panics with the plan").clone();
     let is_there = |state| matches!(state, "present" | "archived");
     let there = plan.iter().filter(|planned| planned.state.is_some_and(is_there));
@@ -403,13 +451,16 @@ async fn collect(producer: &Producer, nemesis: &Nemesis, url: &str) -> Result<Le
         there.map(|p| format!("{}/{}", p.command.org, p.command.object)).collect();
     let retry_after = nemesis.retry_after.lock().expect("nobody panics with it").clone();
     let calls = nemesis.sandbox.calls(|fault| retry_after.get(&fault).copied()).await;
-    let left = left(url).await.ok_or("the broker does not say what is left in its queues")?;
+    let left =
+        left(url, with_brakes).await.ok_or("the broker does not say what is left in its queues")?;
     let mut seen = nemesis.witness.seen.lock().expect("nobody panics with it");
     Ok(Ledgers {
         commands: plan.into_iter().map(|planned| planned.command).collect(),
         events: std::mem::take(&mut seen.events),
         dead_letters: std::mem::take(&mut seen.dead_letters),
+        pending: std::mem::take(&mut seen.pending),
         calls,
+        decisions: None,
         journal: nemesis.journal.lock().expect("nobody panics with it").clone(),
         were_there,
         left,

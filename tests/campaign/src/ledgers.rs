@@ -15,6 +15,12 @@ pub(crate) enum Expected {
     /// is delivered again or its first answer is lost; then a success, which supersedes the dead
     /// letter if there is one.
     RefusedOnce,
+    /// As [`Expected::Done`], or a dead letter, because an operator has rejected it.
+    MayBeRejected,
+    /// Somebody has restored its task in time, or cancelled it before any call: nothing else.
+    Cancelled,
+    /// The same, but not for certain: as [`Expected::Done`], or cancelled.
+    MayBeCancelled,
 }
 
 /// A command of the plan, and what its producer knows of it.
@@ -66,14 +72,81 @@ pub(crate) struct Call {
     pub(crate) path: String,
     /// The kind whose call it is, if it deletes or archives.
     pub(crate) kind: Option<Kind>,
-    /// Asks whether the token reaches the organisation.
-    pub(crate) is_list_of_tasks: bool,
+    /// What it is for, if it destroys nothing.
+    pub(crate) harmless: Option<Harmless>,
     pub(crate) org: String,
     pub(crate) object: String,
-    /// The object is gone by this call, or archived.
+    /// The object is gone by this call, or archived, or restored.
     pub(crate) did_it: bool,
     /// The `Retry-After` of its answer.
     pub(crate) retry_after_ms: Option<i64>,
+}
+
+/// A call that destroys nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Harmless {
+    /// Asks whether the token reaches the organisation.
+    Lists,
+    /// Looks at a task before it is deleted.
+    Looks,
+    /// Restores an archived task.
+    Restores,
+}
+
+/// The event that a task is archived and will be deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pending {
+    pub(crate) org: String,
+    pub(crate) object: String,
+    pub(crate) purge_at_ms: i64,
+}
+
+/// What an operator saw and decided, by its own clock, while the brakes were on.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Decisions {
+    /// The guard's limit, and how many workers share it.
+    pub(crate) limit: usize,
+    pub(crate) workers: usize,
+    pub(crate) undo_window_ms: i64,
+    /// Of the organisation that is flooded: each release that was begun, whatever came of it.
+    pub(crate) grants: Vec<usize>,
+    /// What `guard list` has said.
+    pub(crate) listings: Vec<Listing>,
+    pub(crate) pauses: Vec<Pause>,
+    pub(crate) cancels: Vec<Cancel>,
+    /// The tasks whose restoring the API has confirmed, by `undo` and by hand.
+    pub(crate) by_undo: usize,
+    pub(crate) by_hand: usize,
+    /// Commands that were held although nothing had tripped, and were released.
+    pub(crate) released_as_gone: usize,
+}
+
+/// One organisation of a `guard list`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Listing {
+    pub(crate) at_ms: i64,
+    pub(crate) org: String,
+    pub(crate) held: usize,
+    pub(crate) is_tripped: bool,
+    /// Some of what is held.
+    pub(crate) samples: Vec<String>,
+}
+
+/// One organisation was paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pause {
+    /// When `pause` had ended.
+    pub(crate) from_ms: i64,
+    /// When `resume` began.
+    pub(crate) to_ms: i64,
+}
+
+/// A command was cancelled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cancel {
+    pub(crate) command_id: String,
+    /// When `cancel` had ended.
+    pub(crate) at_ms: i64,
 }
 
 /// Something that befell a worker, the broker or the network.
@@ -97,7 +170,11 @@ pub(crate) struct Ledgers {
     pub(crate) commands: Vec<Command>,
     pub(crate) events: Vec<Event>,
     pub(crate) dead_letters: Vec<DeadLetter>,
+    pub(crate) pending: Vec<Pending>,
+    /// In the order in which they came.
     pub(crate) calls: Vec<Call>,
+    /// With the brakes on.
+    pub(crate) decisions: Option<Decisions>,
     pub(crate) journal: Vec<Blow>,
     /// Objects that were there at the beginning, as `org/id`.
     pub(crate) were_there: std::collections::HashSet<String>,

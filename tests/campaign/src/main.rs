@@ -5,14 +5,17 @@
 
 mod checker;
 mod cluster;
+mod decisions;
 mod field;
 mod ledgers;
 mod mutants;
 mod nemesis;
+mod operator;
 mod parts;
 mod plan;
 mod producer;
 mod report;
+mod safety;
 mod variants;
 mod witness;
 mod yardstick;
@@ -28,7 +31,11 @@ use cluster::{Cluster, FAULTS, Fault};
 use field::{Outcome, Scenario};
 use mutants::{MUTANTS, Mutant};
 use nemesis::Family;
+use safety::Brakes;
 
+/// How many commands are given where nothing else is said, and for how long.
+const COMMANDS: usize = 2000;
+const MINUTES: f64 = 1.5;
 /// Longer than a fault of a cluster takes.
 const LENGTH_OF_A_FAULT: Duration = Duration::from_mins(1);
 /// Longer than the checker lets anyone be delayed by another's trouble.
@@ -44,13 +51,13 @@ struct Arguments {
     /// What the commands, and the order and length of the faults, follow from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How many commands are given.
-    #[arg(long, default_value_t = 2000)]
-    commands: usize,
+    /// How many commands are given: 2000, and 1000 with --safety, where nothing else is said.
+    #[arg(long)]
+    commands: Option<usize>,
     /// For how long they are given, evenly; faults go on as long, and until each family had its
-    /// turn.
-    #[arg(long, default_value_t = 1.5)]
-    minutes: f64,
+    /// turn. 1.5, and 1.25 with --safety, where nothing else is said.
+    #[arg(long)]
+    minutes: Option<f64>,
     /// How many workers share the queue.
     #[arg(long, default_value_t = 3)]
     workers: usize,
@@ -61,6 +68,10 @@ struct Arguments {
     /// with a word, only those that have it in their name.
     #[arg(long, num_args = 0..=1, default_missing_value = "", value_name = "WORD")]
     mutants: Option<String>,
+    /// Instead: all brakes are on (the guard, archive first), and an operator uses them: decides
+    /// about what the guard holds, pauses, resumes, cancels, and restores tasks.
+    #[arg(long, conflicts_with_all = ["mutants", "cluster"])]
+    safety: bool,
     /// Instead: a cluster of three nodes in containers (a Docker engine must answer), each of which
     /// is killed, stopped, frozen or cut off from the others; with the nodes' addresses in the
     /// workers' URL, then behind a balancer.
@@ -72,6 +83,12 @@ struct Arguments {
     /// With --cluster: this build of the worker, which needs no failpoints.
     #[arg(long, requires = "cluster", value_name = "FILE")]
     program: Option<PathBuf>,
+}
+
+impl Arguments {
+    fn commands(&self) -> usize {
+        self.commands.unwrap_or(if self.safety { safety::COMMANDS } else { COMMANDS })
+    }
 }
 
 #[tokio::main]
@@ -95,27 +112,16 @@ async fn main() -> ExitCode {
 async fn one(arguments: &Arguments) -> Result<bool, String> {
     println!("building the worker with its failpoints");
     let program = variants::build("tallyfy-delete-worker-with-failpoints", &[])?;
-    let scenario = Scenario {
-        seed: arguments.seed,
-        commands: arguments.commands,
-        time: Duration::try_from_secs_f64(arguments.minutes * 60.0)
-            .map_err(|e| format!("--minutes: {e}"))?,
-        workers: arguments.workers.max(1),
-        // What a delay queue had handed to a queue that was still starting, after a kill, RabbitMQ
-        // hands over again only after three minutes
-        // (`dead_letter_worker_publisher_confirm_timeout`).
-        patience: Duration::from_mins(6),
-        program,
-        organisations_time: TROUBLE_OF_ONE,
-        organisations: nemesis::ORGANISATIONS.to_vec(),
-        world: nemesis::WORLD.to_vec(),
-        api: nemesis::API.to_vec(),
-    };
+    let scenario = scenario(arguments, program)?;
+    let minutes = scenario.time.as_secs_f64() / 60.0;
     let Outcome { balance, ledgers, broker, took } = field::fight(&scenario).await?;
     let about = json!({
         "repeat": format!(
-            "cargo run --release --package campaign -- --seed {} --commands {} --minutes {} --workers {}",
-            arguments.seed, arguments.commands, arguments.minutes, scenario.workers
+            "cargo run --release --package campaign --{} --seed {} --commands {} --minutes {minutes} --workers {}",
+            if arguments.safety { " --safety" } else { "" },
+            arguments.seed,
+            scenario.commands,
+            scenario.workers
         ),
         "seed": arguments.seed,
         "broker": broker,
@@ -127,6 +133,38 @@ async fn one(arguments: &Arguments) -> Result<bool, String> {
         std::fs::write(path, report).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(balance.findings.is_empty())
+}
+
+fn scenario(arguments: &Arguments, program: PathBuf) -> Result<Scenario, String> {
+    let commands = arguments.commands();
+    let minutes = if arguments.safety { safety::MINUTES } else { MINUTES };
+    let minutes = arguments.minutes.unwrap_or(minutes);
+    let scenario = Scenario {
+        seed: arguments.seed,
+        commands,
+        time: Duration::try_from_secs_f64(minutes * 60.0).map_err(|e| format!("--minutes: {e}"))?,
+        workers: arguments.workers.max(1),
+        // What a delay queue had handed to a queue that was still starting, after a kill, RabbitMQ
+        // hands over again only after three minutes
+        // (`dead_letter_worker_publisher_confirm_timeout`).
+        patience: Duration::from_mins(6),
+        program,
+        brakes: None,
+        organisations_time: TROUBLE_OF_ONE,
+        organisations: nemesis::ORGANISATIONS.to_vec(),
+        world: nemesis::WORLD.to_vec(),
+        api: nemesis::API.to_vec(),
+    };
+    if !arguments.safety {
+        return Ok(scenario);
+    }
+    Ok(Scenario {
+        brakes: Some(Brakes::of(commands)),
+        organisations: Vec::new(),
+        world: safety::WORLD.to_vec(),
+        api: safety::API.to_vec(),
+        ..scenario
+    })
 }
 
 async fn cluster(arguments: &Arguments) -> Result<bool, String> {
@@ -142,11 +180,12 @@ async fn cluster(arguments: &Arguments) -> Result<bool, String> {
     for is_balanced in [false, true] {
         let scenario = Scenario {
             seed: arguments.seed + u64::from(is_balanced),
-            commands: arguments.commands,
+            commands: arguments.commands(),
             time: LENGTH_OF_A_FAULT * u32::try_from(faults.len()).unwrap_or(1),
             workers: 2,
             patience: Duration::from_mins(6),
             program: program.clone(),
+            brakes: None,
             organisations_time: Duration::ZERO,
             organisations: Vec::new(),
             world: Vec::new(),
@@ -184,6 +223,7 @@ async fn catch(mutant: &Mutant, seed: u64) -> Result<bool, String> {
             Duration::from_secs(5)
         },
         program: variants::build(mutant.name, mutant.changes)?,
+        brakes: mutant.with_brakes.then(|| Brakes::of(mutant.commands)),
         organisations: mutant.organisations.to_vec(),
         world: of(&nemesis::WORLD),
         api: of(&nemesis::API),

@@ -14,6 +14,8 @@ pub(crate) struct Mutant {
     pub(crate) families: &'static [Family],
     /// What befalls single organisations before.
     pub(crate) organisations: &'static [Family],
+    /// All brakes are on, and an operator decides.
+    pub(crate) with_brakes: bool,
     pub(crate) commands: usize,
     /// For how long they are given.
     pub(crate) time: Duration,
@@ -27,15 +29,19 @@ const SHORT: Mutant = Mutant {
     changes: &[],
     families: &[],
     organisations: &[],
+    with_brakes: false,
     commands: 400,
     time: Duration::from_secs(15),
     found: &[],
 };
 /// Single organisations are struck, and nothing else happens.
 const OF_ORGANISATIONS: Mutant = Mutant { commands: 1600, time: Duration::from_secs(30), ..SHORT };
+/// Nothing happens but what an operator decides.
+const WITH_BRAKES: Mutant =
+    Mutant { with_brakes: true, commands: 600, time: Duration::from_secs(24), ..SHORT };
 
 /// All of them.
-pub(crate) const MUTANTS: [Mutant; 8] = [
+pub(crate) const MUTANTS: [Mutant; 10] = [
     Mutant {
         name: "mutant-acknowledges-early",
         changes: &[(
@@ -146,6 +152,24 @@ pub(crate) const MUTANTS: [Mutant; 8] = [
         organisations: &[Family::OrgSlow],
         found: &[Kind::Delayed],
         ..OF_ORGANISATIONS
+    },
+    Mutant {
+        name: "mutant-spends-permits-without-counting",
+        changes: &[(
+            "src/worker/ledger/admission.rs",
+            &[("self.within(BRIEF, |unspent| *unspent -= 1)", "self.within(BRIEF, |_| ())")],
+        )],
+        found: &[Kind::GuardOvershot],
+        ..WITH_BRAKES
+    },
+    Mutant {
+        name: "mutant-deletes-what-was-restored",
+        changes: &[(
+            "src/policy/undo.rs",
+            &[("Some((Verdict::Present, Found::Restored)),", "None,")],
+        )],
+        found: &[Kind::DeletedThoughRestored],
+        ..WITH_BRAKES
     },
 ];
 

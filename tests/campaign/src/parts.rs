@@ -15,9 +15,10 @@ use serde_json::{Value, json};
 use tallyfy_delete_worker::kind::Kind;
 use testkit::proxy::Proxy;
 use testkit::rabbitmq::guardian::guard;
+use testkit::rabbitmq::http;
 use testkit::sandbox;
 
-use crate::ledgers::{Blow, Call};
+use crate::ledgers::{Blow, Call, Harmless};
 use crate::plan::{Answers, ORGS, Planned};
 
 /// Every token of a campaign has it inside; nothing else does.
@@ -85,6 +86,14 @@ impl Sandbox {
         self.0.post("faults", fault).await["id"].as_u64().expect("a fault's number")
     }
 
+    /// Restores a task as a user does. Returns whether the API says so.
+    pub(crate) async fn restore(&self, org: &str, task: &str) -> bool {
+        let url = format!("{}/organizations/{org}/tasks/{task}/restore", self.0.base_url());
+        let request = http().put(url).bearer_auth(TOKEN_MARK);
+        let answer = request.header("X-Tallyfy-Client", "APIClient").send().await;
+        answer.is_ok_and(|answer| answer.status().is_success())
+    }
+
     pub(crate) async fn set_token(&self, org: &str, token: &str) {
         let body = json!({"org_id": org, "tokens": [token]});
         self.0.control(Method::PUT, "tokens", body).await;
@@ -99,10 +108,10 @@ impl Sandbox {
             at_ms: entry["at_ms"].as_i64().unwrap_or_default(),
             path: format!("{} {}", text(&entry["method"]), text(&entry["path"])),
             kind: (entry["method"] == "DELETE").then(|| kind_of(&entry["operation"])).flatten(),
-            is_list_of_tasks: entry["operation"] == "list",
+            harmless: harmless(&entry["operation"]),
             org: text(&entry["org_id"]),
             object: text(&entry["task_id"]),
-            did_it: entry["effect"] == "deleted" || entry["effect"] == "archived",
+            did_it: entry["effect"].is_string(),
             retry_after_ms: entry["fault"].as_u64().and_then(&retry_after),
         });
         calls.collect()
@@ -121,6 +130,15 @@ fn kind_of(operation: &Value) -> Option<Kind> {
     }
 }
 
+fn harmless(operation: &Value) -> Option<Harmless> {
+    match operation.as_str()? {
+        "list" => Some(Harmless::Lists),
+        "get_task" => Some(Harmless::Looks),
+        "restore" => Some(Harmless::Restores),
+        _ => None,
+    }
+}
+
 /// A place for one worker, with its wires to the broker and to the API.
 pub(crate) struct Slot {
     number: usize,
@@ -130,6 +148,8 @@ pub(crate) struct Slot {
     pub(crate) to_api: Proxy,
     /// Instead of its wire to the broker.
     cluster: Option<String>,
+    /// These, beside or instead of the usual ones.
+    own_settings: Vec<(&'static str, String)>,
     worker: Mutex<Worker>,
 }
 
@@ -164,6 +184,7 @@ impl Slot {
             to_broker: Proxy::start(broker).await,
             to_api: Proxy::start(api.to_owned()).await,
             cluster: None,
+            own_settings: Vec::new(),
             worker: Mutex::default(),
         }
     }
@@ -171,6 +192,11 @@ impl Slot {
     /// The same, at this `AMQP_URL`.
     pub(crate) fn at(self, url: &str) -> Self {
         Self { cluster: Some(url.to_owned()), ..self }
+    }
+
+    /// The same, with these settings.
+    pub(crate) fn with(self, own_settings: Vec<(&'static str, String)>) -> Self {
+        Self { own_settings, ..self }
     }
 
     /// When it told of the end of a command (ms since 1970).
@@ -264,6 +290,7 @@ impl Slot {
             .arg("run")
             .env_clear()
             .envs(self.settings(vhost_url))
+            .envs(self.own_settings.iter().cloned())
             .stdin(Stdio::null())
             .stderr(log);
         if let (Some(seam), Some(passage)) = (worker.doom, doomed) {

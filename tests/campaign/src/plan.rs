@@ -161,7 +161,13 @@ fn of_a_task(rng: &mut Rng, number: usize, org: &'static str) -> Planned {
     Planned { command, body, message_id, after, straight, twice, state, answers }
 }
 
-fn command(kind: Kind, id: String, org: &str, object: String, expected: Expected) -> Command {
+pub(crate) fn command(
+    kind: Kind,
+    id: String,
+    org: &str,
+    object: String,
+    expected: Expected,
+) -> Command {
     Command {
         kind,
         id,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::checker::Balance;
+use crate::decisions;
 use crate::ledgers::{Blow, Ledgers};
 
 /// How many findings are printed.
@@ -68,7 +69,7 @@ pub(crate) fn json(balance: &Balance, ledgers: &Ledgers, about: &Value) -> Value
 }
 
 fn rows(balance: &Balance, ledgers: &Ledgers) -> Vec<(&'static str, usize, &'static str)> {
-    vec![
+    let mut rows = vec![
         ("attempted", balance.attempted, "commands that were sent"),
         ("acknowledged", balance.acknowledged, "confirmed by the broker to their producer"),
         ("ok", balance.ok, "confirmed, and come to the one end that they had to come to"),
@@ -84,6 +85,8 @@ fn rows(balance: &Balance, ledgers: &Ledgers) -> Vec<(&'static str, usize, &'sta
             balance.longest_delay_ms,
             "ms, the longest of an organisation that was healthy throughout",
         ),
-        ("findings", balance.findings.len(), "must be none"),
-    ]
+    ];
+    rows.extend(decisions::rows(ledgers));
+    rows.push(("findings", balance.findings.len(), "must be none"));
+    rows
 }

@@ -3,9 +3,9 @@
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tallyfy_delete_worker::kind::Kind;
 
 use futures_util::StreamExt;
+use jiff::Timestamp;
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
@@ -13,10 +13,12 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ConnectionProperties, Consumer};
 use serde_json::Value;
+use tallyfy_delete_worker::kind::Kind;
+use tallyfy_delete_worker::messages::names;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::ledgers::{DeadLetter, Event};
+use crate::ledgers::{DeadLetter, Event, Pending};
 use crate::parts::now_ms;
 use crate::yardstick::close;
 
@@ -32,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Seen {
     pub(crate) events: Vec<Event>,
     pub(crate) dead_letters: Vec<DeadLetter>,
+    /// Tasks that are archived and will be deleted.
+    pub(crate) pending: Vec<Pending>,
     /// Where a token was seen.
     pub(crate) leaks: Vec<String>,
 }
@@ -165,25 +169,48 @@ fn write_down(queue: &str, kind: Option<Kind>, delivery: &Delivery, seen: &mut S
         seen.leaks.push(format!("a message in {queue}"));
     }
     match kind {
-        None => seen.events.push(event(delivery)),
+        None => write_down_event(delivery, seen),
         Some(kind) => seen.dead_letters.push(dead_letter(kind, delivery)),
     }
 }
 
-fn event(delivery: &Delivery) -> Event {
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn object(data: &Value) -> String {
+    let ids = Kind::ALL.map(|kind| text(&data[kind.spec().id_member]));
+    ids.into_iter().find(|id| !id.is_empty()).unwrap_or_default()
+}
+
+/// What the guard and its operators tell is no end of a command.
+fn write_down_event(delivery: &Delivery, seen: &mut Seen) {
     let event: Value = serde_json::from_slice(&delivery.data).unwrap_or_default();
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let is_of_the_guard = |kind: &str| {
+        [names::RELEASED_EVENT, names::REJECTED_EVENT].contains(&kind)
+            || Kind::ALL.iter().any(|other| other.spec().held_event == kind)
+    };
+    match text(&event["type"]).as_str() {
+        names::PENDING_EVENT => seen.pending.push(pending(&event["data"])),
+        kind if is_of_the_guard(kind) => {}
+        _ => seen.events.push(end(&event)),
+    }
+}
+
+fn pending(data: &Value) -> Pending {
+    let purge_at = data["purge_at"].as_str().and_then(|at| at.parse::<Timestamp>().ok());
+    let purge_at_ms = purge_at.map_or(0, Timestamp::as_millisecond);
+    Pending { org: text(&data["org_id"]), object: object(data), purge_at_ms }
+}
+
+fn end(event: &Value) -> Event {
     let data = &event["data"];
     Event {
         at_ms: now_ms(),
         id: text(&event["id"]),
         command_id: text(&data["command_id"]),
         org: text(&data["org_id"]),
-        object: Kind::ALL
-            .map(|kind| text(&data[kind.spec().id_member]))
-            .into_iter()
-            .find(|id| !id.is_empty())
-            .unwrap_or_default(),
+        object: object(data),
         outcome: text(&data["outcome"]),
         reason: text(&data["failure"]["reason"]),
         supersedes: event["supersedes"].as_str().map(str::to_owned),
