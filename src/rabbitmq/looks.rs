@@ -108,7 +108,9 @@ impl Drop for ClosedIfLeft {
     }
 }
 
-async fn come_and_go(channel: &Channel, queue: &str) -> lapin::Result<()> {
+/// Adds a consumer to a queue and removes it, if nothing is ready: the queue must be there to answer
+/// that.
+pub(super) async fn come_and_go(channel: &Channel, queue: &str) -> lapin::Result<()> {
     if depth(channel, queue).await?.ready > 0 {
         return Ok(());
     }

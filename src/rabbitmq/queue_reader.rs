@@ -15,6 +15,7 @@ use super::acks::{Acknowledger, Singly};
 use super::broker_error::BrokerError;
 use super::connection::{Connection, in_time};
 use super::delivery::Delivery;
+use super::looks::come_and_go;
 use super::topology;
 
 /// Requeues everything that the channel holds.
@@ -47,7 +48,9 @@ pub(super) struct QueueReader {
     /// Deliveries that all consumers together may have unacknowledged.
     room: usize,
     fetched: usize,
-    /// Of the messages that were ready in the beginning, those not fetched yet.
+    /// Messages that were ready in the beginning.
+    total: u32,
+    /// Those of them that are not fetched yet.
     left: u32,
 }
 
@@ -57,14 +60,22 @@ impl QueueReader {
     pub(super) async fn open(connection: &Connection, queue: String) -> Result<Self, BrokerError> {
         let opened = async {
             let channel = Arc::new(connection.channel().await?);
-            let depth = topology::depth(&channel, &queue).await?;
+            let mut depth = topology::depth(&channel, &queue).await?;
+            if depth.ready == 0 {
+                // RabbitMQ also says so of a queue that is still starting.
+                let other = connection.channel().await?;
+                in_time(come_and_go(&other, &queue)).await?;
+                let _ = in_time(other.close(200, "OK".into())).await;
+                depth = topology::depth(&channel, &queue).await?;
+            }
             Ok((channel, depth.ready))
         };
         match opened.await {
-            Ok((channel, left)) => {
+            Ok((channel, total)) => {
                 let singly = Arc::new(Singly::new(Arc::clone(&channel)));
                 let consumers = SelectAll::new();
-                Ok(Self { queue, channel, singly, consumers, room: 0, fetched: 0, left })
+                let left = total;
+                Ok(Self { queue, channel, singly, consumers, room: 0, fetched: 0, total, left })
             }
             Err(source) => Err(BrokerError::DeadLetters { queue, source }),
         }
@@ -163,10 +174,11 @@ impl QueueReader {
             let _ = in_time(cancel).await;
         }
         self.drain();
-        let unsettled = self.fetched - self.singly.settled();
-        if unsettled > 0 {
+        let settled = self.singly.settled();
+        if self.fetched > settled {
             let _ = in_time(self.channel.basic_nack(0, ALL_BACK)).await;
-            let _ = timeout(BACK_WITHIN, self.until_ready(unsettled)).await;
+            let there = (self.total as usize).saturating_sub(settled);
+            let _ = timeout(BACK_WITHIN, self.until_ready(there)).await;
         }
         let _ = in_time(self.channel.close(200, "OK".into())).await;
     }
