@@ -20,11 +20,11 @@ pub(crate) fn build(name: &str, changes: &[Change]) -> Result<PathBuf, String> {
     let project = worker();
     let copy = directory.join("campaign").join(name);
     let failed = |error: std::io::Error| format!("{}: {error}", copy.display());
-    let _ = fs::remove_dir_all(&copy);
     copy_tree(&project.join("src"), &copy.join("src")).map_err(failed)?;
-    fs::copy(project.join("Cargo.lock"), copy.join("Cargo.lock")).map_err(failed)?;
+    copy_file(&project.join("Cargo.lock"), &copy.join("Cargo.lock")).map_err(failed)?;
     let manifest = fs::read_to_string(project.join("Cargo.toml")).map_err(failed)?;
-    fs::write(copy.join("Cargo.toml"), only_the_worker(&manifest, name)).map_err(failed)?;
+    let manifest = only_the_worker(&manifest, name);
+    write(&copy.join("Cargo.toml"), manifest.as_bytes()).map_err(failed)?;
     for (file, texts) in changes {
         let path = copy.join(file);
         let text = change(&fs::read_to_string(&path).map_err(failed)?, texts);
@@ -92,18 +92,35 @@ fn compile(copy: &Path, target: &Path, name: &str) -> Result<PathBuf, String> {
     }
 }
 
+/// Leaves alone what is there already, so that cargo does not build it again.
 fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
     fs::create_dir_all(to)?;
+    for gone in fs::read_dir(to)? {
+        let gone = gone?.path();
+        match from.join(gone.file_name().unwrap_or_default()) {
+            original if original.exists() => {}
+            _ if gone.is_dir() => fs::remove_dir_all(gone)?,
+            _ => fs::remove_file(gone)?,
+        }
+    }
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let (from, to) = (entry.path(), to.join(entry.file_name()));
         if from.is_dir() {
             copy_tree(&from, &to)?;
         } else {
-            fs::copy(&from, &to)?;
+            copy_file(&from, &to)?;
         }
     }
     Ok(())
+}
+
+fn copy_file(from: &Path, to: &Path) -> std::io::Result<()> {
+    write(to, &fs::read(from)?)
+}
+
+fn write(to: &Path, content: &[u8]) -> std::io::Result<()> {
+    if fs::read(to).is_ok_and(|there| there == content) { Ok(()) } else { fs::write(to, content) }
 }
 
 #[cfg(test)]
