@@ -202,6 +202,10 @@ async fn looking_at_a_queue_does_not_confuse_rabbitmqs_recovery() {
         (left.len() >= kept.len()).then(|| assert_eq!(left, kept))
     })
     .await;
+    // RabbitMQ 3.10 may fail to delete a stream after a crash; the broker ends soon in any case.
+    let vhost = world.vhost.clone();
+    let delete = move || broker.ctl(&["delete_vhost", &vhost]);
+    let _ = tokio::task::spawn_blocking(delete).await;
 }
 
 #[tokio::test]
