@@ -89,6 +89,21 @@ async fn a_task_that_is_gone_before_its_undo_window_has_ended_is_held() {
 }
 
 #[tokio::test]
+async fn a_task_that_another_copy_of_a_redelivered_command_may_have_deleted_is_not_held() {
+    let mut world = with_window(Duration::from_secs(2)).await;
+    world.stop_worker().await;
+    world.sandbox.tasks(ORG, &["t1"], "present").await;
+    let command = world.command(ORG, "t1").await;
+    assert!(world.tester.requeue("task.delete").await);
+    world.start_worker().await;
+    pending(&world, "t1").await;
+    world.sandbox.tasks(ORG, &["t1"], "gone").await;
+    let end = world.end(&command).await;
+    assert_eq!((&end["outcome"], &end["ambiguous"]), (&json!("already_absent"), &json!(true)));
+    world.assert_drained().await;
+}
+
+#[tokio::test]
 async fn a_task_that_is_archived_already_has_its_undo_window_too() {
     let world = with_window(Duration::from_secs(2)).await;
     world.sandbox.tasks(ORG, &["t1"], "archived").await;

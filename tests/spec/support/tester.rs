@@ -156,14 +156,19 @@ impl Tester {
         ready
     }
 
-    /// Takes the message of a queue and puts it back, until the broker moves it to the other one.
+    /// Takes the message of a queue and puts it back; whether there was one.
+    pub(crate) async fn requeue(&self, queue: &str) -> bool {
+        let got = self.channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap();
+        let Some(message) = got else { return false };
+        let again = BasicNackOptions { requeue: true, multiple: false };
+        message.delivery.acker.nack(again).await.unwrap();
+        true
+    }
+
+    /// The same, until the broker moves the message to the other queue.
     pub(crate) async fn poison(&self, from: &str, to: &str) {
         eventually("the broker has moved it", async || {
-            let got = self.channel.basic_get(from.into(), BasicGetOptions::default());
-            if let Some(message) = got.await.unwrap() {
-                let again = BasicNackOptions { requeue: true, multiple: false };
-                message.delivery.acker.nack(again).await.unwrap();
-            }
+            self.requeue(from).await;
             (self.ready(&[to.to_owned()]).await[to] == 1).then_some(())
         })
         .await;
