@@ -49,7 +49,7 @@ pub enum AuditError {
 }
 
 impl AuditJob {
-    fn wants(&self, record: &CallRecord) -> bool {
+    fn wants(&self, record: &CallRecord<'_>) -> bool {
         let asked = |name: &str| {
             [&record.requested_by, &record.published_by]
                 .iter()
@@ -112,14 +112,14 @@ pub async fn run(job: &AuditJob, url: &AmqpSource, tls: &TlsFiles) -> Result<(),
 const HEADING: [&str; 7] =
     ["WHEN", "KIND", "ORGANISATION", "OBJECT", "ANSWER", "ASKED BY", "COMMAND"];
 
-fn row(record: &CallRecord) -> [String; 7] {
+fn row(record: &CallRecord<'_>) -> [String; 7] {
     let by = [&record.requested_by, &record.published_by];
     let by: Vec<_> = by.into_iter().flatten().map(|by| printable(by)).collect();
     [
         time::text(record.at),
-        record.kind.clone(),
-        record.org_id.clone(),
-        record.id.clone(),
+        record.kind.to_string(),
+        record.org_id.to_string(),
+        record.id.to_string(),
         printable(&record.answer),
         by.join(", "),
         printable(&record.command_id),

@@ -193,7 +193,7 @@ impl Service {
 /// [`BrokerError`] says what to check.
 pub async fn setup(settings: &BrokerSettings) -> Result<(), BrokerError> {
     let connection = Connection::open(&settings.url, &settings.tls, "setup").await?;
-    topology::warn_of_old_queues(&topology::ensure(&connection, &settings.topology).await?);
+    topology::warn_of_old_queues(&topology::ensure(&connection, &settings.topology).await?.old);
     info!(queues = topology::queue_names(&settings.topology).join(" "), "the topology is declared");
     connection.close().await;
     Ok(())

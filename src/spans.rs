@@ -10,8 +10,8 @@
 
 mod call;
 mod delivery;
+mod logging_exporter;
 mod publication;
-mod telling;
 #[cfg(test)]
 mod tests;
 
@@ -30,7 +30,7 @@ use url::Url;
 use uuid::Builder;
 
 pub(crate) use self::call::{CallSpan, Endpoint};
-use self::telling::Telling;
+use self::logging_exporter::LoggingExporter;
 use crate::messages::{TraceContext, names};
 
 /// Time limit for the last spans at the end of the process.
@@ -70,7 +70,7 @@ impl Spans {
         let exporter = SpanExporter::builder().with_http().with_endpoint(url).build()?;
         let provider = SdkTracerProvider::builder()
             .with_resource(resource(&settings.service_name))
-            .with_batch_exporter(Telling::new(exporter));
+            .with_batch_exporter(LoggingExporter::new(exporter));
         Ok(Self::by(provider.build()))
     }
 

@@ -1,5 +1,5 @@
 // Publishes one delete command with RabbitMQ.Client 7: AMQP_URL=... dotnet run ORG TASK [EXCHANGE [ROUTING_KEY]]
-// With tracked confirms the await throws where the command was returned or refused: then publish again with the same MessageId.
+// With tracked confirms the await throws if the command was returned or refused. Then publish it again with the same MessageId.
 using System.Text.Json;
 using RabbitMQ.Client;
 

@@ -1,5 +1,5 @@
 // Publishes one delete command: AMQP_URL=... java -cp amqp-client.jar:slf4j-api.jar Producer.java ORG TASK [EXCHANGE [ROUTING_KEY]]
-// Where this fails, publish again with the same messageId.
+// If this fails, publish again with the same messageId.
 import com.rabbitmq.client.AMQP;
 import com.rabbitmq.client.Channel;
 import com.rabbitmq.client.Connection;
@@ -23,12 +23,12 @@ public class Producer {
             String messageId = UUID.randomUUID().toString();
             AMQP.BasicProperties properties = new AMQP.BasicProperties.Builder()
                 .messageId(messageId).deliveryMode(2).contentType("application/json").build();
-            // Ids have no character that JSON would escape.
+            // Ids have no character that JSON must escape.
             String body = String.format(
                 "{\"org_id\":\"%s\",\"task_id\":\"%s\",\"requested_by\":\"example\"}", args[0], args[1]);
             channel.basicPublish(exchange, routingKey, true, properties, body.getBytes(StandardCharsets.UTF_8));
             channel.waitForConfirmsOrDie(10_000);
-            // A returned message comes before its confirm.
+            // A returned message arrives before its confirm.
             if (returned.get() != null) {
                 throw new IllegalStateException("no queue took the command: " + returned.get());
             }

@@ -1,5 +1,5 @@
 // Publishes one delete command with rabbitmq-c: g++ producer.cpp -lrabbitmq -o producer; AMQP_URL=... ./producer ORG TASK [EXCHANGE [KEY]]
-// Where this fails, publish again with the same message id.
+// If this fails, publish again with the same message id.
 #if __has_include(<rabbitmq-c/amqp.h>)
 #include <rabbitmq-c/amqp.h>
 #include <rabbitmq-c/tcp_socket.h>
@@ -40,7 +40,7 @@ static std::string publish(const std::string &org, const std::string &task, cons
   check(amqp_channel_open(connection, 1) && amqp_confirm_select(connection, 1), "no confirms");
 
   const std::string id = uuid();
-  // Ids have no character that JSON would escape.
+  // Ids have no character that JSON must escape.
   const std::string body = R"({"org_id":")" + org + R"(","task_id":")" + task + R"(","requested_by":"example"})";
   amqp_basic_properties_t properties{};
   properties._flags = AMQP_BASIC_MESSAGE_ID_FLAG | AMQP_BASIC_DELIVERY_MODE_FLAG | AMQP_BASIC_CONTENT_TYPE_FLAG;
@@ -50,7 +50,7 @@ static std::string publish(const std::string &org, const std::string &task, cons
   const bool mandatory = true;
   check(amqp_basic_publish(connection, 1, amqp_cstring_bytes(exchange), amqp_cstring_bytes(key), mandatory, false,
                            &properties, amqp_cstring_bytes(body.c_str())) == AMQP_STATUS_OK, "cannot publish");
-  // A returned message comes before its confirm.
+  // A returned message arrives before its confirm.
   for (bool returned = false;;) {
     amqp_frame_t frame;
     timeval limit{10, 0};
@@ -68,8 +68,8 @@ int main(int count, char **args) {
   try {
     check(count > 2, "usage: producer ORG TASK [EXCHANGE [ROUTING_KEY]]");
     std::cout << publish(args[1], args[2], count > 3 ? args[3] : "task.commands", count > 4 ? args[4] : "task.delete") << "\n";
-  } catch (const std::exception &trouble) {
-    std::cerr << trouble.what() << "\n";
+  } catch (const std::exception &error) {
+    std::cerr << error.what() << "\n";
     return 1;
   }
 }

@@ -1,5 +1,5 @@
 // Publishes one delete command: AMQP_URL=... go run producer.go ORG TASK [EXCHANGE [ROUTING_KEY]]
-// Where this fails, publish again with the same MessageId.
+// If this fails, publish again with the same MessageId.
 package main
 
 import (
@@ -66,7 +66,7 @@ func publish(args []string) (string, error) {
 	case <-ctx.Done():
 		return "", ctx.Err()
 	}
-	// A returned message comes before its confirm.
+	// A returned message arrives before its confirm.
 	select {
 	case r := <-returned:
 		return "", fmt.Errorf("no queue took the command: %s", r.ReplyText)

@@ -1,5 +1,5 @@
 // Publishes one delete command: AMQP_URL=... node producer.mjs ORG TASK [EXCHANGE [ROUTING_KEY]]   (npm install amqplib)
-// A returned message comes before its confirm. Where this fails, publish again with the same messageId.
+// A returned message arrives before its confirm. If this fails, publish again with the same messageId.
 import { randomUUID } from "node:crypto";
 import amqp from "amqplib";
 

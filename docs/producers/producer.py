@@ -1,6 +1,6 @@
 """Publishes one delete command: AMQP_URL=... python producer.py ORG TASK [EXCHANGE [ROUTING_KEY]]
 
-pika raises UnroutableError or NackError where no queue took the command: then it must be published again, with the same message_id.
+pika raises UnroutableError or NackError if no queue took the command. Then publish it again with the same message_id.
 """
 
 import json

@@ -37,15 +37,16 @@ async fn base_url_and_clock(
     orgs: &[OrgId],
 ) -> Vec<Fact> {
     // An id that no task has: it contains the current time.
-    let nobody = derived(&[Timestamp::now().to_string().as_bytes()]).simple().to_string();
+    let unused_id = derived(&[Timestamp::now().to_string().as_bytes()]).simple().to_string();
     let mut facts = Vec::new();
     for org in orgs {
         let Some(token) = credentials.token(org) else { continue };
         let org = org.as_str();
-        let task = api.get(&["organizations", org, "tasks", &nobody], None, &token).await;
+        let task = api.get(&["organizations", org, "tasks", &unused_id], None, &token).await;
         let now = Timestamp::now();
-        let path =
-            api.get(&["organizations", org, &format!("no-such-path-{nobody}")], None, &token).await;
+        let path = api
+            .get(&["organizations", org, &format!("no-such-path-{unused_id}")], None, &token)
+            .await;
         facts =
             vec![judge::base_url(api.base_url().as_str(), &task, &path), judge::clock(&task, now)];
         if task.status() != Some(401) {

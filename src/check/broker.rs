@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 
-use super::permissions::{Publishing, grant, may_declare, nobody, permissions};
+use super::permissions::{Publishing, grant, may_declare, permissions, unused_name};
 use super::{Fact, Purpose, judge};
 use crate::kind::Kind;
 use crate::messages::{Publication, names};
 use crate::rabbitmq::probe::{May, version};
-use crate::rabbitmq::topology::{self, Provision, Topology};
+use crate::rabbitmq::topology::{self, Found, Provision, Topology};
 use crate::rabbitmq::{
     BrokerError, BrokerSettings, Connection, Preference, PublishError, Publisher, Refusal,
 };
@@ -20,6 +20,8 @@ const RUN_SETUP: &str =
     "Run `setup` as a user with the configure permission, with the same WAIT_LADDER as here";
 const WILL_DECLARE: &str = "`run` declares it (DECLARE_TOPOLOGY=true), so does `setup`. A new virtual host has nothing: if this one is not new, \
      look at AMQP_URL, KINDS and WAIT_LADDER";
+const NO_MIRROR: &str = "Run `setup`, or `run` with DECLARE_TOPOLOGY=true. Dead letters are safe without this stream, but the console then has to take them from \
+     their queue to show them, and cannot show what became of them";
 const DECLARE_AGAIN: &str = "It was declared with other arguments. docs/operations.md, 'A queue has other arguments', moves its messages without loss; \
      do not purge it";
 const BLOCKED: &str =
@@ -115,23 +117,20 @@ async fn topology(connection: &Connection, topology: &Topology) -> (Vec<Fact>, S
     let ensure = async |provision| {
         topology::ensure(connection, &Topology { provision, ..topology.clone() }).await
     };
-    if let Err(error) = ensure(Provision::Check).await {
-        let is_missing = error.refusal() == Some(Refusal::NotFound);
-        if is_missing && topology.provision == Provision::Declare {
-            let may = may_declare(connection, &topology.kinds).await;
-            if may == May::Yes {
-                let found = error.to_string().replace(", run `setup`", "");
-                return (vec![Fact::warning(TOPOLOGY, found, WILL_DECLARE)], Stands::ToBeDeclared);
-            }
-        }
-        let cure = if_refused(&error, Refusal::NotFound, RUN_SETUP);
-        return (vec![Fact::failed(TOPOLOGY, error.to_string(), cure)], Stands::Incomplete);
-    }
+    let missing = match ensure(Provision::Check).await {
+        Ok(found) => found.missing,
+        Err(error) => return incomplete(connection, topology, &error).await,
+    };
+    let stands = if missing.is_empty() {
+        Fact::ok(TOPOLOGY, "every exchange and queue exists")
+    } else {
+        Fact::warning(TOPOLOGY, format!("does not exist: {}", missing.join(" ")), NO_MIRROR)
+    };
     let arguments = match ensure(Provision::Compare).await {
-        Ok(old) if old.is_empty() => {
+        Ok(Found { old, .. }) if old.is_empty() => {
             Fact::ok("arguments", "every exchange and queue is as it should be")
         }
-        Ok(old) => {
+        Ok(Found { old, .. }) => {
             Fact::ok("arguments", format!("{}: {}", old.join(" "), topology::cure_of_old_queues()))
         }
         Err(error) if error.refusal() == Some(Refusal::AccessRefused) => Fact::skipped(
@@ -143,7 +142,25 @@ async fn topology(connection: &Connection, topology: &Topology) -> (Vec<Fact>, S
             Fact::failed("arguments", error.to_string(), cure)
         }
     };
-    (vec![Fact::ok(TOPOLOGY, "every exchange and queue exists"), arguments], Stands::Whole)
+    (vec![stands, arguments], Stands::Whole)
+}
+
+/// Something that a worker needs is missing.
+async fn incomplete(
+    connection: &Connection,
+    topology: &Topology,
+    error: &BrokerError,
+) -> (Vec<Fact>, Stands) {
+    let is_missing = error.refusal() == Some(Refusal::NotFound);
+    if is_missing && topology.provision == Provision::Declare {
+        let may = may_declare(connection, &topology.kinds).await;
+        if may == May::Yes {
+            let found = error.to_string().replace(", run `setup`", "");
+            return (vec![Fact::warning(TOPOLOGY, found, WILL_DECLARE)], Stands::ToBeDeclared);
+        }
+    }
+    let cure = if_refused(error, Refusal::NotFound, RUN_SETUP);
+    (vec![Fact::failed(TOPOLOGY, error.to_string(), cure)], Stands::Incomplete)
 }
 
 /// The fix for such a refusal. A slow broker must not make anyone delete a queue.
@@ -185,7 +202,7 @@ async fn publishing(
 async fn confirms(publisher: &Publisher, kinds: &[Kind], stands: Stands) -> Fact {
     let nowhere = Publication {
         exchange: names::RETRY_EXCHANGE,
-        routing_key: nobody(),
+        routing_key: unused_name(),
         body: Vec::new().into(),
         message_id: None,
         correlation_id: None,

@@ -23,7 +23,7 @@ pub(super) async fn permissions(
     settings: &BrokerSettings,
     publishing: Publishing,
 ) -> Vec<Fact> {
-    let (ask, nobody) = (Questions(connection), nobody());
+    let (ask, unused_name) = (Questions(connection), unused_name());
     let may_write = async |exchange: &str| match publishing {
         Publishing::Open => ask.may_write(exchange).await,
         Publishing::Blocked => May::NotAsked,
@@ -50,7 +50,7 @@ pub(super) async fn permissions(
         ));
     }
     let ours = may_declare(connection, kinds).await;
-    let mut beyond = vec![("configure anything".to_owned(), ask.may_configure(&nobody).await)];
+    let mut beyond = vec![("configure anything".to_owned(), ask.may_configure(&unused_name).await)];
     if settings.topology.provision == Provision::Check {
         beyond.push(("configure the topology".to_owned(), ours));
     } else {
@@ -58,10 +58,10 @@ pub(super) async fn permissions(
         facts.push(judge::needed("configure (DECLARE_TOPOLOGY)", ours, LET));
     }
     let others = [
-        ("write any exchange", may_write(&nobody).await),
+        ("write any exchange", may_write(&unused_name).await),
         ("write the default exchange, so any queue", may_write("").await),
         ("write task.commands", may_write(names::COMMANDS_EXCHANGE).await),
-        ("read any queue", ask.may_read(&nobody).await),
+        ("read any queue", ask.may_read(&unused_name).await),
         ("read task.events.unrouted", ask.may_read(names::UNROUTED_EVENTS).await),
     ];
     beyond.extend(others.map(|(what, may)| (what.to_owned(), may)));
@@ -74,10 +74,10 @@ pub(super) async fn permissions(
 
 /// Whether the user may configure the topology of these kinds.
 pub(super) async fn may_declare(connection: &Connection, kinds: &[Kind]) -> May {
-    let (ask, nobody) = (Questions(connection), nobody());
+    let (ask, unused_name) = (Questions(connection), unused_name());
     let mut ours = May::Yes;
     for kind in kinds {
-        let may = ask.may_configure(&format!("{kind}.{nobody}")).await;
+        let may = ask.may_configure(&format!("{kind}.{unused_name}")).await;
         ours = if may == May::Yes { ours } else { may };
     }
     ours
@@ -93,7 +93,7 @@ pub(super) fn grant(kinds: &[Kind]) -> Cow<'static, str> {
 }
 
 /// A name that nothing has: it contains the current time.
-pub(super) fn nobody() -> String {
+pub(super) fn unused_name() -> String {
     let now = jiff::Timestamp::now().to_string();
     let id = derived(&[now.as_bytes()]);
     format!("tallyfy-check-{}", id.simple())

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use clap::Args;
 use ipnet::IpNet;
-use url::Url;
 
 use super::broker_args::BrokerArgs;
 use super::log_args::LogArgs;
@@ -70,9 +69,6 @@ pub(super) struct ConsoleArgs {
         help_heading = "Console"
     )]
     discarded: Option<PathBuf>,
-    /// Base URLs of the workers' own ports, separated by commas: for breaker and organisations.
-    #[arg(long, env = "CONSOLE_WORKERS", value_name = "URLS", help_heading = "Console", value_parser = checked(urls))]
-    workers: Option<Setting<Vec<Url>>>,
     /// The acting user, for the audit event, if there is neither a password file nor a header.
     #[arg(long, env = "USER", value_name = "NAME", help_heading = "Console")]
     by: Option<String>,
@@ -99,20 +95,11 @@ fn networks(text: &str) -> Result<Vec<IpNet>, String> {
     networks.ok_or_else(|| format!("takes addresses or networks, 10.1.2.0/24 say, not {text:?}"))
 }
 
-fn urls(text: &str) -> Result<Vec<Url>, String> {
-    let url = |text: &str| {
-        Url::parse(text).ok().filter(|url| url.scheme() == "http" || url.scheme() == "https")
-    };
-    let urls: Option<_> = text.split(',').map(|text| url(text.trim())).collect();
-    urls.ok_or_else(|| format!("takes URLs, http://127.0.0.1:9464 say, not {text:?}"))
-}
-
 impl Reader {
     pub(super) fn console(&mut self, args: &ConsoleArgs) -> Option<ConsoleSettings> {
         let address = self.take(&args.address);
         let write = self.take(&args.write);
         let who = address.and_then(|address| self.who(args, address));
-        let workers = args.workers.as_ref().map_or(Some(Vec::new()), |workers| self.take(workers));
         let (kinds, delays) = (self.take(&args.kinds.kinds), self.take(&args.delays.wait_ladder));
         let broker = self.broker_address(&args.broker);
         let (address, (url, tls)) = (address?, broker?);
@@ -132,8 +119,8 @@ impl Reader {
             audit_retention,
             undo_window,
         };
-        let (discarded, workers) = (args.discarded.clone(), workers?);
-        Some(ConsoleSettings { address, url, tls, topology, access, discarded, workers })
+        let discarded = args.discarded.clone();
+        Some(ConsoleSettings { address, url, tls, topology, access, discarded })
     }
 
     /// # A console is not opened to a network by mistake

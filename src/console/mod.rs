@@ -21,7 +21,6 @@ mod routes;
 mod seen;
 mod viewer;
 mod watch;
-mod workers;
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,7 +28,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::Url;
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -45,7 +43,6 @@ use guard::HeldLooks;
 use seen::Looks;
 pub use viewer::Rights;
 use watch::Watched;
-use workers::Workers;
 
 const PORT_GRACE: Duration = Duration::from_secs(1);
 
@@ -60,8 +57,6 @@ pub struct ConsoleSettings {
     pub access: Access,
     /// File that discarded dead letters are appended to; without it none can be discarded.
     pub discarded: Option<PathBuf>,
-    /// Where the workers' own ports are.
-    pub workers: Vec<Url>,
 }
 
 /// A console whose port is bound.
@@ -77,7 +72,6 @@ pub(crate) struct Shared {
     actions: Actions,
     looks: Looks,
     held_looks: HeldLooks,
-    workers: Workers,
 }
 
 impl Shared {
@@ -94,14 +88,13 @@ impl Console {
     /// Binds the port.
     ///
     /// # Errors
-    /// The address cannot be bound, or the HTTP client cannot be built.
+    /// The address cannot be bound.
     pub async fn start(settings: ConsoleSettings) -> io::Result<Self> {
         let port = http::bind(settings.address).await?;
         let watched = Watched::new(&settings.topology.kinds);
-        let workers = Workers::new(&settings.workers).map_err(io::Error::other)?;
         let (looks, held_looks) = (Looks::default(), HeldLooks::default());
         let actions = Actions::default();
-        let shared = Shared { settings, watched, actions, looks, held_looks, workers };
+        let shared = Shared { settings, watched, actions, looks, held_looks };
         Ok(Self { port, shared: Arc::new(shared) })
     }
 

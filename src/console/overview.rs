@@ -12,23 +12,24 @@ use super::depths::{Depths, depth, depths};
 use super::fields::Fields;
 use super::lately::last;
 use super::page::page;
-use super::parts::{count, groups, how, moment, said, said_or_dash, trouble};
+use super::parts::{count, exact, groups, how, moment, said, said_or_dash, trouble};
 use super::viewer::Viewer;
 use super::watch::Following;
-use super::workers::{Organisation, Worker};
 use crate::dead_letters::Selection;
 use crate::kind::Kind;
+use crate::messages::ledger::OrganisationState;
 use crate::messages::names::UNROUTED_EVENTS;
 use crate::policy::brakes::Pause;
+use crate::policy::workers::Seen;
 
 pub(super) async fn show(viewer: Viewer, State(shared): State<Arc<Shared>>) -> Markup {
-    let (depths, workers) = tokio::join!(depths(&shared), shared.workers.ask());
+    let depths = depths(&shared).await;
     let nothing = Fields::default();
     let found = grouped(&shared, shared.kinds(), &Selection::default()).await;
     let body = html! {
         (trouble(shared.watched.connection().err().as_ref()))
         section aria-labelledby="brakes" { h2 #brakes { "Guard and pauses" } (brakes(&shared)) }
-        section aria-labelledby="workers" { h2 #workers { "Workers" } (workers_seen(&workers)) }
+        section aria-labelledby="workers" { h2 #workers { "Workers" } (workers(&shared)) }
         section aria-labelledby="queues" { h2 #queues { "Queues" } (queues(&shared, &depths)) }
         section aria-labelledby="dead" {
             h2 #dead { "Dead letters" }
@@ -72,47 +73,41 @@ fn paused_since(pause: &Pause) -> Markup {
     @if let Some(why) = &pause.decision.reason { ": " (said(why)) } }
 }
 
-fn workers_seen(workers: &[Worker]) -> Markup {
+/// As they wrote of themselves to the ledger.
+fn workers(shared: &Shared) -> Markup {
+    let ledger = shared.watched.ledger();
+    let workers = ledger.state.brakes.workers().alive(Timestamp::now());
     html! {
-        @if workers.is_empty() {
-            p.notice { "The state of the breaker and of the organisations is not known here: " code { "CONSOLE_WORKERS" } " names no worker." }
-        }
-        @for worker in workers {
-            h3 { (worker.name) }
+        @if workers.is_empty() { p.notice { "No worker has written to the ledger in the last five minutes." } }
+        @for (name, Seen { at, state }) in &workers {
+            h3 { (said(&state.host)) " " span.dim { (said(name)) ", version " (said(&state.version)) ", seen " (exact(Some(*at))) } }
             ul.state {
-                @match &worker.not_ready {
-                    None => li.good { "It is ready." },
-                    Some(why) => li.bad { strong { "Not ready: " } (said(why)) },
-                }
-                @match &worker.status {
-                    Ok(status) => {
-                        @if status.dry_run { li { "A dry run: nothing is deleted." } }
-                        li.good[status.breaker.state == "closed"].bad[status.breaker.state != "closed"] {
-                            "The breaker is " (said(&status.breaker.state))
-                            @if let Some(since) = &status.breaker.open_since { " since " (said(since)) } "."
-                        }
-                    },
-                    Err(why) => li { "Breaker and organisations are not known: " (said(why)) },
+                @if state.not_ready.is_empty() { li.good { "It is ready." } }
+                @for why in &state.not_ready { li.bad { strong { "Not ready: " } (said(why)) } }
+                @if state.dry_run { li { "A dry run: nothing is deleted." } }
+                @match &state.breaker_open_since {
+                    None => li.good { "The breaker is closed." },
+                    Some(since) => li.bad { "The breaker is open since " (moment(since.parse().ok())) "." },
                 }
             }
-            @if let Ok(status) = &worker.status { (organisations(&status.organisations)) }
+            (organisations(&state.organisations))
         }
     }
 }
 
-fn organisations(organisations: &[Organisation]) -> Markup {
+fn organisations(organisations: &[OrganisationState]) -> Markup {
     html! {
         @if !organisations.is_empty() {
             div.wide tabindex="0" role="region" aria-label="Table of organisations" { table {
-                caption { "Organisations, as this worker sees them" }
+                caption { "Organisations that this worker does not call as usual; ten at most" }
                 thead { tr { th scope="col" { "Organisation" } th scope="col" { "State" } th scope="col" { "Reason" } th scope="col" { "Since" }
-                    th.number scope="col" { "Waiting" } th.number scope="col" { "In flight" } } }
+                    th.number scope="col" { "Waiting" } } }
                 tbody { @for one in organisations { tr {
                     th scope="row" { (said(&one.org_id)) }
                     td.bad[one.state == "suspended"] { (said(&one.state)) }
                     td { (said_or_dash(one.reason.as_deref())) }
                     td { (moment(one.since.as_deref().and_then(|since| since.parse().ok()))) }
-                    td.number { (one.waiting) } td.number { (one.in_flight) }
+                    td.number { (one.waiting) }
                 } } }
             } }
         }
@@ -122,9 +117,9 @@ fn organisations(organisations: &[Organisation]) -> Markup {
 fn queues(shared: &Shared, depths: &Depths) -> Markup {
     html! {
         div.wide tabindex="0" role="region" aria-label="Table of queues" { table {
-            caption { "Ready messages; the waiting ones are in the delay queues. RabbitMQ does not report the age of the oldest message; for dead letters and held commands it is known from the mirror and the ledger." }
+            caption { "Ready messages; the waiting ones are in the delay queues. RabbitMQ does not report the age of the oldest message: for waiting commands the workers tell it, for dead letters and held commands it is known from the mirror and the ledger." }
             thead { tr { th scope="col" { "Kind" } th.number scope="col" { "To do" } th.number scope="col" { "Consumers" } th.number scope="col" { "Waiting" }
-                th.number scope="col" { "Undeliverable" } th.number scope="col" { "Held" } th scope="col" { "Held since" } th.number scope="col" { "Dead" } th scope="col" { "Oldest dead" } } }
+                th scope="col" { "Waiting since" } th.number scope="col" { "Undeliverable" } th.number scope="col" { "Held" } th scope="col" { "Held since" } th.number scope="col" { "Dead" } th scope="col" { "Oldest dead" } } }
             tbody { @for kind in shared.kinds() { (queues_of(shared, *kind, depths)) } }
         } }
         @if let Some(number) = depth(depths, UNROUTED_EVENTS) && number > 0 {
@@ -138,15 +133,13 @@ fn queues_of(shared: &Shared, kind: Kind, depths: &Depths) -> Markup {
     let delays = shared.settings.topology.delays.iter().map(|(delay, _)| kind.delay_queue(delay));
     let waiting: Option<u32> = delays.map(|queue| depth(depths, &queue)).sum();
     let consumers = depths.get(kind.queue()).copied().flatten().map(|depth| depth.consumers);
-    let held_since = {
+    let (held_since, waiting_since) = {
         let ledger = shared.watched.ledger();
-        ledger
-            .state
-            .brakes
-            .tripped()
-            .filter(|(scope, _)| scope.kind == kind)
-            .map(|(_, trip)| trip.since)
-            .min()
+        let brakes = &ledger.state.brakes;
+        let trips = brakes.tripped().filter(|(scope, _)| scope.kind == kind);
+        let workers = brakes.workers().alive(Timestamp::now()).into_iter();
+        let oldest = workers.filter_map(|(_, seen)| seen.state.oldest.get(kind.as_str()));
+        (trips.map(|(_, trip)| trip.since).min(), oldest.filter_map(|at| at.parse().ok()).min())
     };
     let oldest = shared.watched.mirror(kind).and_then(|mirror| {
         mirror.state.dead_letters().filter_map(|(_, dead_letter)| dead_letter.failed_at).min()
@@ -157,6 +150,7 @@ fn queues_of(shared: &Shared, kind: Kind, depths: &Depths) -> Markup {
         td.number { (ready(kind.queue())) }
         td.number { @match consumers { Some(number) => (number), None => span.dim { "–" } } }
         td.number { @match waiting { Some(number) => (count(number as usize)), None => span.dim { "–" } } }
+        td { (time(waiting_since)) }
         td.number { (ready(&kind.undeliverable_queue())) }
         td.number { (ready(&kind.held_queue())) } td { (time(held_since)) }
         td.number { (ready(&kind.dead_letter_queue())) } td { (time(oldest)) }

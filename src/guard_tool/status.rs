@@ -152,12 +152,16 @@ fn queues(out: &mut impl Write, status: &Value, now: Timestamp) -> io::Result<()
 }
 
 fn workers_seen(out: &mut impl Write, status: &Value, now: Timestamp) -> io::Result<()> {
-    let mut rows = vec![["WORKER", "HOST", "VERSION", "SEEN", "BREAKER"].map(str::to_owned)];
+    let mut rows =
+        vec![["WORKER", "HOST", "VERSION", "SEEN", "BREAKER", "READY"].map(str::to_owned)];
     for one in list(&status["workers"]) {
         let is_open = one["breaker_open_since"].is_string();
         let [worker, host, version] = ["worker", "host", "version"].map(|name| text(&one[name]));
         let breaker = if is_open { "open" } else { "closed" }.to_owned();
-        rows.push([worker, host, version, since(&one["seen"], now), breaker]);
+        let why: Vec<_> = list(&one["not_ready"]).iter().map(text).collect();
+        let ready =
+            if why.is_empty() { "yes".to_owned() } else { format!("no: {}", why.join("; ")) };
+        rows.push([worker, host, version, since(&one["seen"], now), breaker, ready]);
     }
     writeln!(out)?;
     if rows.len() == 1 {

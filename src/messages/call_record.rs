@@ -1,5 +1,7 @@
 //! The record of a destructive call: who asked, when, for what, and what the API answered.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -7,39 +9,70 @@ use super::{Publication, names};
 
 /// One destructive call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CallRecord {
+pub struct CallRecord<'a> {
     /// When the answer came, or when the wait for it ended.
     pub at: Timestamp,
     /// The kind of the command.
-    pub kind: String,
-    pub org_id: String,
+    pub kind: Cow<'a, str>,
+    pub org_id: Cow<'a, str>,
     /// Id of the task, process, tag or file.
-    pub id: String,
-    pub command_id: String,
+    pub id: Cow<'a, str>,
+    pub command_id: Cow<'a, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub correlation_id: Option<String>,
+    pub correlation_id: Option<Cow<'a, str>>,
     /// From the command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub requested_by: Option<String>,
+    pub requested_by: Option<Cow<'a, str>>,
     /// `user_id` that the broker validated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub published_by: Option<String>,
+    pub published_by: Option<Cow<'a, str>>,
     /// From the command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
+    pub reason: Option<Cow<'a, str>>,
     /// `delete`, or `archive` if that comes first.
-    pub call: String,
+    pub call: Cow<'a, str>,
     /// What the answer means.
-    pub verdict: String,
+    pub verdict: Cow<'a, str>,
     /// The API's answer, in words.
-    pub answer: String,
+    pub answer: Cow<'a, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http_status: Option<u16>,
     /// `X-Request-Id` of the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub request_id: Option<String>,
+    pub request_id: Option<Cow<'a, str>>,
     /// The worker that called.
-    pub worker: String,
+    pub worker: Cow<'a, str>,
+}
+
+impl CallRecord<'_> {
+    /// Its JSON, of which [`calls`] makes a message.
+    pub fn json(&self) -> Vec<u8> {
+        // Strings and numbers only, so this cannot fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
+/// The message for the calls of one worker, from the JSON of each.
+pub fn calls<'a>(records: impl IntoIterator<Item = &'a [u8]>) -> Publication<'static> {
+    let mut body = Vec::new();
+    for record in records {
+        body.push(if body.is_empty() { b'[' } else { b',' });
+        body.extend_from_slice(record);
+    }
+    body.push(b']');
+    publication(body)
+}
+
+fn publication(body: Vec<u8>) -> Publication<'static> {
+    Publication {
+        exchange: names::LEDGER_EXCHANGE,
+        routing_key: names::AUDIT.to_owned(),
+        body: body.into(),
+        message_id: None,
+        correlation_id: None,
+        content_type: Some("application/json".to_owned()),
+        headers: Vec::new(),
+    }
 }
 
 /// One message of the audit stream.
@@ -47,23 +80,15 @@ pub struct CallRecord {
 #[serde(untagged)]
 pub enum AuditEntry {
     /// Calls of one worker.
-    Calls(Vec<CallRecord>),
+    Calls(Vec<CallRecord<'static>>),
     /// Someone has read the stream up to here.
     Read { read_by: String, at: Timestamp, reader: String },
 }
 
 impl AuditEntry {
     pub fn publication(&self) -> Publication<'static> {
-        Publication {
-            exchange: names::LEDGER_EXCHANGE,
-            routing_key: names::AUDIT.to_owned(),
-            // Strings and numbers only, so this cannot fail.
-            body: serde_json::to_vec(self).unwrap_or_default().into(),
-            message_id: None,
-            correlation_id: None,
-            content_type: Some("application/json".to_owned()),
-            headers: Vec::new(),
-        }
+        // Strings and numbers only, so this cannot fail.
+        publication(serde_json::to_vec(self).unwrap_or_default())
     }
 
     /// `None` if this build does not understand it.

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::Utf8Error;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -255,14 +256,15 @@ fn is_valid_id(id: &str) -> bool {
 macro_rules! id {
     ($name:ident, $what:literal) => {
         #[doc = $what]
-        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[doc = "\n\nA clone shares the text."]
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
         #[serde(try_from = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl TryFrom<String> for $name {
             type Error = InvalidId;
             fn try_from(id: String) -> Result<Self, InvalidId> {
-                if is_valid_id(&id) { Ok(Self(id)) } else { Err(InvalidId) }
+                if is_valid_id(&id) { Ok(Self(id.into())) } else { Err(InvalidId) }
             }
         }
 
@@ -270,6 +272,12 @@ macro_rules! id {
             /// The id as it stands in a URL.
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
             }
         }
 

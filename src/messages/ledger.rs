@@ -145,11 +145,18 @@ pub enum LedgerEntry {
     },
 }
 
-/// What a worker reports about itself, to the others and to operators, about once a minute.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What a worker reports about itself, to the others and to operators, about once a minute and soon
+/// after a change.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerState {
     pub host: String,
     pub version: String,
+    /// A dry run: nothing is deleted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+    /// Why it is not ready, in the words of `/readyz`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_ready: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub breaker_open_since: Option<String>,
     /// The organisations that are not called as usual; only some of them if there are many.
@@ -171,6 +178,20 @@ pub struct OrganisationState {
     pub since: Option<String>,
     /// Commands that have started to wait for it since.
     pub waiting: u64,
+}
+
+impl WorkerState {
+    /// Whether this is news after `told`; ages and counts are not.
+    pub fn differs(&self, told: &Self) -> bool {
+        let how = |state: &Self| {
+            let organisations = state.organisations.iter();
+            let organisations: Vec<_> = organisations
+                .map(|one| (one.org_id.clone(), one.state.clone(), one.reason.clone()))
+                .collect();
+            (state.not_ready.clone(), state.breaker_open_since.is_some(), organisations)
+        };
+        how(self) != how(told)
+    }
 }
 
 impl LedgerRecord {

@@ -5,13 +5,13 @@
 //! afterwards [`ApiAccess::record`] with the result, or [`ApiAccess::release`] if no call was made.
 
 mod breaker;
+mod concurrency;
 pub mod held;
 mod intake;
 mod last_used;
 mod organisation;
 mod pace;
 mod permit;
-mod places;
 pub mod rate;
 mod service;
 mod standing;

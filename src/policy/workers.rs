@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::messages::ledger::WorkerState;
 
-/// Each writes about once a minute.
+/// Each writes at least once a minute.
 const GONE_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
 /// One worker.
@@ -37,14 +37,10 @@ impl Workers {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     fn state(host: &str) -> WorkerState {
-        let (version, oldest) = ("1".to_owned(), BTreeMap::new());
-        let (breaker_open_since, organisations) = (None, Vec::new());
-        WorkerState { host: host.to_owned(), version, breaker_open_since, organisations, oldest }
+        WorkerState { host: host.to_owned(), version: "1".to_owned(), ..WorkerState::default() }
     }
 
     #[test]

@@ -3,23 +3,23 @@
 //! # No unsettled delivery can be acknowledged
 //!
 //! `multiple` acknowledges every delivery of the channel up to a tag. The broker counts the tags of
-//! a channel from 1 without gaps. So they stand here in a row, each with what is known of it, and a
+//! a channel from 1 without gaps. So they stand here in a row, each with its state, and a
 //! run begins at the first that is not settled and ends before the next such one: a delivery that
 //! has not been seen yet is not settled, nor is one that was dropped. What is settled behind such
-//! one is acknowledged singly. A run is named by its last tag that still waits for its
+//! a one is acknowledged singly. A run is named by its last tag that still waits for its
 //! acknowledgement: the broker knows no other.
 
 use std::collections::VecDeque;
 
-/// What is known of one delivery.
+/// The state of one delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// It may not have been seen yet; in any case it is not settled.
     Unsettled,
     /// Its outcome is confirmed: it is to be acknowledged.
     Settled,
-    /// The broker has been told: acknowledged singly, rejected or requeued.
-    Told,
+    /// The broker no longer waits for it: it was acknowledged singly, rejected or requeued.
+    Acknowledged,
 }
 
 /// What is to be sent to the broker, in this order.
@@ -54,9 +54,9 @@ impl AckWindow {
         self.settled.push(tag);
     }
 
-    /// The broker has been told of this delivery in another way, and knows its tag no more.
-    pub fn told(&mut self, tag: u64) {
-        self.set(tag, State::Told);
+    /// This delivery was acknowledged in another way: the broker no longer knows its tag.
+    pub fn acknowledged(&mut self, tag: u64) {
+        self.set(tag, State::Acknowledged);
     }
 
     fn set(&mut self, tag: u64, state: State) {
@@ -81,7 +81,7 @@ impl AckWindow {
         for tag in self.settled.drain(..).filter(|tag| *tag >= self.first) {
             acks.singly.push(tag);
             if let Some(state) = place(self.first, tag).and_then(|at| self.row.get_mut(at)) {
-                *state = State::Told;
+                *state = State::Acknowledged;
             }
         }
         acks
@@ -115,7 +115,7 @@ mod tests {
         window.settled(4);
         window.settled(7);
         assert_eq!(window.take(), acks(Some(4), &[7]));
-        window.told(6);
+        window.acknowledged(6);
         window.settled(8);
         assert_eq!(window.take(), acks(Some(8), &[]));
         assert_eq!(window.take(), Acks::default());
@@ -124,14 +124,14 @@ mod tests {
     #[derive(Debug, Clone, Copy)]
     enum Step {
         Settle(u64),
-        Tell(u64),
+        Acknowledge(u64),
         Take,
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
             6 => (1..60_u64).prop_map(Step::Settle),
-            1 => (1..60_u64).prop_map(Step::Tell),
+            1 => (1..60_u64).prop_map(Step::Acknowledge),
             3 => Just(Step::Take),
         ];
         proptest::collection::vec(step, 0..200)
@@ -150,11 +150,11 @@ mod tests {
                         window.settled(tag);
                         settled.insert(tag);
                     }
-                    Step::Tell(tag) if seen.insert(tag) => {
-                        window.told(tag);
+                    Step::Acknowledge(tag) if seen.insert(tag) => {
+                        window.acknowledged(tag);
                         outstanding.remove(&tag);
                     }
-                    Step::Settle(_) | Step::Tell(_) => {}
+                    Step::Settle(_) | Step::Acknowledge(_) => {}
                     Step::Take => {
                         let Acks { up_to, singly } = window.take();
                         let run: Vec<_> =

@@ -78,7 +78,7 @@ impl Acknowledger {
     pub(super) async fn acknowledge(&self, tag: u64) -> bool {
         match self {
             Self::Singly(singly) => {
-                self.told(tag);
+                self.acknowledged(tag);
                 in_time(singly.channel.basic_ack(tag, BasicAckOptions::default())).await.is_ok()
             }
             Self::InRuns(runs) => {
@@ -89,11 +89,11 @@ impl Acknowledger {
         }
     }
 
-    /// The broker has been told in another way.
-    pub(super) fn told(&self, tag: u64) {
+    /// The delivery was rejected or requeued, or is acknowledged singly.
+    pub(super) fn acknowledged(&self, tag: u64) {
         match self {
             Self::Singly(singly) => _ = singly.settled.fetch_add(1, Ordering::Relaxed),
-            Self::InRuns(runs) => runs.shared.lock().told(tag),
+            Self::InRuns(runs) => runs.shared.lock().acknowledged(tag),
         }
     }
 }

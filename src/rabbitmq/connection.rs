@@ -14,9 +14,9 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::broker_error::{BrokerError, HANDSHAKE_TIMEOUT, is_late};
+use super::endpoints::{Endpoint, Preference, in_order, resolve};
 use super::envelope::KEEP;
 use super::lapin_guard::{self, Keep, dial};
-use super::places::{Place, Preference, in_order, places};
 use super::source::AmqpSource;
 use super::tls::TlsFiles;
 use crate::messages::names;
@@ -28,7 +28,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Connection {
     connection: Arc<lapin::Connection>,
-    place: Place,
+    endpoint: Endpoint,
 }
 
 /// # A dropped connection is closed
@@ -99,10 +99,10 @@ impl Connection {
         keep: Keep,
     ) -> Result<Self, BrokerError> {
         let (url, tls) = (source.read()?, tls.read()?);
-        let (places, errors) = places(&url).await;
+        let (endpoints, errors) = resolve(&url).await;
         let mut errors: Vec<_> = errors.into_iter().map(|(_, error)| error).collect();
-        for place in in_order(places, &preference) {
-            match Self::open_at(&place, url.connect_within(), &tls, purpose, keep).await {
+        for endpoint in in_order(endpoints, &preference) {
+            match Self::open_at(&endpoint, url.connect_within(), &tls, purpose, keep).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => errors.push(error),
             }
@@ -125,10 +125,10 @@ impl Connection {
         purpose: &str,
     ) -> Result<Vec<(String, Result<Self, BrokerError>)>, BrokerError> {
         let (url, tls) = (source.read()?, tls.read()?);
-        let (places, errors) = places(&url).await;
-        let open = places.iter().map(async |place| {
+        let (endpoints, errors) = resolve(&url).await;
+        let open = endpoints.iter().map(async |endpoint| {
             let within = url.connect_within();
-            (place.name(), Self::open_at(place, within, &tls, purpose, KEEP).await)
+            (endpoint.name(), Self::open_at(endpoint, within, &tls, purpose, KEEP).await)
         });
         let mut opened = join_all(open).await;
         opened.extend(errors.into_iter().map(|(host, error)| (host, Err(error))));
@@ -137,53 +137,53 @@ impl Connection {
     }
 
     async fn open_at(
-        place: &Place,
+        endpoint: &Endpoint,
         limit: Duration,
         tls: &OwnedTLSConfig,
         purpose: &str,
         keep: Keep,
     ) -> Result<Self, BrokerError> {
-        let (address, whole) = (place.name(), limit + HANDSHAKE_TIMEOUT);
+        let (address, whole) = (endpoint.name(), limit + HANDSHAKE_TIMEOUT);
         let connect = async {
-            let socket = dial(&place.uri, place.address, limit, tls).await?;
+            let socket = dial(&endpoint.uri, endpoint.address, limit, tls).await?;
             let properties =
                 ConnectionProperties::default().with_connection_name(name(purpose).into());
-            lapin_guard::connect(place.uri.clone(), socket, properties, keep).await
+            lapin_guard::connect(endpoint.uri.clone(), socket, properties, keep).await
         };
         match timeout(whole, connect).await {
             Ok(Ok(connection)) => {
-                Ok(Self { connection: Arc::new(connection), place: place.clone() })
+                Ok(Self { connection: Arc::new(connection), endpoint: endpoint.clone() })
             }
             Ok(Err(source)) if is_late(&source) => {
                 Err(BrokerError::ConnectTimeout { address, limit })
             }
-            Ok(Err(source)) => Err(BrokerError::connect(address, place.is_tls(), source)),
+            Ok(Err(source)) => Err(BrokerError::connect(address, endpoint.is_tls(), source)),
             Err(_) => Err(BrokerError::ConnectTimeout { address, limit: whole }),
         }
     }
 
     /// The broker's address.
     pub fn address(&self) -> SocketAddr {
-        self.place.address
+        self.endpoint.address
     }
 
     /// The user that it was opened as.
     pub fn user(&self) -> &str {
-        &self.place.uri.authority.userinfo.username
+        &self.endpoint.uri.authority.userinfo.username
     }
 
     /// Whether it is encrypted.
     pub fn is_tls(&self) -> bool {
-        self.place.is_tls()
+        self.endpoint.is_tls()
     }
 
     /// Host and address, for operators.
     pub fn name(&self) -> String {
-        self.place.name()
+        self.endpoint.name()
     }
 
-    pub(super) fn place(&self) -> &Place {
-        &self.place
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// Waits until the broker says that it is blocking publishers, and returns why. It says so only

@@ -66,22 +66,26 @@ impl<M> Delivery<M> {
     #[must_use]
     pub async fn reject(self) -> bool {
         let options = BasicRejectOptions { requeue: false };
-        self.tell(self.acknowledger.channel().basic_reject(self.tag, options)).await
+        self.negatively_acknowledge(self.acknowledger.channel().basic_reject(self.tag, options))
+            .await
     }
 
     /// Requeues it; `false` as for [`Delivery::acknowledge`] (the broker then requeues it by
     /// itself).
     pub async fn nack_requeue(self) -> bool {
         let options = BasicNackOptions { requeue: true, multiple: false };
-        self.tell(self.acknowledger.channel().basic_nack(self.tag, options)).await
+        self.negatively_acknowledge(self.acknowledger.channel().basic_nack(self.tag, options)).await
     }
 
-    async fn tell(&self, request: impl Future<Output = lapin::Result<()>>) -> bool {
-        let is_told = in_time(request).await.is_ok();
-        if is_told {
-            self.acknowledger.told(self.tag);
+    async fn negatively_acknowledge(
+        &self,
+        request: impl Future<Output = lapin::Result<()>>,
+    ) -> bool {
+        let is_sent = in_time(request).await.is_ok();
+        if is_sent {
+            self.acknowledger.acknowledged(self.tag);
         }
-        is_told
+        is_sent
     }
 }
 

@@ -50,18 +50,14 @@ impl Looks {
     /// ready, and that we consume. But a consumer is added or removed only with the consent of a
     /// majority of the queue's members, so there is no answer to that. The queue must be a rarely
     /// used one; the temporary consumer is added after all others, and only if nothing is ready.
-    pub(super) async fn reach_majority(
-        &self,
-        connections: [&Connection; 2],
-        (queue, within): (&str, Option<Duration>),
-    ) -> bool {
+    pub(super) async fn reach_majority(&self, connections: [&Connection; 2], queue: &str) -> bool {
         if self.is_refused.load(Ordering::Relaxed) {
             return true;
         }
         let asked = (0..2).map(async |at| {
             let come_and_go =
                 self.ask(connections[at], at, async |channel| come_and_go(channel, queue).await);
-            match timeout(within.unwrap_or(LOOK_WITHIN), come_and_go).await {
+            match timeout(LOOK_WITHIN, come_and_go).await {
                 Ok(Err(error)) => {
                     self.is_refused.fetch_or(Refusal::of(&error).is_some(), Ordering::Relaxed);
                     !is_late(&error)
@@ -94,6 +90,19 @@ impl Looks {
     }
 }
 
+/// The same for a new connection, which is closed if it does not.
+pub(super) async fn reaches_majority(
+    connection: &Connection,
+    queue: &str,
+    within: Duration,
+) -> bool {
+    let asked = async { come_and_go(&connection.channel().await?, queue).await };
+    match timeout(within, asked).await {
+        Ok(answer) => answer.err().is_none_or(|error| !is_late(&error)),
+        Err(_) => false,
+    }
+}
+
 /// # A consumer that starts too late does not stay
 ///
 /// lapin keeps a channel with a pending answer, and a consumer that starts after all would take a
@@ -108,8 +117,8 @@ impl Drop for ClosedIfLeft {
     }
 }
 
-/// Adds a consumer to a queue and removes it, if nothing is ready: the queue must be there to answer
-/// that.
+/// Adds a consumer to a queue and removes it, if nothing is ready: the queue must be there to
+/// answer that.
 pub(super) async fn come_and_go(channel: &Channel, queue: &str) -> lapin::Result<()> {
     if depth(channel, queue).await?.ready > 0 {
         return Ok(());

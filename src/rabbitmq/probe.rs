@@ -32,9 +32,9 @@ pub enum May {
 
 /// The broker's version, from its greeting before any login; lapin does not expose it.
 pub async fn version(connection: &Connection, tls: &TlsFiles) -> Option<String> {
-    let (place, tls) = (connection.place(), tls.read().ok()?);
+    let (endpoint, tls) = (connection.endpoint(), tls.read().ok()?);
     let greet = async {
-        let mut socket = dial(&place.uri, place.address, PATIENCE, &tls).await.ok()?;
+        let mut socket = dial(&endpoint.uri, endpoint.address, PATIENCE, &tls).await.ok()?;
         socket.write_all(PROTOCOL_HEADER).await.ok()?;
         let mut greeting = vec![0; 4096];
         let mut read = 0;

@@ -105,7 +105,7 @@ impl From<lapin::Error> for PublishError {
 pub struct Publisher {
     connection: Arc<Connection>,
     idle: Arc<Mutex<Vec<Channel>>>,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     user: OwnUser,
 }
 
@@ -116,7 +116,7 @@ impl Publisher {
             user: OwnUser::new(connection.user()),
             connection: Arc::new(connection),
             idle: Arc::default(),
-            places: Arc::new(Semaphore::new(CHANNELS)),
+            permits: Arc::new(Semaphore::new(CHANNELS)),
         }
     }
 
@@ -148,7 +148,7 @@ impl Publisher {
         &self,
         publication: &Publication<'_>,
     ) -> lapin::Result<Confirmation> {
-        let _place = self.places.acquire().await;
+        let _permit = self.permits.acquire().await;
         let idle = self.lock_idle().pop();
         let channel = match idle {
             Some(channel) => channel,

@@ -17,7 +17,7 @@ use super::broker_error::{BrokerError, HANDSHAKE_TIMEOUT};
 use super::connection::Connection;
 use super::deliveries::{COMMANDS, Deliveries};
 use super::ledger::LedgerReader;
-use super::looks::Looks;
+use super::looks::{Looks, reaches_majority};
 use super::own_user::Trust;
 use super::publisher::Publisher;
 use super::session_loss::{GONE, Memory, watch};
@@ -27,6 +27,8 @@ use super::topology::{self, Depth, Provision, Topology};
 use crate::kind::Kind;
 
 const PROVED_WITHIN: Duration = Duration::from_millis(1500);
+/// Connections that are tried one after another if none of them can be proved.
+const TRIES: u32 = 3;
 const DECLARE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Where the broker is and what shall be there.
@@ -78,10 +80,9 @@ impl Session {
         settings: &BrokerSettings,
         memory: &Arc<Memory>,
     ) -> Result<Self, BrokerError> {
-        let connect = async |purpose, first| {
-            let preference = memory.lock().preference(first, Instant::now());
-            Connection::open_preferring(&settings.url, &settings.tls, purpose, preference).await
-        };
+        let must_prove = memory.lock().takes_a_proof();
+        let connect =
+            async |purpose, first| connect(settings, memory, must_prove, (purpose, first)).await;
         let consuming = connect("consume", None).await?;
         let address = consuming.address();
         let failed = |error| {
@@ -90,8 +91,8 @@ impl Session {
         };
         if !memory.lock().is_topology_sure {
             match topology::ensure(&consuming, &settings.topology).await {
-                Ok(old) => {
-                    topology::warn_of_old_queues(&old);
+                Ok(found) => {
+                    topology::warn_of_old_queues(&found.old);
                     memory.lock().is_topology_sure = true;
                 }
                 Err(error) if error.is_unanswered() => {}
@@ -107,7 +108,7 @@ impl Session {
         watch(&consuming, (&lost, &why_lost, memory));
         let blocked = watch(&publishing, (&lost, &why_lost, memory));
         let publisher = Publisher::new(publishing);
-        let session = Self {
+        Ok(Self {
             consuming,
             acknowledger,
             trust: Trust::new(publisher.user().clone(), &settings.trusted_users),
@@ -119,23 +120,7 @@ impl Session {
             memory: Arc::clone(memory),
             why_lost,
             lost,
-        };
-        session.prove().await
-    }
-
-    /// # A session that follows one that was given up proves itself first
-    ///
-    /// Its host, or what stands behind a balancer, may be the node that was left, or one that is no
-    /// better off. Some sessions later it is taken as it is: there may be no better one.
-    async fn prove(self) -> Result<Self, BrokerError> {
-        let must_prove = self.memory.lock().takes_a_proof();
-        if !must_prove || self.reaches_majority(Some(PROVED_WITHIN)).await {
-            return Ok(self);
-        }
-        let address = self.consuming.name();
-        self.memory.lock().failed_at(self.consuming.address());
-        tokio::spawn(async move { self.close().await });
-        Err(BrokerError::NoMajority { address })
+        })
     }
 
     /// Whose copies are believed.
@@ -254,9 +239,9 @@ impl Session {
     }
 
     /// Whether the nodes of both connections still reach a majority of the nodes.
-    pub async fn reaches_majority(&self, within: Option<Duration>) -> bool {
+    pub async fn reaches_majority(&self) -> bool {
         let Some(kind) = self.topology.kinds.first() else { return true };
-        self.looks.reach_majority(self.connections(), (&kind.undeliverable_queue(), within)).await
+        self.looks.reach_majority(self.connections(), &kind.undeliverable_queue()).await
     }
 
     fn connections(&self) -> [&Connection; 2] {
@@ -272,5 +257,36 @@ impl Session {
     pub async fn close(&self) {
         self.lost.cancel();
         tokio::join!(self.consuming.close(), self.publisher.connection().close());
+    }
+}
+
+/// # A session that follows one that was given up proves itself first
+///
+/// The host, or what stands behind a balancer, may be the node that was left, or one that is no
+/// better off. So each connection is proved by itself, and another one is tried at once. Some
+/// sessions later they are taken as they are: there may be no better one.
+async fn connect(
+    settings: &BrokerSettings,
+    memory: &Arc<Memory>,
+    must_prove: bool,
+    (purpose, first): (&str, Option<SocketAddr>),
+) -> Result<Connection, BrokerError> {
+    let (url, tls) = (&settings.url, &settings.tls);
+    let queue = settings.topology.kinds.first().map(|kind| kind.undeliverable_queue());
+    let mut tries = TRIES;
+    loop {
+        tries -= 1;
+        let preference = memory.lock().preference(first, Instant::now());
+        let connection = Connection::open_preferring(url, tls, purpose, preference).await?;
+        let Some(queue) = queue.as_ref().filter(|_| must_prove) else { return Ok(connection) };
+        if reaches_majority(&connection, queue, PROVED_WITHIN).await {
+            return Ok(connection);
+        }
+        memory.lock().failed_at(connection.address());
+        let address = connection.name();
+        tokio::spawn(async move { connection.close().await });
+        if tries == 0 {
+            return Err(BrokerError::NoMajority { address });
+        }
     }
 }

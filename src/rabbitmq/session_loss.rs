@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
-use super::places::Preference;
+use super::endpoints::Preference;
 
 /// As long as a cluster takes to choose other leaders.
 const PROOFS: u8 = 6;

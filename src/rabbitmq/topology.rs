@@ -44,47 +44,31 @@ pub enum Provision {
     Check,
 }
 
-/// Ensures that the topology exists. Returns the names of the queues with the arguments of earlier
-/// versions.
+/// What `ensure` found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Queues with the arguments of earlier versions.
+    pub old: Vec<String>,
+    /// Queues that do not exist, and that a worker can do without.
+    pub missing: Vec<String>,
+}
+
+/// Ensures that the topology exists.
 ///
 /// # Errors
 /// [`BrokerError::Topology`] names the first exchange or queue that is missing, has other arguments
 /// or got no answer.
-pub async fn ensure(
-    connection: &Connection,
-    topology: &Topology,
-) -> Result<Vec<String>, BrokerError> {
+pub async fn ensure(connection: &Connection, topology: &Topology) -> Result<Found, BrokerError> {
     let provision = topology.provision;
     let mut channel = open_channel(connection).await?;
     for (name, kind, arguments) in exchanges() {
         let declared = declare_exchange(&channel, provision, name, kind, arguments).await;
         declared.map_err(|source| failed(provision, &format!("exchange {name}"), source))?;
     }
-    let mut old = Vec::new();
+    let mut found = Found::default();
     let queues = queues(topology);
     for queue in &queues {
-        let failed = |source| failed(provision, &format!("queue {}", queue.name), source);
-        match declare_queue(&channel, provision, &queue.name, queue.arguments.clone()).await {
-            Ok(()) => {}
-            Err(refused) if queue.may_be_missing(provision, &refused) => {
-                // A refusal closes the channel.
-                channel = open_channel(connection).await?;
-            }
-            Err(refused) => {
-                let differs = Refusal::of(&refused) == Some(Refusal::PreconditionFailed);
-                let Some(arguments) = queue.old_arguments.clone().filter(|_| differs) else {
-                    return Err(failed(refused));
-                };
-                // A refusal closes the channel.
-                channel = open_channel(connection).await?;
-                let declared = declare_queue(&channel, provision, &queue.name, arguments).await;
-                declared.map_err(|_| failed(refused))?;
-                old.push(queue.name.clone());
-            }
-        }
-        if provision == Provision::Declare {
-            bind(&channel, queue).await.map_err(failed)?;
-        }
+        ensure_queue(connection, &mut channel, provision, queue, &mut found).await?;
     }
     if provision == Provision::Declare {
         for queue in &queues {
@@ -93,7 +77,47 @@ pub async fn ensure(
         }
     }
     let _ = in_time(channel.close(200, "OK".into())).await;
-    Ok(old)
+    Ok(found)
+}
+
+/// The channel is a new one if something was refused: a refusal closes it.
+async fn ensure_queue(
+    connection: &Connection,
+    channel: &mut Channel,
+    provision: Provision,
+    queue: &QueueSpec,
+    found: &mut Found,
+) -> Result<(), BrokerError> {
+    let failed = |source| failed(provision, &format!("queue {}", queue.name), source);
+    // To compare an optional queue that is missing would create it, without its binding.
+    if queue.is_optional && provision != Provision::Declare {
+        match depth(channel, &queue.name).await {
+            Ok(_) => {}
+            Err(refused) if Refusal::of(&refused) == Some(Refusal::NotFound) => {
+                *channel = open_channel(connection).await?;
+                found.missing.push(queue.name.clone());
+                return Ok(());
+            }
+            Err(refused) => return Err(failed(refused)),
+        }
+    }
+    match declare_queue(channel, provision, &queue.name, queue.arguments.clone()).await {
+        Ok(()) => {}
+        Err(refused) => {
+            let differs = Refusal::of(&refused) == Some(Refusal::PreconditionFailed);
+            let Some(arguments) = queue.old_arguments.clone().filter(|_| differs) else {
+                return Err(failed(refused));
+            };
+            *channel = open_channel(connection).await?;
+            let declared = declare_queue(channel, provision, &queue.name, arguments).await;
+            declared.map_err(|_| failed(refused))?;
+            found.old.push(queue.name.clone());
+        }
+    }
+    if provision == Provision::Declare {
+        bind(channel, queue).await.map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// Logs once how queues from an older version get the limit that they lack.
@@ -131,14 +155,6 @@ fn failed(provision: Provision, what: &str, source: lapin::Error) -> BrokerError
         Provision::Check => format!("cannot find {what}"),
     };
     BrokerError::Topology { what, source }
-}
-
-impl QueueSpec {
-    /// Whether it may be missing, because an older version's `setup` did not know it.
-    fn may_be_missing(&self, provision: Provision, refused: &lapin::Error) -> bool {
-        let is_missing = Refusal::of(refused) == Some(Refusal::NotFound);
-        self.is_optional && provision == Provision::Check && is_missing
-    }
 }
 
 /// Names of all queues that commands and events wait in.

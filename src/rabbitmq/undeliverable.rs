@@ -14,7 +14,7 @@ use super::broker_error::BrokerError;
 use super::connection::Connection;
 use super::deliveries::{Deliveries, UNDELIVERABLE};
 use super::delivery::Delivery;
-use super::places::Preference;
+use super::endpoints::Preference;
 use super::session::{BrokerSettings, Session};
 use crate::messages::Undeliverable;
 

@@ -5,7 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
 
-use crate::messages::call_record::CallRecord;
+use crate::messages::Publication;
+use crate::messages::call_record::{self, CallRecord};
 
 /// Records that one message holds, at most.
 const AT_ONCE: usize = 200;
@@ -20,13 +21,15 @@ pub(super) struct AuditLog {
 
 #[derive(Default)]
 struct Shared {
-    unconfirmed: VecDeque<CallRecord>,
+    /// As JSON.
+    unconfirmed: VecDeque<Vec<u8>>,
     /// Number of the last record.
     last: u64,
 }
 
 impl AuditLog {
-    pub(super) fn record(&self, record: CallRecord) {
+    pub(super) fn record(&self, record: &CallRecord<'_>) {
+        let record = record.json();
         let mut shared = self.lock();
         shared.unconfirmed.push_back(record);
         shared.last += 1;
@@ -46,16 +49,22 @@ impl AuditLog {
         let _ = confirmed.wait_for(|confirmed| *confirmed >= number).await;
     }
 
-    /// Waits for records, and returns the oldest ones, as many as one message holds. They stay here
-    /// until they are confirmed.
-    pub(super) async fn batch(&self) -> Vec<CallRecord> {
+    /// Waits for records, and returns the message for the oldest ones with their number, as many as
+    /// one message holds. They stay here until they are confirmed.
+    pub(super) async fn batch(&self) -> (Publication<'static>, usize) {
         loop {
-            let batch: Vec<_> = self.lock().unconfirmed.iter().take(AT_ONCE).cloned().collect();
-            if !batch.is_empty() {
+            if let Some(batch) = self.oldest() {
                 return batch;
             }
             self.to_write.notified().await;
         }
+    }
+
+    fn oldest(&self) -> Option<(Publication<'static>, usize)> {
+        let shared = self.lock();
+        let number = shared.unconfirmed.len().min(AT_ONCE);
+        let records = shared.unconfirmed.iter().take(number).map(Vec::as_slice);
+        (number > 0).then(|| (call_record::calls(records), number))
     }
 
     pub(super) fn confirm(&self, number: usize) {
@@ -74,40 +83,49 @@ impl AuditLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::messages::call_record::AuditEntry;
 
-    fn record(id: &str) -> CallRecord {
-        let text = || id.to_owned();
+    fn record(id: &str) -> CallRecord<'_> {
         CallRecord {
             at: "2026-11-23T10:00:00Z".parse().unwrap(),
-            kind: "task.delete".to_owned(),
-            org_id: "o".to_owned(),
-            id: text(),
-            command_id: text(),
+            kind: "task.delete".into(),
+            org_id: "o".into(),
+            id: id.into(),
+            command_id: id.into(),
             correlation_id: None,
             requested_by: None,
             published_by: None,
             reason: None,
-            call: "delete".to_owned(),
-            verdict: "deleted".to_owned(),
-            answer: "HTTP 204".to_owned(),
+            call: "delete".into(),
+            verdict: "deleted".into(),
+            answer: "HTTP 204".into(),
             http_status: Some(204),
             request_id: None,
-            worker: "w".to_owned(),
+            worker: "w".into(),
         }
+    }
+
+    async fn batch(audit: &AuditLog) -> Vec<CallRecord<'static>> {
+        let (message, number) = audit.batch().await;
+        let Some(AuditEntry::Calls(calls)) = AuditEntry::read(&message.body) else {
+            panic!("{message:?}")
+        };
+        assert_eq!(calls.len(), number);
+        calls
     }
 
     #[tokio::test]
     async fn a_record_stays_until_it_is_confirmed() {
         let audit = AuditLog::default();
         for id in ["a", "b"] {
-            audit.record(record(id));
+            audit.record(&record(id));
         }
-        assert_eq!(audit.batch().await.len(), 2);
-        audit.record(record("c"));
-        assert_eq!(audit.batch().await.len(), 3, "the session was lost: it is written again");
+        assert_eq!(batch(&audit).await.len(), 2);
+        audit.record(&record("c"));
+        assert_eq!(batch(&audit).await.len(), 3, "the session was lost: it is written again");
         audit.confirm(2);
         audit.confirmed(2).await;
-        assert_eq!(audit.batch().await, [record("c")]);
+        assert_eq!(batch(&audit).await, [record("c")]);
         assert_eq!(audit.last(), 3);
         assert!(tokio::time::timeout(std::time::Duration::ZERO, audit.confirmed(3)).await.is_err());
     }

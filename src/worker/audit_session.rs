@@ -7,7 +7,6 @@ use tracing::error;
 
 use super::engine::Engine;
 use crate::health::Component;
-use crate::messages::call_record::AuditEntry;
 use crate::rabbitmq::Session;
 
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -16,9 +15,8 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// time; it holds everything that arrived while the previous one was in flight.
 pub(super) async fn write_audit(session: &Session, engine: &Engine) {
     loop {
-        let batch = engine.audit.batch().await;
-        let number = batch.len();
-        match session.publisher().publish(&AuditEntry::Calls(batch).publication()).await {
+        let (message, number) = engine.audit.batch().await;
+        match session.publisher().publish(&message).await {
             Ok(()) => {
                 engine.audit.confirm(number);
                 engine.health.set(Component::Audit, None);

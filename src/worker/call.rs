@@ -1,6 +1,7 @@
 //! One permitted call: waits for permission, makes the call, verifies an absence, and reports the
 //! result.
 
+use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use super::stop::Stop;
 use crate::failpoint::{self, Failpoint};
 use crate::messages::call_record::CallRecord;
 use crate::messages::ledger::Scope;
-use crate::messages::{Command, Incoming, Outcome, Target};
+use crate::messages::{Command, Incoming, Outcome, Properties, Target};
 use crate::policy::absence::{Reach, believe, in_its_place};
 use crate::policy::answer::Answer;
 use crate::policy::api_access::{CommandKey, Feedback};
@@ -136,33 +137,35 @@ impl Engine {
     /// No delivery is acknowledged before the records of its calls have been confirmed (`Settler`).
     /// A worker that is killed between the call and its record leaves no record of that call; the
     /// command is delivered again, and the next call leaves one.
-    fn keep_record(
-        &self,
-        command: &Command,
-        incoming: &Incoming,
-        call: &str,
-        (answer, verdict): (&Answer, Verdict),
+    fn keep_record<'a>(
+        &'a self,
+        command: &'a Command,
+        incoming: &'a Incoming,
+        call: &'a str,
+        (answer, verdict): (&'a Answer, Verdict),
     ) {
         if !self.ledger.is_kept() {
             return;
         }
         let Target { kind, org, id } = &command.target;
-        self.audit.record(CallRecord {
+        let Properties { correlation_id, published_by, .. } = &incoming.properties;
+        let borrowed = |text: &'a Option<String>| text.as_deref().map(Cow::Borrowed);
+        self.audit.record(&CallRecord {
             at: Timestamp::now(),
-            kind: kind.as_str().to_owned(),
-            org_id: org.to_string(),
-            id: id.to_string(),
-            command_id: Outcome::command_id(incoming, Some(command)),
-            correlation_id: incoming.properties.correlation_id.clone(),
-            requested_by: command.requested_by.clone(),
-            published_by: incoming.properties.published_by.clone(),
-            reason: command.reason.clone(),
-            call: call.to_owned(),
-            verdict: verdict.as_str().to_owned(),
-            answer: answer.describe(),
+            kind: kind.as_str().into(),
+            org_id: org.as_str().into(),
+            id: id.as_str().into(),
+            command_id: Outcome::command_id(incoming, Some(command)).into(),
+            correlation_id: borrowed(correlation_id),
+            requested_by: borrowed(&command.requested_by),
+            published_by: borrowed(published_by),
+            reason: borrowed(&command.reason),
+            call: call.into(),
+            verdict: verdict.as_str().into(),
+            answer: answer.describe().into(),
             http_status: answer.status(),
-            request_id: answer.request_id().map(str::to_owned),
-            worker: self.ledger.writer().to_owned(),
+            request_id: answer.request_id().map(Cow::Borrowed),
+            worker: self.ledger.writer().into(),
         });
     }
 }

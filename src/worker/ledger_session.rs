@@ -2,7 +2,7 @@
 //! what this one has to say.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
@@ -15,7 +15,7 @@ use super::status::worker_state;
 use crate::health::Component;
 use crate::messages::Publication;
 use crate::messages::held::{self, Held};
-use crate::messages::ledger::{LedgerEntry, LedgerRecord, Scope};
+use crate::messages::ledger::{LedgerEntry, LedgerRecord, Scope, WorkerState};
 use crate::policy::brakes::Brakes;
 use crate::policy::guard::Trip;
 use crate::rabbitmq::Session;
@@ -26,6 +26,8 @@ const AT_ONCE: usize = 16;
 /// The worker that saw a trip has told of it by then, if it lives.
 const UNTOLD_AFTER: SignedDuration = SignedDuration::from_secs(30);
 const TELL_EVERY: Duration = Duration::from_mins(1);
+/// How soon a change is told.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// The next record of a ledger that has not been read to its end.
 const READ_WITHIN: Duration = Duration::from_secs(10);
@@ -81,19 +83,26 @@ async fn read_on(
     }
 }
 
-/// How this worker is doing, as soon as the ledger has been read and then about once a minute.
+/// How this worker is doing, as soon as the ledger has been read, then about once a minute and when
+/// it has changed.
 async fn tell_of_us(session: &Arc<Session>, engine: &Arc<Engine>) {
     let mut changes = engine.ledger.changes();
     while !engine.ledger.is_current() {
         // The sender is the engine's own.
         let _ = changes.changed().await;
     }
-    let mut ticks = interval(TELL_EVERY);
+    let mut ticks = interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told: Option<(Instant, WorkerState)> = None;
     loop {
         ticks.tick().await;
         let now = Timestamp::now();
-        engine.ledger.tell(worker_state(engine, now));
+        let state = worker_state(engine, now);
+        if told.as_ref().is_none_or(|(at, told)| at.elapsed() >= TELL_EVERY || state.differs(told))
+        {
+            told = Some((Instant::now(), state.clone()));
+            engine.ledger.tell(state);
+        }
         for (scope, trip) in engine.ledger.with(Brakes::unannounced) {
             if now.duration_since(trip.since) > UNTOLD_AFTER {
                 tell_of_trip(scope, &trip, session, engine);

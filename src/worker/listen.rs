@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::health::{Component, Health};
 use crate::kind::Kind;
-use crate::policy::hearing::{Hearing, Look, Moves, Sign, Told};
+use crate::policy::hearing::{Hearing, Look, Moves, Sign};
 use crate::rabbitmq::Session;
 use crate::rabbitmq::topology::Depth;
 
@@ -88,7 +88,7 @@ impl<'a> Listener<'a> {
             sleep_until(next_look.into()).await;
             let looks = self.look(kinds, prefetch).await;
             let now = Instant::now();
-            if self.tell(&self.judge(&looks, now), now) {
+            if self.report(&self.judge(&looks, now), now) {
                 return;
             }
             let is_time_to_declare = {
@@ -108,17 +108,15 @@ impl<'a> Listener<'a> {
         let has_room = self.handlers.len() < usize::from(prefetch);
         let received = kinds.iter().map(|kind| self.received.of(*kind).load(Ordering::Relaxed));
         let received: Vec<_> = received.collect();
-        let (told, has_majority) = tokio::join!(
+        let (depths, has_majority) = tokio::join!(
             join_all(kinds.iter().map(|kind| self.session.look(kind.queue()))),
             self.has_majority(asked)
         );
-        let look = |((kind, told), received): ((&Kind, [Option<Depth>; 2]), u64)| {
-            let told = told.map(|depth| {
-                depth.map(|depth| Told { ready: depth.ready, consumers: depth.consumers })
-            });
-            (*kind, Look { told, asked, received, has_room, has_majority })
+        let look = |((kind, depths), received): ((&Kind, [Option<Depth>; 2]), u64)| {
+            let ready = depths.map(|depth| depth.map(|depth| depth.ready));
+            (*kind, Look { ready, asked, received, has_room, has_majority })
         };
-        kinds.iter().zip(told).zip(received).map(look).collect()
+        kinds.iter().zip(depths).zip(received).map(look).collect()
     }
 
     /// Asks only if nothing has arrived since the last look.
@@ -128,7 +126,7 @@ impl<'a> Listener<'a> {
             let is_quiet = std::mem::replace(&mut seen.received, received) == received;
             is_quiet && self.moves().may_ask(seen.began, now)
         };
-        !is_quiet || self.session.reaches_majority(None).await
+        !is_quiet || self.session.reaches_majority().await
     }
 
     fn judge(&self, looks: &[(Kind, Look)], now: Instant) -> Vec<String> {
@@ -149,7 +147,7 @@ impl<'a> Listener<'a> {
     }
 
     /// Reports deaf consumers; `true` if the session is given up because of them.
-    fn tell(&self, deaf: &[String], now: Instant) -> bool {
+    fn report(&self, deaf: &[String], now: Instant) -> bool {
         let Some(reason) = deaf.first() else {
             if self.health.set(Component::Hearing, None) {
                 info!("the consumer gets messages again, or there are none");
@@ -171,7 +169,6 @@ impl<'a> Listener<'a> {
 fn reason(kind: Kind, sign: Sign) -> String {
     let what = match sign {
         Sign::Ready(ready) => format!("{ready} messages are ready"),
-        Sign::NoConsumer => "RabbitMQ knows of no consumer".to_owned(),
         Sign::NoAnswer => "RabbitMQ does not answer".to_owned(),
         Sign::NoMajority => {
             "RabbitMQ does not answer what needs a majority of its nodes".to_owned()

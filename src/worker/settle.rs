@@ -179,16 +179,20 @@ impl Settler {
             return;
         }
         let written = timeout(MIRROR_WITHIN, self.session.publisher().publish(&record)).await;
-        match written.unwrap_or(Err(PublishError::TimedOut)) {
-            Ok(()) => {}
-            Err(PublishError::Returned(_)) => {
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(PublishError::Returned(_))) => {
                 self.has_no_mirror.store(true, Ordering::Relaxed);
                 info!(
                     "there is no {}, run `setup`: the console sees no new dead letters",
                     kind.mirror()
                 );
             }
-            Err(error) => warn!("a dead letter is not in {}: {error}", kind.mirror()),
+            Ok(Err(error)) => warn!("a dead letter is not in {}: {error}", kind.mirror()),
+            Err(_) => warn!(
+                "a dead letter is not in {}: no confirm within {MIRROR_WITHIN:?}",
+                kind.mirror()
+            ),
         }
     }
 

@@ -88,6 +88,8 @@ pub(super) fn worker_state(engine: &Engine, now: Timestamp) -> WorkerState {
     WorkerState {
         host: uname().nodename().to_string_lossy().into_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        dry_run: engine.mode() == CallMode::Look,
+        not_ready: engine.health.reasons(),
         breaker_open_since,
         organisations,
         oldest: oldest(engine, now),

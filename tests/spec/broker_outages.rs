@@ -12,7 +12,7 @@ use crate::check::check_for;
 use crate::dead_letters;
 use crate::support::eventually;
 use crate::support::proxy::{Direction, Proxy};
-use crate::support::rabbitmq::{broker, broker_to_harm, own_broker};
+use crate::support::rabbitmq::{Broker, broker, broker_to_harm, own_broker};
 use crate::support::world::{ORG, World};
 
 async fn delete_some(world: &World, tasks: &[&str]) {
@@ -31,6 +31,27 @@ async fn all_are_gone(world: &World, tasks: &[&str]) {
     assert_eq!(world.tester.dead_letters().len(), 0);
 }
 
+/// Off again when it is dropped, by whatever end of the test: no other one could publish.
+struct Alarm(&'static Broker, [&'static str; 2]);
+
+impl Alarm {
+    fn on(
+        broker: &'static Broker,
+        setting: &'static str,
+        too_little: &str,
+        enough: &'static str,
+    ) -> Self {
+        broker.ctl(&[setting, too_little]);
+        Self(broker, [setting, enough])
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.0.ctl(&self.1);
+    }
+}
+
 #[tokio::test]
 async fn an_alarm_of_the_broker_is_told_and_waited_for() {
     let (_turn, broker) = broker_to_harm().await;
@@ -41,7 +62,7 @@ async fn an_alarm_of_the_broker_is_told_and_waited_for() {
         let mut world = World::at(broker, |_| {}).await;
         let tasks = ["t1", "t2", "t3"];
         delete_some(&world, &tasks).await;
-        broker.ctl(&[setting, too_little]);
+        let alarm = Alarm::on(broker, setting, too_little, enough);
         world.start_worker().await;
         let reason = world.is_not_ready_because("RabbitMQ is blocking publishers").await;
         assert!(reason.contains(resource), "{reason}");
@@ -65,7 +86,7 @@ async fn an_alarm_of_the_broker_is_told_and_waited_for() {
         }
         world.sandbox.forget_unexpected().await;
         assert_eq!(world.tester.events().len(), 0);
-        broker.ctl(&[setting, enough]);
+        drop(alarm);
         for task in tasks {
             assert_eq!(world.end(task).await["outcome"], "deleted");
         }
@@ -83,12 +104,12 @@ async fn a_broker_that_was_lost_during_an_alarm_is_not_said_to_be_blocked_when_i
     let proxy = Proxy::start(format!("{host}:{port}")).await;
     world = world.behind_broker_proxy(&proxy);
     delete_some(&world, &["t1"]).await;
-    broker.ctl(&["set_vm_memory_high_watermark", "0"]);
+    let alarm = Alarm::on(broker, "set_vm_memory_high_watermark", "0", "0.6");
     world.start_worker().await;
     world.is_not_ready_because("RabbitMQ is blocking publishers").await;
     proxy.cut();
     world.is_not_ready_because("not consuming").await;
-    broker.ctl(&["set_vm_memory_high_watermark", "0.6"]);
+    drop(alarm);
     proxy.restore();
     world.end("t1").await;
     world.is_ready().await;

@@ -197,6 +197,23 @@ async fn a_topology_that_is_missing_or_other_than_expected_fails() {
 }
 
 #[tokio::test]
+async fn a_mirror_that_is_missing_is_a_warning_and_check_makes_none() {
+    let world = World::without_worker(|_| {}).await;
+    let mirror = "task.delete.dead.log";
+    let delete = QueueDeleteOptions::default();
+    world.tester.channel.queue_delete(mirror.into(), delete).await.unwrap();
+    for _ in 0..2 {
+        let (code, facts) = check(&world, &[]).await;
+        let topology = &facts["topology"];
+        assert_eq!((code, &topology["state"]), (Some(0), &json!("warning")), "{facts:#}");
+        assert!(topology["detail"].as_str().unwrap().contains(mirror), "{facts:#}");
+        assert!(topology["cure"].as_str().unwrap().contains("setup"), "{facts:#}");
+        assert_eq!(facts["arguments"]["state"], "ok", "{facts:#}");
+    }
+    ended(world).await;
+}
+
+#[tokio::test]
 async fn a_dead_token_a_foreign_organisation_and_a_wrong_base_url_are_told_apart() {
     let world = World::without_worker(|_| {}).await;
     let base_url = world.sandbox.base_url();

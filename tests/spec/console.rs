@@ -6,14 +6,15 @@ use std::time::Duration;
 use reqwest::header::{AUTHORIZATION, HOST, ORIGIN};
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response};
+use serde_json::json;
 
 use crate::command_line::{binary, signal, with_settings};
 use crate::dead_letters::{audits, lines};
 use crate::hard_edges::free_address;
-use crate::support::eventually;
 use crate::support::process::{Running, output};
 use crate::support::rabbitmq::broker;
 use crate::support::world::{ORG, World};
+use crate::support::{eventually, eventually_within};
 
 const DEAD: &str = "task.delete.dead";
 
@@ -110,7 +111,7 @@ async fn a_replay_takes_what_was_agreed_to_and_leaves_the_same_audit_as_the_comm
         (&begun["by"], &ended["letters"], &ended["interrupted"]),
         (&"ann".into(), &1.into(), &false.into())
     );
-    assert_eq!(ended["selection"], serde_json::json!({"reason": "forbidden", "id": "t1"}));
+    assert_eq!(ended["selection"], json!({"reason": "forbidden", "id": "t1"}));
     console.shows("/dead?kind=task.delete", "2 dead letters").await;
     console.shows("/", "replayed 1 of task.delete").await;
     // Looking has cost nothing: the queue has never handed one out.
@@ -196,6 +197,36 @@ async fn only_requests_of_its_own_pages_by_its_own_name_are_answered() {
     signal(&console.process, "TERM");
     assert_eq!(console.process.output().await.status.code(), Some(0));
     broker().delete_vhost(&world.vhost).await;
+}
+
+#[tokio::test]
+async fn the_overview_shows_breaker_and_organisations_as_the_workers_tell_them() {
+    let world = World::start().await;
+    let console = Open::start(&world, &[]).await;
+    console.shows("/", "It is ready.").await;
+    console.shows("/", "The breaker is closed.").await;
+    world.sandbox.fault_for_all(json!({"status": 503})).await;
+    let tasks: Vec<_> = (0..20).map(|number| format!("t{number}")).collect();
+    for task in &tasks {
+        world.delete(task).await;
+    }
+    let within = Duration::from_secs(40);
+    eventually_within(within, "what the worker tells", async || {
+        let page = console.page("/").await;
+        let told = page.contains("The breaker is open since") && page.contains("Not ready: ");
+        told.then_some(())
+    })
+    .await;
+    world.sandbox.heal().await;
+    for task in &tasks {
+        world.end(task).await;
+    }
+    eventually_within(within, "that it is over", async || {
+        console.page("/").await.contains("The breaker is closed.").then_some(())
+    })
+    .await;
+    drop(console);
+    world.assert_drained().await;
 }
 
 #[tokio::test]

@@ -170,6 +170,18 @@ fn every_panel_says_what_it_shows_and_in_which_unit() {
 }
 
 #[test]
+fn every_panel_shows_one_deployment_if_asked_to() {
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    for target in panels.filter_map(|panel| panel["targets"].as_array()).flatten() {
+        let expression = target["expr"].as_str().unwrap();
+        let metrics = expression.matches("tallyfy_delete_worker_").count();
+        let filters = expression.matches(r#"{namespace=~"$namespace",job=~"$job""#).count();
+        assert_eq!(metrics, filters, "{expression}");
+    }
+}
+
+#[test]
 fn every_alert_has_its_section_and_every_section_its_alert() {
     let after = |line: &str, word: &str| line.trim().strip_prefix(word).map(str::to_owned);
     let alerts: BTreeSet<_> = ALERTS.lines().filter_map(|line| after(line, "- alert: ")).collect();

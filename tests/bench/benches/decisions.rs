@@ -1,4 +1,5 @@
-//! What is pure and on every command's way: decoding, deciding, encoding the event. `cargo bench`.
+//! `cargo bench`: the pure functions that every command passes: decoding, deciding, encoding the
+//! event.
 
 #![allow(
     missing_docs,

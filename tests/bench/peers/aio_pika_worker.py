@@ -1,7 +1,7 @@
-"""A worker as one writes it with aio-pika and aiohttp, on uvloop: delete, publish, wait for the confirm, acknowledge.
+"""A plain worker with aio-pika and aiohttp, on uvloop: delete, publish, wait for the confirm, acknowledge.
 
-At SIGTERM it takes nothing more and finishes what it has. What fails in any way goes back to the queue. It has no wait queues,
-dead letters, breaker, gates, attempts, schemas or metrics, and one token for all organisations.
+At SIGTERM it stops consuming and finishes what it has. Every failure requeues the command. It has no delay queues,
+dead letters, circuit breaker, suspension, attempts, schemas or metrics, and one token for all organisations.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ async def main():
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     connection = await aio_pika.connect_robust(os.environ["AMQP_URL"])
-    # The connector's limit is what bounds the calls; the prefetch keeps it busy.
+    # The connector's limit bounds the calls; the prefetch keeps it busy.
     http = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=CONCURRENCY),
         cookie_jar=aiohttp.DummyCookieJar(),

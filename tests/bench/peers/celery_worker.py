@@ -1,8 +1,8 @@
-"""A worker as one writes it with Celery and requests: the task deletes, publishes, waits for the confirm; Celery acknowledges.
+"""A plain worker with Celery and requests: the task deletes, publishes, waits for the confirm; Celery acknowledges.
 
-It takes Celery's own messages, not JSON commands: Celery cannot take what is not its own. One process with a pool of threads, so
-that all CPU time is its own. At SIGTERM it finishes what it has begun. What fails in any way goes back to the queue. It has no wait
-queues, dead letters, breaker, gates, attempts, schemas or metrics, and one token for all organisations.
+It consumes messages in Celery's own format, not JSON commands: Celery cannot read others. It is one process with a pool of threads,
+so that all CPU time is its own. At SIGTERM it finishes what it has begun. Every failure requeues the command. It has no delay queues,
+dead letters, circuit breaker, suspension, attempts, schemas or metrics, and one token for all organisations.
 """
 
 import json
@@ -22,13 +22,13 @@ CONCURRENCY = int(os.environ["CONCURRENCY"])
 
 app = Celery("tasks", broker=os.environ["AMQP_URL"], set_as_current=True)
 app.conf.update(
-    # Its arguments are there only to tell Celery that it is a quorum queue: those have no global QoS.
+    # The arguments only tell Celery that it is a quorum queue: those have no global QoS.
     task_queues=[Queue("task.delete", no_declare=True, queue_arguments={"x-queue-type": "quorum"})],
     task_acks_late=True,
     task_ignore_result=True,
     worker_prefetch_multiplier=2,
     worker_enable_remote_control=False,
-    # Celery keeps queues of its own for delays where a queue is a quorum queue; nothing here is delayed.
+    # For quorum queues Celery creates delay queues of its own; nothing is delayed here.
     broker_native_delayed_delivery_queue_type="classic",
     broker_heartbeat=10,
     broker_transport_options={"confirm_publish": True},

@@ -1,7 +1,7 @@
-"""A worker as one writes it with FastStream and aiohttp, on uvloop: delete, publish, wait for the confirm, acknowledge.
+"""A plain worker with FastStream and aiohttp, on uvloop: delete, publish, wait for the confirm, acknowledge.
 
-At SIGTERM it takes nothing more and finishes what it has. What fails in any way goes back to the queue. It has no wait queues,
-dead letters, breaker, gates, attempts or metrics, and one token for all organisations.
+At SIGTERM it stops consuming and finishes what it has. Every failure requeues the command. It has no delay queues,
+dead letters, circuit breaker, suspension, attempts or metrics, and one token for all organisations.
 """
 
 import os
@@ -54,7 +54,7 @@ async def delete(command: Command, command_id: str = Context("message.message_id
 
 @asynccontextmanager
 async def lifespan(context: ContextRepo):
-    # The connector's limit is what bounds the calls; the prefetch keeps it busy.
+    # The connector's limit bounds the calls; the prefetch keeps it busy.
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=CONCURRENCY),
         cookie_jar=aiohttp.DummyCookieJar(),

@@ -1,7 +1,7 @@
-// A worker as one writes it with amqp091-go and net/http: delete, publish, wait for the confirm, acknowledge.
+// A plain worker with amqp091-go and net/http: delete, publish, wait for the confirm, acknowledge.
 //
-// At SIGTERM it takes nothing more and finishes what it has. What fails in any way goes back to the queue. It has no wait queues,
-// dead letters, breaker, gates, attempts, schemas or metrics, one token for all organisations, and ends when the broker is lost.
+// At SIGTERM it stops consuming and finishes what it has. Every failure requeues the command. It has no delay queues,
+// dead letters, circuit breaker, suspension, attempts, schemas or metrics, uses one token for all organisations, and ends when the broker is lost.
 package main
 
 import (
@@ -107,7 +107,7 @@ func handle(client *http.Client, publishing *amqp.Channel, delivery amqp.Deliver
 		return err
 	}
 	defer response.Body.Close()
-	_, _ = io.Copy(io.Discard, response.Body) // or the connection is not kept
+	_, _ = io.Copy(io.Discard, response.Body) // otherwise the connection is not reused
 	if response.StatusCode != http.StatusNoContent {
 		return fmt.Errorf("HTTP %d", response.StatusCode)
 	}

@@ -1,7 +1,7 @@
-// A worker as one writes it with amqplib and undici: delete, publish, wait for the confirm, acknowledge.
+// A plain worker with amqplib and undici: delete, publish, wait for the confirm, acknowledge.
 //
-// At SIGTERM it takes nothing more and finishes what it has. What fails in any way goes back to the queue. It has no wait queues,
-// dead letters, breaker, gates, attempts, schemas or metrics, one token for all organisations, and ends when the broker is lost.
+// At SIGTERM it stops consuming and finishes what it has. Every failure requeues the command. It has no delay queues,
+// dead letters, circuit breaker, suspension, attempts, schemas or metrics, uses one token for all organisations, and ends when the broker is lost.
 import { createHash } from "node:crypto";
 import amqp from "amqplib";
 import { Pool } from "undici";
@@ -9,7 +9,7 @@ import { Pool } from "undici";
 const base = new URL(process.env.TALLYFY_BASE_URL);
 const concurrency = Number(process.env.CONCURRENCY);
 
-// The pool's connections are what bounds the calls; the prefetch keeps it busy.
+// The number of connections limits the calls; the prefetch keeps them busy.
 const http = new Pool(base.origin, { connections: concurrency, pipelining: 1, headersTimeout: 15_000, bodyTimeout: 15_000 });
 const headers = { authorization: "Bearer token" };
 const connection = await amqp.connect(process.env.AMQP_URL, { noDelay: true });
@@ -38,7 +38,7 @@ async function handle(message) {
   const { org_id, task_id, requested_by, reason } = JSON.parse(message.content);
   const path = `${base.pathname.replace(/\/$/, "")}/organizations/${org_id}/tasks/${task_id}/delete`;
   const { statusCode, body } = await http.request({ method: "DELETE", path, headers });
-  await body.dump(); // or the connection is not kept
+  await body.dump(); // otherwise the connection is not reused
   if (statusCode !== 204) throw new Error(`HTTP ${statusCode}`);
   const command_id = message.properties.messageId;
   const duration_ms = Math.round(performance.now() - began);

@@ -1,6 +1,6 @@
-//! What a command waits for inside the worker: from the broker's delivery to the call, and from the
-//! answer to the acknowledgement, at half load; and how long one organisation's command waits
-//! behind another's backlog.
+//! How long a command waits inside the worker at half load: from the broker's delivery to the call,
+//! and from the answer to the acknowledgement. And how long one organisation's command waits behind
+//! the backlog of another.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -10,9 +10,9 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, interval, sleep};
 use url::Url;
 
-use crate::field::{Field, OutputFormat};
 use crate::process::{Contestant, stop};
 use crate::stub::{Calls, answer_all};
+use crate::test_bed::{OutputFormat, TestBed};
 use crate::wire::{Passed, between};
 use testkit::rabbitmq::broker;
 
@@ -27,40 +27,40 @@ const BACKLOG: usize = 5000;
 pub(crate) async fn measure() -> Value {
     let calls = Arc::new(Mutex::new(Calls::default()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut field = Field::new(0).await;
-    field.stub = format!("http://{}", listener.local_addr().unwrap());
+    let mut bed = TestBed::new(0).await;
+    bed.stub = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(answer_all(listener, LATENCY, 204, Arc::clone(&calls)));
     let passed = Arc::new(Mutex::new(Passed::default()));
-    let direct = field.url.clone();
+    let direct = bed.url.clone();
     let (host, port) = broker().host_port();
     let proxy = between(format!("{host}:{port}"), Arc::clone(&passed)).await;
     let mut url = Url::parse(&direct).unwrap();
     url.set_port(Some(proxy.port())).unwrap();
-    field.url = url.into();
-    let worker = Contestant::worker().command(&field, COMMANDS, CONCURRENCY).spawn().unwrap();
-    warm_up(&field).await;
-    let half = half_load(&field, &passed, &calls).await;
-    let behind = behind_a_backlog(&field, &calls).await;
+    bed.url = url.into();
+    let worker = Contestant::worker().command(&bed, COMMANDS, CONCURRENCY).spawn().unwrap();
+    warm_up(&bed).await;
+    let half = half_load(&bed, &passed, &calls).await;
+    let behind = behind_a_backlog(&bed, &calls).await;
     stop(worker);
-    field.end().await;
+    bed.end().await;
     json!({"half_load": half, "behind_a_backlog": behind})
 }
 
-async fn warm_up(field: &Field) {
+async fn warm_up(bed: &TestBed) {
     for number in 0..500 {
-        field.publish("warm", number, OutputFormat::Contract { bytes: 0 }).await;
+        bed.publish("warm", number, OutputFormat::Contract { bytes: 0 }).await;
     }
-    field.each_has_one_end(500).await;
+    bed.each_has_one_end(500).await;
 }
 
-async fn half_load(field: &Field, passed: &Mutex<Passed>, calls: &Mutex<Calls>) -> Value {
+async fn half_load(bed: &TestBed, passed: &Mutex<Passed>, calls: &Mutex<Calls>) -> Value {
     let mut ticks = interval(Duration::from_secs(1) / A_SECOND);
     for number in 0..COMMANDS {
         ticks.tick().await;
-        field.publish("acme", number, OutputFormat::Contract { bytes: 0 }).await;
+        bed.publish("acme", number, OutputFormat::Contract { bytes: 0 }).await;
     }
-    field.each_has_one_end(COMMANDS).await;
-    // The last acknowledgements follow their events.
+    bed.each_has_one_end(COMMANDS).await;
+    // The last acknowledgements come after their events.
     sleep(Duration::from_millis(200)).await;
     let (passed, calls) = (passed.lock().unwrap(), calls.lock().unwrap());
     assert_eq!(calls.number, calls.by_path.len(), "calls, and paths");
@@ -70,13 +70,13 @@ async fn half_load(field: &Field, passed: &Mutex<Passed>, calls: &Mutex<Calls>) 
     json!({"a_second": A_SECOND, "delivery_to_call_ms": quantiles(to_call.collect()), "answer_to_ack_ms": quantiles(to_ack.collect())})
 }
 
-/// The queue is one line for all: a command waits for all those before it.
-async fn behind_a_backlog(field: &Field, calls: &Mutex<Calls>) -> Value {
+/// All organisations share the queue: a command waits for all those before it.
+async fn behind_a_backlog(bed: &TestBed, calls: &Mutex<Calls>) -> Value {
     for number in 0..BACKLOG {
-        field.publish("many", number, OutputFormat::Contract { bytes: 0 }).await;
+        bed.publish("many", number, OutputFormat::Contract { bytes: 0 }).await;
     }
     let (given, path) = (SystemTime::now(), "/organizations/few/tasks/t0/delete");
-    field.publish("few", 0, OutputFormat::Contract { bytes: 0 }).await;
+    bed.publish("few", 0, OutputFormat::Contract { bytes: 0 }).await;
     let began = Instant::now();
     let came = loop {
         if let Some(call) = calls.lock().unwrap().by_path.get(path) {
@@ -85,7 +85,7 @@ async fn behind_a_backlog(field: &Field, calls: &Mutex<Calls>) -> Value {
         assert!(began.elapsed() < Duration::from_mins(1), "the one command is not called for");
         sleep(Duration::from_millis(5)).await;
     };
-    field.each_has_one_end(BACKLOG + 1).await;
+    bed.each_has_one_end(BACKLOG + 1).await;
     json!({"backlog": BACKLOG, "waited_ms": since(given, came)})
 }
 
@@ -98,7 +98,7 @@ fn quantiles(mut all: Vec<f64>) -> Value {
     json!({"p50": all[all.len() / 2], "p99": all[all.len() * 99 / 100], "most": all[all.len() - 1]})
 }
 
-/// For people.
+/// The report as text.
 pub(crate) fn text(report: &Value) -> String {
     let half = &report["half_load"];
     let line = |what: &str, name: &str| {

@@ -1,5 +1,4 @@
-//! The floor: what the broker's protocol and the calls cost with the same libraries, and nothing
-//! else.
+//! The floor: the cost of the broker's protocol and of the calls alone, with the same libraries.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,15 +15,15 @@ use reqwest::Client;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::sleep;
 
-/// As many as the worker's publisher has: one publish at a time on each, the only way that its
-/// confirms can be trusted.
+/// As many as the worker's publisher has, with one publish at a time on each: only then can its
+/// confirms be trusted.
 const CHANNELS: usize = 64;
 const PREFETCH: u16 = 128;
 const EVENT_BYTES: usize = 450;
 const AT_REST: Duration = Duration::from_millis(300);
 
-/// Consumes commands, publishes a confirmed persistent event for each and acknowledges it; where a
-/// base URL is given it makes the call first.
+/// Consumes commands, publishes a confirmed persistent event for each and acknowledges it. With a
+/// base URL it makes the call first.
 pub(crate) async fn amqp(url: &str, commands: usize, base_url: Option<&str>) {
     let api = base_url.map(|base_url| (client(), base_url.to_owned()));
     let connect = || Connection::connect(url, ConnectionProperties::default());
@@ -65,14 +64,13 @@ pub(crate) async fn amqp(url: &str, commands: usize, base_url: Option<&str>) {
         });
     }
     all_done.notified().await;
-    // RabbitMQ hands acknowledgements on to a quorum queue in the background, and forgets the last
-    // ones with the channel.
+    // RabbitMQ passes acknowledgements to a quorum queue in the background, and loses the last ones
+    // if the channel is closed.
     sleep(AT_REST).await;
     let _ = consuming.close(200, "OK".into()).await;
 }
 
-/// How long two connections and the first delivery take, in milliseconds: what the broker takes to
-/// answer.
+/// How long two connections and the first delivery take, in milliseconds: the time of the broker.
 pub(crate) async fn first_delivery_ms(url: &str) -> f64 {
     let began = Instant::now();
     let connect = || Connection::connect(url, ConnectionProperties::default());
@@ -101,13 +99,13 @@ async fn publish(channel: &Channel, number: usize) {
     assert_eq!(confirm.unwrap().await.unwrap(), Confirmation::Ack(None));
 }
 
-/// Makes the same calls, as many at once.
+/// Makes the same calls, with the same concurrency.
 pub(crate) async fn http(base_url: &str, commands: usize, concurrency: usize) {
     let client = client();
     stream::iter(0..commands)
         .for_each_concurrent(concurrency, |number| call(&client, base_url, number))
         .await;
-    // Until the benchmark has looked.
+    // Until the benchmark has read the figures.
     sleep(AT_REST).await;
 }
 

@@ -1,15 +1,14 @@
-//! What the worker costs for each command, beside the floor: a program that only consumes,
-//! publishes and acknowledges with lapin, and one that only makes the calls with reqwest; and
-//! beside other ways to do the job, where `tests/bench/peers/setup` has installed them. `make
-//! bench`.
+//! `make bench`: the cost of the worker per command, compared with the floor (a program that only
+//! consumes, publishes and acknowledges with lapin, and one that only makes the calls with
+//! reqwest), and with workers in other languages, if `tests/bench/peers/setup` has installed them.
 //!
-//! CPU time of each process from the kernel's accounting, in interleaved rounds, because machines
-//! are shared. A run in which a command was lost or repeated is not reported.
+//! The figure is the CPU time of each process from the kernel's accounting, in interleaved rounds,
+//! because machines are shared. A run in which a command was lost or repeated is not reported.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench that fails says where")]
 
+mod cost;
 mod delays;
-mod field;
 mod floor;
 mod footprint;
 mod picture;
@@ -17,6 +16,7 @@ mod process;
 mod rounds;
 mod scale;
 mod stub;
+mod test_bed;
 mod wire;
 
 use std::path::PathBuf;
@@ -29,12 +29,12 @@ use testkit::rabbitmq::broker;
 
 use process::Contestant;
 
-/// Measures CPU time for each command: the floor, the worker, and its peers.
+/// Measures the CPU time per command of the floor, the worker, and its peers.
 #[derive(Parser)]
 struct Cli {
     #[command(subcommand)]
     part: Option<Part>,
-    /// Commands in each round; peers get a tenth.
+    /// Commands per round; peers get a tenth.
     #[arg(long, default_value_t = 20_000)]
     commands: usize,
     /// Rounds, interleaved.
@@ -52,10 +52,10 @@ struct Cli {
     /// Measure the worker as it was built last, even if its sources have changed since.
     #[arg(long)]
     as_built: bool,
-    /// Only the floor and the worker as it is set in production.
+    /// Only the floor and the worker with its production settings.
     #[arg(long)]
     brief: bool,
-    /// 300 commands, one round: does it all still work?
+    /// 300 commands, one round: only checks that everything works.
     #[arg(long)]
     smoke: bool,
     /// Write the figures there.
@@ -66,15 +66,18 @@ struct Cli {
     picture: Option<PathBuf>,
 }
 
-/// What else can be measured, and the processes that are measured: they are started by this very
-/// program.
+/// Other measurements, and the measured processes that this program starts by running itself.
 #[derive(Subcommand)]
 enum Part {
-    /// Calls a second with an API that takes its time, beside concurrency ÷ latency.
+    /// Calls per second with a slow API, compared with concurrency ÷ latency.
     Calls,
     /// 1, 2 and 4 workers on one queue.
     Workers,
-    /// What a command waits for inside the worker, at half load.
+    /// CPU time with the API over TLS, compared with plain HTTP, and how often a connection is made.
+    Tls,
+    /// CPU time and memory with 1 to 10,000 organisations.
+    Organisations,
+    /// How long a command waits inside the worker, at half load.
     Delays,
     /// From exec to the first call.
     Start,
@@ -83,7 +86,7 @@ enum Part {
         /// Commands that wait.
         #[arg(long, default_value_t = 1_000_000)]
         waiting: usize,
-        /// Minutes of work to look at memory for; 0 leaves it out.
+        /// Minutes of work during which memory is measured; 0 leaves it out.
         #[arg(long, default_value_t = 0)]
         minutes: u64,
     },
@@ -92,6 +95,8 @@ enum Part {
         latency_ms: u64,
         #[arg(default_value_t = 204)]
         status: u16,
+        #[arg(long)]
+        tls: bool,
     },
     #[command(hide = true)]
     FloorAmqp { url: String, commands: usize },
@@ -128,46 +133,31 @@ impl Cli {
     }
 }
 
-/// The floors run as the leanest program would: on one thread.
+/// The floors run on one thread, as the leanest program would.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let measures = !matches!(
-        cli.part,
-        Some(
-            Part::Stub { .. }
-                | Part::FloorAmqp { .. }
-                | Part::FloorBoth { .. }
-                | Part::FloorHttp { .. }
-        )
-    );
-    if measures && !cli.as_built {
+    if let Some(part) = &cli.part
+        && is_measured_process(part).await
+    {
+        return ExitCode::SUCCESS;
+    }
+    if !cli.as_built {
         process::build_the_worker();
     }
     let (text, report) = match cli.part {
-        Some(Part::Stub { latency_ms, status }) => {
-            stub::serve(Duration::from_millis(latency_ms), status).await;
-            return ExitCode::SUCCESS;
-        }
-        Some(Part::FloorAmqp { url, commands }) => {
-            floor::amqp(&url, commands, None).await;
-            return ExitCode::SUCCESS;
-        }
-        Some(Part::FloorBoth { url, commands, base_url }) => {
-            floor::amqp(&url, commands, Some(&base_url)).await;
-            return ExitCode::SUCCESS;
-        }
-        Some(Part::FloorHttp { base_url, commands, concurrency }) => {
-            floor::http(&base_url, commands, concurrency).await;
-            return ExitCode::SUCCESS;
-        }
         Some(Part::Calls) => shown(scale::calls().await, scale::table_of_calls),
         Some(Part::Workers) => shown(scale::workers(cli.commands).await, scale::table_of_workers),
+        Some(Part::Tls) => shown(cost::tls(cli.commands, cli.rounds).await, |r| format!("{r:#}")),
+        Some(Part::Organisations) => {
+            shown(cost::organisations(cli.commands).await, |report| format!("{report:#}"))
+        }
         Some(Part::Delays) => shown(delays::measure().await, delays::text),
         Some(Part::Start) => shown(footprint::start().await, |report| format!("{report:#}")),
         Some(Part::Memory { waiting, minutes }) => {
             shown(footprint::memory(waiting, minutes).await, |report| format!("{report:#}"))
         }
+        Some(_) => unreachable!("a process that is measured"),
         None => shown(rounds::measure(&cli.plan()).await, rounds::table),
     };
     println!("{text}");
@@ -180,6 +170,24 @@ async fn main() -> ExitCode {
         std::fs::write(path, format!("{whole:#}\n")).unwrap();
     }
     ExitCode::SUCCESS
+}
+
+/// Runs as one of the measured processes, if that is asked for.
+async fn is_measured_process(part: &Part) -> bool {
+    match part {
+        Part::Stub { latency_ms, status, tls } => {
+            stub::serve(Duration::from_millis(*latency_ms), *status, *tls).await;
+        }
+        Part::FloorAmqp { url, commands } => floor::amqp(url, *commands, None).await,
+        Part::FloorBoth { url, commands, base_url } => {
+            floor::amqp(url, *commands, Some(base_url)).await;
+        }
+        Part::FloorHttp { base_url, commands, concurrency } => {
+            floor::http(base_url, *commands, *concurrency).await;
+        }
+        _ => return false,
+    }
+    true
 }
 
 fn shown(report: Value, show: impl Fn(&Value) -> String) -> (String, Value) {

@@ -1,4 +1,4 @@
-//! The figures as a picture (SVG): a bar for each part, its spread as a line.
+//! The figures as a picture (SVG): a bar for each part, with its spread as a line.
 
 use std::fmt::Write;
 
@@ -9,8 +9,8 @@ const LEFT: f64 = 250.0;
 const ROW: f64 = 28.0;
 const TOP: f64 = 40.0;
 
-/// Draws the CPU time for each command. The scale is logarithmic: the slowest peer costs fifty
-/// times what the worker does.
+/// Draws the CPU time per command. The scale is logarithmic: the slowest peer costs fifty times
+/// what the worker does.
 pub(crate) fn draw(report: &Value) -> String {
     let parts = report["parts"].as_array().unwrap();
     let of = |part: &Value, which: &str| part["cpu_us"][which].as_f64().unwrap();

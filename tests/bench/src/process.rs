@@ -1,23 +1,25 @@
-//! The processes under measurement: how each is started, and what the kernel says that it has used.
+//! The measured processes: how each is started, and the resources that it has used according to the
+//! kernel.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::field::{Field, OutputFormat};
+use crate::test_bed::{OutputFormat, TestBed};
 
 /// The worker's package, and the workspace.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 /// Linux counts in hundredths of a second (`USER_HZ`).
 const TICK_US: f64 = 10_000.0;
 
-/// What is measured.
+/// A measured program.
 #[derive(Clone)]
 pub(crate) enum Contestant {
     FloorAmqp,
     FloorHttp,
-    /// Both in one program: calls then come one by one, as deliveries do, and not in a burst.
+    /// Both in one program: calls are then made one by one, as deliveries arrive, and not in a
+    /// burst.
     FloorBoth,
     Worker {
         program: PathBuf,
@@ -28,7 +30,7 @@ pub(crate) enum Contestant {
 }
 
 impl Contestant {
-    /// Ours, with its production settings.
+    /// The worker with its production settings.
     pub(crate) fn worker() -> Self {
         Self::Worker {
             program: beside_us("tallyfy-delete-worker"),
@@ -78,12 +80,12 @@ impl Contestant {
         matches!(self, Self::FloorAmqp | Self::FloorHttp | Self::FloorBoth)
     }
 
-    pub(crate) fn command(&self, field: &Field, commands: usize, concurrency: usize) -> Command {
+    pub(crate) fn command(&self, bed: &TestBed, commands: usize, concurrency: usize) -> Command {
         let (commands, concurrency) = (commands.to_string(), concurrency.to_string());
         let mut command = match self {
-            Self::FloorAmqp => own(&["floor-amqp", &field.url, &commands]),
-            Self::FloorBoth => own(&["floor-both", &field.url, &commands, &field.stub]),
-            Self::FloorHttp => own(&["floor-http", &field.stub, &commands, &concurrency]),
+            Self::FloorAmqp => own(&["floor-amqp", &bed.url, &commands]),
+            Self::FloorBoth => own(&["floor-both", &bed.url, &commands, &bed.stub]),
+            Self::FloorHttp => own(&["floor-http", &bed.stub, &commands, &concurrency]),
             Self::Worker { program, filter, has_spans } => {
                 let mut worker = Command::new(program);
                 worker.args([
@@ -97,24 +99,27 @@ impl Contestant {
                     .env("TALLYFY_ORG_ID", "acme,warm,many,few")
                     .env("TALLYFY_ACCESS_TOKEN", "token");
                 if *has_spans {
-                    worker.env("OTEL_EXPORTER_OTLP_ENDPOINT", &field.stub);
+                    worker.env("OTEL_EXPORTER_OTLP_ENDPOINT", &bed.stub);
                 }
                 worker
             }
             Self::Peer(program) => Command::new(program),
         };
         command
-            .env("AMQP_URL", &field.url)
-            .env("TALLYFY_BASE_URL", &field.stub)
-            // At work, but never in the way.
+            .env("AMQP_URL", &bed.url)
+            .env("TALLYFY_BASE_URL", &bed.stub)
+            // The guard works, but never trips.
             .env("GUARD_MAX_DELETES", "100000000")
             .env("CONCURRENCY", concurrency);
+        if let Some((address, authority)) = &bed.tls {
+            command.env("TALLYFY_BASE_URL", address).env("TALLYFY_CA_FILE", authority);
+        }
         command.stdout(Stdio::null()).stderr(log());
         command
     }
 }
 
-/// Ours again, as one of the processes that are measured.
+/// This program again, as one of the measured processes.
 pub(crate) fn own(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(args);
@@ -130,16 +135,15 @@ pub(crate) fn peers() -> Vec<Contestant> {
     found.into_iter().map(Contestant::Peer).collect()
 }
 
-/// Builds the worker as we were built, so that none from before is measured.
+/// Builds the worker in the same profile, so that no old build is measured.
 pub(crate) fn build_the_worker() {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(ROOT).args(["build", "--locked", "--quiet"]);
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }
-    // `cargo run` has set these for us. ring's build script asks to be run again when they change,
-    // so that with them everything from TLS up would be built again, now and again at the next
-    // start.
+    // `cargo run` has set these for us. ring's build script runs again when they change, so with
+    // them everything that depends on TLS would be built again, now and at the next start.
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG_")) {
         cargo.env_remove(name);
     }
@@ -147,17 +151,17 @@ pub(crate) fn build_the_worker() {
     assert!(cargo.status().unwrap().success(), "the worker cannot be built");
 }
 
-/// Built in the same profile.
+/// The path of a program that was built in the same profile.
 pub(crate) fn beside_us(program: &str) -> PathBuf {
     std::env::current_exe().unwrap().with_file_name(program)
 }
 
-/// A file, as where a container's log goes.
+/// A file, like the log of a container.
 fn log() -> Stdio {
     File::create(std::env::temp_dir().join("tallyfy-bench.log")).unwrap().into()
 }
 
-/// What a process has used.
+/// The resources that a process has used.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Usage {
     pub(crate) cpu_us: f64,
@@ -179,7 +183,7 @@ pub(crate) fn usage(child: &Child) -> Option<Usage> {
     Some(Usage { cpu_us: ticks * TICK_US, resident_mib: mib("VmRSS:")?, peak_mib: mib("VmHWM:")? })
 }
 
-/// What all processes of the machine have used.
+/// The CPU time that all processes of the machine have used.
 pub(crate) fn busy() -> Duration {
     let stat = fs::read_to_string("/proc/stat").unwrap();
     let mut ticks =

@@ -1,5 +1,5 @@
-//! The rounds: fills the queue, starts a process, waits until all is done, and reads what it has
-//! used.
+//! The rounds: each fills the queue, starts a process, waits until all commands are done, and reads
+//! the resources that the process has used.
 
 use std::time::{Duration, Instant};
 
@@ -7,14 +7,14 @@ use comfy_table::Table;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::field::{COMMANDS, EVENTS, Field};
 use crate::process::{Contestant, Usage, stop, usage};
+use crate::test_bed::{COMMANDS, EVENTS, TestBed};
 use testkit::rabbitmq::broker;
 
 const PATIENCE: Duration = Duration::from_mins(5);
-/// A peer in an interpreted language gets fewer commands, or nobody would wait for it.
+/// A peer in an interpreted language gets fewer commands, or it would take too long.
 const FEWER: usize = 10;
-/// A process that has used no CPU for so long has started.
+/// A process that has used no CPU for this long has started.
 const AT_REST: Duration = Duration::from_millis(500);
 
 pub(crate) struct Plan {
@@ -34,23 +34,23 @@ struct Figure {
 
 /// All figures, as JSON.
 pub(crate) async fn measure(plan: &Plan) -> Value {
-    let field = Field::new(plan.latency_ms).await;
+    let bed = TestBed::new(plan.latency_ms).await;
     let mut figures = vec![Vec::new(); plan.contestants.len()];
     for round in 1..=plan.rounds {
         for (contestant, figures) in plan.contestants.iter().zip(&mut figures) {
-            let figure = one(contestant, plan, &field).await;
+            let figure = one(contestant, plan, &bed).await;
             eprintln!("round {round}: {}: {:.1} µs a command", contestant.name(), figure.cpu_us);
             figures.push(figure);
         }
     }
-    field.end().await;
+    bed.end().await;
     let parts: Vec<Value> = plan
         .contestants
         .iter()
         .zip(&figures)
         .map(|(contestant, figures)| summary(&contestant.name(), figures))
         .collect();
-    // In each round its own, so that a slow stretch of the machine slows both sides.
+    // One ratio per round, so that a slow period of the machine slows both sides.
     let of = |part: usize, n: usize| figures[part][n].cpu_us;
     let ratios = (0..plan.rounds).map(|n| of(2, n) / (of(0, n) + of(1, n)));
     let to_both = (0..plan.rounds).map(|n| of(2, n) / of(3, n));
@@ -59,23 +59,23 @@ pub(crate) async fn measure(plan: &Plan) -> Value {
         "worker_to_floor": spread(ratios.collect()), "worker_to_both_in_one": spread(to_both.collect())})
 }
 
-/// One process under measurement, from its start until the last command is done. Of a peer its
-/// start is left out.
-async fn one(contestant: &Contestant, plan: &Plan, field: &Field) -> Figure {
+/// Measures one process from its start until the last command is done. The start of a peer is left
+/// out.
+async fn one(contestant: &Contestant, plan: &Plan, bed: &TestBed) -> Figure {
     let is_peer = matches!(contestant, Contestant::Peer(_));
     let commands = if contestant.is_slow() { plan.commands / FEWER } else { plan.commands };
-    let before = if is_peer { start_up(contestant, plan, field).await } else { Usage::default() };
+    let before = if is_peer { start_up(contestant, plan, bed).await } else { Usage::default() };
     if contestant.consumes() {
-        field.fill("acme", 0..commands, contestant.form()).await;
+        bed.fill("acme", 0..commands, contestant.form()).await;
     }
     let began = Instant::now();
-    let mut child = contestant.command(field, commands, plan.concurrency).spawn().unwrap();
+    let mut child = contestant.command(bed, commands, plan.concurrency).spawn().unwrap();
     let mut used = None;
     loop {
         let is_done = if contestant.is_floor() {
             child.try_wait().unwrap().is_some()
         } else {
-            field.depth(EVENTS).await >= commands
+            bed.depth(EVENTS).await >= commands
         };
         if is_done {
             break;
@@ -87,7 +87,7 @@ async fn one(contestant: &Contestant, plan: &Plan, field: &Field) -> Figure {
     let took = began.elapsed();
     let used = usage(&child).or(used).unwrap();
     stop(child);
-    let a_second = nothing_lost_or_repeated(contestant, commands, field).await;
+    let a_second = nothing_lost_or_repeated(contestant, commands, bed).await;
     Figure {
         cpu_us: (used.cpu_us - before.cpu_us) / number(commands),
         a_second: a_second.unwrap_or(number(commands) / took.as_secs_f64()),
@@ -99,11 +99,11 @@ pub(crate) fn number(count: usize) -> f64 {
     f64::from(u32::try_from(count).unwrap())
 }
 
-/// What it uses before there is anything to do.
-async fn start_up(peer: &Contestant, plan: &Plan, field: &Field) -> Usage {
-    let child = peer.command(field, 0, plan.concurrency).spawn().unwrap();
+/// The resources that a peer uses before it has any command.
+async fn start_up(peer: &Contestant, plan: &Plan, bed: &TestBed) -> Usage {
+    let child = peer.command(bed, 0, plan.concurrency).spawn().unwrap();
     let (began, mut since, mut used) = (Instant::now(), Instant::now(), Usage::default());
-    while field.consumers(COMMANDS).await == 0 || since.elapsed() < AT_REST {
+    while bed.consumers(COMMANDS).await == 0 || since.elapsed() < AT_REST {
         assert!(began.elapsed() < PATIENCE, "{} does not consume", peer.name());
         let now = usage(&child).expect("a peer that ended before its work");
         if now.cpu_us > used.cpu_us {
@@ -115,13 +115,13 @@ async fn start_up(peer: &Contestant, plan: &Plan, field: &Field) -> Usage {
     used
 }
 
-/// Returns the calls a second, where there were calls.
+/// Returns the calls per second, if there were calls.
 async fn nothing_lost_or_repeated(
     contestant: &Contestant,
     commands: usize,
-    field: &Field,
+    bed: &TestBed,
 ) -> Option<f64> {
-    let calls = field.calls().await;
+    let calls = bed.calls().await;
     if contestant.calls() {
         let seen = (&calls["calls"], &calls["paths"]);
         assert_eq!(
@@ -132,7 +132,7 @@ async fn nothing_lost_or_repeated(
         );
     }
     if contestant.consumes() {
-        field.each_has_one_end(commands).await;
+        bed.each_has_one_end(commands).await;
     }
     calls["a_second"].as_f64()
 }
@@ -142,7 +142,7 @@ fn summary(part: &str, figures: &[Figure]) -> Value {
     json!({"part": part, "cpu_us": of(|f| f.cpu_us), "a_second": of(|f| f.a_second), "peak_mib": of(|f| f.peak_mib)})
 }
 
-fn spread(mut all: Vec<f64>) -> Value {
+pub(crate) fn spread(mut all: Vec<f64>) -> Value {
     all.sort_by(f64::total_cmp);
     json!({"median": all[all.len() / 2], "least": all[0], "most": all[all.len() - 1]})
 }
@@ -156,7 +156,7 @@ pub(crate) fn machine() -> String {
     format!("{} × {model}", std::thread::available_parallelism().map_or(0, usize::from))
 }
 
-/// For people.
+/// The report as a table.
 pub(crate) fn table(report: &Value) -> String {
     let mut table = Table::new();
     table.set_header(["", "CPU µs a command", "spread", "a second", "peak MiB"]);

@@ -1,40 +1,54 @@
-//! How close the worker comes to concurrency ÷ latency, and what more workers bring.
+//! How close the worker comes to concurrency ÷ latency, and how much more workers add.
 
-use std::process::Child;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use comfy_table::Table;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::field::{EVENTS, Field, OutputFormat};
 use crate::process::{Contestant, Usage, busy, stop, usage};
 use crate::rounds::number;
+use crate::test_bed::{EVENTS, OutputFormat, TestBed};
 
 const PATIENCE: Duration = Duration::from_mins(4);
-/// Concurrency, and milliseconds that the API takes. The last one asks for no more calls a second
-/// than a small machine has to give.
-const CASES: [(u16, u16); 4] = [(64, 50), (256, 50), (1000, 50), (1000, 400)];
-/// So long the API would be busy at least.
+/// Concurrency, and the latency of the API in milliseconds. The last pair needs no more calls per
+/// second than a small machine can make.
+const CASES: [(u16, u16); 5] = [(10, 50), (64, 50), (256, 50), (1000, 50), (1000, 400)];
+/// How long the API would be busy at least.
 const SECONDS: usize = 8;
 const MOST: usize = 60_000;
+/// With fewer, the worker's start would count.
+const LEAST: usize = 4_000;
 
-/// What several workers together have done.
-struct Done {
-    a_second: f64,
-    workers: Usage,
+/// The work of several workers together.
+pub(crate) struct Done {
+    pub(crate) a_second: f64,
+    pub(crate) workers: Usage,
     /// Cores that the whole machine had busy meanwhile.
     cores_busy: f64,
+    pub(crate) handshakes: f64,
 }
 
 /// Starts workers on a full queue and waits until it is empty.
-async fn work_off(field: &Field, workers: usize, commands: usize, concurrency: usize) -> Done {
-    field.fill("acme", 0..commands, OutputFormat::Contract { bytes: 0 }).await;
+pub(crate) async fn work_off(
+    bed: &TestBed,
+    workers: usize,
+    commands: usize,
+    concurrency: usize,
+) -> Done {
+    bed.fill("acme", 0..commands, OutputFormat::Contract { bytes: 0 }).await;
+    let worker = || Contestant::worker().command(bed, commands, concurrency);
+    empty(bed, (0..workers).map(|_| worker()).collect(), commands).await
+}
+
+/// The same with these workers, and a queue that is full already.
+pub(crate) async fn empty(bed: &TestBed, workers: Vec<Command>, commands: usize) -> Done {
     let (began, busy_before) = (Instant::now(), busy());
-    let start = || Contestant::worker().command(field, commands, concurrency).spawn().unwrap();
-    let children: Vec<Child> = (0..workers).map(|_| start()).collect();
-    while field.depth(EVENTS).await < commands {
-        assert!(began.elapsed() < PATIENCE, "{workers} workers are not done");
+    let workers = workers.into_iter().map(|mut worker| worker.spawn().unwrap());
+    let children: Vec<Child> = workers.collect();
+    while bed.depth(EVENTS).await < commands {
+        assert!(began.elapsed() < PATIENCE, "{} workers are not done", children.len());
         sleep(Duration::from_millis(20)).await;
     }
     let cores_busy =
@@ -46,36 +60,37 @@ async fn work_off(field: &Field, workers: usize, commands: usize, concurrency: u
         peak_mib: all.peak_mib.max(one.peak_mib),
     });
     children.into_iter().for_each(stop);
-    let calls = field.calls().await;
+    let calls = bed.calls().await;
     assert_eq!(
         (&calls["calls"], &calls["paths"]),
         (&commands.into(), &commands.into()),
         "calls, and paths"
     );
-    field.each_has_one_end(commands).await;
-    Done { a_second: calls["a_second"].as_f64().unwrap(), workers, cores_busy }
+    bed.each_has_one_end(commands).await;
+    let (a_second, handshakes) = (calls["a_second"].as_f64(), calls["handshakes"].as_f64());
+    Done { a_second: a_second.unwrap(), workers, cores_busy, handshakes: handshakes.unwrap() }
 }
 
-/// Calls a second with an API that takes its time, beside concurrency ÷ latency.
+/// Calls per second with a slow API, compared with concurrency ÷ latency.
 pub(crate) async fn calls() -> Value {
     let mut rows = Vec::new();
     for (concurrency, latency_ms) in CASES {
-        let field = Field::new(latency_ms.into()).await;
+        let bed = TestBed::new(latency_ms.into()).await;
         let limit = f64::from(concurrency) * 1000.0 / f64::from(latency_ms);
-        let commands =
-            (usize::from(concurrency) * 1000 / usize::from(latency_ms) * SECONDS).min(MOST);
-        let done = work_off(&field, 1, commands, usize::from(concurrency)).await;
+        let commands = (usize::from(concurrency) * 1000 / usize::from(latency_ms) * SECONDS)
+            .clamp(LEAST, MOST);
+        let done = work_off(&bed, 1, commands, usize::from(concurrency)).await;
         rows.push(
             json!({"concurrency": concurrency, "latency_ms": latency_ms, "limit": limit, "a_second": done.a_second,
             "reached": done.a_second / limit, "cpu_us": done.workers.cpu_us / number(commands), "peak_mib": done.workers.peak_mib,
             "cores_busy": done.cores_busy}),
         );
-        field.end().await;
+        bed.end().await;
     }
     rows.into()
 }
 
-/// For people.
+/// The report as a table.
 pub(crate) fn table_of_calls(rows: &Value) -> String {
     let mut table = Table::new();
     table.set_header([
@@ -106,17 +121,17 @@ pub(crate) fn table_of_calls(rows: &Value) -> String {
 
 /// One, two and four workers on one queue, with an API that answers at once.
 pub(crate) async fn workers(commands: usize) -> Value {
-    let field = Field::new(0).await;
+    let bed = TestBed::new(0).await;
     let mut rows = Vec::new();
     for workers in [1_u8, 2, 4] {
-        let done = work_off(&field, workers.into(), commands, 64).await;
+        let done = work_off(&bed, workers.into(), commands, 64).await;
         rows.push(json!({"workers": workers, "a_second": done.a_second, "cpu_us": done.workers.cpu_us / number(commands), "cores_busy": done.cores_busy}));
     }
-    field.end().await;
+    bed.end().await;
     rows.into()
 }
 
-/// For people.
+/// The report as a table.
 pub(crate) fn table_of_workers(rows: &Value) -> String {
     let mut table = Table::new();
     table.set_header(["workers", "commands a second", "CPU µs of all workers", "cores busy"]);

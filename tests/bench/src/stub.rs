@@ -1,16 +1,19 @@
-//! A lean stand-in for the API: 204 (or another status) to every DELETE after a while, and a memory
-//! of when each path was called. Takes spans too, and drops them.
+//! A lean stand-in for the API: answers every DELETE with 204 (or another status) after a delay,
+//! and records when each path was called. It also accepts spans and drops them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use rustls::ServerConfig;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use testkit::rabbitmq::Certificates;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::time::sleep;
+use tokio_rustls::TlsAcceptor;
 
-/// When a call came and when its answer was on its way.
+/// When a call arrived and when its answer was sent.
 #[derive(Clone, Copy)]
 pub(crate) struct Call {
     pub(crate) came: SystemTime,
@@ -21,12 +24,14 @@ pub(crate) struct Call {
 #[derive(Default)]
 pub(crate) struct Calls {
     pub(crate) number: usize,
+    /// TLS handshakes.
+    pub(crate) handshakes: usize,
     pub(crate) by_path: HashMap<String, Call>,
 }
 
 impl Calls {
-    /// `calls`, different `paths`, `first_at` in seconds since 1970, and `a_second` over the middle
-    /// four fifths.
+    /// `calls`, `handshakes`, different `paths`, `first_at` in seconds since 1970, and `a_second`
+    /// over the middle four fifths.
     fn summary(&self) -> Value {
         let since_1970 =
             |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
@@ -36,16 +41,49 @@ impl Calls {
         let middle = times.get(from..to).unwrap_or_default();
         let took = middle.last().zip(middle.first()).map_or(0.0, |(last, first)| last - first);
         let a_second = f64::from(u32::try_from(middle.len()).unwrap()) / took;
-        json!({"calls": self.number, "paths": times.len(), "first_at": times.first(), "a_second": a_second})
+        json!({"calls": self.number, "handshakes": self.handshakes, "paths": times.len(), "first_at": times.first(), "a_second": a_second})
     }
 }
 
-/// Prints its address, then answers indefinitely. `GET /` sums the calls up since the last one that
-/// did.
-pub(crate) async fn serve(latency: Duration, status: u16) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    println!("http://{}", listener.local_addr().unwrap());
-    answer_all(listener, latency, status, Arc::default()).await;
+/// Prints its address (and with `tls` a second one, for HTTPS, and the file with the authority of
+/// its certificate), then answers indefinitely. `GET /` returns a summary of the calls since the
+/// last such request.
+pub(crate) async fn serve(latency: Duration, status: u16, tls: bool) {
+    let (listener, calls) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Arc::default());
+    let plain = format!("http://{}", listener.local_addr().unwrap());
+    if tls {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let certificates = Certificates::new();
+        let authority = std::env::temp_dir().join(format!("bench-ca-{}.pem", std::process::id()));
+        std::fs::write(&authority, &certificates.ca).unwrap();
+        println!("{plain} https://{} {}", listener.local_addr().unwrap(), authority.display());
+        tokio::spawn(answer_all_over_tls(listener, certificates, latency, Arc::clone(&calls)));
+    } else {
+        println!("{plain}");
+    }
+    answer_all(listener, latency, status, calls).await;
+}
+
+async fn answer_all_over_tls(
+    listener: TcpListener,
+    certificates: Certificates,
+    latency: Duration,
+    calls: Arc<Mutex<Calls>>,
+) {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let (chain, key) = certificates.of_a_server();
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key);
+    let acceptor = TlsAcceptor::from(Arc::new(config.unwrap()));
+    loop {
+        let (socket, _) = listener.accept().await.unwrap();
+        socket.set_nodelay(true).unwrap();
+        let (acceptor, calls) = (acceptor.clone(), Arc::clone(&calls));
+        tokio::spawn(async move {
+            let Ok(socket) = acceptor.accept(socket).await else { return };
+            calls.lock().unwrap().handshakes += 1;
+            answer(socket, calls, latency, 204).await;
+        });
+    }
 }
 
 /// Answers indefinitely.
@@ -62,7 +100,12 @@ pub(crate) async fn answer_all(
     }
 }
 
-async fn answer(mut socket: TcpStream, calls: Arc<Mutex<Calls>>, latency: Duration, status: u16) {
+async fn answer(
+    mut socket: impl AsyncRead + AsyncWrite + Unpin,
+    calls: Arc<Mutex<Calls>>,
+    latency: Duration,
+    status: u16,
+) {
     let (mut buffer, mut received) = ([0; 4096], Vec::new());
     while let Ok(count @ 1..) = socket.read(&mut buffer).await {
         let came = SystemTime::now();
@@ -96,7 +139,7 @@ async fn answer(mut socket: TcpStream, calls: Arc<Mutex<Calls>>, latency: Durati
     }
 }
 
-/// The head of the first request that has come whole, and where it ends.
+/// The head of the first complete request, and where it ends.
 fn request(received: &[u8]) -> Option<(String, usize)> {
     let end = received.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let head = String::from_utf8_lossy(&received[..end]).into_owned();

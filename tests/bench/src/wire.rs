@@ -1,5 +1,5 @@
-//! A proxy between the broker and the worker that notes when each command passes to the worker, and
-//! when its acknowledgement passes back.
+//! A proxy between the broker and the worker that records when each command passes to the worker,
+//! and when its acknowledgement passes back.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -34,9 +34,8 @@ async fn main() -> ExitCode {
     let sandbox = Sandbox::start(&["acme"]);
     let directory = tempfile::tempdir().unwrap();
     let program = |args: &[&str]| program(&url, &sandbox, directory.path(), args);
-    let (_worker, worker) = start(program(&["run", "--http-addr=127.0.0.1:0"])).await;
-    let seen = ["console", "--addr=127.0.0.1:0", "--kinds=task.delete,tag.delete", "--workers"];
-    let seen = [&seen[..], &[worker.as_str()]].concat();
+    let _worker = start(program(&["run", "--http-addr=127.0.0.1:0"])).await;
+    let seen = ["console", "--addr=127.0.0.1:0", "--kinds=task.delete,tag.delete"];
     let file = directory.path().join("discarded.jsonl");
     let may = ["--write=true", "--discarded", file.to_str().unwrap(), "--by=ann"];
     let (_acting, acting) = start(program(&[&seen[..], &may].concat())).await;

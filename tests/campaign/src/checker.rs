@@ -1,22 +1,24 @@
-//! Holds the ledgers against the promise. Pure: no process, no clock, no network.
+//! Checks the records against the promise. Pure: no process, no clock, no network.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use tallyfy_delete_worker::kind;
 
 use crate::decisions;
-use crate::ledgers::{Blow, Call, Command, DeadLetter, Event, Expected, Harmless, Ledgers};
+use crate::records::{
+    Call, Command, DeadLetter, Event, Expected, Harmless, InjectedFault, Records,
+};
 
 /// What can be wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     /// A confirmed command with no end.
     Lost,
-    /// An end for a command that nobody gave.
+    /// An end of a command that nobody sent.
     UnexpectedEnd,
-    /// Two different ends, and no rule for a consumer that says which one holds.
+    /// Two different ends, and no rule that tells a consumer which one holds.
     TwoEnds,
-    /// The end is not the one that the command had to come to.
+    /// The end is not the expected one.
     WrongEnd,
     /// A success, and the object is still there.
     FalseEnd,
@@ -24,43 +26,43 @@ pub(crate) enum Kind {
     MissedSuccess,
     /// The same end with two event ids.
     TwoEventIds,
-    /// A call for an id that nobody named, or on another path.
+    /// A call for an id that no command names, or on another path.
     UnexpectedCall,
-    /// A dead letter for the upstream failure.
+    /// A dead letter because of an upstream failure.
     WronglyDead,
     /// A dead letter without its event, or the other way round.
     HalfDead,
     /// A call before its `Retry-After`.
     EarlyCall,
-    /// A command of an organisation that was healthy throughout waited long, and nothing had
-    /// befallen all.
+    /// A command of an organisation that was healthy throughout waited long, without a fault that
+    /// affected all organisations.
     Delayed,
-    /// A dead letter of an organisation while nothing of it could be served.
+    /// A dead letter of an organisation while none of its commands could be served.
     DeadWhileOut,
     /// A token in an output.
     Leak,
     /// Something was left in a queue.
     Left,
-    /// A process ended otherwise than asked.
-    BadExit,
-    /// A worker did nothing for long, while a plain consumer beside it got messages.
-    StoodStill,
-    /// More was archived or deleted than the guard and its operator let pass.
+    /// A process ended in a way that nobody asked for.
+    UnexpectedExit,
+    /// A worker did nothing for a long time, while a plain consumer at the same node got messages.
+    Stalled,
+    /// More was archived or deleted than the guard and its operator allowed.
     GuardOvershot,
-    /// Something was held of an organisation whose guard had no reason to trip.
+    /// A command was held although the guard of its organisation had no reason to trip.
     WronglyHeld,
-    /// A call that destroys, of an organisation that was paused.
+    /// A destructive call for an organisation that was paused.
     CalledWhilePaused,
-    /// A call that destroys, for a command that was cancelled before.
+    /// A destructive call for a command that had been cancelled.
     CalledThoughCancelled,
-    /// A task was deleted that had been restored in its undo window.
+    /// A task was deleted although it had been restored in its undo window.
     DeletedThoughRestored,
-    /// A restored task was archived again, and nothing had befallen anybody.
+    /// A restored task was archived again without a fault that explains it.
     ArchivedAgain,
     /// A task was deleted before its undo window had ended, or without having been archived.
     DeletedEarly,
-    /// A task was archived and deleted, and no event had told that it would be.
-    NotTold,
+    /// A task was archived and deleted without the event that announces the deletion.
+    PendingNotAnnounced,
 }
 
 /// One thing that is wrong.
@@ -70,22 +72,22 @@ pub(crate) struct Finding {
     pub(crate) what: String,
 }
 
-/// The books, in the words of the field.
+/// The totals, in the terms of the Jepsen reports.
 #[derive(Debug, Default)]
 pub(crate) struct Balance {
     /// Commands sent, at least once.
     pub(crate) attempted: usize,
     /// Confirmed by the broker.
     pub(crate) acknowledged: usize,
-    /// Confirmed, and come to the end that they had to come to.
+    /// Confirmed, and ended as expected.
     pub(crate) ok: usize,
     /// Confirmed, and without an end.
     pub(crate) lost: usize,
-    /// Ends of commands that nobody gave.
+    /// Ends of commands that nobody sent.
     pub(crate) unexpected: usize,
-    /// Ends that were told more than once, with the same event id.
+    /// Ends that were reported more than once, with the same event id.
     pub(crate) duplicated: usize,
-    /// Never confirmed, and come to an end all the same.
+    /// Never confirmed, but ended all the same.
     pub(crate) recovered: usize,
     /// Failures that a success superseded.
     pub(crate) superseded: usize,
@@ -94,83 +96,83 @@ pub(crate) struct Balance {
     pub(crate) findings: Vec<Finding>,
 }
 
-/// How long another's trouble may delay an organisation that is healthy throughout.
+/// How long the faults of other organisations may delay one that is healthy throughout.
 const LONGEST_DELAY_MS: i64 = 20_000;
 
-/// How long a fault of a cluster may stop a worker in which a plain consumer goes on.
-const LONGEST_STILL_MS: i64 = 15_000;
+/// How long a fault of a cluster may stop a worker while a plain consumer goes on.
+const LONGEST_STALL_MS: i64 = 15_000;
 
 /// # Every worker goes on while a plain consumer does
 ///
-/// `ends`: when a worker told of the ends of commands. `others`: what goes on beside it, each at
-/// any time (the plain consumers get messages, the producers' commands are confirmed, and so are
-/// records in the guard's ledger, without which nothing may be deleted); what stopped them stops a
-/// worker, too. Returns the longest time that a worker stood still beyond that, and
-/// what is wrong with it.
-pub(crate) fn stood_still(
-    worker: usize,
-    ends: &[i64],
-    others: &[Vec<i64>],
-) -> (i64, Option<Finding>) {
+/// `ends`: when a worker logged the ends of commands. `others`: when the reference clients made
+/// progress: plain consumers get messages, the producers' commands are confirmed, and so are
+/// records in the guard's ledger, without which nothing may be deleted, and in the record of calls,
+/// without which nothing may be acknowledged. A pause of theirs excuses a pause of the worker. Returns the longest stall beyond that, and the finding if it is too long.
+pub(crate) fn stall(worker: usize, ends: &[i64], others: &[Vec<i64>]) -> (i64, Option<Finding>) {
     let beyond = ends.windows(2).map(|pair| {
         let excused = others.iter().map(|times| longest_pause(times, pair[0], pair[1])).max();
         let gap = pair[1] - pair[0];
-        // A gap of theirs that is no longer than usual excuses nothing.
+        // A gap of theirs that is not longer than usual excuses nothing.
         let excused = excused.filter(|excused| *excused > 1500).unwrap_or_default();
         (gap - excused, gap, pair[0])
     });
     let Some((still, gap, from)) = beyond.max() else {
-        let what = format!("worker {worker} has done nothing");
-        return (0, Some(finding(Kind::StoodStill, what)));
+        let what = format!("worker {worker} has ended no command");
+        return (0, Some(finding(Kind::Stalled, what)));
     };
     let what = format!(
         "worker {worker}: {gap} ms from {from} on, {still} ms more than the consumers beside it"
     );
-    (still, (still > LONGEST_STILL_MS).then(|| finding(Kind::StoodStill, what)))
+    (still, (still > LONGEST_STALL_MS).then(|| finding(Kind::Stalled, what)))
 }
 
-/// The longest time between two of these, from then to then.
+/// The longest time between two of these within the period.
 pub(crate) fn longest_pause(times: &[i64], from: i64, to: i64) -> i64 {
     let inside = times.iter().copied().filter(|time| (from..to).contains(time));
     let times: Vec<_> = std::iter::once(from).chain(inside).chain([to]).collect();
     times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
 }
 
-/// Holds all ledgers against each other.
-pub(crate) fn check(ledgers: &Ledgers) -> Balance {
+/// Compares all records with each other.
+pub(crate) fn check(records: &Records) -> Balance {
     let commands: HashMap<&str, &Command> =
-        ledgers.commands.iter().map(|c| (c.id.as_str(), c)).collect();
+        records.commands.iter().map(|c| (c.id.as_str(), c)).collect();
     let mut ends: HashMap<&str, Vec<&Event>> = HashMap::new();
-    for event in &ledgers.events {
+    for event in &records.events {
         ends.entry(&event.command_id).or_default().push(event);
     }
     let mut balance = Balance::default();
-    count(ledgers, &ends, &mut balance);
-    let delays = delays_of_the_healthy(ledgers, &ends);
+    count(records, &ends, &mut balance);
+    let delays = delays_of_the_healthy(records, &ends);
     let longest = delays.iter().map(|(_, delay)| *delay).max().unwrap_or_default();
     balance.longest_delay_ms = usize::try_from(longest).unwrap_or_default();
     let mut findings = Vec::new();
     findings.extend(delays.iter().filter_map(|(command, delay)| delayed(command, *delay)));
     findings.extend(
-        ledgers.dead_letters.iter().filter_map(|l| dead_while_out(l, &commands, &ledgers.journal)),
+        records.dead_letters.iter().filter_map(|l| dead_while_out(l, &commands, &records.journal)),
     );
-    findings.extend(ledgers.commands.iter().filter_map(|c| lost(c, &ends)));
+    findings.extend(records.commands.iter().filter_map(|c| lost(c, &ends)));
     findings
         .extend(ends.iter().flat_map(|(id, ends)| ends_of_one(commands.get(id).copied(), ends)));
-    findings.extend(unsettled(&ledgers.events));
-    findings.extend(false_ends(ledgers, &commands));
+    findings.extend(unsettled(&records.events));
+    findings.extend(false_ends(records, &commands));
     findings
-        .extend(ledgers.commands.iter().filter_map(|c| missed_success(c, &ends, &ledgers.calls)));
-    findings.extend(unexpected_calls(ledgers));
+        .extend(records.commands.iter().filter_map(|c| missed_success(c, &ends, &records.calls)));
+    findings.extend(unexpected_calls(records));
     findings.extend(
-        ledgers.dead_letters.iter().filter_map(|letter| wrongly_dead(letter, &commands, &ends)),
+        records
+            .dead_letters
+            .iter()
+            .filter_map(|dead_letter| wrongly_dead(dead_letter, &commands, &ends)),
     );
-    findings.extend(half_dead(ledgers));
-    findings.extend(early_calls(ledgers, &commands));
-    findings.extend(decisions::check(ledgers));
-    findings.extend(ledgers.leaks.iter().map(|place| finding(Kind::Leak, place.clone())));
-    findings.extend(ledgers.bad_exits.iter().map(|exit| finding(Kind::BadExit, exit.clone())));
-    let left = ledgers.left.iter().filter(|(_, messages)| **messages > 0);
+    findings.extend(half_dead(records));
+    findings.extend(early_calls(records, &commands));
+    findings.extend(decisions::check(records));
+    findings.extend(records.leaks.iter().map(|place| finding(Kind::Leak, place.clone())));
+    findings.extend(
+        records.unexpected_exits.iter().map(|exit| finding(Kind::UnexpectedExit, exit.clone())),
+    );
+    let left = records.left.iter().filter(|(_, messages)| **messages > 0);
     findings.extend(
         left.map(|(queue, messages)| finding(Kind::Left, format!("{messages} in {queue}"))),
     );
@@ -183,8 +185,8 @@ pub(crate) fn finding(kind: Kind, what: String) -> Finding {
     Finding { kind, what }
 }
 
-fn count(ledgers: &Ledgers, ends: &HashMap<&str, Vec<&Event>>, balance: &mut Balance) {
-    for command in &ledgers.commands {
+fn count(records: &Records, ends: &HashMap<&str, Vec<&Event>>, balance: &mut Balance) {
+    for command in &records.commands {
         let ends = ends.get(command.id.as_str());
         balance.attempted += usize::from(command.attempted > 0);
         balance.acknowledged += usize::from(command.acknowledged > 0);
@@ -199,7 +201,7 @@ fn count(ledgers: &Ledgers, ends: &HashMap<&str, Vec<&Event>>, balance: &mut Bal
             |is_it: fn(&Event) -> bool| ends.is_some_and(|ends| ends.iter().any(|e| is_it(e)));
         balance.superseded += usize::from(has(is_failure) && has(is_success));
     }
-    let given: HashSet<&str> = ledgers.commands.iter().map(|c| c.id.as_str()).collect();
+    let given: HashSet<&str> = records.commands.iter().map(|c| c.id.as_str()).collect();
     balance.unexpected = ends.keys().filter(|id| !given.contains(*id)).count();
     balance.duplicated = ends.values().filter(|ends| ends.len() > 1).count();
 }
@@ -231,8 +233,9 @@ fn is_success(event: &Event) -> bool {
 }
 
 /// A producer that has lost a confirm sends the command again; a worker that has lost an
-/// acknowledgement leaves two copies in the delay queues. Where "not found" is a failure, the
-/// second one fails if the first was carried out, and the success supersedes that.
+/// acknowledgement leaves two copies in the delay queues. If "not found" is a failure for this
+/// kind, the second copy fails when the first was carried out, and the success supersedes that
+/// failure.
 fn is_second_not_found(command: &Command, reason: &str, has_succeeded: bool) -> bool {
     let is_not_found = matches!(reason, "not_found" | "not_found_or_not_archived");
     let there_are_two = command.attempted > 1 || has_succeeded;
@@ -273,10 +276,10 @@ fn ends_of_one(command: Option<&Command>, ends: &[&Event]) -> Vec<Finding> {
     findings
 }
 
-/// # A consumer that knows nothing but ids has one end for each command, in whatever order the events come
+/// # A consumer that knows only ids gets one end per command, in any order of the events
 ///
-/// It follows the rule of `docs/messages.md`, once forwards and once backwards. A cancellation, which
-/// no success names, does not hold beside one.
+/// It follows the rule of `docs/messages.md`, once forwards and once backwards. A cancellation does
+/// not hold beside a success, although no success names it in `supersedes`.
 fn unsettled(events: &[Event]) -> Vec<Finding> {
     let successes = events.iter().filter(|event| is_success(event));
     let succeeded: HashSet<&str> = successes.map(|event| event.command_id.as_str()).collect();
@@ -310,7 +313,7 @@ fn holding<'a>(events: impl Iterator<Item = &'a Event>) -> HashMap<&'a str, BTre
     ends
 }
 
-/// A success that was told to nobody: the object is gone, and its command has only failed.
+/// A success that was never reported: the object is gone, but its command has only failures.
 fn missed_success(
     command: &Command,
     ends: &HashMap<&str, Vec<&Event>>,
@@ -326,17 +329,17 @@ fn missed_success(
 }
 
 /// Archived is not deleted.
-fn false_ends(ledgers: &Ledgers, commands: &HashMap<&str, &Command>) -> Vec<Finding> {
-    let did_it = ledgers.calls.iter().filter(|call| call.did_it);
+fn false_ends(records: &Records, commands: &HashMap<&str, &Command>) -> Vec<Finding> {
+    let did_it = records.calls.iter().filter(|call| call.did_it);
     let done: HashSet<_> = did_it
         .filter_map(|call| Some((call.kind?, call.org.as_str(), call.object.as_str())))
         .collect();
     let mut findings = Vec::new();
-    for end in ledgers.events.iter().filter(|end| is_success(end)) {
+    for end in records.events.iter().filter(|end| is_success(end)) {
         let Some(command) = commands.get(end.command_id.as_str()) else { continue };
         let object = format!("{}/{}", end.org, end.object);
         let is_done = done.contains(&(command.kind, end.org.as_str(), end.object.as_str()));
-        if ledgers.were_there.contains(&object) && !is_done {
+        if records.were_there.contains(&object) && !is_done {
             findings.push(finding(
                 Kind::FalseEnd,
                 format!("{}: {object} is still there", end.command_id),
@@ -346,15 +349,15 @@ fn false_ends(ledgers: &Ledgers, commands: &HashMap<&str, &Command>) -> Vec<Find
     findings
 }
 
-fn unexpected_calls(ledgers: &Ledgers) -> Vec<Finding> {
+fn unexpected_calls(records: &Records) -> Vec<Finding> {
     let callable = |command: &&Command| match command.expected {
         Expected::DeadLetter(reason) => {
             matches!(reason, "forbidden" | "rejected" | "attempts_exhausted")
         }
         _ => true,
     };
-    let is_archived_first = ledgers.decisions.is_some();
-    let named: HashSet<(kind::Kind, &str, &str)> = ledgers
+    let is_archived_first = records.decisions.is_some();
+    let named: HashSet<(kind::Kind, &str, &str)> = records
         .commands
         .iter()
         .filter(callable)
@@ -372,7 +375,7 @@ fn unexpected_calls(ledgers: &Ledgers) -> Vec<Finding> {
             (None, None) => false,
         }
     };
-    ledgers
+    records
         .calls
         .iter()
         .filter(is_wrong)
@@ -403,26 +406,28 @@ fn wrongly_dead(
     (!is_right).then(|| finding(Kind::WronglyDead, format!("{}: {reason}", dead_letter.command_id)))
 }
 
-/// The longest stretch between publication and end in which nothing befell all, beyond the undo
-/// window. What always fails waits for its own fault.
+/// The longest period between publication and end without a fault that affected all organisations,
+/// less the undo window. A command that always fails is left out: it waits because of its own
+/// fault.
 fn delays_of_the_healthy<'a>(
-    ledgers: &'a Ledgers,
+    records: &'a Records,
     ends: &HashMap<&str, Vec<&Event>>,
 ) -> Vec<(&'a Command, i64)> {
-    let struck: HashSet<&str> = ledgers.journal.iter().filter_map(|blow| blow.org).collect();
-    let mut of_all: Vec<_> = ledgers.journal.iter().filter(|blow| blow.org.is_none()).collect();
-    of_all.sort_by_key(|blow| blow.from_ms);
-    let window_ms = ledgers.decisions.as_ref().map_or(0, |decisions| decisions.undo_window_ms);
+    let with_faults: HashSet<&str> = records.journal.iter().filter_map(|fault| fault.org).collect();
+    let mut of_all: Vec<_> = records.journal.iter().filter(|fault| fault.org.is_none()).collect();
+    of_all.sort_by_key(|fault| fault.from_ms);
+    let window_ms = records.decisions.as_ref().map_or(0, |decisions| decisions.undo_window_ms);
     let delay = |command: &'a Command| {
         let end = ends.get(command.id.as_str())?.iter().map(|end| end.at_ms).min()?;
         let (mut since, mut longest) = (command.published_ms?, 0);
-        for blow in of_all.iter().take_while(|blow| blow.from_ms <= end) {
-            longest = longest.max(blow.from_ms - since);
-            since = since.max(blow.to_ms);
+        for fault in of_all.iter().take_while(|fault| fault.from_ms <= end) {
+            longest = longest.max(fault.from_ms - since);
+            since = since.max(fault.to_ms);
         }
         Some((command, longest.max(end - since) - window_ms))
     };
-    let healthy = ledgers.commands.iter().filter(|command| !struck.contains(command.org.as_str()));
+    let healthy =
+        records.commands.iter().filter(|command| !with_faults.contains(command.org.as_str()));
     healthy
         .filter(|c| c.expected != Expected::DeadLetter("attempts_exhausted"))
         .filter_map(delay)
@@ -434,60 +439,62 @@ fn delayed(command: &Command, delay: i64) -> Option<Finding> {
     (delay > LONGEST_DELAY_MS).then(|| finding(Kind::Delayed, what))
 }
 
-/// What is refused without an answer of the API, or for the API's own word that came just before,
-/// is its own fault.
+/// A command that is refused without a call, or for an answer that the API gave just before the
+/// outage, is not dead-lettered because of the outage.
 fn dead_while_out(
     dead_letter: &DeadLetter,
     commands: &HashMap<&str, &Command>,
-    journal: &[Blow],
+    journal: &[InjectedFault],
 ) -> Option<Finding> {
     const ON_ITS_WAY_MS: i64 = 1000;
     let command = commands.get(dead_letter.command_id.as_str())?;
     let for_an_answer =
         command.expected == Expected::Done || dead_letter.reason == "attempts_exhausted";
-    let is_out = |blow: &&Blow| {
-        let (from, to) = (blow.from_ms, blow.to_ms + ON_ITS_WAY_MS);
-        blow.stops
-            && blow.org == Some(command.org.as_str())
+    let is_out = |fault: &&InjectedFault| {
+        let (from, to) = (fault.from_ms, fault.to_ms + ON_ITS_WAY_MS);
+        fault.stops
+            && fault.org == Some(command.org.as_str())
             && (from..=to).contains(&dead_letter.at_ms)
     };
-    let blow = journal.iter().filter(|_| for_an_answer).find(is_out)?;
+    let fault = journal.iter().filter(|_| for_an_answer).find(is_out)?;
     let what =
-        format!("{} ({}): {} while {}", command.id, command.org, dead_letter.reason, blow.family);
+        format!("{} ({}): {} while {}", command.id, command.org, dead_letter.reason, fault.family);
     Some(finding(Kind::DeadWhileOut, what))
 }
 
-/// A worker may die, or lose its session, between a dead letter and its event. If the next one
-/// succeeds, there is nothing left to tell but that. It does where a command is refused once, and
-/// where "not found" is a failure the first time only: of a command that was delivered before,
-/// nobody knows whether that delivery has deleted the object (`why_absence_is_a_failure`).
-fn half_dead(ledgers: &Ledgers) -> Vec<Finding> {
-    let letters: HashSet<&str> =
-        ledgers.dead_letters.iter().map(|l| l.command_id.as_str()).collect();
-    let (deaths, successes): (Vec<_>, Vec<_>) = ledgers.events.iter().partition(|e| is_failure(e));
-    let told: HashSet<&str> = deaths.iter().map(|event| event.command_id.as_str()).collect();
+/// A worker may die, or lose its session, between a dead letter and its event. If the next worker
+/// succeeds, only the success is reported. That happens when a command is refused once, and for
+/// kinds that treat "not found" as a failure the first time only: once a command has been delivered
+/// before, it is unknown whether that delivery deleted the object (`why_absence_is_a_failure`).
+fn half_dead(records: &Records) -> Vec<Finding> {
+    let dead_letters: HashSet<&str> =
+        records.dead_letters.iter().map(|l| l.command_id.as_str()).collect();
+    let (failures, successes): (Vec<_>, Vec<_>) =
+        records.events.iter().partition(|e| is_failure(e));
+    let failed: HashSet<&str> = failures.iter().map(|event| event.command_id.as_str()).collect();
     let succeeded: HashSet<&str> = successes.iter().map(|e| e.command_id.as_str()).collect();
     let may_succeed_later =
         |c: &&Command| c.expected == Expected::RefusedOnce || c.kind.fails_when_not_found();
-    let fails_first = ledgers.commands.iter().filter(may_succeed_later);
+    let fails_first = records.commands.iter().filter(may_succeed_later);
     let superseded: HashSet<&str> =
         fails_first.map(|c| c.id.as_str()).filter(|id| succeeded.contains(id)).collect();
-    let without_event = letters.difference(&told).filter(|id| !superseded.contains(*id));
+    let without_event = dead_letters.difference(&failed).filter(|id| !superseded.contains(*id));
     let without_event = without_event.map(|id| format!("{id}: a dead letter without an event"));
-    let without_letter =
-        told.difference(&letters).map(|id| format!("{id}: an event without a dead letter"));
-    let apart: BTreeSet<_> = without_letter.chain(without_event).collect();
+    let without_dead_letter =
+        failed.difference(&dead_letters).map(|id| format!("{id}: an event without a dead letter"));
+    let apart: BTreeSet<_> = without_dead_letter.chain(without_event).collect();
     apart.into_iter().map(|what| finding(Kind::HalfDead, what)).collect()
 }
 
-/// Where a worker has died, or its words were lost, between the answer and the next call, the next
-/// worker could not know; nor can the second copy of a command that was sent twice.
-fn early_calls(ledgers: &Ledgers, commands: &HashMap<&str, &Command>) -> Vec<Finding> {
+/// If a worker died, or what it published was lost, between the answer and the next call, the next
+/// worker could not know the `Retry-After`. Neither can the second copy of a command that was sent
+/// twice.
+fn early_calls(records: &Records, commands: &HashMap<&str, &Command>) -> Vec<Finding> {
     const STILL_UNDER_WAY_MS: i64 = 15_000;
     let sent_twice: HashSet<&str> =
         commands.values().filter(|c| c.attempted > 1).map(|c| c.object.as_str()).collect();
     let mut of_object: BTreeMap<(&str, &str), Vec<&Call>> = BTreeMap::new();
-    for call in ledgers.calls.iter().filter(|call| call.kind.is_some()) {
+    for call in records.calls.iter().filter(|call| call.kind.is_some()) {
         of_object.entry((&call.org, &call.object)).or_default().push(call);
     }
     let mut findings = Vec::new();
@@ -496,9 +503,9 @@ fn early_calls(ledgers: &Ledgers, commands: &HashMap<&str, &Command>) -> Vec<Fin
         for pair in calls.windows(2) {
             let Some(wait) = pair[0].retry_after_ms else { continue };
             let (from, to) = (pair[0].at_ms - STILL_UNDER_WAY_MS, pair[1].at_ms);
-            let blown =
-                ledgers.journal.iter().any(|b| b.hides && b.from_ms <= to && b.to_ms >= from);
-            if to - pair[0].at_ms < wait && !blown && !sent_twice.contains(object) {
+            let is_excused =
+                records.journal.iter().any(|b| b.hides && b.from_ms <= to && b.to_ms >= from);
+            if to - pair[0].at_ms < wait && !is_excused && !sent_twice.contains(object) {
                 findings.push(finding(
                     Kind::EarlyCall,
                     format!("{object}: {} ms of {wait}", to - pair[0].at_ms),
@@ -548,8 +555,8 @@ mod tests {
     }
 
     /// One task deleted, one command malformed: nothing is wrong.
-    fn balanced() -> Ledgers {
-        Ledgers {
+    fn balanced() -> Records {
+        Records {
             commands: vec![
                 command("t1", Expected::Done),
                 command("m1", Expected::DeadLetter("malformed")),
@@ -562,21 +569,21 @@ mod tests {
             }],
             calls: vec![call("t1", 0)],
             were_there: HashSet::from(["a/t1".to_owned()]),
-            ..Ledgers::default()
+            ..Records::default()
         }
     }
 
-    fn findings(spoil: impl FnOnce(&mut Ledgers)) -> Vec<Kind> {
-        let mut ledgers = balanced();
-        spoil(&mut ledgers);
-        check(&ledgers).findings.into_iter().map(|finding| finding.kind).collect()
+    fn findings(spoil: impl FnOnce(&mut Records)) -> Vec<Kind> {
+        let mut records = balanced();
+        spoil(&mut records);
+        check(&records).findings.into_iter().map(|finding| finding.kind).collect()
     }
 
     #[test]
-    fn books_that_balance_have_no_findings_and_repeats_with_the_same_id_are_counted() {
-        let mut ledgers = balanced();
-        ledgers.events.push(event("t1", "already_absent"));
-        let balance = check(&ledgers);
+    fn records_that_agree_have_no_findings_and_repeats_with_the_same_id_are_counted() {
+        let mut records = balanced();
+        records.events.push(event("t1", "already_absent"));
+        let balance = check(&records);
         assert_eq!(balance.findings, []);
         assert_eq!((balance.attempted, balance.acknowledged, balance.ok), (2, 2, 2));
         assert_eq!(
@@ -586,7 +593,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_twice_or_has_two_copies_may_fail_once_where_not_found_is_a_failure() {
+    fn a_command_with_two_copies_may_fail_once_if_not_found_is_a_failure() {
         let second = |attempted, has_succeeded: bool| {
             findings(|l| {
                 l.commands[0].kind = kind::Kind::FileDelete;
@@ -602,8 +609,8 @@ mod tests {
         assert_eq!(second(1, false), [Kind::WrongEnd, Kind::WronglyDead]);
     }
 
-    /// Refused, then deleted by the next worker; in this order, or the other one.
-    fn refused_then_deleted(l: &mut Ledgers) {
+    /// Refused, then deleted by the next worker.
+    fn refused_then_deleted(l: &mut Records) {
         l.commands[0].expected = Expected::RefusedOnce;
         let reason = "forbidden".to_owned();
         l.dead_letters.push(DeadLetter {
@@ -615,30 +622,30 @@ mod tests {
     }
 
     #[test]
-    fn of_two_ends_a_consumer_can_tell_which_one_holds_in_whatever_order_they_come() {
+    fn a_consumer_can_tell_which_of_two_ends_holds_in_any_order() {
         assert_eq!(findings(refused_then_deleted), []);
-        let other_order = |l: &mut Ledgers| {
+        let other_order = |l: &mut Records| {
             refused_then_deleted(l);
             l.events.reverse();
         };
         assert_eq!(findings(other_order), []);
         for supersedes in [None, Some("another".to_owned())] {
-            let unsettled = |l: &mut Ledgers| {
+            let unsettled = |l: &mut Records| {
                 refused_then_deleted(l);
                 l.events[1].supersedes = supersedes;
             };
             assert_eq!(findings(unsettled), [Kind::TwoEnds]);
         }
-        let is_counted = |l: &Ledgers| check(l).superseded;
-        let mut ledgers = balanced();
-        assert_eq!(is_counted(&ledgers), 0);
-        refused_then_deleted(&mut ledgers);
-        assert_eq!(is_counted(&ledgers), 1);
+        let is_counted = |l: &Records| check(l).superseded;
+        let mut records = balanced();
+        assert_eq!(is_counted(&records), 0);
+        refused_then_deleted(&mut records);
+        assert_eq!(is_counted(&records), 1);
     }
 
     #[test]
-    fn a_dead_letter_whose_event_was_never_told_is_no_end_beside_a_success() {
-        let without_event = |l: &mut Ledgers| {
+    fn a_dead_letter_without_an_event_is_no_end_beside_a_success() {
+        let without_event = |l: &mut Records| {
             refused_then_deleted(l);
             l.events.remove(0);
         };
@@ -646,13 +653,13 @@ mod tests {
     }
 
     #[test]
-    fn a_success_that_was_told_to_nobody_is_found() {
-        let only_refused = |l: &mut Ledgers| {
+    fn a_success_that_was_never_reported_is_found() {
+        let only_refused = |l: &mut Records| {
             refused_then_deleted(l);
             l.events.remove(1);
         };
         assert_eq!(findings(only_refused), [Kind::MissedSuccess]);
-        let was_refused = |l: &mut Ledgers| {
+        let was_refused = |l: &mut Records| {
             only_refused(l);
             l.calls[0].did_it = false;
         };
@@ -661,12 +668,12 @@ mod tests {
 
     #[test]
     fn a_call_of_another_kind_than_the_command_is_found() {
-        let other = |l: &mut Ledgers| l.calls[0].kind = Some(kind::Kind::TaskArchive);
+        let other = |l: &mut Records| l.calls[0].kind = Some(kind::Kind::TaskArchive);
         assert_eq!(findings(other), [Kind::FalseEnd, Kind::UnexpectedCall]);
     }
 
     #[test]
-    fn a_cancelled_or_rejected_command_comes_to_the_end_that_was_decided() {
+    fn a_cancelled_or_rejected_command_ends_as_the_operator_decided() {
         let ended = |expected: Expected, outcomes: &[&str]| {
             findings(|l| {
                 l.commands[0].expected = expected;
@@ -709,11 +716,11 @@ mod tests {
         );
     }
 
-    /// Its producer has sent it twice, and the session was lost between the dead letter of the
-    /// second copy and its event; delivered again, nobody knows whether that copy has deleted the
-    /// object.
+    /// The producer sent the command twice, and the session was lost between the dead letter of the
+    /// second copy and its event. When that copy is delivered again, it is unknown whether it has
+    /// deleted the object.
     #[test]
-    fn a_success_supersedes_a_dead_letter_that_was_not_told_where_not_found_fails_only_once() {
+    fn a_success_supersedes_a_dead_letter_without_an_event_if_not_found_fails_only_once() {
         let second_copy = |kind| {
             findings(|l| {
                 (l.commands[0].kind, l.commands[0].attempted) = (kind, 2);
@@ -731,8 +738,8 @@ mod tests {
     }
 
     #[test]
-    fn each_wrong_ledger_is_found() {
-        let never_sent = |l: &mut Ledgers| l.commands[0].attempted = 0;
+    fn each_wrong_record_is_found() {
+        let never_sent = |l: &mut Records| l.commands[0].attempted = 0;
         assert_eq!(findings(never_sent), [Kind::UnexpectedEnd, Kind::UnexpectedCall]);
         assert_eq!(
             findings(|l| l.events.push(event("t1", "dead_lettered"))),
@@ -740,7 +747,7 @@ mod tests {
         );
         assert_eq!(findings(|l| l.calls[0].did_it = false), [Kind::FalseEnd]);
         let other_id =
-            |l: &mut Ledgers| l.events.push(Event { id: "x".into(), ..event("t1", "deleted") });
+            |l: &mut Records| l.events.push(Event { id: "x".into(), ..event("t1", "deleted") });
         assert_eq!(findings(other_id), [Kind::TwoEnds, Kind::TwoEventIds]);
         assert_eq!(findings(|l| l.calls.push(call("t2", 0))), [Kind::UnexpectedCall]);
         assert_eq!(findings(|l| l.calls.push(call("m1", 0))), [Kind::UnexpectedCall]);
@@ -756,12 +763,12 @@ mod tests {
             findings(|l| l.left = BTreeMap::from([("task.delete".into(), 1)])),
             [Kind::Left]
         );
-        assert_eq!(findings(|l| l.bad_exits.push("1".into())), [Kind::BadExit]);
+        assert_eq!(findings(|l| l.unexpected_exits.push("1".into())), [Kind::UnexpectedExit]);
     }
 
     #[test]
     fn a_call_before_its_retry_after_is_found_unless_the_worker_could_not_know() {
-        let early = |l: &mut Ledgers| {
+        let early = |l: &mut Records| {
             l.calls.push(Call { retry_after_ms: Some(2000), did_it: false, ..call("t1", 100_000) });
             l.calls.push(call("t1", 101_000));
         };
@@ -769,7 +776,7 @@ mod tests {
         assert_eq!(
             findings(|l| {
                 early(l);
-                l.journal.push(Blow {
+                l.journal.push(InjectedFault {
                     from_ms: 100_500,
                     to_ms: 100_600,
                     family: "worker killed",
@@ -784,7 +791,7 @@ mod tests {
     }
 
     #[test]
-    fn the_question_whether_a_token_reaches_its_organisation_is_no_unexpected_call() {
+    fn a_call_that_checks_whether_a_token_reaches_its_organisation_is_expected() {
         let asks = |org: &str| Call {
             kind: None,
             harmless: Some(Harmless::Lists),
@@ -795,32 +802,34 @@ mod tests {
         assert_eq!(findings(|l| l.calls.push(asks("b"))), [Kind::UnexpectedCall]);
     }
 
-    fn blow(org: Option<&'static str>, to_ms: i64) -> Blow {
+    fn injected(org: Option<&'static str>, to_ms: i64) -> InjectedFault {
         let (family, what) = ("API: one organisation out", String::new());
-        Blow { from_ms: 0, to_ms, family, org, stops: org.is_some(), hides: false, what }
+        InjectedFault { from_ms: 0, to_ms, family, org, stops: org.is_some(), hides: false, what }
     }
 
     #[test]
-    fn who_was_healthy_throughout_is_not_delayed_by_anothers_trouble() {
-        let late = |l: &mut Ledgers| l.events[0].at_ms = LONGEST_DELAY_MS + 1;
+    fn a_healthy_organisation_is_not_delayed_by_the_faults_of_others() {
+        let late = |l: &mut Records| l.events[0].at_ms = LONGEST_DELAY_MS + 1;
         assert_eq!(findings(late), [Kind::Delayed]);
         assert_eq!(findings(|l| l.events[0].at_ms = LONGEST_DELAY_MS), []);
         let with = |org| {
             findings(|l| {
                 late(l);
-                l.journal.push(blow(org, 1));
+                l.journal.push(injected(org, 1));
             })
         };
-        assert_eq!(with(Some("b")), [Kind::Delayed], "another's trouble is no excuse");
+        assert_eq!(with(Some("b")), [Kind::Delayed], "another organisation's fault is no excuse");
         assert_eq!(with(Some("a")), [], "its own is");
-        assert_eq!(with(None), [], "and what befell all");
-        let later = |l: &mut Ledgers| {
+        assert_eq!(with(None), [], "so is a fault of all");
+        let later = |l: &mut Records| {
             l.events[0].at_ms = 2 * LONGEST_DELAY_MS;
-            l.journal
-                .push(Blow { from_ms: LONGEST_DELAY_MS + 1, ..blow(None, 2 * LONGEST_DELAY_MS) });
+            l.journal.push(InjectedFault {
+                from_ms: LONGEST_DELAY_MS + 1,
+                ..injected(None, 2 * LONGEST_DELAY_MS)
+            });
         };
-        assert_eq!(findings(later), [Kind::Delayed], "but not what befell all later");
-        let own_fault = |l: &mut Ledgers| {
+        assert_eq!(findings(later), [Kind::Delayed], "but not a later fault of all");
+        let own_fault = |l: &mut Records| {
             l.commands[1].expected = Expected::DeadLetter("attempts_exhausted");
             l.events[1].reason = "attempts_exhausted".into();
             l.events[1].at_ms = LONGEST_DELAY_MS + 1;
@@ -833,7 +842,7 @@ mod tests {
     fn every_worker_goes_on_while_a_plain_consumer_does() {
         let every = |seconds: std::ops::Range<i64>| seconds.map(|s| s * 1000).collect::<Vec<_>>();
         let with_a_gap = |from: i64, to: i64| [every(0..from), every(to..100)].concat();
-        let found = |ends: &[i64], others: &[Vec<i64>]| stood_still(0, ends, others).1.is_some();
+        let found = |ends: &[i64], others: &[Vec<i64>]| stall(0, ends, others).1.is_some();
         let whole = [every(0..100), every(0..100)];
         assert!(!found(&every(0..100), &whole));
         assert!(!found(&with_a_gap(30, 44), &whole));
@@ -846,8 +855,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_an_organisation_that_is_out_is_dead_lettered_but_what_needs_no_answer() {
-        let out = |l: &mut Ledgers| l.journal.push(blow(Some("a"), 10_000));
+    fn only_commands_that_need_no_answer_are_dead_lettered_during_an_outage() {
+        let out = |l: &mut Records| l.journal.push(injected(Some("a"), 10_000));
         assert_eq!(findings(out), []);
         let dead = |at_ms| {
             findings(|l| {

@@ -1,8 +1,9 @@
-//! A cluster of three RabbitMQ nodes in containers of its own, and what is done to it.
+//! A cluster of three RabbitMQ nodes in containers of its own, and the faults that are injected
+//! into it.
 //!
-//! The nodes talk to each other over one network and to everybody else over another. So a node can
-//! be cut off from the others while its clients still reach it: the case in which a connection
-//! lives and nothing comes over it.
+//! The nodes talk to each other over one network and to their clients over another. So a node can
+//! be cut off from the others while its clients still reach it: the connection stays alive but
+//! delivers nothing.
 
 use std::net::Ipv4Addr;
 use std::process::Command;
@@ -12,13 +13,13 @@ use fastrand::Rng;
 use testkit::rabbitmq::guardian::guard;
 use tokio::time::{Instant, sleep};
 
-use crate::ledgers::Blow;
 use crate::parts::now_ms;
+use crate::records::InjectedFault;
 
 const IMAGE: &str = "rabbitmq:4-management";
 const NODES: u8 = 3;
 const START_WITHIN: Duration = Duration::from_mins(3);
-/// A minority stops by itself when it notices that it is one. With Erlang's own 60 s
+/// A minority stops by itself when it notices that it is one. With Erlang's default of 60 s
 /// (`net_ticktime`) it does not notice in time: that is the hard case.
 const CONFIGURATION: &str = "loopback_users = none\n\
     cluster_formation.peer_discovery_backend = classic_config\n\
@@ -28,7 +29,7 @@ const CONFIGURATION: &str = "loopback_users = none\n\
     cluster_partition_handling = pause_minority\n\
     disk_free_limit.absolute = 50MB\n";
 
-/// What befalls a node.
+/// A fault of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     Killed,
@@ -51,8 +52,8 @@ pub(crate) const FAULTS: [Fault; 6] = [
 /// How long a node is away.
 const AWAY: Duration = Duration::from_secs(20);
 
-/// A running cluster; its containers and networks are removed when this process ends, by whatever
-/// end.
+/// A running cluster; its containers and networks are removed when this process ends, however it
+/// ends.
 pub(crate) struct Cluster {
     name: String,
     subnets: [u8; 2],
@@ -62,8 +63,8 @@ impl Cluster {
     /// Starts three nodes and waits until they are one cluster.
     ///
     /// # Errors
-    /// What Docker says; no engine answers, for one.
-    pub(crate) async fn start() -> Result<Self, String> {
+    /// The message of Docker, for example that no engine answers.
+    pub(crate) async fn start(net_ticktime: u32) -> Result<Self, String> {
         let run = |arguments: Vec<String>| blocking(move || docker(&arguments));
         run(words("info --format ok"))
             .await
@@ -91,7 +92,7 @@ impl Cluster {
             ));
             create.extend([
                 "-e".into(),
-                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-setcookie campaign".into(),
+                format!("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-setcookie campaign -kernel net_ticktime {net_ticktime}"),
                 IMAGE.into(),
             ]);
             run(create).await?;
@@ -117,14 +118,18 @@ impl Cluster {
         (1..=NODES).map(|node| format!("{}:5672", self.address(1, node))).collect()
     }
 
-    /// Makes a virtual host for everybody.
+    /// Creates a virtual host with all permissions for `guest`.
     pub(crate) async fn add_vhost(&self, name: &str) -> Result<(), String> {
         self.ctl(1, &format!("add_vhost {name} --default-queue-type quorum")).await?;
         self.ctl(1, &format!("set_permissions -p {name} guest .* .* .*")).await
     }
 
-    /// Strikes a node, and returns when the cluster is whole again.
-    pub(crate) async fn strike(&self, fault: Fault, rng: &mut Rng) -> Result<Blow, String> {
+    /// Injects a fault into a node, and returns when the cluster is whole again.
+    pub(crate) async fn inject(
+        &self,
+        fault: Fault,
+        rng: &mut Rng,
+    ) -> Result<InjectedFault, String> {
         let (node, from_ms) = (rng.u8(1..=NODES), now_ms());
         println!("       node {node}: {fault:?}");
         let container = self.container(node);
@@ -153,7 +158,15 @@ impl Cluster {
         }
         self.is_whole(START_WITHIN).await?;
         let (family, what) = (fault.name(), format!("node {node}"));
-        Ok(Blow { from_ms, to_ms: now_ms(), family, org: None, stops: false, hides: true, what })
+        Ok(InjectedFault {
+            from_ms,
+            to_ms: now_ms(),
+            family,
+            org: None,
+            stops: false,
+            hides: true,
+            what,
+        })
     }
 
     async fn away(&self, ended: Result<(), String>, node: u8) -> Result<(), String> {
@@ -221,13 +234,13 @@ impl Fault {
     }
 }
 
-/// Split at spaces, but for those with a backslash before them.
+/// Splits at spaces, except for those with a backslash before them.
 fn words(line: &str) -> Vec<String> {
     let words = line.replace("\\ ", "\0");
     words.split_whitespace().map(|word| word.replace('\0', " ")).collect()
 }
 
-/// None of them may take longer than a minute.
+/// Runs a docker command, with a limit of one minute.
 fn docker(arguments: &[String]) -> Result<(), String> {
     let output = Command::new("timeout").args(["60", "docker"]).args(arguments).output();
     let output = output.map_err(|error| format!("timeout: {error}"))?;

@@ -1,24 +1,24 @@
-//! A campaign of faults: commands are given while workers, broker, network and API are struck by a
-//! seeded nemesis; then the books of all parties are held against the promise.
+//! A campaign of faults: commands are sent while a seeded nemesis injects faults into workers,
+//! broker, network and API. Then the records of all parties are checked against the promise.
 
 #![allow(clippy::print_stdout, reason = "showing is what it is for")]
 
+mod baseline;
 mod checker;
 mod cluster;
 mod decisions;
-mod field;
-mod ledgers;
 mod mutants;
 mod nemesis;
 mod operator;
 mod parts;
 mod plan;
 mod producer;
+mod records;
 mod report;
+mod run;
 mod safety;
 mod variants;
 mod witness;
-mod yardstick;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,34 +28,37 @@ use clap::Parser;
 use serde_json::json;
 
 use cluster::{Cluster, FAULTS, Fault};
-use field::{Outcome, Scenario};
 use mutants::{MUTANTS, Mutant};
 use nemesis::Family;
+use run::{Outcome, Scenario};
 use safety::Brakes;
 
-/// How many commands are given where nothing else is said, and for how long.
+/// How many commands are sent by default, and for how many minutes.
 const COMMANDS: usize = 2000;
 const MINUTES: f64 = 1.5;
-/// Longer than a fault of a cluster takes.
+/// Longer than a fault of a cluster lasts.
 const LENGTH_OF_A_FAULT: Duration = Duration::from_mins(1);
-/// Longer than the checker lets anyone be delayed by another's trouble.
-const TROUBLE_OF_ONE: Duration = Duration::from_secs(30);
+/// Longer than the checker lets the faults of one organisation delay another.
+const ORGANISATION_FAULTS_TIME: Duration = Duration::from_secs(30);
+/// Long enough that what is delayed on a slow machine is delayed for too long.
+const ORGANISATION_FAULTS_OF_A_MUTANT: Duration = Duration::from_secs(50);
 
-/// Strikes workers, broker, network and API while commands are carried out, and balances the books.
+/// Injects faults into workers, broker, network and API while commands are carried out, and checks
+/// the records of all parties.
 ///
-/// Builds a worker with failpoints (places at which it can be made to die) and starts its own
-/// RabbitMQ, sandbox API and workers; ends them all. Exit 0 only if the books balance.
+/// Builds a worker with failpoints (places at which it can be made to die), starts its own
+/// RabbitMQ, sandbox API and workers, and ends them all. Exits 0 only without findings.
 #[derive(Debug, Parser)]
 #[command(name = "campaign")]
 struct Arguments {
-    /// What the commands, and the order and length of the faults, follow from.
+    /// The seed that decides the commands, and the order and length of the faults.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How many commands are given: 2000, and 1000 with --safety, where nothing else is said.
+    /// How many commands are sent [default: 2000, or 1000 with --safety].
     #[arg(long)]
     commands: Option<usize>,
-    /// For how long they are given, evenly; faults go on as long, and until each family had its
-    /// turn. 1.5, and 1.25 with --safety, where nothing else is said.
+    /// For how many minutes they are sent, evenly [default: 1.5, or 1.25 with --safety]. Faults go
+    /// on as long, and until each family had its turn.
     #[arg(long)]
     minutes: Option<f64>,
     /// How many workers share the queue.
@@ -64,22 +67,26 @@ struct Arguments {
     /// Where to write the report as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Instead: short campaigns against workers with a known fault, each of which must be found;
-    /// with a word, only those that have it in their name.
+    /// Instead: short campaigns against workers with a known fault each, which must be found. With
+    /// a word: only those that have it in their name.
     #[arg(long, num_args = 0..=1, default_missing_value = "", value_name = "WORD")]
     mutants: Option<String>,
-    /// Instead: all brakes are on (the guard, archive first), and an operator uses them: decides
-    /// about what the guard holds, pauses, resumes, cancels, and restores tasks.
+    /// Instead: the workers archive first and have a low guard limit. An operator decides about
+    /// held commands, pauses, resumes, cancels, and restores tasks.
     #[arg(long, conflicts_with_all = ["mutants", "cluster"])]
     safety: bool,
-    /// Instead: a cluster of three nodes in containers (a Docker engine must answer), each of which
-    /// is killed, stopped, frozen or cut off from the others; with the nodes' addresses in the
-    /// workers' URL, then behind a balancer.
+    /// Instead: a cluster of three nodes in containers (needs a Docker engine), whose nodes are
+    /// killed, stopped, frozen, drained or cut off from the others; first with the nodes' addresses
+    /// in the workers' URL, then behind a balancer.
     #[arg(long, conflicts_with = "mutants")]
     cluster: bool,
-    /// With --cluster: only the faults that have this word in their name, "cut off", say.
+    /// With --cluster: only the faults that have this word in their name, for example "cut off".
     #[arg(long, default_value = "", requires = "cluster", value_name = "WORD")]
     only: String,
+    /// With --cluster: after how many seconds a node notices that another one is silent; the default
+    /// is Erlang's own.
+    #[arg(long, default_value_t = 60, requires = "cluster", value_name = "SECONDS")]
+    net_ticktime: u32,
     /// With --cluster: this build of the worker, which needs no failpoints.
     #[arg(long, requires = "cluster", value_name = "FILE")]
     program: Option<PathBuf>,
@@ -102,8 +109,8 @@ async fn main() -> ExitCode {
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(trouble) => {
-            eprintln!("{trouble}");
+        Err(error) => {
+            eprintln!("{error}");
             ExitCode::FAILURE
         }
     }
@@ -114,7 +121,7 @@ async fn one(arguments: &Arguments) -> Result<bool, String> {
     let program = variants::build("tallyfy-delete-worker-with-failpoints", &[])?;
     let scenario = scenario(arguments, program)?;
     let minutes = scenario.time.as_secs_f64() / 60.0;
-    let Outcome { balance, ledgers, broker, took } = field::fight(&scenario).await?;
+    let Outcome { balance, records, broker, took } = run::run(&scenario).await?;
     let about = json!({
         "repeat": format!(
             "cargo run --release --package campaign --{} --seed {} --commands {} --minutes {minutes} --workers {}",
@@ -127,9 +134,9 @@ async fn one(arguments: &Arguments) -> Result<bool, String> {
         "broker": broker,
         "took_s": took.as_secs(),
     });
-    report::print(&balance, &ledgers, &about);
+    report::print(&balance, &records, &about);
     if let Some(path) = &arguments.json {
-        let report = report::json(&balance, &ledgers, &about).to_string();
+        let report = report::json(&balance, &records, &about).to_string();
         std::fs::write(path, report).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(balance.findings.is_empty())
@@ -144,15 +151,14 @@ fn scenario(arguments: &Arguments, program: PathBuf) -> Result<Scenario, String>
         commands,
         time: Duration::try_from_secs_f64(minutes * 60.0).map_err(|e| format!("--minutes: {e}"))?,
         workers: arguments.workers.max(1),
-        // What a delay queue had handed to a queue that was still starting, after a kill, RabbitMQ
-        // hands over again only after three minutes
-        // (`dead_letter_worker_publisher_confirm_timeout`).
+        // After a kill, a message that a delay queue had sent to a queue that was still starting is
+        // sent again only after three minutes (`dead_letter_worker_publisher_confirm_timeout`).
         patience: Duration::from_mins(6),
         program,
         brakes: None,
-        organisations_time: TROUBLE_OF_ONE,
+        organisations_time: ORGANISATION_FAULTS_TIME,
         organisations: nemesis::ORGANISATIONS.to_vec(),
-        world: nemesis::WORLD.to_vec(),
+        infrastructure: nemesis::INFRASTRUCTURE.to_vec(),
         api: nemesis::API.to_vec(),
     };
     if !arguments.safety {
@@ -161,7 +167,7 @@ fn scenario(arguments: &Arguments, program: PathBuf) -> Result<Scenario, String>
     Ok(Scenario {
         brakes: Some(Brakes::of(commands)),
         organisations: Vec::new(),
-        world: safety::WORLD.to_vec(),
+        infrastructure: safety::INFRASTRUCTURE.to_vec(),
         api: safety::API.to_vec(),
         ..scenario
     })
@@ -173,7 +179,7 @@ async fn cluster(arguments: &Arguments) -> Result<bool, String> {
         Some(program) => program.clone(),
         None => variants::build("tallyfy-delete-worker-with-failpoints", &[])?,
     };
-    let cluster = Cluster::start().await?;
+    let cluster = Cluster::start(arguments.net_ticktime).await?;
     let faults: Vec<Fault> =
         FAULTS.into_iter().filter(|fault| fault.name().contains(&arguments.only)).collect();
     let mut all_balance = true;
@@ -188,13 +194,13 @@ async fn cluster(arguments: &Arguments) -> Result<bool, String> {
             brakes: None,
             organisations_time: Duration::ZERO,
             organisations: Vec::new(),
-            world: Vec::new(),
+            infrastructure: Vec::new(),
             api: Vec::new(),
         };
-        let Outcome { balance, ledgers, broker, took } =
-            field::fight_cluster(&scenario, (&cluster, &faults), is_balanced).await?;
+        let Outcome { balance, records, broker, took } =
+            run::run_on_cluster(&scenario, (&cluster, &faults), is_balanced).await?;
         let about = json!({"seed": scenario.seed, "broker": broker, "took_s": took.as_secs()});
-        report::print(&balance, &ledgers, &about);
+        report::print(&balance, &records, &about);
         all_balance &= balance.findings.is_empty();
     }
     Ok(all_balance)
@@ -215,20 +221,20 @@ async fn catch(mutant: &Mutant, seed: u64) -> Result<bool, String> {
         seed,
         commands: mutant.commands,
         time: mutant.time,
-        organisations_time: TROUBLE_OF_ONE,
+        organisations_time: ORGANISATION_FAULTS_OF_A_MUTANT,
         workers: 2,
         patience: if mutant.organisations.is_empty() {
             Duration::from_secs(20)
         } else {
-            Duration::from_secs(5)
+            Duration::from_secs(15)
         },
         program: variants::build(mutant.name, mutant.changes)?,
         brakes: mutant.with_brakes.then(|| Brakes::of(mutant.commands)),
         organisations: mutant.organisations.to_vec(),
-        world: of(&nemesis::WORLD),
+        infrastructure: of(&nemesis::INFRASTRUCTURE),
         api: of(&nemesis::API),
     };
-    let Outcome { balance, .. } = field::fight(&scenario).await?;
+    let Outcome { balance, .. } = run::run(&scenario).await?;
     let found = |kind| balance.findings.iter().filter(|finding| finding.kind == kind).count();
     let caught: Vec<_> = mutant.found.iter().map(|kind| (*kind, found(*kind))).collect();
     let is_caught = caught.iter().any(|(_, times)| *times > 0);

@@ -1,4 +1,4 @@
-//! Workers with a fault, one each: a checker that does not find it is not worth its word.
+//! Workers with one known fault each, which the checker must find.
 
 use std::time::Duration;
 
@@ -6,24 +6,24 @@ use crate::checker::Kind;
 use crate::nemesis::Family;
 use crate::variants::Change;
 
-/// A worker with a fault, and what must come of it.
+/// A worker with a fault, and the finding that it must cause.
 pub(crate) struct Mutant {
     pub(crate) name: &'static str,
     pub(crate) changes: &'static [Change],
-    /// What befalls it.
+    /// The faults that are injected.
     pub(crate) families: &'static [Family],
-    /// What befalls single organisations before.
+    /// The faults of single organisations that are injected before.
     pub(crate) organisations: &'static [Family],
-    /// All brakes are on, and an operator decides.
+    /// Guard, pauses, cancellations and undo are in use, and an operator decides.
     pub(crate) with_brakes: bool,
     pub(crate) commands: usize,
-    /// For how long they are given.
+    /// For how long they are sent.
     pub(crate) time: Duration,
     /// One of these must be found.
     pub(crate) found: &'static [Kind],
 }
 
-/// A short campaign in which something befalls all.
+/// A short campaign with faults of all organisations.
 const SHORT: Mutant = Mutant {
     name: "",
     changes: &[],
@@ -34,9 +34,9 @@ const SHORT: Mutant = Mutant {
     time: Duration::from_secs(15),
     found: &[],
 };
-/// Single organisations are struck, and nothing else happens.
+/// Only single organisations have faults.
 const OF_ORGANISATIONS: Mutant = Mutant { commands: 1600, time: Duration::from_secs(30), ..SHORT };
-/// Nothing happens but what an operator decides.
+/// No faults; only an operator decides.
 const WITH_BRAKES: Mutant =
     Mutant { with_brakes: true, commands: 600, time: Duration::from_secs(24), ..SHORT };
 
@@ -179,7 +179,7 @@ mod tests {
     use crate::variants::change;
 
     #[test]
-    fn every_mutant_fits_the_code_as_it_is() {
+    fn every_mutant_quotes_source_lines_that_occur_exactly_once() {
         for (file, texts) in MUTANTS.iter().flat_map(|mutant| mutant.changes) {
             let text = std::fs::read_to_string(crate::variants::worker().join(file)).unwrap();
             change(&text, texts).unwrap_or_else(|why| panic!("{file}: {why}"));

@@ -1,4 +1,5 @@
-//! What befalls workers, broker, network and API, by the seed; and the journal of it.
+//! Injects faults into workers, broker, network and API, as the seed decides, and keeps a journal
+//! of them.
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,9 +11,9 @@ use fastrand::Rng;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use crate::ledgers::Blow;
 use crate::parts::{Sandbox, Slot, TOKEN_MARK, now_ms};
-use crate::plan::{Burst, STRUCK};
+use crate::plan::{Burst, FAULTY_ORGS};
+use crate::records::InjectedFault;
 use crate::witness::Witness;
 use testkit::proxy::Direction;
 use testkit::rabbitmq::Broker;
@@ -54,8 +55,8 @@ pub(crate) enum Family {
 
 use Family as F;
 
-/// Of the processes and the network; what kills comes more often than the rest.
-pub(crate) const WORLD: [Family; 19] = [
+/// Faults of the processes and the network; kills come more often than the rest.
+pub(crate) const INFRASTRUCTURE: [Family; 19] = [
     F::WorkerKilled,
     F::WorkerKilled,
     F::WorkerKilled,
@@ -77,7 +78,7 @@ pub(crate) const WORLD: [Family; 19] = [
     F::ApiWireFrozen,
 ];
 
-/// Of the API.
+/// Faults of the API.
 pub(crate) const API: [Family; 15] = [
     F::Unavailable,
     F::ThrottledSeconds,
@@ -96,47 +97,48 @@ pub(crate) const API: [Family; 15] = [
     F::OrgThrottledWithZero,
 ];
 
-/// Of one organisation each, all at the same time and for long, while nothing befalls the others.
+/// Faults of one organisation each, all at the same time and for a long time, while the other
+/// organisations have none.
 pub(crate) const ORGANISATIONS: [Family; 4] =
     [F::OrgOut, F::OrgSlow, F::TokenDead, F::OrgThrottledWithZero];
 
-/// The organisation that a family of [`ORGANISATIONS`] befalls for long.
-fn victim(family: Family) -> &'static str {
+/// The organisation that gets the long fault of a family of [`ORGANISATIONS`].
+fn target_org(family: Family) -> &'static str {
     match family {
-        F::OrgOut => STRUCK[0],
-        F::OrgSlow => STRUCK[1],
-        F::TokenDead => STRUCK[2],
-        _ => STRUCK[3],
+        F::OrgOut => FAULTY_ORGS[0],
+        F::OrgSlow => FAULTY_ORGS[1],
+        F::TokenDead => FAULTY_ORGS[2],
+        _ => FAULTY_ORGS[3],
     }
 }
 
-/// What lies in front of all others: as much as can stand in the way.
+/// The commands in front of all others: as many as can block the queue.
 pub(crate) fn burst(family: Family) -> Burst {
     let share = match family {
         F::OrgOut => 12,
         F::OrgSlow => 4,
         _ => 40,
     };
-    Burst { org: victim(family), share }
+    Burst { org: target_org(family), share }
 }
 
-/// Everything that can be struck, and the journal.
+/// Everything that faults are injected into, and the journal.
 pub(crate) struct Nemesis {
-    /// None of ours to harm, where a cluster is struck.
+    /// `None` in a campaign against a cluster.
     pub(crate) broker: Option<&'static Broker>,
     pub(crate) slots: Vec<Slot>,
     pub(crate) sandbox: Sandbox,
     pub(crate) witness: Witness,
     pub(crate) tokens: PathBuf,
-    pub(crate) journal: Mutex<Vec<Blow>>,
-    /// `Retry-After` in milliseconds, by the sandbox's number of the fault.
+    pub(crate) journal: Mutex<Vec<InjectedFault>>,
+    /// `Retry-After` in milliseconds, by the fault's number in the sandbox.
     pub(crate) retry_after: Mutex<HashMap<u64, i64>>,
 }
 
 impl Nemesis {
-    /// Strikes until `end`, and until each of the families had its turn; each turn of all is in a
+    /// Injects faults until `end`, and until each of the families had its turn; each round is in a
     /// new order.
-    pub(crate) async fn strike_until(&self, families: &[Family], mut rng: Rng, end: Instant) {
+    pub(crate) async fn inject_until(&self, families: &[Family], mut rng: Rng, end: Instant) {
         let mut had_all = families.is_empty();
         while !had_all || Instant::now() < end {
             let mut deck = families.to_vec();
@@ -146,7 +148,7 @@ impl Nemesis {
                     return;
                 }
                 sleep(Duration::from_millis(rng.u64(300..1500))).await;
-                self.strike(family, &mut rng).await;
+                self.inject(family, &mut rng).await;
             }
             had_all = true;
             if families.is_empty() {
@@ -155,45 +157,52 @@ impl Nemesis {
         }
     }
 
-    /// Strikes one organisation with each of the families, all at once.
-    pub(crate) async fn strike_organisations(&self, families: &[Family], lasts: Duration) {
-        let strikes = families.iter().map(|family| async move {
+    /// Injects one fault of each family, each into its own organisation, all at once.
+    pub(crate) async fn inject_into_organisations(&self, families: &[Family], lasts: Duration) {
+        let faults = families.iter().map(|family| async move {
             let from_ms = now_ms();
-            self.strike_the_api(*family, victim(*family), lasts).await;
-            self.write_down(
+            self.inject_into_api(*family, target_org(*family), lasts).await;
+            self.record(
                 from_ms,
                 *family,
-                Some(victim(*family)),
+                Some(target_org(*family)),
                 format!("for {} ms", lasts.as_millis()),
             );
         });
-        futures_util::future::join_all(strikes).await;
+        futures_util::future::join_all(faults).await;
     }
 
-    async fn strike(&self, family: Family, rng: &mut Rng) {
+    async fn inject(&self, family: Family, rng: &mut Rng) {
         let from_ms = now_ms();
         let lasts = Duration::from_millis(rng.u64(800..2500));
         let slot = rng.usize(..self.slots.len());
-        let org = STRUCK[rng.usize(..STRUCK.len())];
-        if WORLD.contains(&family) {
-            self.strike_the_world(family, &self.slots[slot], lasts).await;
+        let org = FAULTY_ORGS[rng.usize(..FAULTY_ORGS.len())];
+        if INFRASTRUCTURE.contains(&family) {
+            self.inject_into_infrastructure(family, &self.slots[slot], lasts).await;
         } else {
-            self.strike_the_api(family, org, lasts).await;
+            self.inject_into_api(family, org, lasts).await;
         }
         let what = format!("worker {slot}, for {} ms", lasts.as_millis());
-        self.write_down(from_ms, family, family.is_of_one_organisation().then_some(org), what);
+        self.record(from_ms, family, family.is_of_one_organisation().then_some(org), what);
     }
 
-    fn write_down(&self, from_ms: i64, family: Family, org: Option<&'static str>, what: String) {
-        let hides = WORLD.contains(&family) || family == Family::AnswersLost;
+    fn record(&self, from_ms: i64, family: Family, org: Option<&'static str>, what: String) {
+        let hides = INFRASTRUCTURE.contains(&family) || family == Family::AnswersLost;
         let stops = org.is_some() && family != F::OrgSlow;
-        let blow =
-            Blow { from_ms, to_ms: now_ms(), family: family.name(), org, stops, hides, what };
-        self.journal.lock().expect("nobody panics with it").push(blow);
+        let fault = InjectedFault {
+            from_ms,
+            to_ms: now_ms(),
+            family: family.name(),
+            org,
+            stops,
+            hides,
+            what,
+        };
+        self.journal.lock().expect("a lock that is not poisoned").push(fault);
     }
 
-    async fn strike_the_world(&self, family: Family, slot: &Slot, lasts: Duration) {
-        let broker = self.broker.expect("a broker to harm");
+    async fn inject_into_infrastructure(&self, family: Family, slot: &Slot, lasts: Duration) {
+        let broker = self.broker.expect("a broker of our own");
         match family {
             F::WorkerKilled => slot.signal("KILL"),
             F::WorkerTerminated => slot.signal("TERM"),
@@ -224,13 +233,14 @@ impl Nemesis {
                 blocking(|| broker.ctl(&["set_vm_memory_high_watermark", "0.6"])).await;
             }
             F::EventsRejected => {
-                during(2 * lasts, || self.witness.look(false), || self.witness.look(true)).await;
+                during(2 * lasts, || self.witness.consume(false), || self.witness.consume(true))
+                    .await;
             }
-            _ => self.strike_a_wire(family, slot, lasts).await,
+            _ => self.inject_into_wire(family, slot, lasts).await,
         }
     }
 
-    async fn strike_a_wire(&self, family: Family, slot: &Slot, lasts: Duration) {
+    async fn inject_into_wire(&self, family: Family, slot: &Slot, lasts: Duration) {
         let wire = if matches!(family, F::ApiWireCut | F::ApiWireFrozen) {
             &slot.to_api
         } else {
@@ -251,7 +261,7 @@ impl Nemesis {
         }
     }
 
-    async fn strike_the_api(&self, family: Family, org: &str, lasts: Duration) {
+    async fn inject_into_api(&self, family: Family, org: &str, lasts: Duration) {
         let for_ms = u64::try_from(lasts.as_millis()).unwrap_or(1000);
         let html = json!("<html><body>Not here</body></html>");
         let html = |status| json!({"status": status, "content_type": "text/html", "body": html});
@@ -285,12 +295,12 @@ impl Nemesis {
             json!({"match": scope, "for_ms": for_ms, "probability": probability, "effect": effect});
         let number = self.sandbox.fault(fault).await;
         if matches!(family, F::ThrottledSeconds | F::ThrottledDate) {
-            self.retry_after.lock().expect("nobody panics with it").insert(number, 2000);
+            self.retry_after.lock().expect("a lock that is not poisoned").insert(number, 2000);
         }
         sleep(lasts).await;
     }
 
-    /// The API takes another token at once; the worker gets it later.
+    /// The API accepts another token at once; the worker gets it later.
     async fn rotate_the_token(&self, org: &str, lasts: Duration) {
         let token = format!("{TOKEN_MARK}-{}", now_ms());
         self.sandbox.set_token(org, &token).await;
@@ -306,9 +316,9 @@ async fn during(lasts: Duration, begin: impl FnOnce(), end: impl FnOnce()) {
     end();
 }
 
-/// On a thread of its own: producer and workers go on meanwhile.
+/// On a thread of its own, so that producer and workers are not held up.
 async fn blocking(work: impl FnOnce() + Send + 'static) {
-    tokio::task::spawn_blocking(work).await.expect("what harms the broker does not panic");
+    tokio::task::spawn_blocking(work).await.expect("a fault of the broker does not panic");
 }
 
 impl Family {
@@ -316,7 +326,7 @@ impl Family {
         matches!(self, F::ThrottledSeconds | F::ThrottledDate) || ORGANISATIONS.contains(&self)
     }
 
-    /// The word of the journal.
+    /// The name in the journal.
     pub(crate) fn name(self) -> &'static str {
         match self {
             F::WorkerKilled => "worker to be killed",

@@ -1,5 +1,5 @@
-//! An operator with the command line: decides about what the guard holds, pauses and resumes,
-//! cancels, and restores tasks. It uses the programs of the worker's build, as a person would.
+//! An operator with the command line: decides about held commands, pauses and resumes, cancels, and
+//! restores tasks. It uses the worker's own program, as a person would.
 
 use std::collections::HashSet;
 use std::fs::OpenOptions;
@@ -15,25 +15,25 @@ use serde_json::Value;
 use tallyfy_delete_worker::kind::Kind;
 use tokio::time::{Instant, sleep};
 
-use crate::ledgers::{Blow, Cancel, Decisions, Listing, Pause, Pending};
 use crate::nemesis::Nemesis;
 use crate::parts::now_ms;
 use crate::producer::Producer;
+use crate::records::{Cancel, Decisions, InjectedFault, Listing, Pause, Pending};
 use crate::safety::{Brakes, FLOODED, PAUSED, UNDO_WINDOW, UNDONE};
 
-/// Longer than any of its commands takes; then it is ended.
+/// Longer than any of its commands takes; a longer one is killed.
 const PATIENCE_S: &str = "60";
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(500);
-/// A task is restored only if so much of its window is left: the answer may be lost, and the worker
-/// looks when the window has ended.
+/// A task is restored only if at least this much of its undo window is left: the answer may be
+/// lost, and the worker looks when the window has ended.
 const MARGIN_MS: i64 = 3000;
 const PAUSES: usize = 2;
 const PAUSE: Duration = Duration::from_secs(7);
 const CANCELS_IN_A_PAUSE: usize = 3;
-/// Of two tasks one is restored.
+/// One of so many tasks is restored.
 const RESTORED_ONE_OF: usize = 2;
 
-/// The operator, and what it has written down.
+/// The operator, and the record of its decisions.
 pub(crate) struct Operator {
     program: PathBuf,
     settings: Vec<(&'static str, String)>,
@@ -44,8 +44,8 @@ pub(crate) struct Operator {
 }
 
 impl Operator {
-    /// `url` is the broker's, `api` the sandbox's address, with nothing in between: what befalls
-    /// the workers' wires does not befall it.
+    /// `url` is the broker's URL and `api` the sandbox's address, without the workers' proxies:
+    /// faults of those do not affect the operator.
     pub(crate) fn new(
         (program, directory): (&Path, &Path),
         (url, api): (&str, &str),
@@ -77,32 +77,35 @@ impl Operator {
     }
 
     fn lock(&self) -> MutexGuard<'_, Decisions> {
-        self.decisions.lock().expect("nobody panics with them")
+        self.decisions.lock().expect("a lock that is not poisoned")
     }
 
-    /// What it decides while commands are given.
+    /// Decides while commands are sent.
     pub(crate) async fn decide(&self, nemesis: &Nemesis, producer: &Producer, time: Duration) {
-        tokio::join!(self.let_pass(nemesis, time), self.pause_and_resume(nemesis, producer, time));
+        tokio::join!(
+            self.release_twice(nemesis, time),
+            self.pause_and_resume(nemesis, producer, time)
+        );
     }
 
-    /// Two grants for the organisation that is flooded, the second when the guard has tripped again
-    /// or a while later.
-    async fn let_pass(&self, nemesis: &Nemesis, time: Duration) {
+    /// Two grants for the flooded organisation: the second one when the guard has tripped again, or
+    /// a while later.
+    async fn release_twice(&self, nemesis: &Nemesis, time: Duration) {
         let from_ms = now_ms();
         for grant in self.brakes.grants {
             let end = Instant::now() + time / 3;
             while !self.is_flood_held().await && Instant::now() < end {
                 sleep(TRY_AGAIN_AFTER).await;
             }
-            self.insist(async || {
-                // On record before it is known: a release that fails may have been granted.
+            self.retry(async || {
+                // Recorded before the result is known: a release that fails may have been granted.
                 self.lock().grants.push(grant);
                 self.guard("release", FLOODED, &["--max", &grant.to_string()]).await
             })
             .await;
             sleep(time / 8).await;
         }
-        write_down(nemesis, (from_ms, now_ms()), FLOODED, "guard tripped, and a person decides");
+        record(nemesis, (from_ms, now_ms()), FLOODED, "guard tripped, and a person decides");
     }
 
     async fn is_flood_held(&self) -> bool {
@@ -116,24 +119,28 @@ impl Operator {
         for _ in 0..PAUSES {
             sleep(time / 6).await;
             let begun_ms = now_ms();
-            self.insist(async || self.say(&["pause", "--org", PAUSED], "a migration").await).await;
+            self.retry(async || {
+                self.run_as_operator(&["pause", "--org", PAUSED], "a migration").await
+            })
+            .await;
             let from_ms = now_ms();
             sleep(PAUSE / 2).await;
             self.cancel_some(nemesis, producer).await;
             sleep(PAUSE / 2).await;
             let to_ms = now_ms();
-            self.insist(async || self.say(&["resume", "--org", PAUSED], "done").await).await;
+            self.retry(async || self.run_as_operator(&["resume", "--org", PAUSED], "done").await)
+                .await;
             self.lock().pauses.push(Pause { from_ms, to_ms });
-            write_down(nemesis, (begun_ms, now_ms()), PAUSED, "organisation paused");
+            record(nemesis, (begun_ms, now_ms()), PAUSED, "organisation paused");
         }
     }
 
-    /// Of the commands that nobody has called for yet, the latest.
+    /// Cancels the latest of the commands for which no call was made yet.
     async fn cancel_some(&self, nemesis: &Nemesis, producer: &Producer) {
         let calls = nemesis.sandbox.calls(|_| None).await;
         let called: HashSet<&str> =
             calls.iter().filter(|c| c.org == PAUSED).map(|call| call.object.as_str()).collect();
-        let plan = producer.plan.lock().expect("nobody panics with the plan").clone();
+        let plan = producer.plan.lock().expect("a lock that is not poisoned").clone();
         let commands = plan.into_iter().map(|planned| planned.command);
         let waiting = commands.filter(|command| {
             command.org == PAUSED
@@ -144,20 +151,20 @@ impl Operator {
         waiting.sort_by_key(|command| command.published_ms);
         for command in waiting.into_iter().rev().take(CANCELS_IN_A_PAUSE) {
             let cancel = ["cancel", "--command-id", &command.id, "--org", PAUSED];
-            self.insist(async || self.say(&cancel, "by mistake").await).await;
+            self.retry(async || self.run_as_operator(&cancel, "by mistake").await).await;
             let cancel = Cancel { command_id: command.id, at_ms: now_ms() };
             self.lock().cancels.push(cancel);
         }
     }
 
-    /// Restores a seeded share of one organisation's tasks as soon as an event says that they will
-    /// be deleted: some with `undo`, some as a user does.
+    /// Restores a share of one organisation's tasks, which the seed decides, as soon as an event
+    /// says that they will be deleted: some with `undo`, some as a user does.
     pub(crate) async fn undo_until(&self, nemesis: &Nemesis, over: &AtomicBool) {
         let (mut rng, mut seen, mut due) = (Rng::with_seed(self.seed), HashSet::new(), Vec::new());
         while !over.load(Ordering::SeqCst) {
             sleep(TRY_AGAIN_AFTER / 2).await;
             let pending = {
-                let all = nemesis.witness.seen.lock().expect("nobody panics with it");
+                let all = nemesis.witness.seen.lock().expect("a lock that is not poisoned");
                 all.pending.iter().filter(|p| p.org == UNDONE).cloned().collect::<Vec<_>>()
             };
             for task in pending {
@@ -171,7 +178,7 @@ impl Operator {
         }
     }
 
-    /// Returns what is restored.
+    /// Returns the tasks that were restored.
     async fn restore(&self, due: &[(Pending, bool)], nemesis: &Nemesis) -> HashSet<String> {
         let (by_undo, by_hand): (Vec<_>, Vec<_>) = due.iter().partition(|(_, by_undo)| *by_undo);
         let mut done = HashSet::new();
@@ -197,8 +204,8 @@ impl Operator {
         done
     }
 
-    /// At the end: rejects what is held of the organisation that was flooded. What is held of
-    /// others, because its task is gone, is released: it finds nothing more to delete. Returns
+    /// At the end: rejects the held commands of the flooded organisation. Commands of others are
+    /// held because their task is gone; they are released and find nothing to delete. Returns
     /// whether nothing is held.
     pub(crate) async fn tidy_up(&self) -> bool {
         let mut is_tidy = true;
@@ -216,7 +223,7 @@ impl Operator {
         is_tidy
     }
 
-    /// What is held of a kind.
+    /// Lists the held commands of a kind.
     async fn list(&self, kind: Kind) -> Option<Vec<Listing>> {
         let (is_done, said) = self.run(&["guard", "list", "--json", "--kind", kind.as_str()]).await;
         let listings: Vec<_> = lines(&said).map(|line| listing(&line)).collect();
@@ -226,22 +233,22 @@ impl Operator {
 
     async fn guard(&self, verb: &str, org: &str, more: &[&str]) -> bool {
         let arguments = [&["guard", verb, "--yes", "--org", org][..], more].concat();
-        self.say(&arguments, "see 4711").await
+        self.run_as_operator(&arguments, "see 4711").await
     }
 
-    async fn say(&self, arguments: &[&str], reason: &str) -> bool {
+    async fn run_as_operator(&self, arguments: &[&str], reason: &str) -> bool {
         let who = ["--by", "an operator", "--reason", reason];
         self.run(&[arguments, &who].concat()).await.0
     }
 
-    /// Until it works: the broker may be away.
-    async fn insist(&self, decision: impl AsyncFn() -> bool) {
+    /// Repeats until it works: the broker may be down.
+    async fn retry(&self, decision: impl AsyncFn() -> bool) {
         while !decision().await {
             sleep(TRY_AGAIN_AFTER).await;
         }
     }
 
-    /// Whether it has exited 0, and its standard output.
+    /// Returns whether it exited with 0, and its standard output.
     async fn run(&self, arguments: &[&str]) -> (bool, String) {
         let mut command = Command::new("timeout");
         command.arg(PATIENCE_S).arg(&self.program).args(arguments).env_clear();
@@ -272,7 +279,7 @@ fn listing(line: &Value) -> Listing {
     }
 }
 
-fn write_down(
+fn record(
     nemesis: &Nemesis,
     (from_ms, to_ms): (i64, i64),
     org: &'static str,
@@ -280,6 +287,6 @@ fn write_down(
 ) {
     let stops = family == "organisation paused";
     let (org, what) = (Some(org), "by the operator".to_owned());
-    let blow = Blow { from_ms, to_ms, family, org, stops, hides: false, what };
-    nemesis.journal.lock().expect("nobody panics with it").push(blow);
+    let fault = InjectedFault { from_ms, to_ms, family, org, stops, hides: false, what };
+    nemesis.journal.lock().expect("a lock that is not poisoned").push(fault);
 }

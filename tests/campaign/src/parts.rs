@@ -1,5 +1,5 @@
-//! The sandbox, on a thread of ours, and the workers, as processes: started again when they die,
-//! each on wires of its own.
+//! The sandbox, on a thread of this process, and the workers, as processes that are restarted when
+//! they die, each with proxies of its own to the broker and the API.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -18,12 +18,12 @@ use testkit::rabbitmq::guardian::guard;
 use testkit::rabbitmq::http;
 use testkit::sandbox;
 
-use crate::ledgers::{Blow, Call, Harmless};
 use crate::plan::{Answers, ORGS, Planned};
+use crate::records::{Call, Harmless, InjectedFault};
 
-/// Every token of a campaign has it inside; nothing else does.
+/// Every token of a campaign contains it; nothing else does.
 pub(crate) const TOKEN_MARK: &str = "s3cret-campaign-token";
-const SEAMS: [&str; 6] =
+const FAILPOINTS: [&str; 6] =
     ["after_receive", "before_call", "after_call", "before_confirm", "before_ack", "after_ack"];
 
 /// Milliseconds since 1970.
@@ -44,15 +44,14 @@ impl Sandbox {
         self.0.url().trim_start_matches("http://")
     }
 
-    /// Which tasks, processes, tags and files there are, and which of them it never manages to
-    /// delete.
-    pub(crate) async fn tell_of_objects(&self, plan: &[Planned]) {
+    /// Registers the tasks, processes, tags and files, and scripts the faults of single commands.
+    pub(crate) async fn register_objects(&self, plan: &[Planned]) {
         for Planned { command, answers, .. } in plan {
             let scope = json!({"org_id": command.org, "task_id": command.object});
             let refusal =
                 json!({"status": 403, "body": {"message": "Not yet", "code": "FORBIDDEN"}});
             let fault = match answers {
-                Answers::Honest => continue,
+                Answers::Normal => continue,
                 Answers::AlwaysFails => json!({"match": scope, "effect": {"status": 500}}),
                 Answers::RefusesOnce => json!({"match": scope, "times": 1, "effect": refusal}),
             };
@@ -66,13 +65,13 @@ impl Sandbox {
                     by_type.entry(command.kind.spec().object).or_default().push(&command.object);
                 }
                 for (object, ids) in by_type {
-                    self.tell(org, object, &ids, state).await;
+                    self.register(org, object, &ids, state).await;
                 }
             }
         }
     }
 
-    async fn tell(&self, org: &str, object: &str, ids: &[&str], state: &str) {
+    async fn register(&self, org: &str, object: &str, ids: &[&str], state: &str) {
         if object == "task" {
             self.0.tasks(org, ids, state).await;
         } else {
@@ -86,7 +85,7 @@ impl Sandbox {
         self.0.post("faults", fault).await["id"].as_u64().expect("a fault's number")
     }
 
-    /// Restores a task as a user does. Returns whether the API says so.
+    /// Restores a task as a user does. Returns whether the API confirms it.
     pub(crate) async fn restore(&self, org: &str, task: &str) -> bool {
         let url = format!("{}/organizations/{org}/tasks/{task}/restore", self.0.base_url());
         let request = http().put(url).bearer_auth(TOKEN_MARK);
@@ -118,7 +117,7 @@ impl Sandbox {
     }
 }
 
-/// The kind whose call the sandbox calls by this name.
+/// The kind that belongs to the sandbox's name of a call.
 fn kind_of(operation: &Value) -> Option<Kind> {
     match operation.as_str()? {
         "delete" => Some(Kind::TaskDelete),
@@ -139,16 +138,16 @@ fn harmless(operation: &Value) -> Option<Harmless> {
     }
 }
 
-/// A place for one worker, with its wires to the broker and to the API.
+/// A slot for one worker, with its proxies to the broker and to the API.
 pub(crate) struct Slot {
     number: usize,
     program: PathBuf,
     directory: PathBuf,
     pub(crate) to_broker: Proxy,
     pub(crate) to_api: Proxy,
-    /// Instead of its wire to the broker.
+    /// The `AMQP_URL` to use instead of the proxy.
     cluster: Option<String>,
-    /// These, beside or instead of the usual ones.
+    /// Settings in addition to, or instead of, the usual ones.
     own_settings: Vec<(&'static str, String)>,
     worker: Mutex<Worker>,
 }
@@ -157,19 +156,19 @@ pub(crate) struct Slot {
 struct Worker {
     process: Option<Child>,
     starts: usize,
-    /// Whether it shall run.
+    /// Whether it should run.
     is_wanted: bool,
-    /// Its end was asked for by this signal.
+    /// The signal that it was sent to end it.
     ended_by: Option<&'static str>,
     started: Option<Instant>,
-    /// How old it was when it was told to end.
-    logged_at: Option<Duration>,
-    /// The seam at which it is to die.
-    doom: Option<&'static str>,
+    /// How old it was when it was sent SIGTERM.
+    age_at_term: Option<Duration>,
+    /// The failpoint at which it is to die.
+    failpoint: Option<&'static str>,
 }
 
 impl Slot {
-    /// `broker` and `api` are the wires' other ends.
+    /// The proxies forward to `broker` and `api`.
     pub(crate) async fn new(
         number: usize,
         program: &Path,
@@ -189,7 +188,7 @@ impl Slot {
         }
     }
 
-    /// The same, at this `AMQP_URL`.
+    /// The same, with this `AMQP_URL`.
     pub(crate) fn at(self, url: &str) -> Self {
         Self { cluster: Some(url.to_owned()), ..self }
     }
@@ -199,7 +198,7 @@ impl Slot {
         Self { own_settings, ..self }
     }
 
-    /// When it told of the end of a command (ms since 1970).
+    /// When it logged the end of a command (ms since 1970).
     pub(crate) fn ends(&self) -> Vec<i64> {
         let log = fs::read_to_string(self.log()).unwrap_or_default();
         let lines = log.lines().filter(|line| line.contains("\"command ended\""));
@@ -216,7 +215,7 @@ impl Slot {
         self.lock().is_wanted = is_wanted;
     }
 
-    /// Sends a signal, where a worker runs.
+    /// Sends a signal, if a worker runs.
     pub(crate) fn signal(&self, name: &'static str) {
         let mut worker = self.lock();
         if matches!(name, "KILL" | "TERM")
@@ -226,7 +225,7 @@ impl Slot {
             worker.ended_by = Some(name);
         }
         if name == "TERM" {
-            worker.logged_at = worker.started.map(|started| started.elapsed());
+            worker.age_at_term = worker.started.map(|started| started.elapsed());
         }
         if let Some(process) = &worker.process {
             let _ = Command::new("kill")
@@ -239,13 +238,13 @@ impl Slot {
         self.lock().process.is_some()
     }
 
-    /// Looks after it: tells of its death, and starts it when it is wanted. `doomed`: it is to die
-    /// at a seam, at the passage given.
-    pub(crate) fn look_after(
+    /// Reports its death, and starts it when it is wanted. `dies_at_pass`: the pass of a failpoint
+    /// at which it is to die.
+    pub(crate) fn supervise(
         &self,
         vhost_url: &str,
-        doomed: Option<u32>,
-    ) -> Option<Result<Blow, String>> {
+        dies_at_pass: Option<u32>,
+    ) -> Option<Result<InjectedFault, String>> {
         let mut worker = self.lock();
         if let Some(status) =
             worker.process.as_mut().and_then(|process| process.try_wait().ok().flatten())
@@ -254,35 +253,37 @@ impl Slot {
             return Some(self.death(&mut worker, status));
         }
         if worker.is_wanted && worker.process.is_none() {
-            self.start(&mut worker, vhost_url, doomed);
+            self.start(&mut worker, vhost_url, dies_at_pass);
         }
         None
     }
 
-    fn death(&self, worker: &mut Worker, status: ExitStatus) -> Result<Blow, String> {
+    fn death(&self, worker: &mut Worker, status: ExitStatus) -> Result<InjectedFault, String> {
         const LATELY_MS: i64 = 500;
-        // So long it may take until it listens to signals.
+        // How long it may take until it handles signals.
         const YOUNG: Duration = Duration::from_secs(1);
-        let (was_told, was_young) =
-            (worker.logged_at.is_some(), worker.logged_at.is_some_and(|age| age < YOUNG));
-        let family = match (worker.ended_by.take(), worker.doom, status.signal(), status.code()) {
-            (Some("KILL"), _, Some(9), _) => "worker killed",
-            (Some("TERM"), _, _, Some(0)) => "worker terminated",
-            (Some("TERM"), _, Some(15), _) if was_young => "worker terminated",
-            // Killed when it had ended as it was told.
-            (Some("KILL"), _, _, Some(0)) if was_told => "worker terminated",
-            (_, Some(seam), Some(6), _) => seam,
-            (by, ..) => return Err(format!("worker {}: {status} after {by:?}", self.number)),
-        };
+        let (was_terminated, was_young) =
+            (worker.age_at_term.is_some(), worker.age_at_term.is_some_and(|age| age < YOUNG));
+        let family =
+            match (worker.ended_by.take(), worker.failpoint, status.signal(), status.code()) {
+                (Some("KILL"), _, Some(9), _) => "worker killed",
+                (Some("TERM"), _, _, Some(0)) => "worker terminated",
+                (Some("TERM"), _, Some(15), _) if was_young => "worker terminated",
+                // It had ended after SIGTERM before it was killed.
+                (Some("KILL"), _, _, Some(0)) if was_terminated => "worker terminated",
+                (_, Some(failpoint), Some(6), _) => failpoint,
+                (by, ..) => return Err(format!("worker {}: {status} after {by:?}", self.number)),
+            };
         let what = format!("worker {} ended: {status}", self.number);
         let (from_ms, to_ms) = (now_ms() - LATELY_MS, now_ms());
-        Ok(Blow { from_ms, to_ms, family, org: None, stops: false, hides: true, what })
+        Ok(InjectedFault { from_ms, to_ms, family, org: None, stops: false, hides: true, what })
     }
 
-    fn start(&self, worker: &mut Worker, vhost_url: &str, doomed: Option<u32>) {
+    fn start(&self, worker: &mut Worker, vhost_url: &str, dies_at_pass: Option<u32>) {
         worker.starts += 1;
-        (worker.started, worker.logged_at) = (Some(Instant::now()), None);
-        worker.doom = doomed.map(|_| SEAMS[(self.number + worker.starts) % SEAMS.len()]);
+        (worker.started, worker.age_at_term) = (Some(Instant::now()), None);
+        worker.failpoint =
+            dies_at_pass.map(|_| FAILPOINTS[(self.number + worker.starts) % FAILPOINTS.len()]);
         let log =
             OpenOptions::new().create(true).append(true).open(self.log()).expect("a log file");
         let mut command = Command::new(&self.program);
@@ -293,8 +294,8 @@ impl Slot {
             .envs(self.own_settings.iter().cloned())
             .stdin(Stdio::null())
             .stderr(log);
-        if let (Some(seam), Some(passage)) = (worker.doom, doomed) {
-            command.env("DIE_AT", format!("{seam}:{passage}"));
+        if let (Some(failpoint), Some(pass)) = (worker.failpoint, dies_at_pass) {
+            command.env("DIE_AT", format!("{failpoint}:{pass}"));
         }
         let process = command.process_group(0).spawn().expect("the worker starts");
         let pid_file = self.directory.join(format!("worker-{}.pid", self.number));
@@ -303,14 +304,14 @@ impl Slot {
     }
 
     fn settings(&self, vhost_url: &str) -> Vec<(&'static str, String)> {
-        let through_the_wire = || {
+        let through_the_proxy = || {
             let mut url = url::Url::parse(vhost_url).expect("a URL");
             url.set_port(Some(self.to_broker.addr.port())).expect("a port");
             url.set_query(Some("heartbeat=3"));
             url.into()
         };
         vec![
-            ("AMQP_URL", self.cluster.clone().unwrap_or_else(through_the_wire)),
+            ("AMQP_URL", self.cluster.clone().unwrap_or_else(through_the_proxy)),
             ("TALLYFY_BASE_URL", format!("http://{}/api", self.to_api.addr)),
             ("TALLYFY_CREDENTIALS_DIR", self.directory.join("tokens").display().to_string()),
             ("KINDS", Kind::ALL.map(Kind::as_str).join(",")),
@@ -324,11 +325,11 @@ impl Slot {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Worker> {
-        self.worker.lock().expect("nobody panics with a worker")
+        self.worker.lock().expect("a lock that is not poisoned")
     }
 }
 
-/// Ends the workers of this directory when we are gone, by whatever end.
+/// Ends the workers of this directory when this process ends, however it ends.
 pub(crate) fn guard_workers(directory: &Path) -> Result<(), String> {
     let end = r#"for file in "$1"/worker-*.pid; do kill -9 "$(cat "$file")"; done"#;
     guard("", end, &[&directory.to_string_lossy()])

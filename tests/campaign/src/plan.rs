@@ -1,5 +1,4 @@
-//! The commands of a campaign, from its seed: of every kind, each with the end that it must come
-//! to.
+//! The commands of a campaign, as the seed decides: of every kind, each with its expected end.
 
 use std::time::Duration;
 
@@ -8,15 +7,15 @@ use serde_json::json;
 use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::messages;
 
-use crate::ledgers::{Command, Expected};
+use crate::records::{Command, Expected};
 
-/// Organisations that faults of their own may befall.
-pub(crate) const STRUCK: [&str; 4] = ["north", "south", "west", "inland"];
-/// Where nothing ever happens but what happens to all. The first one has the commands that always
-/// fail.
-pub(crate) const UNHARMED: [&str; 2] = ["east", "centre"];
-/// Organisations that the workers may touch.
-pub(crate) const ORGS: [&str; 6] = ["north", "south", "west", "inland", UNHARMED[0], UNHARMED[1]];
+/// Organisations that may have faults of their own.
+pub(crate) const FAULTY_ORGS: [&str; 4] = ["north", "south", "west", "inland"];
+/// Organisations that only have the faults of all. The first one has the commands that always fail.
+pub(crate) const HEALTHY_ORGS: [&str; 2] = ["east", "centre"];
+/// The organisations on the workers' allow-list.
+pub(crate) const ORGS: [&str; 6] =
+    ["north", "south", "west", "inland", HEALTHY_ORGS[0], HEALTHY_ORGS[1]];
 const OTHER_KINDS: [Kind; 4] =
     [Kind::TaskArchive, Kind::ProcessDelete, Kind::TagDelete, Kind::FileDelete];
 /// One of so many commands is of a certain other kind.
@@ -32,20 +31,20 @@ pub(crate) struct Planned {
     pub(crate) message_id: Option<String>,
     /// When it is sent.
     pub(crate) after: Duration,
-    /// Straight to the queue, not to the exchange.
+    /// Sent directly to the queue, not to the exchange.
     pub(crate) straight: bool,
-    /// Sent a second time, as a producer does that has lost a confirm.
+    /// Sent a second time, as by a producer that has lost a confirm.
     pub(crate) twice: bool,
-    /// The state of the object before, where the sandbox is told of it.
+    /// The initial state of the object, if it is registered with the sandbox.
     pub(crate) state: Option<&'static str>,
-    /// What the API answers to it, whatever else it does.
+    /// How the API answers it, apart from the injected faults.
     pub(crate) answers: Answers,
 }
 
-/// What befalls one command only.
+/// The API's answers to one command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answers {
-    Honest,
+    Normal,
     /// 500, each time.
     AlwaysFails,
     /// 403, once.
@@ -59,8 +58,8 @@ pub(crate) struct Burst {
     pub(crate) share: usize,
 }
 
-/// Makes this many commands, to be sent evenly over `time`. In front of them, where there are
-/// bursts: commands that always fail, and the bursts.
+/// Makes this many commands, to be sent evenly over `time`. If there are bursts, commands that
+/// always fail and then the bursts come first.
 pub(crate) fn plan(
     rng: &mut Rng,
     commands: usize,
@@ -89,7 +88,8 @@ pub(crate) fn plan(
 }
 
 fn always_failing(number: usize) -> Planned {
-    let (org, task, id) = (UNHARMED[0], format!("t{number:06}"), format!("command-{number:06}"));
+    let (org, task, id) =
+        (HEALTHY_ORGS[0], format!("t{number:06}"), format!("command-{number:06}"));
     let body = json!({"org_id": org, "task_id": task, "requested_by": "campaign"})
         .to_string()
         .into_bytes();
@@ -107,7 +107,7 @@ fn one(rng: &mut Rng, number: usize, org: &'static str) -> Planned {
     }
 }
 
-/// It must succeed, whatever befalls it: also if its first answer is lost and the second says "not
+/// It must succeed under every fault, even if its first answer is lost and the second one says "not
 /// found".
 fn of_another_kind(rng: &mut Rng, number: usize, org: &str, kind: Kind) -> Planned {
     let (object, id) = (format!("t{number:06}"), format!("command-{number:06}"));
@@ -121,7 +121,7 @@ fn of_another_kind(rng: &mut Rng, number: usize, org: &str, kind: Kind) -> Plann
         straight: rng.bool(),
         twice: false,
         state: Some(if is_archived_first { "archived" } else { "present" }),
-        answers: Answers::Honest,
+        answers: Answers::Normal,
     }
 }
 
@@ -152,10 +152,10 @@ fn of_a_task(rng: &mut Rng, number: usize, org: &'static str) -> Planned {
     let command = command(Kind::TaskDelete, id, org, task, expected);
     let answers = match expected {
         Expected::RefusedOnce => Answers::RefusesOnce,
-        _ => Answers::Honest,
+        _ => Answers::Normal,
     };
-    // Both ends of one command come about by a lost acknowledgement, and by a producer that has
-    // lost a confirm.
+    // A command gets both ends after a lost acknowledgement, or from a producer that has lost a
+    // confirm.
     let one_of = if answers == Answers::RefusesOnce { 4 } else { 25 };
     let (after, straight, twice) = (Duration::ZERO, rng.bool(), rng.u8(..one_of) == 0);
     Planned { command, body, message_id, after, straight, twice, state, answers }
@@ -221,7 +221,7 @@ mod tests {
         let planned = planned();
         let (bad, rest) = planned.split_at(ALWAYS_FAILING);
         let is_bad = |p: &Planned| p.answers == Answers::AlwaysFails;
-        assert!(bad.iter().all(|p| is_bad(p) && UNHARMED.contains(&p.command.org.as_str())));
+        assert!(bad.iter().all(|p| is_bad(p) && HEALTHY_ORGS.contains(&p.command.org.as_str())));
         assert!(!rest.iter().any(is_bad));
         assert!(rest[..200].iter().all(|p| p.command.org == "north" && p.after.is_zero()));
         assert!(rest[200..300].iter().all(|p| p.command.org == "south" && p.after.is_zero()));

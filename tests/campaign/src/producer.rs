@@ -1,5 +1,5 @@
-//! A producer with confirms: sends each command until the broker has confirmed it, and writes down
-//! what it knows.
+//! A producer with confirms: sends each command until the broker has confirmed it, and records the
+//! attempts and confirms.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use crate::plan::Planned;
 const LANES: usize = 4;
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The commands and how far they are.
+/// The commands and their state.
 pub(crate) struct Producer {
     url: String,
     pub(crate) plan: Mutex<Vec<Planned>>,
@@ -77,7 +77,7 @@ impl Producer {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Planned>> {
-        self.plan.lock().expect("nobody panics with the plan")
+        self.plan.lock().expect("a lock that is not poisoned")
     }
 }
 

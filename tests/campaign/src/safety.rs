@@ -1,5 +1,5 @@
-//! A campaign with the brakes on: what they are set to, and the commands, each organisation for one
-//! of the things that an operator decides.
+//! A campaign with the brakes on (guard, pauses, cancellations and undo): their settings, and the
+//! commands. Each organisation is for one kind of decision of the operator.
 
 use std::time::Duration;
 
@@ -7,26 +7,26 @@ use fastrand::Rng;
 use serde_json::json;
 use tallyfy_delete_worker::kind::Kind;
 
-use crate::ledgers::Expected;
 use crate::nemesis::Family;
 use crate::plan::{Answers, ORGS, Planned, command};
+use crate::records::Expected;
 
-/// A producer's bug asks for far more of it than the guard lets pass.
+/// A producer's bug sends far more commands for it than the guard allows.
 pub(crate) const FLOODED: &str = ORGS[0];
 /// It is paused and resumed, and some of its commands are cancelled meanwhile.
 pub(crate) const PAUSED: &str = ORGS[1];
-/// Of some of its tasks somebody thinks better.
+/// Some of its tasks are restored.
 pub(crate) const UNDONE: &str = ORGS[2];
-/// Nobody decides anything about them.
+/// The operator decides nothing about them.
 const OTHERS: [&str; 3] = [ORGS[3], ORGS[4], ORGS[5]];
 
 pub(crate) const UNDO_WINDOW: Duration = Duration::from_secs(10);
-/// How many are given where nothing else is said, and for how long.
+/// How many commands are sent by default, and for how many minutes.
 pub(crate) const COMMANDS: usize = 1000;
 pub(crate) const MINUTES: f64 = 1.25;
 
-/// What befalls workers, broker and network.
-pub(crate) const WORLD: [Family; 6] = [
+/// Faults of workers, broker and network.
+pub(crate) const INFRASTRUCTURE: [Family; 6] = [
     Family::WorkerKilled,
     Family::WorkerKilled,
     Family::WorkerFrozen,
@@ -34,16 +34,16 @@ pub(crate) const WORLD: [Family; 6] = [
     Family::BrokerWireCut,
     Family::ApiWireCut,
 ];
-/// And the API.
+/// Faults of the API.
 pub(crate) const API: [Family; 3] = [Family::Unavailable, Family::Resets, Family::AnswersLost];
 
-/// What the brakes are set to, by the number of commands of the whole campaign.
+/// The settings of the brakes, which follow from the number of commands of the whole campaign.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Brakes {
     /// More than twice as many as each other organisation has commands: a worker that dies wastes
     /// permits, and a command that is delivered again is counted again.
     pub(crate) limit: usize,
-    /// What the operator lets pass beyond it, the first time and the second.
+    /// How many commands beyond it the operator releases, the first time and the second.
     pub(crate) grants: [usize; 2],
 }
 
@@ -52,7 +52,7 @@ impl Brakes {
         Self { limit: commands * 18 / 100, grants: [commands * 6 / 100, commands * 4 / 100] }
     }
 
-    /// What a worker is given beside the usual settings.
+    /// A worker's settings in addition to the usual ones.
     pub(crate) fn settings(self) -> Vec<(&'static str, String)> {
         vec![
             ("KINDS", format!("{},{}", Kind::TaskDelete, Kind::TaskArchive)),
@@ -63,8 +63,8 @@ impl Brakes {
     }
 }
 
-/// Makes this many commands: more than half of them for the organisation that is flooded, nearly
-/// all of those at once; the rest evenly over `time`, for the others.
+/// Makes this many commands. More than half of them are for the flooded organisation, nearly all of
+/// those at once. The rest are for the others, evenly over `time`.
 pub(crate) fn plan(rng: &mut Rng, commands: usize, time: Duration) -> Vec<Planned> {
     let (flood, trickle) = (commands * 54 / 100, commands * 6 / 100);
     let others = ORGS.iter().filter(|org| **org != FLOODED).copied();
@@ -110,7 +110,7 @@ fn one(rng: &mut Rng, number: usize, org: &str) -> Planned {
         straight: rng.bool(),
         twice: is_ordinary && rng.u8(..25) == 0,
         state: Some(state),
-        answers: Answers::Honest,
+        answers: Answers::Normal,
     }
 }
 

@@ -1,20 +1,20 @@
-//! Builds of the worker that no user gets: with its failpoints, and with a fault that the checker
+//! Builds of the worker that are never released: with failpoints, and with a fault that the checker
 //! must find.
 //!
-//! Each is built from a copy of the sources under a name of its own, so that no dangerous line ever
-//! stands in `src/` and no build of this kind lies where the real one is expected.
+//! Each is built from a copy of the sources, under a name of its own. So `src/` never contains a
+//! dangerous line, and no such build lies where the real one is expected.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// A change of one file: each text must stand there exactly once.
+/// The changes of one file: each text must occur in it exactly once.
 pub(crate) type Change = (&'static str, &'static [(&'static str, &'static str)]);
 
 /// Builds the worker with its failpoints and with these changes, and returns where the program is.
 ///
 /// # Errors
-/// What did not fit, or what the compiler said.
+/// Which text did not occur exactly once, or the compiler's message.
 pub(crate) fn build(name: &str, changes: &[Change]) -> Result<PathBuf, String> {
     let directory = directory();
     let project = worker();
@@ -48,7 +48,7 @@ pub(crate) fn worker() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Makes the changes of one file; each text must stand there exactly once.
+/// Applies the changes of one file; each text must occur in it exactly once.
 pub(crate) fn change(text: &str, texts: &[(&str, &str)]) -> Result<String, String> {
     texts.iter().try_fold(text.to_owned(), |text, (find, replace)| {
         match text.matches(find).count() {
@@ -58,7 +58,8 @@ pub(crate) fn change(text: &str, texts: &[(&str, &str)]) -> Result<String, Strin
     })
 }
 
-/// The manifest with one program, under another name, and nothing whose files are not copied.
+/// The manifest with one program, under another name, and without anything whose files are not
+/// copied.
 fn only_the_worker(manifest: &str, name: &str) -> String {
     let left_out = ["workspace]", "dev-dependencies]"];
     let sections = manifest.split("\n[").skip(1);
@@ -66,7 +67,8 @@ fn only_the_worker(manifest: &str, name: &str) -> String {
         .filter(|section| !left_out.iter().any(|header| section.starts_with(header)))
         .map(|section| format!("[{section}\n"))
         .collect();
-    // A version of its own, or cargo would take the libraries of two variants for one and the same.
+    // A version of its own; otherwise cargo would take the libraries of two variants for the same
+    // one.
     let manifest = kept.concat().replacen(
         "version.workspace = true",
         &format!("version = \"0.0.0+{name}\"\nautobins = false"),
@@ -92,7 +94,7 @@ fn compile(copy: &Path, target: &Path, name: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// Leaves alone what is there already, so that cargo does not build it again.
+/// Does not touch files that are unchanged, so that cargo does not build them again.
 fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
     fs::create_dir_all(to)?;
     for gone in fs::read_dir(to)? {
@@ -128,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_that_does_not_fit_exactly_once_is_refused() {
+    fn a_change_whose_text_does_not_occur_exactly_once_is_refused() {
         assert_eq!(change("a b", &[("a", "c")]), Ok("c b".to_owned()));
         assert!(change("a a", &[("a", "c")]).is_err());
         assert!(change("b", &[("a", "c")]).is_err());

@@ -1,5 +1,5 @@
-//! Independent consumers of the outcome events and of the dead letters: written down first,
-//! acknowledged then.
+//! Independent consumers of the outcome events and of the dead letters. Each message is recorded
+//! before it is acknowledged.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,18 +18,18 @@ use tallyfy_delete_worker::messages::names;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::ledgers::{DeadLetter, Event, Pending};
+use crate::baseline::close;
 use crate::parts::now_ms;
-use crate::yardstick::close;
+use crate::records::{DeadLetter, Event, Pending};
 
-/// Where the events go. Small and rejecting, so that a witness that looks away makes the broker
-/// refuse events.
+/// The queue of the events. It is small and rejects publishes when it is full, so a witness that
+/// stops consuming makes the broker refuse events.
 pub(crate) const EVENTS: &str = "campaign.events";
 pub(crate) const ROOM: i32 = 30;
-/// Without a word for this long it connects again.
+/// Without a message for this long it connects again.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What was seen so far.
+/// What was received so far.
 #[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) events: Vec<Event>,
@@ -40,10 +40,10 @@ pub(crate) struct Seen {
     pub(crate) leaks: Vec<String>,
 }
 
-/// The consumers, which come back after every loss of the broker.
+/// The consumers, which reconnect whenever the broker is lost.
 pub(crate) struct Witness {
     pub(crate) seen: Arc<Mutex<Seen>>,
-    looks: watch::Sender<bool>,
+    consuming: watch::Sender<bool>,
 }
 
 impl Witness {
@@ -53,37 +53,38 @@ impl Witness {
             Connection::connect(url, ConnectionProperties::default()).await.expect("RabbitMQ");
         let channel = connection.create_channel().await.expect("a channel");
         declare(&channel, room).await.expect("the queue of the events");
-        let (seen, looks) = (Arc::default(), watch::Sender::new(true));
+        let (seen, consuming) = (Arc::default(), watch::Sender::new(true));
         let dead_letters = Kind::ALL.map(|kind| (kind.dead_letter_queue(), Some(kind)));
         for (queue, kind) in dead_letters.into_iter().chain([(EVENTS.to_owned(), None)]) {
-            tokio::spawn(watch_for_ever(
+            tokio::spawn(watch_indefinitely(
                 url.to_owned(),
                 (queue, kind),
                 Arc::clone(&seen),
-                looks.subscribe(),
+                consuming.subscribe(),
             ));
         }
-        Self { seen, looks }
+        Self { seen, consuming }
     }
 
-    /// Looks away, so that the queue of the events fills up, or looks again.
-    pub(crate) fn look(&self, looks: bool) {
-        self.looks.send_replace(looks);
+    /// Stops consuming events, so that their queue fills up, or starts again.
+    pub(crate) fn consume(&self, consuming: bool) {
+        self.consuming.send_replace(consuming);
     }
 
-    /// Whether every failure that was told has its dead letter here: RabbitMQ does not count as
-    /// ready what it has given to a consumer that it no longer reaches.
+    /// Whether the dead letter of every reported failure has arrived. The depth of the queue does
+    /// not say so: RabbitMQ does not count as ready what it has sent to a consumer that it no
+    /// longer reaches.
     pub(crate) fn has_every_dead_letter(&self) -> bool {
-        let seen = self.seen.lock().expect("nobody panics with it");
-        let letters: std::collections::HashSet<&str> =
-            seen.dead_letters.iter().map(|letter| letter.command_id.as_str()).collect();
+        let seen = self.seen.lock().expect("a lock that is not poisoned");
+        let dead_letters: std::collections::HashSet<&str> =
+            seen.dead_letters.iter().map(|dead_letter| dead_letter.command_id.as_str()).collect();
         let mut failures = seen.events.iter().filter(|event| event.outcome == "dead_lettered");
-        failures.all(|event| letters.contains(event.command_id.as_str()))
+        failures.all(|event| dead_letters.contains(event.command_id.as_str()))
     }
 
-    /// Commands that have come to an end.
+    /// How many commands have ended.
     pub(crate) fn ended(&self) -> usize {
-        let seen = self.seen.lock().expect("nobody panics with it");
+        let seen = self.seen.lock().expect("a lock that is not poisoned");
         let ids: std::collections::HashSet<&str> =
             seen.events.iter().map(|event| event.command_id.as_str()).collect();
         ids.len()
@@ -109,17 +110,17 @@ async fn declare(channel: &Channel, room: i32) -> lapin::Result<()> {
         .await
 }
 
-async fn watch_for_ever(
+async fn watch_indefinitely(
     url: String,
     (queue, kind): (String, Option<Kind>),
     seen: Arc<Mutex<Seen>>,
-    mut looks: watch::Receiver<bool>,
+    mut consuming: watch::Receiver<bool>,
 ) {
     loop {
-        let _ = looks.wait_for(|looks| *looks).await;
+        let _ = consuming.wait_for(|consuming| *consuming).await;
         tokio::select! {
             _ = watch_once(&url, &queue, kind, &seen) => {}
-            _ = looks.wait_for(|looks| !*looks), if kind.is_none() => {}
+            _ = consuming.wait_for(|consuming| !*consuming), if kind.is_none() => {}
         }
         sleep(Duration::from_millis(200)).await;
     }
@@ -132,8 +133,7 @@ async fn watch_once(
     kind: Option<Kind>,
     seen: &Mutex<Seen>,
 ) -> lapin::Result<()> {
-    // A port that Docker holds open for a broker that is dead takes the connection and never
-    // answers.
+    // Docker keeps the port of a dead broker open: it accepts the connection and never answers.
     let connect = Connection::connect(url, ConnectionProperties::default());
     let Ok(connection) = timeout(PATIENCE, connect).await else { return Ok(()) };
     let connection = connection?;
@@ -146,7 +146,7 @@ async fn watch_once(
 
 async fn listen(mut deliveries: Consumer, (queue, kind): (&str, Option<Kind>), seen: &Mutex<Seen>) {
     while let Ok(Some(Ok(delivery))) = timeout(PATIENCE, deliveries.next()).await {
-        write_down(queue, kind, &delivery, &mut seen.lock().expect("nobody panics with it"));
+        record(queue, kind, &delivery, &mut seen.lock().expect("a lock that is not poisoned"));
         if delivery.acker.ack(BasicAckOptions::default()).await.is_err() {
             break;
         }
@@ -162,14 +162,14 @@ async fn consume(connection: &Connection, queue: &str) -> lapin::Result<(Channel
     Ok((channel, deliveries))
 }
 
-fn write_down(queue: &str, kind: Option<Kind>, delivery: &Delivery, seen: &mut Seen) {
+fn record(queue: &str, kind: Option<Kind>, delivery: &Delivery, seen: &mut Seen) {
     let everything =
         format!("{:?} {}", delivery.properties, String::from_utf8_lossy(&delivery.data));
     if everything.contains(crate::parts::TOKEN_MARK) {
         seen.leaks.push(format!("a message in {queue}"));
     }
     match kind {
-        None => write_down_event(delivery, seen),
+        None => record_event(delivery, seen),
         Some(kind) => seen.dead_letters.push(dead_letter(kind, delivery)),
     }
 }
@@ -183,8 +183,8 @@ fn object(data: &Value) -> String {
     ids.into_iter().find(|id| !id.is_empty()).unwrap_or_default()
 }
 
-/// What the guard and its operators tell is no end of a command.
-fn write_down_event(delivery: &Delivery, seen: &mut Seen) {
+/// Events of the guard and its operators are not ends of commands.
+fn record_event(delivery: &Delivery, seen: &mut Seen) {
     let event: Value = serde_json::from_slice(&delivery.data).unwrap_or_default();
     let is_of_the_guard = |kind: &str| {
         [names::RELEASED_EVENT, names::REJECTED_EVENT].contains(&kind)
@@ -217,8 +217,7 @@ fn end(event: &Value) -> Event {
     }
 }
 
-/// A dead letter without a message id is about a command whose id its event derives from the body
-/// in the same way.
+/// Without a message id, the id of the command is derived from the body, as for its event.
 fn dead_letter(kind: Kind, delivery: &Delivery) -> DeadLetter {
     let headers = delivery.properties.headers().clone().unwrap_or_default();
     let reason = match headers.inner().get("x-failure-reason") {

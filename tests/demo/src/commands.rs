@@ -1,4 +1,5 @@
-//! What is published: some forty commands of every kind, and what makes each what it is.
+//! The commands that are published: some forty of every kind, each with its task, faults and
+//! expected outcome.
 
 use serde_json::{Value, json};
 
@@ -12,19 +13,19 @@ pub(crate) const THROTTLED_ORG: &str = "busy-inc";
 pub(crate) struct Command {
     /// Its message id.
     pub(crate) id: String,
-    /// For a person.
+    /// The kind that is shown.
     pub(crate) kind: &'static str,
     /// The body.
     pub(crate) body: Vec<u8>,
-    /// Organisation and task, where it names one that the sandbox shall know, and the task's state.
+    /// Organisation, task and the task's state, if the task is to be registered with the sandbox.
     pub(crate) task: Option<(&'static str, String, &'static str)>,
-    /// What happens to the calls for it, one after the other.
+    /// The faults of the calls for it, one after the other.
     pub(crate) faults: Vec<Value>,
-    /// How it must end.
+    /// The outcomes that it may have.
     pub(crate) outcomes: &'static [&'static str],
 }
 
-/// All of them.
+/// All commands of the demo.
 pub(crate) fn all() -> Vec<Command> {
     let unavailable = || json!({"times": 1, "effect": {"status": 503}});
     let lost = json!({"times": 1, "effect": {"lose_answer": "after_effect"}});
@@ -66,7 +67,7 @@ pub(crate) fn all() -> Vec<Command> {
     mixed(all)
 }
 
-/// All kinds side by side, in an order that is the same each time.
+/// Mixes the kinds, in an order that is the same each time.
 fn mixed(commands: Vec<Command>) -> Vec<Command> {
     const STRIDE: usize = 17;
     let count = commands.len();

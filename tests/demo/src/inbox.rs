@@ -1,4 +1,4 @@
-//! The other side of the broker: who publishes the commands, and who reads what comes of them.
+//! The producer of the commands, and the consumers of their events and dead letters.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub(crate) enum Arrival {
     DeadLetter(DeadLetter),
 }
 
-/// What a dead letter says.
+/// The content of a dead letter.
 pub(crate) struct DeadLetter {
     /// Message id of the command.
     pub(crate) id: String,
@@ -79,7 +79,8 @@ impl Inbox {
             Arrival::Event(serde_json::from_slice(&delivery.data).unwrap_or_default())
         })
         .await;
-        // Read, never acknowledged: they go back when the channel is closed, to be looked at.
+        // Read but never acknowledged: RabbitMQ requeues them when the channel is closed, so that a
+        // person can look at them.
         let dead_letters = connection.create_channel().await.expect("a channel");
         read(&dead_letters, "task.delete.dead", false, sender, |delivery| {
             Arrival::DeadLetter(DeadLetter::read(delivery))
@@ -88,7 +89,7 @@ impl Inbox {
         Self { _connection: connection, channel, dead_letters, arrivals }
     }
 
-    /// Publishes it, every fourth straight to the queue, and waits for the confirm.
+    /// Publishes a command, every fourth directly to the queue, and waits for the confirm.
     pub(crate) async fn publish(&self, number: usize, command: &Command) {
         let exchange = if number % 4 == 3 { "" } else { "task.commands" };
         let properties = BasicProperties::default()
@@ -102,8 +103,8 @@ impl Inbox {
         assert_eq!(confirmation, Confirmation::Ack(None), "the broker took it");
     }
 
-    /// Gives the dead letters back; how many lie in their queue then.
-    pub(crate) async fn give_dead_letters_back(&self, expected: usize) -> usize {
+    /// Requeues the dead letters; returns how many are ready in their queue.
+    pub(crate) async fn requeue_dead_letters(&self, expected: usize) -> usize {
         let _ = self.dead_letters.close(200, "OK".into()).await;
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {

@@ -1,12 +1,12 @@
-//! `make demo`: a bad day of the worker, live, on a real RabbitMQ. Starts everything, publishes
-//! commands of every kind, shows how each ends, and balances the books.
+//! `make demo`: shows the worker during a bad day, live, with a real RabbitMQ. Starts everything,
+//! publishes commands of every kind, shows how each ends, and checks the results.
 
 #![allow(clippy::print_stdout, reason = "showing is what it is for")]
 
-mod books;
 mod commands;
 mod inbox;
 mod parts;
+mod results;
 mod show;
 
 use std::io::{IsTerminal, stdin, stdout};
@@ -19,26 +19,26 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{interval, timeout};
 
-use books::AuditTrail;
 use commands::Command;
 use inbox::Inbox;
 use parts::Worker;
+use results::Results;
 
 const DEADLINE: Duration = Duration::from_secs(90);
-/// Between two commands, so that the eye can follow.
+/// The time between two commands, so that a person can follow.
 const PACE: Duration = Duration::from_millis(60);
 
 fn main() -> ExitCode {
     let runtime = Runtime::new().expect("a runtime");
-    let balanced = runtime.block_on(with_a_broker());
+    let is_right = runtime.block_on(with_a_broker());
     // Not waited for: the thread that reads standard input may never end.
     runtime.shutdown_background();
-    if balanced { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 async fn with_a_broker() -> bool {
     println!(
-        "Services publish task.delete commands; the worker deletes the tasks and says what came of each.\n"
+        "Services publish task.delete commands; the worker deletes the tasks and publishes the outcome of each.\n"
     );
     let mut interrupted = pin!(interrupted());
     let broker = tokio::select! {
@@ -49,13 +49,13 @@ async fn with_a_broker() -> bool {
     // Its panic has said why there is none.
     let Ok(broker) = broker else { return false };
     let vhost = broker.new_vhost().await;
-    let balanced = tokio::select! {
+    let is_right = tokio::select! {
         biased;
         () = &mut interrupted => { println!("\nInterrupted: everything is ended."); false }
-        balanced = demo(broker, &vhost) => balanced,
+        is_right = demo(broker, &vhost) => is_right,
     };
     broker.delete_vhost(&vhost).await;
-    balanced
+    is_right
 }
 
 async fn interrupted() {
@@ -80,19 +80,19 @@ async fn demo(broker: &Broker, vhost: &str) -> bool {
     let commands = commands::all();
     parts::prepare(&sandbox, &commands).await;
     println!(
-        "{} commands are published, each confirmed by the broker. What comes of each:\n",
+        "{} commands are published, each confirmed by the broker. The outcomes:\n",
         commands.len()
     );
     show::header();
-    let mut books = AuditTrail::new(commands.clone());
+    let mut results = Results::new(commands.clone());
     let cut_short =
-        match timeout(DEADLINE, live(&commands, &mut inbox, &mut books, &mut worker)).await {
+        match timeout(DEADLINE, live(&commands, &mut inbox, &mut results, &mut worker)).await {
             Ok(lived) => lived.err(),
             Err(_) => Some(format!("not everything ended within {DEADLINE:?}")),
         };
-    let mut problems = books.problems(&sandbox, &inbox).await;
+    let mut problems = results.problems(&sandbox, &inbox).await;
     problems.extend(cut_short);
-    show::summary(&books);
+    show::summary(&results);
     show::how_to_go_on(broker, vhost, &worker);
     if stdin().is_terminal() && stdout().is_terminal() {
         println!("\nEnter ends the demo.");
@@ -107,13 +107,13 @@ async fn demo(broker: &Broker, vhost: &str) -> bool {
 async fn live(
     commands: &[Command],
     inbox: &mut Inbox,
-    books: &mut AuditTrail,
+    results: &mut Results,
     worker: &mut Worker,
 ) -> Result<(), String> {
     let (mut published, mut pace) = (0, interval(PACE));
-    while !books.complete() {
+    while !results.complete() {
         tokio::select! {
-            arrival = inbox.next() => show::row(&arrival, books.enter(&arrival)),
+            arrival = inbox.next() => show::row(&arrival, results.record(&arrival)),
             _ = pace.tick() => match commands.get(published) {
                 Some(command) => {
                     inbox.publish(published, command).await;

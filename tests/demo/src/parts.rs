@@ -1,4 +1,4 @@
-//! The sandbox, on a thread of ours, and the worker, as a process of its own.
+//! The sandbox, on a thread of this process, and the worker, as a process of its own.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -15,10 +15,10 @@ use tokio::time::{Instant, sleep};
 use crate::commands::{Command, ORG, THROTTLED_ORG};
 
 const TOKEN: &str = "demo-token";
-const LADDER: &str = "1s,2s,4s";
+const DELAYS: &str = "1s,2s,4s";
 
-/// The worker of this build, without our environment: nobody's settings or proxies for another
-/// worker reach this one.
+/// The worker of this build, without our environment, which may have settings or proxies for
+/// another worker.
 fn worker() -> Process {
     let own = std::env::current_exe().expect("the demo's own path");
     let mut worker = Process::new(own.with_file_name("tallyfy-delete-worker"));
@@ -31,7 +31,7 @@ pub(crate) fn sandbox() -> Sandbox {
     Sandbox::with_token(TOKEN, &[ORG, THROTTLED_ORG])
 }
 
-/// Makes the tasks that the commands name, and the faults.
+/// Registers the tasks that the commands name, and the faults.
 pub(crate) async fn prepare(sandbox: &Sandbox, commands: &[Command]) {
     for command in commands {
         let Some((org, task, state)) = &command.task else { continue };
@@ -48,9 +48,9 @@ pub(crate) async fn prepare(sandbox: &Sandbox, commands: &[Command]) {
 pub(crate) struct Worker {
     process: Child,
     guardian: Child,
-    /// Its health and metrics.
+    /// The URL of its health and metrics.
     pub(crate) port: String,
-    /// Where its log is.
+    /// The file of its log.
     pub(crate) log: PathBuf,
 }
 
@@ -66,13 +66,13 @@ impl Worker {
             .env("TALLYFY_BASE_URL", format!("{sandbox}/api"))
             .env("TALLYFY_ORG_ID", format!("{ORG},{THROTTLED_ORG}"))
             .env("TALLYFY_ACCESS_TOKEN", TOKEN)
-            .env("WAIT_LADDER", LADDER)
+            .env("WAIT_LADDER", DELAYS)
             .env("MAX_ATTEMPTS", "6")
             .env("HTTP_ADDR", free.to_string())
             .env("LOG_FORMAT", "json")
             .stdin(Stdio::null())
             .stderr(File::create(&log).expect("a log file"))
-            // Ctrl-C is for us; we end the worker.
+            // Ctrl-C must end only the demo, which ends the worker.
             .process_group(0)
             .spawn()
             .expect("target/debug/tallyfy-delete-worker starts");
@@ -103,7 +103,7 @@ impl Worker {
         }
     }
 
-    /// Sends SIGTERM; returns what is wrong with how it ended.
+    /// Sends SIGTERM; returns what was wrong with its end.
     pub(crate) async fn stop(&mut self) -> Option<String> {
         let _ = Process::new("kill").args(["-TERM", &self.process.id().to_string()]).status();
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -120,7 +120,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // The guardian first: it must not outlive the process id that it knows.
+        // The guardian first: later the process id that it knows could belong to another process.
         for process in [&mut self.guardian, &mut self.process] {
             let _ = process.kill();
             let _ = process.wait();
@@ -128,8 +128,8 @@ impl Drop for Worker {
     }
 }
 
-/// Ends the process when we are gone, by `kill -9` even: its standard input is a pipe that only we
-/// hold.
+/// Ends the process when this one has ended, even by `kill -9`: the guardian's standard input is a
+/// pipe that only this process holds.
 fn guard(id: u32) -> Child {
     Process::new("sh")
         .args([

@@ -1,4 +1,4 @@
-//! What a person sees.
+//! The output of the demo.
 
 use std::io::{IsTerminal, stdout};
 use std::path::Path;
@@ -9,9 +9,9 @@ use comfy_table::Table;
 use serde_json::Value;
 use testkit::rabbitmq::Broker;
 
-use crate::books::AuditTrail;
 use crate::inbox::Arrival;
 use crate::parts::Worker;
+use crate::results::Results;
 
 /// What fits on one line.
 const WIDTH: usize = 100;
@@ -45,16 +45,16 @@ pub(crate) fn row(arrival: &Arrival, kind: &str) {
     }
 }
 
-/// The sums.
-pub(crate) fn summary(books: &AuditTrail) {
+/// The totals.
+pub(crate) fn summary(results: &Results) {
     let mut table = Table::new();
     table.set_header(["published", "deleted", "already_absent", "dead_lettered"]);
-    let ends = ["deleted", "already_absent", "dead_lettered"].map(|outcome| books.count(outcome));
-    table.add_row([books.published(), ends[0], ends[1], ends[2]].map(|count| count.to_string()));
-    println!("\n{table}\n{} = {} + {} + {}", books.published(), ends[0], ends[1], ends[2]);
+    let ends = ["deleted", "already_absent", "dead_lettered"].map(|outcome| results.count(outcome));
+    table.add_row([results.published(), ends[0], ends[1], ends[2]].map(|count| count.to_string()));
+    println!("\n{table}\n{} = {} + {} + {}", results.published(), ends[0], ends[1], ends[2]);
 }
 
-/// Where to look and what to type next.
+/// Where to look, and what to type next.
 pub(crate) fn how_to_go_on(broker: &Broker, vhost: &str, worker: &Worker) {
     println!("\nHow to go on:");
     let login = if broker.amqp_url(vhost).contains("//guest:guest@") {
@@ -66,12 +66,12 @@ pub(crate) fn how_to_go_on(broker: &Broker, vhost: &str, worker: &Worker) {
     println!("  virtual host {vhost}");
     println!("  worker       {0}/readyz  {0}/metrics", worker.port);
     println!(
-        "  queues       task.delete, task.delete.wait.*, task.delete.dead (the dead letters lie there)"
+        "  queues       task.delete, task.delete.wait.*, task.delete.dead (holds the dead letters)"
     );
     println!("  make up      the same system in containers, to stay; make test runs every test");
 }
 
-/// The last word.
+/// The final verdict.
 pub(crate) fn verdict(problems: &[String], log: &Path) {
     if problems.is_empty() {
         let _ = std::fs::remove_file(log);
@@ -79,14 +79,14 @@ pub(crate) fn verdict(problems: &[String], log: &Path) {
             "\n{}",
             paint(
                 "deleted",
-                "The books balance: every command has exactly one end, and each end is true."
+                "All results are right: every command has exactly one end, and each end is true."
             )
         );
         return;
     }
     println!(
         "\n{} The worker's log: {}",
-        paint("dead_lettered", "The books do not balance."),
+        paint("dead_lettered", "The results are wrong."),
         log.display()
     );
     for problem in problems {
@@ -100,7 +100,7 @@ fn note(data: &Value) -> String {
     cut(failure.or(ambiguous).unwrap_or_default(), WIDTH - 73)
 }
 
-/// At most so many characters; an ellipsis says that there were more.
+/// Shortens a text to this many characters, with an ellipsis if there were more.
 fn cut(text: &str, most: usize) -> String {
     if text.chars().count() <= most {
         return text.to_owned();

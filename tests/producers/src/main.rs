@@ -1,5 +1,6 @@
-//! The producers of `docs/producers`, against a real RabbitMQ: each command arrives as it should,
-//! and one that no queue takes fails. And the Python snippets of the documents.
+//! Checks the producers of `docs/producers` against a real RabbitMQ: each command arrives as
+//! expected, and a producer fails if no queue takes its command. Also checks the Python snippets of
+//! the documents.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,7 +22,7 @@ use tallyfy_delete_worker::rabbitmq::topology::{self, Provision, Topology};
 use testkit::rabbitmq::broker;
 
 const LANGUAGES: [&str; 6] = ["python", "cpp", "java", "go", "javascript", "csharp"];
-/// Where a producer cannot run here: `EX_TEMPFAIL` of sysexits.h.
+/// The exit code for a language that cannot run here: `EX_TEMPFAIL` of sysexits.h.
 const CANNOT: i32 = 75;
 
 #[tokio::main(flavor = "current_thread")]
@@ -67,11 +68,11 @@ async fn look_at(language: &str, url: &str, channel: &Channel) -> Result<String,
     if nowhere.status.success() || nowhere.status.code() == Some(CANNOT) {
         return Err("it does not notice that no queue takes a command".to_owned());
     }
-    Ok("its command arrives as it should, and it fails where no queue takes one".to_owned())
+    Ok("its command arrives as expected, and it fails if no queue takes one".to_owned())
 }
 
-/// Publishes a command and looks at it in the queue of this kind. Returns why it cannot be done
-/// here, if so.
+/// Publishes a command and checks it in the queue of this kind. Returns the reason if the language
+/// cannot run here.
 async fn look_at_command(
     language: &str,
     url: &str,
@@ -113,7 +114,8 @@ async fn look_at_command(
     Ok(None)
 }
 
-/// Beside the reader's heartbeats: a language may be installed first, for minutes.
+/// On a thread of its own, so that the reader's heartbeats go on: installing a language may take
+/// minutes.
 async fn run(language: &str, url: &str, args: &[&str]) -> Output {
     let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/run"));
     command.arg(language).args(args).env("AMQP_URL", url);

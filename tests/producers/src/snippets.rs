@@ -106,9 +106,9 @@ fn lines_of(child: &mut Child) -> Receiver<String> {
     receiver
 }
 
-/// Publishes one event again and again, because its queue is bound only after a while, and some
-/// times more after it was seen. Then the failure that it supersedes, too late; and another
-/// command's two ends.
+/// Publishes one event repeatedly, because its queue is bound only after a while, and a few times
+/// more after it was seen. Then it publishes the failure that the event supersedes, too late, and
+/// the two ends of another command.
 async fn feed(
     channel: &Channel,
     lines: &Receiver<String>,

@@ -1,5 +1,4 @@
-//! Answers as bytes: the honest ones, and every way of not answering properly that a fault may ask
-//! for.
+//! Answers as bytes: the normal ones, and every kind of broken answer that a fault may ask for.
 
 use std::convert::Infallible;
 use std::fmt::{self, Write};
@@ -14,14 +13,14 @@ use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{HeaderMap, Response};
 
 use crate::fault_effects::{Canned, Effect, Reply};
-use crate::honest::Answer;
+use crate::normal_answers::Answer;
 
-/// What a stream hands out at once.
+/// The size of one chunk of a stream.
 static CHUNK: [u8; 65_536] = [b' '; 65_536];
 const GARBAGE: &[u8] = b"\x00\x16\x03garbage, not HTTP\r\n\xff\xfe\r\n\r\n";
 pub(crate) const REQUEST_ID: &str = "x-request-id";
 
-/// Ends the connection, after writing these bytes past hyper.
+/// Ends the connection after these bytes, which are written directly to the socket, not by hyper.
 #[derive(Debug)]
 pub(crate) struct Cut(pub(crate) Bytes);
 
@@ -33,7 +32,7 @@ impl fmt::Display for Cut {
 
 impl std::error::Error for Cut {}
 
-pub(crate) fn honest(answer: &Answer) -> Response<Body> {
+pub(crate) fn normal(answer: &Answer) -> Response<Body> {
     let body = answer.body.as_ref().map(|json| Body::from(json.to_string()));
     let has_body = body.is_some();
     let mut response = Response::new(body.unwrap_or_default());
@@ -44,12 +43,12 @@ pub(crate) fn honest(answer: &Answer) -> Response<Body> {
     response
 }
 
-/// The status that a client will see first, if the effect sends one at all.
+/// The status that the client will see first, if the effect sends one.
 pub(crate) fn promised_status(effect: &Effect) -> Option<u16> {
     effect.reply.as_ref().and_then(answered_by).map(|canned| canned.status.as_u16())
 }
 
-/// `visit` is dropped when the request has left: after the last byte of a streamed body.
+/// `visit` is dropped when the request has ended: after the last byte of a streamed body.
 pub(crate) async fn scripted(
     effect: &Effect,
     visit: impl Send + 'static,
@@ -103,12 +102,12 @@ fn headers(canned: &Canned) -> HeaderMap {
     headers
 }
 
-/// Rounded up: an HTTP-date knows only whole seconds, and the moment asked for is a floor.
+/// Rounded up: an HTTP-date has only whole seconds, and must not lie before the moment asked for.
 fn http_date(moment: SystemTime) -> String {
     httpdate::fmt_http_date(moment + Duration::from_nanos(999_999_999))
 }
 
-/// A generator of a body; the visit lives in it, and ends with it.
+/// A generator of a body. It owns the visit, which ends with it.
 fn endless(bytes: u64, visit: impl Send + 'static) -> Body {
     Body::from_stream(stream::unfold((bytes, visit), |(left, visit)| async move {
         let length = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK.len());
@@ -125,7 +124,7 @@ fn drip(body: Bytes, every: Duration, visit: impl Send + 'static) -> Body {
     }))
 }
 
-/// Written by hand, because hyper keeps its promises.
+/// Written by hand, because hyper sends no body that is shorter than its `Content-Length`.
 fn truncated(canned: &Canned) -> Bytes {
     let mut headers = headers(canned);
     headers.insert(CONTENT_LENGTH, HeaderValue::from(canned.body.len()));

@@ -1,6 +1,6 @@
-//! Tallyfy's API as a function of the state: reads what a request asks for, carries it out, and
-//! says what the API would answer. No sockets, no faults, no ledger. The facts come from Tallyfy's
-//! public documentation and clients.
+//! Tallyfy's API as a function of the state: reads a request, carries it out, and returns what the
+//! API would answer. No sockets, no faults, no ledger. The facts come from Tallyfy's public
+//! documentation and clients.
 
 use axum::extract::Query;
 use hyper::http::request::Parts;
@@ -8,7 +8,7 @@ use hyper::{HeaderMap, Method, Uri};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::honest::{
+use crate::normal_answers::{
     Answer, Change, endpoint_not_found, forbidden, no_content, ok, resource_not_found,
     unauthenticated,
 };
@@ -16,11 +16,11 @@ use crate::objects;
 use crate::operation::{ObjectType, Operation};
 use crate::state::{Access, ObjectState, State};
 
-/// The documentation's upper bound of `per_page`.
+/// The upper limit of `per_page` in the documentation.
 const MAX_PER_PAGE: usize = 100;
 const DEFAULT_PER_PAGE: usize = 10;
 
-/// What a request asks for.
+/// The parts of a request that matter to the API.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub(crate) operation: Operation,
@@ -59,7 +59,7 @@ impl Call {
     }
 }
 
-/// Carries the call out and says what the API answers.
+/// Carries out the call and returns the answer of the API.
 pub(crate) fn perform(state: &mut State, call: &Call) -> Answer {
     if !call.is_api_client || call.operation == Operation::Unknown {
         return endpoint_not_found();
@@ -79,13 +79,13 @@ pub(crate) fn perform(state: &mut State, call: &Call) -> Answer {
     }
 }
 
-/// Exact: an empty segment or a trailing slash makes another path, as it does at Tallyfy.
+/// Exact: an empty segment or a trailing slash makes it another path, as at Tallyfy.
 fn segments(path: &str) -> Vec<&str> {
     let path = path.strip_prefix("/api").filter(|rest| rest.starts_with('/')).unwrap_or(path);
     path.split('/').skip(1).collect()
 }
 
-/// The ids are read off an unknown operation as well, so that faults and the ledger can name them.
+/// Reads the ids of unknown operations too, so that faults and the ledger can name them.
 fn route<'a>(
     method: &Method,
     segments: &[&'a str],
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_dies_once_and_may_be_archived_and_restored_before() {
+    fn a_task_is_deleted_once_and_may_be_archived_and_restored_before() {
         let mut state = world();
         let task = "/api/organizations/ORG/tasks/t1";
         assert_eq!(status(&mut state, "DELETE", task), 204);
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_of_one_organisation_dies_alone() {
+    fn the_token_of_one_organisation_can_be_revoked_alone() {
         let mut state = world();
         state.put_organisation("other", None);
         state.organisation(ORG).unwrap().set_own_tokens(["new".to_owned()].into());

@@ -1,5 +1,5 @@
-//! A seeded source of chance, so that a fault with a probability strikes the same requests in each
-//! run of the same requests. Not for secrets.
+//! A seeded random number generator, so that a fault with a probability hits the same requests in
+//! each run of the same requests. Not for secrets.
 
 /// splitmix64 (Steele, Lea, Flood 2014; public domain reference by S. Vigna).
 #[derive(Debug)]
@@ -10,8 +10,8 @@ impl Chance {
         Self(seed)
     }
 
-    /// True in `probability` of the draws; always at 1.
-    pub(crate) fn strikes(&mut self, probability: f64) -> bool {
+    /// True with this probability; always at 1.
+    pub(crate) fn draw(&mut self, probability: f64) -> bool {
         self.fraction() < probability
     }
 
@@ -34,17 +34,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_numbers_are_those_of_the_reference() {
+    fn the_first_numbers_match_the_reference() {
         let mut chance = Chance::new(1_234_567);
         assert_eq!(chance.next(), 6_457_827_717_110_365_317);
         assert_eq!(chance.next(), 3_203_168_211_198_807_973);
     }
 
     #[test]
-    fn half_the_draws_strike_at_one_half_and_all_at_one() {
+    fn half_the_draws_are_true_at_one_half_and_all_at_one() {
         let mut chance = Chance::new(1);
-        let struck = (0..10_000).filter(|_| chance.strikes(0.5)).count();
-        assert!((4_800..5_200).contains(&struck), "{struck}");
-        assert!((0..1_000).all(|_| chance.strikes(1.0)));
+        let hits = (0..10_000).filter(|_| chance.draw(0.5)).count();
+        assert!((4_800..5_200).contains(&hits), "{hits}");
+        assert!((0..1_000).all(|_| chance.draw(1.0)));
     }
 }

@@ -1,4 +1,4 @@
-//! What the sandbox holds when it starts.
+//! The contents of the sandbox when it starts.
 
 use clap::Args;
 use clap::builder::FalseyValueParser;
@@ -26,7 +26,7 @@ pub struct Contents {
     /// The seed of the faults that have a probability.
     #[arg(long, env = "SANDBOX_SEED", default_value_t = 1)]
     pub seed: u64,
-    /// Keep counts only, no entry for each request.
+    /// Keep only counts, not an entry per request.
     #[arg(long, env = "SANDBOX_NO_LEDGER", value_parser = FalseyValueParser::new())]
     pub no_ledger: bool,
 }

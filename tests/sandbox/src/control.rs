@@ -1,5 +1,5 @@
-//! The routes under `/_sandbox`, by which a test tells the sandbox what to be and asks what it saw.
-//! JSON in and out, no authentication; a body that is not understood is 400 with a sentence.
+//! The routes under `/_sandbox`, with which a test scripts the sandbox and reads its ledger. JSON
+//! in and out, no authentication; a body that cannot be parsed is answered with 400 and a message.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ pub(crate) fn router(sandbox: Arc<Sandbox>) -> Router {
         .fallback(async || {
             Refusal(StatusCode::NOT_FOUND, "no such control endpoint: see GET /".to_owned())
         })
-        // Tests tell of hundreds of thousands of tasks at once.
+        // Tests register hundreds of thousands of tasks at once.
         .layer(DefaultBodyLimit::disable())
         .with_state(sandbox)
 }
@@ -185,7 +185,7 @@ async fn remove_fault(State(sandbox): Shared, Path(id): Path<u64>) -> Result<Jso
     }
 }
 
-/// By hand, not through `Json<Value>`: the ledger may be large, and is written straight to bytes.
+/// By hand, not through `Json<Value>`: the ledger may be large and is written directly to bytes.
 async fn show_ledger(
     State(sandbox): Shared,
     Query(query): Query<Since>,

@@ -1,5 +1,5 @@
-//! What a fault does to a request, and how it is written in JSON. A description that makes no sense
-//! is refused here, with a sentence that says why; nothing invalid exists afterwards.
+//! The effects of a fault on a request, and their JSON form. An invalid description is refused here
+//! with a message that says why, so an effect is always valid.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,8 +24,8 @@ pub(crate) struct Effect {
     pub(crate) reply: Option<Reply>,
 }
 
-/// Whether the fault strikes before or after the call was carried out; before means that it never
-/// is.
+/// Whether the fault applies before or after the call is carried out. Before means that the call is
+/// never carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Moment {
@@ -33,7 +33,7 @@ pub(crate) enum Moment {
     AfterEffect,
 }
 
-/// What is answered in place of the honest answer.
+/// The reply in place of the normal answer.
 #[derive(Debug)]
 pub(crate) enum Reply {
     Canned(Canned),
@@ -50,7 +50,7 @@ pub(crate) struct Canned {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
-    /// Written as an HTTP-date, so long after the answer.
+    /// `Retry-After` as an HTTP-date, this long after the answer.
     pub(crate) retry_after_date: Option<Duration>,
 }
 
@@ -85,9 +85,8 @@ impl TryFrom<EffectSpec> for Effect {
 
     fn try_from(spec: EffectSpec) -> Result<Self, String> {
         if spec.lose_answer.is_some() && spec.after_effect {
-            return Err(
-                "lose_answer says itself when it strikes: leave after_effect out".to_owned()
-            );
+            return Err("lose_answer already says when the fault applies: leave after_effect out"
+                .to_owned());
         }
         let after = if spec.after_effect { Moment::AfterEffect } else { Moment::BeforeEffect };
         let effect = Self {
@@ -158,7 +157,7 @@ impl EffectSpec {
             || self.retry_after_date_ms.is_some()
     }
 
-    /// For the effects that are nothing without a body: they bring a default one, and a status.
+    /// For effects that need a body: the status and the body, with a default body.
     fn canned_with_body(&self, default_body: &'static [u8]) -> Result<Canned, String> {
         let mut canned = self.canned_or(StatusCode::OK)?;
         if has_no_body(canned.status) {
@@ -259,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused() {
+    fn an_invalid_effect_is_refused() {
         for senseless in [
             json!({}),
             json!({"status": 99}),
@@ -279,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_canned_answer_has_the_content_type_of_its_body_unless_told() {
+    fn a_canned_answer_has_the_content_type_of_its_body_by_default() {
         for (json, content_type) in [
             (json!({"status": 500, "body": {"a": 1}}), "application/json"),
             (json!({"status": 500, "body": "oops"}), "text/plain; charset=utf-8"),
@@ -293,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn lose_answer_says_when_it_strikes() {
+    fn lose_answer_says_when_it_applies() {
         let lost = effect(json!({"lose_answer": "after_effect"})).unwrap();
         assert!(matches!((lost.moment, lost.reply), (Moment::AfterEffect, Some(Reply::Nothing))));
     }

@@ -1,5 +1,5 @@
-//! The scripted faults: which one strikes a request, and which are spent. Pure: the time and the
-//! request are arguments, chance is seeded.
+//! The scripted faults: which one applies to a request, and which are used up. Pure: the time and
+//! the request are arguments, randomness is seeded.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ struct FaultSpec {
     effect: EffectSpec,
 }
 
-/// All members that are given must hold.
+/// All members that are given must match.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Matcher {
@@ -44,15 +44,16 @@ struct Fault {
     as_posted: Value,
 }
 
-/// What is to happen to one request.
+/// What is to happen to a request.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    /// The fault that the ledger names: the one that answers, else the first that slows.
+    /// The fault that the ledger names: the one that answers, otherwise the first that adds
+    /// latency.
     pub(crate) fault: Option<u64>,
     pub(crate) latency_before: Duration,
     pub(crate) latency_after: Duration,
     /// A fault that answers; never one of pure latency.
-    pub(crate) striking: Option<Arc<Effect>>,
+    pub(crate) answering: Option<Arc<Effect>>,
 }
 
 #[derive(Debug)]
@@ -89,14 +90,14 @@ impl Faults {
         self.scripted.iter().map(|fault| fault.listing(now)).collect()
     }
 
-    /// The first fault that answers wins, those of pure latency all add up; each that strikes is
-    /// consumed.
-    pub(crate) fn strike(&mut self, call: &Call, now: Instant) -> Plan {
+    /// The first fault that answers wins, and those of pure latency add up. Each fault that applies
+    /// is used once.
+    pub(crate) fn plan_for(&mut self, call: &Call, now: Instant) -> Plan {
         let mut plan = Plan::default();
         for fault in &mut self.scripted {
             let is_pure_latency = fault.effect.reply.is_none();
-            if (plan.striking.is_none() || is_pure_latency)
-                && fault.strikes(call, now, &mut self.chance)
+            if (plan.answering.is_none() || is_pure_latency)
+                && fault.applies(call, now, &mut self.chance)
             {
                 plan.include(fault);
             }
@@ -112,7 +113,7 @@ impl Plan {
             Moment::AfterEffect => self.latency_after += fault.effect.latency,
         }
         if fault.effect.reply.is_some() {
-            self.striking = Some(Arc::clone(&fault.effect));
+            self.answering = Some(Arc::clone(&fault.effect));
             self.fault = Some(fault.id);
         }
         self.fault = self.fault.or(Some(fault.id));
@@ -140,16 +141,16 @@ impl Fault {
         })
     }
 
-    fn strikes(&mut self, call: &Call, now: Instant, chance: &mut Chance) -> bool {
-        let strikes = self.remaining != Some(0)
+    fn applies(&mut self, call: &Call, now: Instant, chance: &mut Chance) -> bool {
+        let applies = self.remaining != Some(0)
             && self.until.is_none_or(|until| now < until)
             && self.matcher.matches(call)
-            && chance.strikes(self.probability);
-        if strikes {
+            && chance.draw(self.probability);
+        if applies {
             self.remaining = self.remaining.map(|remaining| remaining - 1);
             self.hits += 1;
         }
-        strikes
+        applies
     }
 
     fn listing(&self, now: Instant) -> Value {
@@ -195,14 +196,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_that_matches_and_is_not_spent_wins() {
+    fn the_first_that_matches_and_is_not_used_up_wins() {
         let (mut faults, now) = with(&[
             json!({"match": {"task_id": "t1"}, "times": 1, "effect": {"status": 500}}),
             json!({"times": 2, "effect": {"status": 503}}),
         ]);
-        let struck: Vec<_> =
-            ["t2", "t1", "t1", "t1"].map(|task| faults.strike(&call(task), now).fault).into();
-        assert_eq!(struck, [Some(2), Some(1), Some(2), None]);
+        let chosen: Vec<_> =
+            ["t2", "t1", "t1", "t1"].map(|task| faults.plan_for(&call(task), now).fault).into();
+        assert_eq!(chosen, [Some(2), Some(1), Some(2), None]);
         assert_eq!(faults.list(now)[1]["remaining"], 0);
     }
 
@@ -214,7 +215,7 @@ mod tests {
             json!({"effect": {"status": 500}}),
             json!({"effect": {"latency_ms": 11, "after_effect": true}}),
         ]);
-        let plan = faults.strike(&call("t"), now);
+        let plan = faults.plan_for(&call("t"), now);
         assert_eq!(plan.fault, Some(2));
         assert_eq!(plan.latency_before.as_millis(), 12);
         assert_eq!(plan.latency_after.as_millis(), 11);
@@ -223,32 +224,32 @@ mod tests {
     #[test]
     fn for_ms_ends_a_fault() {
         let (mut faults, now) = with(&[json!({"for_ms": 100, "effect": {"hang": true}})]);
-        assert!(faults.strike(&call("t"), now + Duration::from_millis(99)).striking.is_some());
-        assert!(faults.strike(&call("t"), now + Duration::from_millis(100)).striking.is_none());
+        assert!(faults.plan_for(&call("t"), now + Duration::from_millis(99)).answering.is_some());
+        assert!(faults.plan_for(&call("t"), now + Duration::from_millis(100)).answering.is_none());
     }
 
     #[test]
-    fn a_match_must_hold_in_all_its_members() {
+    fn all_members_of_a_match_must_match() {
         let (mut faults, now) = with(&[json!({
             "match": {"org_id": "o", "method": "delete", "path_contains": "/delete"},
             "effect": {"status": 503},
         })]);
-        assert!(faults.strike(&call("t"), now).striking.is_some());
+        assert!(faults.plan_for(&call("t"), now).answering.is_some());
         let archive =
             hyper::Request::delete("/api/organizations/o/tasks/t").body(()).unwrap().into_parts().0;
-        assert!(faults.strike(&Call::read(&archive), now).striking.is_none());
+        assert!(faults.plan_for(&Call::read(&archive), now).answering.is_none());
     }
 
     #[test]
-    fn a_probability_is_kept_and_spends_only_the_struck() {
+    fn a_probability_holds_and_only_hits_count_as_uses() {
         let (mut faults, now) = with(&[json!({"probability": 0.3, "effect": {"status": 503}})]);
-        let struck = (0..1_000).filter(|_| faults.strike(&call("t"), now).fault.is_some()).count();
-        assert!((230..370).contains(&struck), "{struck}");
-        assert_eq!(faults.list(now)[0]["hits"], struck);
+        let hits = (0..1_000).filter(|_| faults.plan_for(&call("t"), now).fault.is_some()).count();
+        assert!((230..370).contains(&hits), "{hits}");
+        assert_eq!(faults.list(now)[0]["hits"], hits);
     }
 
     #[test]
-    fn a_senseless_fault_is_refused_and_takes_no_number() {
+    fn an_invalid_fault_is_refused_and_gets_no_number() {
         let (mut faults, now) = with(&[]);
         for senseless in [
             json!({"effect": {"status": 503}, "times": 0}),

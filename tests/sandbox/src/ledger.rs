@@ -1,5 +1,5 @@
-//! What the API was asked and what came of it: one entry a request, and counts that are kept even
-//! when the entries are not. A token never enters it.
+//! The requests and their results: one entry per request, and counts that are kept even when the
+//! entries are not. It never contains a token.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
 use crate::api::Call;
-use crate::honest::Change;
+use crate::normal_answers::Change;
 use crate::operation::Operation;
 
-/// How many of the unexpected requests the summary names.
+/// How many unexpected requests the summary names.
 const MAX_UNEXPECTED: usize = 100;
 const KEPT_HEADERS: [&str; 8] = [
     "accept",
@@ -45,7 +45,7 @@ pub(crate) struct Entry {
     fault: Option<u64>,
 }
 
-/// What was known when the request came.
+/// What was known when the request arrived.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Standing {
     pub(crate) is_authorised: bool,
@@ -78,7 +78,7 @@ pub(crate) struct Ledger {
     entries: Vec<Arc<Entry>>,
     counts: Counts,
     last_seq: u64,
-    /// Requests up to this one were forgotten by `clear`; what still comes of them is not counted.
+    /// Requests up to this one were removed by `clear`; their later results are not counted.
     cleared_to: u64,
     in_flight: u64,
     max_in_flight: u64,
@@ -89,7 +89,7 @@ impl Ledger {
         Self { keeps_entries, ..Self::default() }
     }
 
-    /// The request has come; gives it its number.
+    /// Records a new request and returns its number.
     pub(crate) fn arrive(&mut self, call: &Call, headers: &HeaderMap, standing: Standing) -> u64 {
         self.last_seq += 1;
         self.in_flight += 1;
@@ -125,12 +125,12 @@ impl Ledger {
         self.count_end(seq, "none".to_owned());
     }
 
-    /// The last byte of the answer was handed out, or there will be none.
+    /// The last byte of the answer was sent, or there will be none.
     pub(crate) fn leave(&mut self) {
         self.in_flight -= 1;
     }
 
-    /// Forgets what was; numbers go on, and requests in flight stay in flight.
+    /// Removes all entries and counts. Numbers go on, and requests in flight stay in flight.
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
         self.counts = Counts::default();
@@ -147,7 +147,7 @@ impl Ledger {
         self.counts.clone()
     }
 
-    /// Now, and the most there have been at once.
+    /// The requests in flight now, and the most at any time.
     pub(crate) fn in_flight(&self) -> (u64, u64) {
         (self.in_flight, self.max_in_flight)
     }
@@ -171,7 +171,7 @@ impl Counts {
         let why = match call.operation {
             Operation::Unknown => "unknown operation",
             Operation::Delete if !standing.is_task_known => {
-                "delete of a task that the sandbox was not told of"
+                "delete of a task that was never registered"
             }
             _ => return,
         };

@@ -1,8 +1,8 @@
 //! Stands in for the Tallyfy API in tests, demos and docker-compose, and can be scripted to fail.
-//! It deletes nothing but entries of its own memory.
+//! It deletes only entries in its own memory.
 //!
-//! [`serve`] is all of it: the API lies under `/` and `/api`, what scripts it and shows what it saw
-//! under `/_sandbox`.
+//! [`serve`] is the only entry point. The API is under `/` and `/api`; the endpoints that script
+//! the sandbox and show its ledger are under `/_sandbox`.
 
 mod answers;
 mod api;
@@ -11,8 +11,8 @@ mod contents;
 mod control;
 mod fault_effects;
 mod faults;
-mod honest;
 mod ledger;
+mod normal_answers;
 mod objects;
 mod operation;
 mod sandbox;

@@ -1,4 +1,4 @@
-//! `tallyfy-sandbox`: the sandbox of the Tallyfy API as a program.
+//! `tallyfy-sandbox`: the stand-in for the Tallyfy API as a program.
 
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
@@ -20,7 +20,7 @@ struct Settings {
     listen: String,
     #[command(flatten)]
     contents: Contents,
-    /// End when standard input ends, so that a test that dies takes the sandbox along.
+    /// End when standard input ends, so that the sandbox ends with a test that dies.
     #[arg(long)]
     exit_with_stdin: bool,
 }
@@ -68,7 +68,7 @@ fn watch_stdin() -> oneshot::Receiver<()> {
         let mut stdin = io::stdin().lock();
         let mut buffer = [0; 1024];
         while matches!(stdin.read(&mut buffer), Ok(1..)) {}
-        // The receiver is gone only when the process ends anyway.
+        // The receiver is dropped only when the process ends anyway.
         let _ = sender.send(());
     });
     receiver

@@ -1,11 +1,11 @@
 //! Processes, tags and files, and what the API does when one of them is deleted. Tasks are in
 //! `api`. The rules come from Tallyfy's public documentation.
 
-use crate::honest::{self, Answer, Change};
+use crate::normal_answers::{self, Answer, Change};
 use crate::operation::{ObjectType, Operation};
 use crate::state::{ObjectState, State};
 
-/// The call that these segments behind the organisation name, and the object's id.
+/// The operation that these path segments after the organisation name, and the object's id.
 pub(crate) fn route<'a>(tail: &[&'a str]) -> Option<(Operation, &'a str)> {
     let (operation, id) = match tail {
         ["runs", id, "delete"] => (Operation::DeleteProcess, *id),
@@ -19,20 +19,20 @@ pub(crate) fn route<'a>(tail: &[&'a str]) -> Option<(Operation, &'a str)> {
 /// Deletes an object, or refuses to.
 pub(crate) fn delete(state: &mut State, object: ObjectType, org_id: &str, id: &str) -> Answer {
     let Some(organisation) = state.organisation(org_id) else {
-        return honest::resource_not_found();
+        return normal_answers::resource_not_found();
     };
     let known = organisation.objects.get_mut(&(object, id.to_owned()));
     let before = known.as_deref().copied().unwrap_or(ObjectState::Gone);
     match (object, before) {
-        (_, ObjectState::Forbidden) => return honest::forbidden(),
-        // A tag that is not there is a success, too.
-        (ObjectType::Tag, ObjectState::Gone) => return honest::no_content(None),
-        (_, ObjectState::Gone) => return honest::resource_not_found(),
+        (_, ObjectState::Forbidden) => return normal_answers::forbidden(),
+        // A tag that does not exist is a success, too.
+        (ObjectType::Tag, ObjectState::Gone) => return normal_answers::no_content(None),
+        (_, ObjectState::Gone) => return normal_answers::resource_not_found(),
         (ObjectType::Process, ObjectState::Present) => {
-            return honest::unprocessable("Only an archived process can be deleted.");
+            return normal_answers::unprocessable("Only an archived process can be deleted.");
         }
         (ObjectType::File, ObjectState::Logo) => {
-            return honest::unprocessable("The logo of an organisation cannot be deleted.");
+            return normal_answers::unprocessable("The logo of an organisation cannot be deleted.");
         }
         _ => {}
     }
@@ -41,8 +41,8 @@ pub(crate) fn delete(state: &mut State, object: ObjectType, org_id: &str, id: &s
     }
     let change = Some(Change::Deleted);
     match object {
-        ObjectType::Tag => honest::no_content(change),
-        ObjectType::Process | ObjectType::File => honest::empty_ok(change),
+        ObjectType::Tag => normal_answers::no_content(change),
+        ObjectType::Process | ObjectType::File => normal_answers::empty_ok(change),
     }
 }
 
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_that_is_not_there_is_a_success_and_a_logo_is_refused() {
+    fn a_tag_that_does_not_exist_is_a_success_and_a_logo_is_refused() {
         use ObjectState::{Gone, Logo, Present};
         assert_eq!(status(ObjectType::Tag, Some(Present)), (204, Some(Gone)));
         assert_eq!(status(ObjectType::Tag, None), (204, None));

@@ -18,7 +18,7 @@ pub(crate) enum Operation {
     Unknown,
 }
 
-/// What else than tasks the API can delete.
+/// The types of objects, other than tasks, that the API can delete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ObjectType {
@@ -28,7 +28,7 @@ pub(crate) enum ObjectType {
 }
 
 impl ObjectType {
-    /// What the call deletes, if it is none of the calls on tasks.
+    /// The type that the operation deletes; `None` for the operations on tasks.
     pub(crate) fn of(operation: Operation) -> Option<Self> {
         match operation {
             Operation::DeleteProcess => Some(Self::Process),

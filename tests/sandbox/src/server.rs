@@ -22,7 +22,7 @@ use crate::answers::{self, Cut};
 use crate::sandbox::Sandbox;
 use crate::{control, visit};
 
-/// When the process has no file descriptor left, accepting at once again would only spin.
+/// If the process has no file descriptor left, accepting again at once would only spin.
 const PAUSE_AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(50);
 
 pub(crate) async fn serve(listener: TcpListener, sandbox: Arc<Sandbox>) -> Infallible {
@@ -40,7 +40,8 @@ pub(crate) async fn serve(listener: TcpListener, sandbox: Arc<Sandbox>) -> Infal
     }
 }
 
-/// One connection. After a cut hyper gives the socket back, and the last bytes are written past it.
+/// Serves one connection. After a cut hyper returns the socket, and the last bytes are written to
+/// it directly.
 async fn converse(stream: TcpStream, sandbox: Arc<Sandbox>, control: TowerToHyperService<Router>) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY was not set");
@@ -81,7 +82,7 @@ fn is_control(request: &Request<Incoming>) -> bool {
 }
 
 async fn hang_up(mut stream: TcpStream, cut: &Cut) {
-    // The client may be gone already; then there is nobody to tell.
+    // The client may have disconnected already; then the error does not matter.
     let _ = stream.write_all(&cut.0).await;
     let _ = stream.shutdown().await;
 }

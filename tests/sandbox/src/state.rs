@@ -1,4 +1,4 @@
-//! The world behind the sandbox's API: organisations, the tokens that reach them, and their tasks.
+//! The state behind the sandbox's API: organisations, the tokens that reach them, and their tasks.
 //! Knows nothing of HTTP; `api` turns calls into changes of this state.
 
 use std::collections::{BTreeMap, HashSet};
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::operation::ObjectType;
 
-/// What the sandbox was told of a task, a process, a tag or a file, or what became of it.
+/// The state of a task, process, tag or file, as registered or as calls have changed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ObjectState {
@@ -15,7 +15,7 @@ pub(crate) enum ObjectState {
     Archived,
     Gone,
     Forbidden,
-    /// Of a file: the logo of the organisation, which cannot be deleted.
+    /// For a file: the logo of the organisation, which cannot be deleted.
     Logo,
 }
 
@@ -23,7 +23,7 @@ pub(crate) enum ObjectState {
 pub(crate) struct Organisation {
     /// `None`: the global tokens are valid here.
     own_tokens: Option<HashSet<String>>,
-    /// Ordered, so that pages of a list are stable.
+    /// Ordered, so that the pages of a list are stable.
     pub(crate) tasks: BTreeMap<String, ObjectState>,
     pub(crate) objects: BTreeMap<(ObjectType, String), ObjectState>,
 }
@@ -69,8 +69,9 @@ impl State {
         self.organisations.get(org_id)?.objects.get(&(object, id.to_owned())).copied()
     }
 
-    /// A token that an organisation does not take is 401 there, even if another organisation takes
-    /// it: tests let the token of one organisation die while the others live on.
+    /// A token that an organisation does not accept is answered with 401, even if another
+    /// organisation accepts it: tests revoke the token of one organisation while the others keep
+    /// theirs.
     pub(crate) fn access(&self, org_id: &str, token: &str) -> Access {
         match self.organisations.get(org_id) {
             Some(organisation) if self.takes(organisation, token) => Access::Granted,
@@ -79,7 +80,7 @@ impl State {
         }
     }
 
-    /// Whether the token is good for anything at all.
+    /// Whether any organisation accepts the token.
     pub(crate) fn knows(&self, token: &str) -> bool {
         self.global_tokens.contains(token)
             || self.organisations.values().any(|org| self.takes(org, token))

@@ -1,5 +1,5 @@
 //! One API request from its arrival to its last byte: into the ledger, through the faults, to the
-//! state, and to the answer. `visit` is the table of contents.
+//! state, and to the answer. `visit` shows all steps.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,8 +13,8 @@ use crate::answers::{self, Cut};
 use crate::api::{self, Call};
 use crate::fault_effects::{Effect, Moment};
 use crate::faults::Plan;
-use crate::honest::Answer;
 use crate::ledger::Standing;
+use crate::normal_answers::Answer;
 use crate::sandbox::Sandbox;
 
 /// `Err` cuts the connection.
@@ -29,7 +29,7 @@ pub(crate) async fn visit(
     let plan = visit.apply_disposition(&call);
 
     pause(plan.latency_before).await;
-    let ending = match plan.striking {
+    let ending = match plan.answering {
         None => Ending::Honest(visit.perform(&call)),
         Some(effect) if effect.moment == Moment::AfterEffect => {
             visit.perform(&call);
@@ -54,8 +54,8 @@ enum Ending {
     Scripted(Arc<Effect>),
 }
 
-/// The request's place in the ledger. Dropped, it leaves: so also if the client goes and hyper
-/// drops the future, or when the last byte of a streamed body is out.
+/// A request that is being handled. It ends when this is dropped: also if the client disconnects
+/// and hyper drops the future, or when the last byte of a streamed body was sent.
 struct Visit {
     sandbox: Arc<Sandbox>,
     seq: u64,
@@ -76,7 +76,7 @@ impl Visit {
         Self { sandbox: Arc::clone(sandbox), seq, is_answered: false }
     }
 
-    /// Reads the body away; what cannot be read any more is not counted.
+    /// Reads and discards the body; what can no longer be read is not counted.
     async fn read(&self, mut body: Incoming) {
         if body.is_end_stream() {
             return;
@@ -89,7 +89,7 @@ impl Visit {
     }
 
     fn apply_disposition(&self, call: &Call) -> Plan {
-        let plan = self.sandbox.faults().strike(call, Instant::now());
+        let plan = self.sandbox.faults().plan_for(call, Instant::now());
         if let Some(fault) = plan.fault {
             self.sandbox.ledger().note_fault(self.seq, fault);
         }
@@ -105,13 +105,13 @@ impl Visit {
     }
 
     fn answer(&mut self, answer: &Answer) -> Response<Body> {
-        let response = answers::honest(answer);
+        let response = answers::normal(answer);
         self.note_status(response.status().as_u16());
         response
     }
 
-    /// Before the answer's first byte is out, so that a client that has the answer finds it in the
-    /// ledger.
+    /// Before the first byte of the answer is sent, so that a client that has the answer finds it
+    /// in the ledger.
     fn note_status(&mut self, status: u16) {
         self.is_answered = true;
         self.sandbox.ledger().note_status(self.seq, status);

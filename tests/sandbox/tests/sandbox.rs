@@ -1,4 +1,4 @@
-//! The sandbox as its users meet it: the real binary, over real sockets, read byte by byte.
+//! The sandbox as its users see it: the real binary, over real sockets, read byte by byte.
 
 #![allow(clippy::unwrap_used, reason = "a test file: a panic is how it fails")]
 
@@ -121,7 +121,7 @@ fn a_wrong_token_is_401() {
 }
 
 #[test]
-fn a_token_may_die_for_one_organisation() {
+fn a_token_may_be_revoked_for_one_organisation() {
     let sandbox = Sandbox::start();
     sandbox.control("PUT", "tokens", &json!({"org_id": ORG, "tokens": ["new"]}));
     assert_eq!(sandbox.delete(TASK).status, 401);
@@ -138,7 +138,7 @@ fn without_the_client_header_the_endpoint_is_not_found() {
 }
 
 #[test]
-fn a_scripted_answer_is_given_as_often_as_told() {
+fn a_scripted_answer_is_given_as_often_as_scripted() {
     let sandbox = Sandbox::start();
     sandbox
         .script(&json!({"times": 2, "effect": {"status": 503, "headers": {"Retry-After": "3"}}}));
@@ -148,7 +148,7 @@ fn a_scripted_answer_is_given_as_often_as_told() {
 }
 
 #[test]
-fn a_lost_answer_is_no_byte_and_a_deleted_task() {
+fn a_lost_answer_sends_no_byte_and_deletes_the_task() {
     let sandbox = Sandbox::start();
     sandbox.script(&json!({"times": 1, "effect": {"lose_answer": "after_effect"}}));
     assert_eq!(sandbox.exchange("DELETE", &delete_path(TASK), &[CLIENT, TOKEN], ""), b"");
@@ -165,7 +165,7 @@ fn an_answer_lost_before_the_effect_leaves_the_task() {
 }
 
 #[test]
-fn a_truncated_answer_promises_more_than_it_gives() {
+fn a_truncated_answer_is_shorter_than_its_content_length() {
     let sandbox = Sandbox::start();
     sandbox
         .script(&json!({"effect": {"truncate_body": true, "status": 404, "body": "0123456789"}}));
@@ -194,14 +194,14 @@ fn a_retry_after_may_be_a_date_never_before_the_moment_asked_for() {
     assert!((3_000..4_500).contains(&ahead.as_millis()), "{ahead:?}");
 }
 
-/// The heads are read in lower case; dates are not.
+/// `ask` reads the headers in lower case; a date must not be.
 fn fix_case(date: &str) -> String {
     let title = |word: &str| word[..1].to_uppercase() + &word[1..];
     date.split(' ').map(title).collect::<Vec<_>>().join(" ").replace("Gmt", "GMT")
 }
 
 #[test]
-fn a_hanging_request_is_in_flight_until_its_client_goes() {
+fn a_hanging_request_is_in_flight_until_its_client_disconnects() {
     let sandbox = Sandbox::start();
     sandbox.script(&json!({"effect": {"hang": true, "after_effect": true}}));
     let mut stream = TcpStream::connect(&sandbox.address).unwrap();
@@ -219,7 +219,7 @@ fn a_hanging_request_is_in_flight_until_its_client_goes() {
 }
 
 #[test]
-fn streams_flow_until_their_end_or_the_clients() {
+fn streams_last_until_they_end_or_the_client_disconnects() {
     let sandbox = Sandbox::start();
     sandbox.script(&json!({"times": 1, "effect": {"endless_body_bytes": 200_000, "status": 200}}));
     sandbox.script(&json!({"times": 1, "effect": {"drip_ms": 1, "status": 200}}));
@@ -233,7 +233,7 @@ fn streams_flow_until_their_end_or_the_clients() {
 }
 
 #[test]
-fn the_ledger_tells_what_came_and_what_was_done() {
+fn the_ledger_has_the_requests_and_what_was_done() {
     let sandbox = Sandbox::start();
     sandbox.delete(TASK);
     let ledger = sandbox.ledger();
@@ -256,21 +256,21 @@ fn the_ledger_tells_what_came_and_what_was_done() {
 }
 
 #[test]
-fn the_summary_names_the_unexpected() {
+fn the_summary_names_unexpected_requests() {
     let sandbox = Sandbox::start();
     sandbox.delete(TASK);
-    sandbox.delete("never-told-of");
+    sandbox.delete("never-registered");
     sandbox.ask("POST", "/api/elsewhere", &[CLIENT, TOKEN], "");
     let summary = sandbox.summary();
     let paths: Vec<_> =
         summary["unexpected"].as_array().unwrap().iter().map(|one| &one["path"]).collect();
-    assert_eq!(paths, [&json!(delete_path("never-told-of")), &json!("/api/elsewhere")]);
+    assert_eq!(paths, [&json!(delete_path("never-registered")), &json!("/api/elsewhere")]);
     assert_eq!(summary["by_status"], json!({"204": 1, "404": 2}));
     assert_eq!(summary["tasks"], json!({"present": 2, "gone": 1}));
 }
 
 #[test]
-fn a_senseless_fault_is_refused_with_a_sentence() {
+fn an_invalid_fault_is_refused_with_a_message() {
     let answer =
         Sandbox::start().ask("POST", "/_sandbox/faults", &[], r#"{"effect":{"statsu":503}}"#);
     assert_eq!(answer.status, 400);

@@ -1,5 +1,5 @@
-//! A wire that a test can cut or freeze: a TCP proxy on loopback, between the worker and the broker
-//! or the API.
+//! A TCP proxy on loopback between the worker and the broker or the API. A test can cut or freeze
+//! it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use tokio::{
     time::timeout,
 };
 
-/// For what came before a deadly word: a reset overtakes it.
-const TO_TAKE_IN: Duration = Duration::from_millis(50);
+/// Delays a reset, which would overtake the bytes before it.
+const RESET_DELAY: Duration = Duration::from_millis(50);
 
-const TO_CONNECT: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the wire does with its connections.
+/// What the proxy does with its connections.
 #[derive(Clone, Copy, PartialEq)]
 enum Wire {
     Whole,
@@ -29,7 +29,7 @@ enum Wire {
     Cut,
 }
 
-/// Where bytes go.
+/// The direction of the bytes.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Direction {
     /// From the client to the target.
@@ -59,23 +59,22 @@ impl Proxy {
         Self::listening_for(target, None).await
     }
 
-    /// The same; a connection ends when this word comes from the target.
+    /// The same; a connection is reset when the target sends this word.
     pub async fn deadly(target: impl Into<String>, word: &'static str) -> Self {
-        Self::listening_for(target, Some((word, Then::Reset))).await
+        Self::listening_for(target, Some((word, Reaction::Reset))).await
     }
 
-    /// The same; nothing comes from the target any more, from this word on.
+    /// The same; nothing that the target sends passes any more, from this word on.
     pub async fn silent_from(target: impl Into<String>, word: &'static str) -> Self {
-        Self::listening_for(target, Some((word, Then::Silence))).await
+        Self::listening_for(target, Some((word, Reaction::Silence))).await
     }
 
-    /// The same; whatever the target sends together with this word is lost on the way.
+    /// The same; what the target sends together with this word is dropped.
     pub async fn losing(target: impl Into<String>, word: &'static str) -> Self {
-        Self::listening_for(target, Some((word, Then::Loss))).await
+        Self::listening_for(target, Some((word, Reaction::Loss))).await
     }
 
-    /// A balancer: each connection goes to the next of the targets that takes it within two
-    /// seconds.
+    /// A load balancer: each connection goes to the next target that accepts it within two seconds.
     pub async fn balancing(targets: Vec<String>) -> Self {
         Self::listening(targets, None).await
     }
@@ -94,17 +93,17 @@ impl Proxy {
         Self { addr, wire, accepting, accepted }
     }
 
-    /// How many connections it has taken so far.
+    /// How many connections it has accepted so far.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
     }
 
-    /// Resets every connection, and every new one at once.
+    /// Resets all connections, and each new one immediately.
     pub fn cut(&self) {
         self.wire.send_replace(Wire::Cut);
     }
 
-    /// Takes connections again, after [`Proxy::cut`].
+    /// Accepts connections again, after [`Proxy::cut`].
     pub fn restore(&self) {
         self.wire.send_replace(Wire::Whole);
     }
@@ -120,7 +119,7 @@ impl Proxy {
         self.wire.send_replace(Wire::OneWay(direction));
     }
 
-    /// Lets the held bytes through, after a freeze.
+    /// Lets the held bytes pass, after a freeze.
     pub fn thaw(&self) {
         self.wire.send_replace(Wire::Whole);
     }
@@ -133,15 +132,15 @@ impl Drop for Proxy {
     }
 }
 
-/// What happens to a connection at a word from the target.
+/// What happens to a connection when the target sends a word.
 #[derive(Clone, Copy)]
-enum Then {
+enum Reaction {
     Reset,
     Silence,
     Loss,
 }
 
-type Word = Option<(&'static str, Then)>;
+type Word = Option<(&'static str, Reaction)>;
 
 async fn accept(
     listener: TcpListener,
@@ -163,7 +162,7 @@ async fn join(
     mut wire: watch::Receiver<Wire>,
     word: Word,
 ) {
-    // Lingering for no time makes the close a reset.
+    // A linger time of zero makes the close a reset.
     let _ = near.set_zero_linger();
     let (mut cut, heard) = (wire.clone(), Notify::new());
     let forward = async {
@@ -182,18 +181,18 @@ async fn join(
     }
 }
 
-/// The first that takes it, from this one on.
+/// Connects to the first target that accepts, starting with this one.
 async fn connect(targets: &[String], number: usize) -> Option<TcpStream> {
     for at in 0..targets.len() {
         let target = &targets[(number + at) % targets.len()];
-        if let Ok(Ok(stream)) = timeout(TO_CONNECT, TcpStream::connect(target)).await {
+        if let Ok(Ok(stream)) = timeout(CONNECT_TIMEOUT, TcpStream::connect(target)).await {
             return Some(stream);
         }
     }
     None
 }
 
-/// One direction. A byte that was read while the wire froze is held until it thaws.
+/// Forwards one direction. Bytes that were read while the proxy is frozen are held until it thaws.
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
@@ -203,16 +202,16 @@ async fn pump(
 ) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        if let Some((word, then)) = word
+        if let Some((word, reaction)) = word
             && let Some(place) = find(&buffer[..length], word.as_bytes())
         {
-            if matches!(then, Then::Loss) {
+            if matches!(reaction, Reaction::Loss) {
                 continue;
             }
             let _ = to.write_all(&buffer[..place]).await;
-            match then {
-                Then::Silence => std::future::pending().await,
-                _ => tokio::time::sleep(TO_TAKE_IN).await,
+            match reaction {
+                Reaction::Silence => std::future::pending().await,
+                _ => tokio::time::sleep(RESET_DELAY).await,
             }
             heard.notify_one();
             return;

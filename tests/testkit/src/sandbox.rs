@@ -1,4 +1,4 @@
-//! The sandbox API on a thread of this process, and what a test says to it.
+//! The sandbox API on a thread of this process, and the calls that a test makes to it.
 
 use std::thread;
 
@@ -11,10 +11,10 @@ use tokio::sync::oneshot;
 
 use crate::rabbitmq::http;
 
-/// The token of a sandbox that is given no other.
+/// The default token of a sandbox.
 pub const TOKEN: &str = "s3cret-sandbox-token";
 
-/// A running sandbox; ends with its owner.
+/// A running sandbox; ends when it is dropped.
 pub struct Sandbox {
     url: String,
     _until_dropped: oneshot::Sender<()>,
@@ -26,7 +26,7 @@ impl Sandbox {
         Self::with_token(TOKEN, orgs)
     }
 
-    /// On a thread of its own, so that it answers in time whatever the caller's runtime does.
+    /// On a thread of its own, so that it answers in time even if the caller's runtime is busy.
     pub fn with_token(token: &str, orgs: &[&str]) -> Self {
         let contents = Contents::of(orgs, token);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port");
@@ -51,12 +51,12 @@ impl Sandbox {
         &self.url
     }
 
-    /// What a worker takes for the API.
+    /// The base URL for a worker.
     pub fn base_url(&self) -> String {
         format!("{}/api", self.url)
     }
 
-    /// Tells it of tasks, and of their state.
+    /// Registers tasks with their state.
     pub async fn tasks(&self, org: &str, ids: &[&str], state: &str) {
         self.post("tasks", json!({"org_id": org, "task_ids": ids, "state": state})).await;
     }
@@ -102,12 +102,12 @@ impl Sandbox {
         self.calls().await.into_iter().filter(|call| call["task_id"] == task).collect()
     }
 
-    /// Calls that no test asked for: another path, or a task that the sandbox was never told of.
+    /// Calls that no test asked for: another path, or a task that was never registered.
     pub async fn unexpected(&self) -> Vec<Value> {
         self.get("summary").await["unexpected"].as_array().unwrap().clone()
     }
 
-    /// Forgets the ledger, with the calls that nobody expected.
+    /// Clears the ledger, including the unexpected calls.
     pub async fn forget_unexpected(&self) {
         self.control(Method::DELETE, "ledger", Value::Null).await;
     }
@@ -122,7 +122,7 @@ impl Sandbox {
         self.control(Method::POST, what, body).await
     }
 
-    /// Calls one of them; `null` is no body.
+    /// Calls one of them; `null` means no body.
     pub async fn control(&self, method: Method, what: &str, body: Value) -> Value {
         let request = http().request(method, format!("{}/_sandbox/{what}", self.url));
         let request = if body.is_null() { request } else { request.json(&body) };

@@ -8,11 +8,11 @@ use testcontainers::{
 use url::Url;
 
 use super::{
-    Broker, Certificates, QUICK_STATISTICS, Reins, STARTUP, guardian::guard,
+    Broker, Certificates, Control, QUICK_STATISTICS, STARTUP, guardian::guard,
     private_node::free_ports,
 };
 
-/// With the usual 1,024, RabbitMQ 3.10 stands still under the tests that run at the same time.
+/// With the usual 1,024, RabbitMQ 3.10 stalls under the tests that run at the same time.
 const OPEN_FILES: i64 = 20_000;
 const AMQP: ContainerPort = ContainerPort::Tcp(5672);
 const AMQPS: ContainerPort = ContainerPort::Tcp(5671);
@@ -21,8 +21,8 @@ const MANAGEMENT: ContainerPort = ContainerPort::Tcp(15672);
 /// Starts `image` (name and tag) with the engine at `endpoint`.
 pub(super) async fn start(endpoint: &str, image: &str) -> Result<Broker, String> {
     let name = format!("tallyfy-test-{}", uuid::Uuid::new_v4().simple());
-    // Set before the container exists, so that there is no moment without a guardian; twice, for
-    // one in the making.
+    // Set before the container exists, so that there is no moment without a guardian. It removes
+    // twice, in case the container is just being created.
     let remove = r#"for pause in 3 0; do docker -H "$1" rm -fv "$2"; sleep $pause; done"#;
     guard("", remove, &[endpoint, &name])?;
     let (repository, tag) = image.split_once(':').unwrap_or((image, "latest"));
@@ -57,7 +57,7 @@ pub(super) async fn start(endpoint: &str, image: &str) -> Result<Broker, String>
         .get_host()
         .await
         .map_err(|error| format!("RabbitMQ in Docker ({image}): {error}"))?;
-    // Its removal is the guardian's: a static is never dropped.
+    // The guardian removes it: a static is never dropped.
     std::mem::forget(container);
     // `localhost` may be ::1 first, where nothing listens.
     let host =
@@ -68,7 +68,7 @@ pub(super) async fn start(endpoint: &str, image: &str) -> Result<Broker, String>
         description: format!("in Docker ({image})"),
         amqp,
         management: format!("http://{host}:{management}"),
-        reins: Reins::Container { endpoint: endpoint.to_owned(), name },
+        control: Control::Container { endpoint: endpoint.to_owned(), name },
         tls: Some((amqps, certificates)),
     })
 }

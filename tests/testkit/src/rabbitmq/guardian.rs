@@ -1,9 +1,9 @@
-//! A dead man's switch: runs a shell script once this process has ended, by whatever end, `kill -9`
-//! included.
+//! A dead man's switch: runs a shell script once this process has ended, however it ended, `kill
+//! -9` included.
 //!
 //! It is a small shell whose standard input is a pipe that only this process holds; the kernel
 //! closes that pipe when the process is gone. Its own process group keeps Ctrl-C from ending the
-//! guardian before its duty.
+//! guardian too early.
 
 use std::{
     os::unix::process::CommandExt,

@@ -1,10 +1,10 @@
-//! A real RabbitMQ for the tests: one for each test process, shared by all its tests, each on its
-//! own vhost.
+//! A real RabbitMQ for the tests: one per test process, shared by all its tests, each on its own
+//! vhost.
 //!
 //! `tests/setup --choose` says which: the one that `TEST_AMQP_URL` names, one in Docker, or a
-//! private node of this machine's own rabbitmq-server. What we started ends with this process,
-//! however it ends (see `guardian`). Each test has a runtime of its own, so that what is shared
-//! here is plain data only.
+//! private node of this machine's own rabbitmq-server. A broker that we started ends with this
+//! process, however it ends (see `guardian`). Each test has a runtime of its own, so only plain
+//! data is shared here.
 
 use std::{
     process::{Command, Stdio},
@@ -18,57 +18,57 @@ use tokio::sync::{Mutex, MutexGuard};
 use url::Url;
 
 mod container;
+mod faults;
 pub mod guardian;
-mod harm;
 mod private_node;
 mod tls;
 
-use harm::Reins;
+use faults::Control;
 pub use tls::Certificates;
 
 /// How long a broker may take from its start to its first answer.
 const STARTUP: Duration = Duration::from_mins(2);
 
-/// Management learns of a new connection at this pace; five seconds when nobody says otherwise.
+/// How often the management plugin learns of new connections; its default is five seconds.
 const QUICK_STATISTICS: &str = "collect_statistics_interval = 500
 management.sample_retention_policies.global.minute = 1
 management.sample_retention_policies.basic.minute = 1
 management.sample_retention_policies.detailed.minute = 1
 ";
 
-/// Where a running broker is, and how to be its administrator.
+/// The address of a running broker, and the login of its administrator.
 pub struct Broker {
     description: String,
     amqp: Url,
     management: String,
-    reins: Reins,
+    control: Control,
     tls: Option<(u16, Certificates)>,
 }
 
 /// The broker of this process. The first call starts it and blocks until it answers.
 ///
 /// # Panics
-/// With one line that says what to do, in every test, when there is no broker to be had.
+/// With one line that says what to do, in every test, if there is no broker.
 pub fn broker() -> &'static Broker {
     static BROKER: OnceLock<Result<Broker, String>> = OnceLock::new();
     started_once(&BROKER)
 }
 
-/// The broker of this process for a test that does something to its own virtual host which only an
+/// The broker of this process, for a test that changes its own virtual host in a way that only an
 /// administrator may.
 ///
 /// # Panics
-/// As [`broker`] does, and where `TEST_AMQP_URL` names one that is not ours.
+/// As [`broker`] does, and if `TEST_AMQP_URL` names one that is not ours.
 pub fn own_broker() -> &'static Broker {
     let broker = broker();
     broker.assert_ours();
     broker
 }
 
-/// Another broker of this process, which may be harmed (see `harm`) by one test at a time.
+/// Another broker of this process, into which one test at a time may inject faults (see `faults`).
 ///
 /// # Panics
-/// As [`broker`] does, and where `TEST_AMQP_URL` names one that is not ours to harm.
+/// As [`broker`] does, and if `TEST_AMQP_URL` names one that is not ours.
 pub async fn broker_to_harm() -> (MutexGuard<'static, ()>, &'static Broker) {
     static BROKER: OnceLock<Result<Broker, String>> = OnceLock::new();
     static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
@@ -80,13 +80,13 @@ pub async fn broker_to_harm() -> (MutexGuard<'static, ()>, &'static Broker) {
 
 impl Broker {
     fn assert_ours(&self) {
-        let is_ours = !matches!(self.reins, Reins::NotOurs);
+        let is_ours = !matches!(self.control, Control::NotOurs);
         assert!(is_ours, "TEST_AMQP_URL names a broker that is not ours to harm: unset it");
     }
 }
 
 fn started_once(cell: &'static OnceLock<Result<Broker, String>>) -> &'static Broker {
-    // A thread of its own: a caller inside a runtime may not start another one.
+    // On a thread of its own: a caller inside a runtime may not start another one.
     let broker = cell.get_or_init(|| {
         std::thread::spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -140,18 +140,18 @@ fn named_by_the_environment() -> Result<Broker, String> {
         description: "named by TEST_AMQP_URL".into(),
         amqp,
         management: management.trim_end_matches('/').to_owned(),
-        reins: Reins::NotOurs,
+        control: Control::NotOurs,
         tls: None,
     })
 }
 
 impl Broker {
-    /// Version and provenance, for the eye.
+    /// Its version, and how it runs, for people.
     pub fn describe(&self) -> &str {
         &self.description
     }
 
-    /// What a client connects to, as the broker's administrator.
+    /// The URL that a client connects to as the broker's administrator.
     pub fn amqp_url(&self, vhost: &str) -> String {
         let mut url = self.amqp.clone();
         url.set_path(&encoded(vhost));
@@ -172,20 +172,20 @@ impl Broker {
         &self.management
     }
 
-    /// The port where only those come in who show a certificate, and what to show and to trust.
+    /// The port that requires a client certificate, with the certificates to present and to trust.
     ///
     /// # Panics
-    /// Where `TEST_AMQP_URL` names a broker that is not ours.
+    /// If `TEST_AMQP_URL` names a broker that is not ours.
     pub fn tls(&self) -> &(u16, Certificates) {
         self.tls.as_ref().expect("TEST_AMQP_URL names a broker without our certificates: unset it")
     }
 
-    /// Where the AMQP port is.
+    /// The host and port for AMQP.
     pub fn host_port(&self) -> (String, u16) {
         (self.amqp.host_str().unwrap_or("127.0.0.1").to_owned(), self.amqp.port().unwrap_or(5672))
     }
 
-    /// A vhost that nobody else uses, on which the administrator may do everything.
+    /// Creates a vhost that no other test uses, on which the administrator may do everything.
     pub async fn new_vhost(&self) -> String {
         let vhost = format!("test-{}", uuid::Uuid::new_v4().simple());
         self.must(Method::PUT, &format!("vhosts/{vhost}"), json!({})).await;
@@ -198,7 +198,7 @@ impl Broker {
         self.must(Method::DELETE, &format!("vhosts/{}", encoded(vhost)), Value::Null).await;
     }
 
-    /// Makes a user without any permission, or changes its password.
+    /// Creates a user without any permission, or changes its password.
     pub async fn put_user(&self, name: &str, password: &str) {
         let user = json!({"password": password, "tags": ""});
         self.must(Method::PUT, &format!("users/{}", encoded(name)), user).await;
@@ -237,11 +237,11 @@ impl Broker {
         self.must(Method::PUT, &format!("policies/{}/test", encoded(vhost)), policy).await;
     }
 
-    /// Has the broker close every connection to the vhost. Management lists a new connection only
-    /// after a moment: waits until there is one.
+    /// Makes the broker close every connection to the vhost. The management API lists a new
+    /// connection only after a moment, so this waits until there is one.
     ///
     /// # Panics
-    /// When nothing is connected within ten seconds.
+    /// If nothing is connected within ten seconds.
     pub async fn close_connections(&self, vhost: &str) {
         let path = format!("vhosts/{}/connections", encoded(vhost));
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -252,7 +252,7 @@ impl Broker {
             for name in &names {
                 let path = format!("connections/{}", encoded(name));
                 let answer = self.ask(Method::DELETE, &path, Value::Null).await;
-                drop(answer); // Gone by itself meanwhile is as good.
+                drop(answer); // It may have ended by itself meanwhile.
             }
             if !names.is_empty() {
                 return;
@@ -262,8 +262,8 @@ impl Broker {
         }
     }
 
-    /// Publishes through the management API, which no frame's size binds. `headers` is JSON as
-    /// text: it may be deeper than a library would write it.
+    /// Publishes through the management API, which has no limit of the frame size. `headers` is
+    /// JSON as text: it may be nested more deeply than a library would write it.
     pub async fn publish_with_headers(
         &self,
         vhost: &str,
@@ -287,12 +287,12 @@ impl Broker {
         assert_eq!(routed, json!({"routed": true}));
     }
 
-    /// The user of all URLs but those that name another.
+    /// The user of all URLs that name no other.
     pub fn user(&self) -> &str {
         if self.amqp.username().is_empty() { "guest" } else { self.amqp.username() }
     }
 
-    /// Waits until management answers: it is up a moment after AMQP, or before.
+    /// Waits until the management API answers: it may start later than AMQP.
     async fn version(&self) -> Result<String, String> {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
@@ -328,12 +328,12 @@ impl Broker {
     }
 }
 
-/// One client for all runtimes: it keeps no connection, so that none dies with the runtime that
-/// opened it.
+/// One client for all runtimes. It keeps no connections open, because a connection dies with the
+/// runtime that opened it.
 pub fn http() -> &'static Client {
     static HTTP: OnceLock<Client> = OnceLock::new();
     HTTP.get_or_init(|| {
-        // reqwest wants a provider even for plain HTTP; that there is one already is fine.
+        // reqwest needs a provider even for plain HTTP; it is fine if one is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let builder = Client::builder().no_proxy().pool_max_idle_per_host(0);
         builder

@@ -1,5 +1,5 @@
-//! RabbitMQ as a private node of this machine's own rabbitmq-server: own ports, own directory, own
-//! epmd; no root, no system service, nothing left behind.
+//! RabbitMQ as a private node of this machine's own rabbitmq-server, with its own ports, directory
+//! and epmd. It needs no root and no system service, and leaves nothing behind.
 
 use std::{
     fs,
@@ -11,11 +11,11 @@ use std::{
 
 use url::Url;
 
-use super::{Broker, Certificates, QUICK_STATISTICS, Reins, STARTUP, guardian::guard};
+use super::{Broker, Certificates, Control, QUICK_STATISTICS, STARTUP, guardian::guard};
 
-/// Runs a command as the node's administrator: its name, its ports, its directory, and nothing of
-/// our environment. With as many open files as the system gives: with 1,024, RabbitMQ 3.10 stands
-/// still under the tests that run at the same time.
+/// Runs a command as the node's administrator, with its name, ports and directory, and nothing of
+/// our environment. The limit of open files is as high as the system allows: with 1,024, RabbitMQ
+/// 3.10 stalls under the tests that run at the same time.
 const WITH_ITS_ENVIRONMENT: &str = r#"#!/bin/sh
 ulimit -n "$(ulimit -H -n)" 2>/dev/null
 exec env -i PATH="$PATH" HOME="{dir}" LANG=C.UTF-8 ERL_EPMD_PORT={epmd} ERL_EPMD_ADDRESS=127.0.0.1 \
@@ -27,7 +27,7 @@ exec env -i PATH="$PATH" HOME="{dir}" LANG=C.UTF-8 ERL_EPMD_PORT={epmd} ERL_EPMD
 "#;
 
 /// $1 the directory, $2 the server's start script, $3 the port of epmd. The start script would
-/// leave an epmd behind; the one that we start first, in the foreground, is ours to end.
+/// leave an epmd behind. So we start one first, in the foreground, which we can end.
 const BEGIN: &str = r#"
 dir=$1 server=$2
 epmd=$(command -v epmd || ls /usr/lib*/erlang/erts-*/bin/epmd /opt/*/lib/erlang/erts-*/bin/epmd | head -n 1)
@@ -36,7 +36,7 @@ sleep 0.2
 "$dir/with" sh -c '"$1"; echo ended' node "$server" </dev/null >"$dir/output" 2>&1 &
 node=$!"#;
 
-/// The node's own pid may be written late, when this process died while it started.
+/// The node's pid file may appear late, if this process died while the node was starting.
 const END: &str = r#"
 for i in 1 2 3 4 5 6 7 8 9 10; do [ ! -s "$dir/pid" ] || break; kill -0 $node || break; sleep 1; done
 kill -9 "$(cat "$dir/pid")" $node $epmd_pid
@@ -79,12 +79,12 @@ pub(super) async fn start(server: &str) -> Result<Broker, String> {
         description: "as a private node on this machine".into(),
         amqp,
         management: format!("http://127.0.0.1:{management}"),
-        reins: Reins::Node { dir, server: server.into() },
+        control: Control::Node { dir, server: server.into() },
         tls: Some((amqps, certificates)),
     })
 }
 
-/// Waits for the line that says so; else gives the end of what the node said.
+/// Waits for the line that says that it has started; otherwise returns the end of its output.
 async fn started(output: &Path) -> Result<(), String> {
     let deadline = Instant::now() + STARTUP;
     loop {
@@ -104,9 +104,9 @@ async fn started(output: &Path) -> Result<(), String> {
     }
 }
 
-/// Ports that were free a moment ago: all held at once, so that they differ; and below those that a
-/// kernel gives to whoever binds port 0 (Linux from 32768), so that nobody else gets one before the
-/// broker binds it.
+/// Ports that were free a moment ago. All are held at once, so that they differ. They are below
+/// those that the kernel gives to programs that bind port 0 (Linux: from 32768), so that no other
+/// program gets one before the broker binds it.
 pub(super) fn free_ports<const N: usize>() -> std::io::Result<[u16; N]> {
     let mut held = Vec::new();
     let mut ports = [0; N];

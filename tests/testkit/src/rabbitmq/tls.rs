@@ -1,11 +1,12 @@
-//! Certificates for the test broker's TLS port: an authority of our own, the broker's and a
-//! client's.
+//! Certificates for the test broker's TLS port: of a CA of our own, of the broker and of a client.
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// Texts in PEM form.
 pub struct Certificates {
-    /// The authority that signed the others.
+    /// The CA that signed the others.
     pub ca: String,
     /// A client's certificate.
     pub client: String,
@@ -17,8 +18,9 @@ pub struct Certificates {
 
 impl Certificates {
     /// # Panics
-    /// Where none can be made.
-    pub(super) fn new() -> Self {
+    /// If they cannot be made.
+    #[allow(clippy::new_without_default, reason = "it makes keys, which takes time")]
+    pub fn new() -> Self {
         let mut ca = params("tallyfy test authority");
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = CertifiedIssuer::self_signed(ca, key()).expect("an authority");
@@ -31,13 +33,22 @@ impl Certificates {
         Self { ca: ca.pem(), client, client_key, server, server_key }
     }
 
+    /// The certificate of a server on this machine, and its key.
+    ///
+    /// # Panics
+    /// If they cannot be read.
+    pub fn of_a_server(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let chain = CertificateDer::from_pem_slice(self.server.as_bytes()).expect("a certificate");
+        let key = PrivateKeyDer::from_pem_slice(self.server_key.as_bytes()).expect("a key");
+        (vec![chain], key)
+    }
+
     /// The broker's files: names and contents.
     pub(super) fn of_the_broker(&self) -> [(&'static str, &str); 3] {
         [("ca.pem", &self.ca), ("server.pem", &self.server), ("server.key", &self.server_key)]
     }
 
-    /// What the broker's configuration says of a TLS port where only those come in who show a
-    /// certificate.
+    /// The broker's configuration of a TLS port that requires a client certificate.
     pub(super) fn settings(listener: &str, dir: &str) -> String {
         format!(
             "listeners.ssl.default = {listener}\nssl_options.cacertfile = {dir}/ca.pem\n\

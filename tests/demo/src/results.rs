@@ -1,4 +1,4 @@
-//! The books: every command has exactly one end, and the ends are true.
+//! The results: checks that every command has exactly one end, and that the ends are true.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,24 +8,24 @@ use testkit::sandbox::Sandbox;
 use crate::commands::Command;
 use crate::inbox::{Arrival, Inbox, QUEUES};
 
-/// What was published, and what came of it.
-pub(crate) struct AuditTrail {
+/// The published commands, with their events and dead letters.
+pub(crate) struct Results {
     commands: BTreeMap<String, Command>,
     ends: BTreeMap<String, (String, String)>,
     dead_letters: BTreeMap<String, Vec<u8>>,
     notes: Vec<String>,
 }
 
-impl AuditTrail {
+impl Results {
     pub(crate) fn new(commands: Vec<Command>) -> Self {
         let commands = commands.into_iter().map(|command| (command.id.clone(), command)).collect();
         Self { commands, ends: BTreeMap::new(), dead_letters: BTreeMap::new(), notes: Vec::new() }
     }
 
-    /// Enters an arrival; returns the kind of its command.
-    pub(crate) fn enter(&mut self, arrival: &Arrival) -> &'static str {
+    /// Records an arrival; returns the kind of its command.
+    pub(crate) fn record(&mut self, arrival: &Arrival) -> &'static str {
         let id = match arrival {
-            Arrival::Event(event) => self.enter_event(event),
+            Arrival::Event(event) => self.record_event(event),
             Arrival::DeadLetter(dead_letter) => {
                 self.dead_letters.insert(dead_letter.id.clone(), dead_letter.body.clone());
                 dead_letter.id.clone()
@@ -34,11 +34,11 @@ impl AuditTrail {
         self.commands.get(&id).map_or("unknown", |command| command.kind)
     }
 
-    fn enter_event(&mut self, event: &Value) -> String {
+    fn record_event(&mut self, event: &Value) -> String {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let (id, outcome) = (text(&event["data"]["command_id"]), text(&event["data"]["outcome"]));
         let end = (text(&event["id"]), outcome);
-        // The same end may be told again, with the same event id: the first telling stands.
+        // The same end may be published again, with the same event id: the first one counts.
         let first = self.ends.entry(id.clone()).or_insert_with(|| end.clone());
         if first.0 != end.0 {
             self.notes.push(format!("{id} has two ends: {first:?} and {end:?}"));
@@ -60,7 +60,7 @@ impl AuditTrail {
         self.ends.values().filter(|(_, end)| end == outcome).count()
     }
 
-    /// What does not balance.
+    /// What is wrong with the results.
     pub(crate) async fn problems(&self, sandbox: &Sandbox, inbox: &Inbox) -> Vec<String> {
         let mut problems = self.notes.clone();
         problems.extend(self.commands.values().filter_map(|command| self.wrong_end(command)));
@@ -85,10 +85,12 @@ impl AuditTrail {
             let ready = inbox.ready(queue).await;
             problems.extend((ready > 0).then(|| format!("{ready} messages are left in {queue}")));
         }
-        let (dead, told) = (self.dead_letters.len(), self.count("dead_lettered"));
-        let lying = inbox.give_dead_letters_back(dead).await;
-        problems.extend((dead != told || lying != dead).then(|| {
-            format!("{told} events of failure, {dead} dead letters read, {lying} in their queue")
+        let (dead, failures) = (self.dead_letters.len(), self.count("dead_lettered"));
+        let ready = inbox.requeue_dead_letters(dead).await;
+        problems.extend((dead != failures || ready != dead).then(|| {
+            format!(
+                "{failures} events of failure, {dead} dead letters read, {ready} in their queue"
+            )
         }));
         problems
     }
@@ -106,7 +108,8 @@ impl AuditTrail {
         } else {
             dead_letter.is_none()
         };
-        (!fits).then(|| format!("{}: its dead letter is missing, changed or too much", command.id))
+        (!fits)
+            .then(|| format!("{}: its dead letter is missing, changed or unexpected", command.id))
     }
 
     async fn untrue_end(&self, command: &Command, sandbox: &Sandbox) -> Option<String> {

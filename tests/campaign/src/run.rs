@@ -1,5 +1,5 @@
-//! The field of one campaign: puts the parts in place, lets producer and nemesis loose, waits for
-//! the drain, and collects the books.
+//! Runs one campaign: starts the parts, the producer and the nemesis, waits until the queues are
+//! drained, and collects the records.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -13,6 +13,7 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
 use tallyfy_delete_worker::kind::Kind;
+use tallyfy_delete_worker::messages::names;
 use tallyfy_delete_worker::rabbitmq::Connection as BrokerConnection;
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::rabbitmq::topology::{self, Provision, Topology};
@@ -21,56 +22,57 @@ use testkit::proxy::Proxy;
 use testkit::rabbitmq::{Broker, broker_to_harm};
 use tokio::time::{Instant, interval, sleep};
 
-use crate::checker::{Balance, Finding, check, longest_pause, stood_still};
+use crate::baseline::Baseline;
+use crate::checker::{Balance, Finding, check, longest_pause, stall};
 use crate::cluster::{Cluster, Fault};
 use crate::decisions;
-use crate::ledgers::Ledgers;
 use crate::nemesis::{Family, Nemesis, burst};
 use crate::operator::Operator;
 use crate::parts::{Sandbox, Slot, TOKEN_MARK, guard_workers};
 use crate::plan::{ORGS, Planned, plan};
 use crate::producer::Producer;
+use crate::records::Records;
 use crate::safety::{self, Brakes, UNDO_WINDOW};
 use crate::witness::{EVENTS, ROOM, Witness};
-use crate::yardstick::Yardstick;
 
 const LADDER_MS: [(&str, u32); 4] = [("500ms", 500), ("1s", 1000), ("2s", 2000), ("4s", 4000)];
-/// A witness at a node that was cut off gets nothing, and must not make the broker refuse events.
+/// A witness at a node that was cut off receives nothing, and must not make the broker refuse
+/// events.
 const ROOM_IN_A_CLUSTER: i32 = 100_000;
-/// Between the faults of a cluster.
+/// Time between two faults of a cluster.
 const REST: Duration = Duration::from_secs(12);
-/// A worker that is to die at a seam dies at one of this many passages.
-const PASSAGES: std::ops::RangeInclusive<u32> = 1..=40;
+/// A worker that is to die at a failpoint dies at one of these passes of it.
+const PASSES: std::ops::RangeInclusive<u32> = 1..=40;
 
-/// What a campaign is made of.
+/// The settings of a campaign.
 pub(crate) struct Scenario {
     pub(crate) seed: u64,
     pub(crate) commands: usize,
-    /// For how long commands are given.
+    /// For how long commands are sent.
     pub(crate) time: Duration,
-    /// For how long, of that, single organisations are struck before anything else is.
+    /// How much of that time has faults of single organisations only.
     pub(crate) organisations_time: Duration,
     pub(crate) workers: usize,
-    /// How long all may take to come to its end when the faults are over.
+    /// How long the commands may take to end once the faults are over.
     pub(crate) patience: Duration,
     pub(crate) program: PathBuf,
-    /// All brakes on, and an operator that decides.
+    /// Guard, pauses, cancellations and undo are in use, and an operator decides.
     pub(crate) brakes: Option<Brakes>,
     pub(crate) organisations: Vec<Family>,
-    pub(crate) world: Vec<Family>,
+    pub(crate) infrastructure: Vec<Family>,
     pub(crate) api: Vec<Family>,
 }
 
-/// What it has come to.
+/// The result of a campaign.
 pub(crate) struct Outcome {
     pub(crate) balance: Balance,
-    pub(crate) ledgers: Ledgers,
+    pub(crate) records: Records,
     pub(crate) broker: String,
     pub(crate) took: Duration,
 }
 
-/// One campaign, from the empty broker to the balance.
-pub(crate) async fn fight(scenario: &Scenario) -> Result<Outcome, String> {
+/// Runs one campaign, from the empty broker to the balance.
+pub(crate) async fn run(scenario: &Scenario) -> Result<Outcome, String> {
     let began = Instant::now();
     let (_turn, broker) = broker_to_harm().await;
     let directory = tempfile::Builder::new()
@@ -85,9 +87,9 @@ pub(crate) async fn fight(scenario: &Scenario) -> Result<Outcome, String> {
     let producer = Producer::new(url.clone(), planned(scenario, &mut rng));
     let (host, port) = broker.host_port();
     let (wire, urls) = (format!("{host}:{port}"), (url.as_str(), None));
-    let nemesis = place(scenario, Some(broker), (wire, urls), directory.path()).await;
+    let nemesis = set_up(scenario, Some(broker), (wire, urls), directory.path()).await;
     let planned = producer.plan.lock().expect("the plan").clone();
-    nemesis.sandbox.tell_of_objects(&planned).await;
+    nemesis.sandbox.register_objects(&planned).await;
     // RabbitMQ 3.10 may break a queue that was declared in the seconds before a `kill -9`.
     sleep(Duration::from_secs(5)).await;
     let operator = scenario.brakes.map(|brakes| {
@@ -95,18 +97,19 @@ pub(crate) async fn fight(scenario: &Scenario) -> Result<Outcome, String> {
         Operator::new(paths, (&url, api), (brakes, scenario.workers), &mut rng)
     });
     let operator = operator.as_ref();
-    let bad_exits = rage(scenario, &mut rng, (&producer, operator), &nemesis, &url).await;
-    let mut ledgers = collect(&producer, &nemesis, (&url, operator.is_some())).await?;
-    ledgers.bad_exits = bad_exits;
-    ledgers.leaks.extend(leaks_in(&directory));
-    ledgers.decisions = operator.map(Operator::decisions);
-    decisions::settle(&mut ledgers);
-    let balance = check(&ledgers);
+    let unexpected_exits =
+        inject_until_drained(scenario, &mut rng, (&producer, operator), &nemesis, &url).await;
+    let mut records = collect(&producer, &nemesis, (&url, operator.is_some())).await?;
+    records.unexpected_exits = unexpected_exits;
+    records.leaks.extend(leaks_in(&directory));
+    records.decisions = operator.map(Operator::decisions);
+    decisions::settle(&mut records);
+    let balance = check(&records);
     if !balance.findings.is_empty() {
         println!("the logs are kept in {}", directory.keep().display());
     }
     broker.delete_vhost(&vhost).await;
-    Ok(Outcome { balance, ledgers, broker: broker.describe().to_owned(), took: began.elapsed() })
+    Ok(Outcome { balance, records, broker: broker.describe().to_owned(), took: began.elapsed() })
 }
 
 fn planned(scenario: &Scenario, rng: &mut Rng) -> Vec<Planned> {
@@ -117,9 +120,9 @@ fn planned(scenario: &Scenario, rng: &mut Rng) -> Vec<Planned> {
     plan(rng, scenario.commands, scenario.time, &bursts)
 }
 
-/// One campaign against a cluster: each fault once, in an order by the seed. `is_balanced`: the
-/// workers are behind a balancer, and do not have the nodes' addresses.
-pub(crate) async fn fight_cluster(
+/// Runs one campaign against a cluster: each fault once, in an order that the seed decides.
+/// `is_balanced`: the workers are behind a balancer and do not know the nodes' addresses.
+pub(crate) async fn run_on_cluster(
     scenario: &Scenario,
     (cluster, faults): (&Cluster, &[Fault]),
     is_balanced: bool,
@@ -133,35 +136,43 @@ pub(crate) async fn fight_cluster(
     let balancer = Proxy::balancing(cluster.hosts()).await;
     let url_of = |hosts: &str| format!("amqp://guest:guest@{hosts}/{vhost}");
     let url = url_of(&balancer.addr.to_string());
-    let of_workers = if is_balanced { url.clone() } else { url_of(&cluster.hosts().join(",")) };
+    let workers_url = if is_balanced { url.clone() } else { url_of(&cluster.hosts().join(",")) };
     declare(&url, None).await?;
     let mut rng = Rng::with_seed(scenario.seed);
     let producer =
         Producer::new(url.clone(), plan(&mut rng, scenario.commands, scenario.time, &[]));
-    let wires = (balancer.addr.to_string(), (url.as_str(), Some(of_workers.as_str())));
-    let nemesis = place(scenario, None, wires, directory.path()).await;
+    let wires = (balancer.addr.to_string(), (url.as_str(), Some(workers_url.as_str())));
+    let nemesis = set_up(scenario, None, wires, directory.path()).await;
     let planned = producer.plan.lock().expect("the plan").clone();
-    nemesis.sandbox.tell_of_objects(&planned).await;
+    nemesis.sandbox.register_objects(&planned).await;
     let hosts: Vec<_> = cluster.hosts().iter().map(|host| url_of(host)).collect();
-    let ledger = Yardstick::of_the_ledger(hosts.clone());
-    let yardstick = Yardstick::start(hosts);
-    let bad_exits =
-        rage_in((cluster, faults), scenario, &mut rng, &producer, &nemesis, &url).await?;
-    let mut ledgers = collect(&producer, &nemesis, (&url, false)).await?;
-    ledgers.bad_exits = bad_exits;
-    ledgers.leaks.extend(leaks_in(&directory));
-    let mut balance = check(&ledgers);
-    balance.findings.extend(who_stood_still(&nemesis, [&yardstick, &ledger], &ledgers));
+    let streams =
+        [names::LEDGER, names::AUDIT].map(|stream| Baseline::publishing_to(stream, hosts.clone()));
+    let consumers = Baseline::start(hosts);
+    let unexpected_exits = inject_into_cluster_until_drained(
+        (cluster, faults),
+        scenario,
+        &mut rng,
+        &producer,
+        &nemesis,
+        &url,
+    )
+    .await?;
+    let mut records = collect(&producer, &nemesis, (&url, false)).await?;
+    records.unexpected_exits = unexpected_exits;
+    records.leaks.extend(leaks_in(&directory));
+    let mut balance = check(&records);
+    balance.findings.extend(stalls(&nemesis, (&consumers, &streams), &records));
     if !balance.findings.is_empty() {
         println!("the logs are kept in {}", directory.keep().display());
     }
     let broker = format!("three nodes in containers, {vhost}");
-    Ok(Outcome { balance, ledgers, broker, took: began.elapsed() })
+    Ok(Outcome { balance, records, broker, took: began.elapsed() })
 }
 
-/// All faults, one after the other, until all is drained and the workers have ended; returns the
-/// ends of workers that nobody asked for.
-async fn rage_in(
+/// Injects all faults, one after the other; returns when the queues are drained and the workers
+/// have ended. The result is the list of unexpected exits of workers.
+async fn inject_into_cluster_until_drained(
     (cluster, faults): (&Cluster, &[Fault]),
     scenario: &Scenario,
     rng: &mut Rng,
@@ -170,65 +181,66 @@ async fn rage_in(
     url: &str,
 ) -> Result<Vec<String>, String> {
     let (never, over) = (AtomicBool::new(false), AtomicBool::new(false));
-    let (bad_exits, no_doom) = (Mutex::new(Vec::new()), Mutex::new(rng.fork()));
+    let (unexpected_exits, no_rng) = (Mutex::new(Vec::new()), Mutex::new(rng.fork()));
     nemesis.slots.iter().for_each(|slot| slot.want(true));
-    let strike = async {
+    let inject = async {
         let mut faults = faults.to_vec();
         rng.shuffle(&mut faults);
         for fault in faults {
             sleep(REST).await;
-            let blow = cluster.strike(fault, rng).await?;
-            nemesis.journal.lock().expect("nobody panics with it").push(blow);
+            let injected = cluster.inject(fault, rng).await?;
+            nemesis.journal.lock().expect("a lock that is not poisoned").push(injected);
         }
         Ok(())
     };
-    let war = async {
-        let ((), struck) = tokio::join!(producer.send_all(), strike);
-        println!("all is healed; {} commands are confirmed", producer.confirmed());
+    let campaign = async {
+        let ((), result) = tokio::join!(producer.send_all(), inject);
+        println!("all faults are over; {} commands are confirmed", producer.confirmed());
         drain(scenario.patience, (producer, None), nemesis, url).await;
         stop(nemesis).await;
         over.store(true, Ordering::SeqCst);
-        struck
+        result
     };
-    let (struck, (), ()) = tokio::join!(
-        war,
-        look_after(nemesis, url, &no_doom, &never, &over, &bad_exits),
-        tell(producer, nemesis, &over)
+    let (result, (), ()) = tokio::join!(
+        campaign,
+        supervise(nemesis, url, &no_rng, &never, &over, &unexpected_exits),
+        report_progress(producer, nemesis, &over)
     );
-    struck.map(|()| bad_exits.into_inner().expect("nobody panics with it"))
+    result.map(|()| unexpected_exits.into_inner().expect("a lock that is not poisoned"))
 }
 
-/// Holds what each worker did beside what went on beside it, fault by fault.
-fn who_stood_still(
+/// Compares the progress of each worker with that of the reference clients, fault by fault.
+fn stalls(
     nemesis: &Nemesis,
-    yardsticks: [&Yardstick; 2],
-    ledgers: &Ledgers,
+    (consumers, streams): (&Baseline, &[Baseline; 2]),
+    records: &Records,
 ) -> Vec<Finding> {
-    let confirmed = ledgers.commands.iter().filter_map(|command| command.published_ms);
+    let confirmed = records.commands.iter().filter_map(|command| command.published_ms);
     let mut confirmed: Vec<_> = confirmed.collect();
     confirmed.sort_unstable();
     let last = confirmed.last().copied().unwrap_or_default();
-    let [consumers, ledger] = yardsticks.map(Yardstick::times);
-    let others = [consumers, confirmed, ledger];
+    let [ledger, audit] = streams.each_ref().map(Baseline::times);
+    let others = [consumers.times(), confirmed, ledger, audit];
     let mut findings = Vec::new();
     for (number, slot) in nemesis.slots.iter().enumerate() {
-        // Up to the last command: what stands still then has stood still, too.
+        // Up to the last command: a worker that makes no progress until then has stalled, too.
         let ends = slot.ends().into_iter().filter(|end| *end < last);
         let ends: Vec<_> = ends.chain([last]).collect();
-        for blow in ledgers.journal.iter().filter(|blow| blow.what.starts_with("node")) {
-            let longest = |times: &[i64]| longest_pause(times, blow.from_ms, blow.to_ms);
+        for fault in records.journal.iter().filter(|fault| fault.what.starts_with("node")) {
+            let longest = |times: &[i64]| longest_pause(times, fault.from_ms, fault.to_ms);
             println!(
-                "{}, {}: worker {number} stood still for {} ms, the plain consumers {}, the producers {}, the ledger {}",
-                blow.what,
-                blow.family,
+                "{}, {}: worker {number} stalled for {} ms, the plain consumers for {}, the producers for {}, the ledger for {}, the record of calls for {}",
+                fault.what,
+                fault.family,
                 longest(&ends),
                 longest(&others[0]),
                 longest(&others[1]),
                 longest(&others[2]),
+                longest(&others[3]),
             );
         }
-        let (still, finding) = stood_still(number, &ends, &others);
-        println!("worker {number} stood still for {still} ms longer than what went on beside it");
+        let (stalled_ms, finding) = stall(number, &ends, &others);
+        println!("worker {number} stalled for {stalled_ms} ms longer than the reference clients");
         findings.extend(finding);
     }
     findings
@@ -249,9 +261,9 @@ async fn declare(url: &str, undo_window: Option<Duration>) -> Result<(), String>
     topology::ensure(&connection, &topology).await.map(drop).map_err(|error| error.to_string())
 }
 
-/// `wire` goes to the broker, `url` is everybody's, `cluster` the workers' where they need another
-/// one.
-async fn place(
+/// `wire` is the address that the workers' proxies forward to, `url` is the broker's URL for all
+/// others, and `cluster` is the workers' own URL, if they need another one.
+async fn set_up(
     scenario: &Scenario,
     broker: Option<&'static Broker>,
     (wire, (url, cluster)): (String, (&str, Option<&str>)),
@@ -279,26 +291,27 @@ async fn place(
     Nemesis { broker, slots, sandbox, witness, tokens, journal, retry_after }
 }
 
-/// Everything at once, until all is drained and the workers have ended; returns the ends of workers
-/// that nobody asked for.
-async fn rage(
+/// Injects all families of faults side by side; returns when the queues are drained and the workers
+/// have ended. The result is the list of unexpected exits of workers.
+async fn inject_until_drained(
     scenario: &Scenario,
     rng: &mut Rng,
     (producer, operator): (&Producer, Option<&Operator>),
     nemesis: &Nemesis,
     url: &str,
 ) -> Vec<String> {
-    let (doom_reigns, over) = (AtomicBool::new(false), AtomicBool::new(false));
-    let bad_exits = Mutex::new(Vec::new());
+    let (failpoints_on, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    let unexpected_exits = Mutex::new(Vec::new());
     let end = Instant::now() + scenario.time;
-    let (world, api, doom) = (rng.fork(), rng.fork(), Mutex::new(rng.fork()));
+    let (infrastructure, api) = (rng.fork(), rng.fork());
+    let failpoint_rng = Mutex::new(rng.fork());
     nemesis.slots.iter().for_each(|slot| slot.want(true));
-    let strike = async {
-        strike_organisations(scenario, nemesis).await;
-        doom_reigns.store(true, Ordering::SeqCst);
+    let inject = async {
+        inject_into_organisations(scenario, nemesis).await;
+        failpoints_on.store(true, Ordering::SeqCst);
         tokio::join!(
-            nemesis.strike_until(&scenario.world, world, end),
-            nemesis.strike_until(&scenario.api, api, end),
+            nemesis.inject_until(&scenario.infrastructure, infrastructure, end),
+            nemesis.inject_until(&scenario.api, api, end),
         );
     };
     let decide = async {
@@ -311,50 +324,56 @@ async fn rage(
             operator.undo_until(nemesis, &over).await;
         }
     };
-    let war = async {
-        tokio::join!(producer.send_all(), strike, decide);
-        doom_reigns.store(false, Ordering::SeqCst);
-        // What was done to the API was done for a time, and ends by itself.
-        println!("all is healed; {} commands are confirmed", producer.confirmed());
+    let campaign = async {
+        tokio::join!(producer.send_all(), inject, decide);
+        failpoints_on.store(false, Ordering::SeqCst);
+        // Faults of the API have a duration and end by themselves.
+        println!("all faults are over; {} commands are confirmed", producer.confirmed());
         drain(scenario.patience, (producer, operator), nemesis, url).await;
         stop(nemesis).await;
         over.store(true, Ordering::SeqCst);
     };
     tokio::join!(
-        war,
+        campaign,
         undo,
-        look_after(nemesis, url, &doom, &doom_reigns, &over, &bad_exits),
-        tell(producer, nemesis, &over)
+        supervise(nemesis, url, &failpoint_rng, &failpoints_on, &over, &unexpected_exits),
+        report_progress(producer, nemesis, &over)
     );
-    bad_exits.into_inner().expect("nobody panics with it")
+    unexpected_exits.into_inner().expect("a lock that is not poisoned")
 }
 
-/// First act: only single organisations are struck, so that nothing else can delay the others. Then
-/// the workers start again and may be doomed, all but one, which goes on with what it has learned.
-async fn strike_organisations(scenario: &Scenario, nemesis: &Nemesis) {
+/// First only single organisations have faults, so that nothing else can delay the others. Then all
+/// workers but one restart, possibly with a failpoint; that one keeps what it has learned.
+async fn inject_into_organisations(scenario: &Scenario, nemesis: &Nemesis) {
     if !scenario.organisations.is_empty() {
-        nemesis.strike_organisations(&scenario.organisations, scenario.organisations_time).await;
+        nemesis
+            .inject_into_organisations(&scenario.organisations, scenario.organisations_time)
+            .await;
         nemesis.slots.iter().skip(1).for_each(|slot| slot.signal("TERM"));
     }
 }
 
-async fn look_after(
+async fn supervise(
     nemesis: &Nemesis,
     url: &str,
-    doom: &Mutex<Rng>,
-    doom_reigns: &AtomicBool,
+    failpoint_rng: &Mutex<Rng>,
+    failpoints_on: &AtomicBool,
     over: &AtomicBool,
-    bad_exits: &Mutex<Vec<String>>,
+    unexpected_exits: &Mutex<Vec<String>>,
 ) {
     while !over.load(Ordering::SeqCst) {
         for slot in &nemesis.slots {
-            let doomed = {
-                let mut rng = doom.lock().expect("nobody panics with it");
-                (doom_reigns.load(Ordering::SeqCst) && rng.u8(..10) < 7).then(|| rng.u32(PASSAGES))
+            let dies_at_pass = {
+                let mut rng = failpoint_rng.lock().expect("a lock that is not poisoned");
+                (failpoints_on.load(Ordering::SeqCst) && rng.u8(..10) < 7).then(|| rng.u32(PASSES))
             };
-            match slot.look_after(url, doomed) {
-                Some(Ok(blow)) => nemesis.journal.lock().expect("nobody panics with it").push(blow),
-                Some(Err(exit)) => bad_exits.lock().expect("nobody panics with it").push(exit),
+            match slot.supervise(url, dies_at_pass) {
+                Some(Ok(fault)) => {
+                    nemesis.journal.lock().expect("a lock that is not poisoned").push(fault);
+                }
+                Some(Err(exit)) => {
+                    unexpected_exits.lock().expect("a lock that is not poisoned").push(exit);
+                }
                 None => {}
             }
         }
@@ -362,21 +381,21 @@ async fn look_after(
     }
 }
 
-async fn tell(producer: &Producer, nemesis: &Nemesis, over: &AtomicBool) {
+async fn report_progress(producer: &Producer, nemesis: &Nemesis, over: &AtomicBool) {
     let (began, mut ticks) = (Instant::now(), interval(Duration::from_secs(10)));
     while !over.load(Ordering::SeqCst) {
         ticks.tick().await;
-        let blows = nemesis.journal.lock().expect("nobody panics with it").len();
+        let faults = nemesis.journal.lock().expect("a lock that is not poisoned").len();
         let (confirmed, ended) = (producer.confirmed(), nemesis.witness.ended());
         println!(
-            "{:>5} s  {confirmed} confirmed, {ended} ended, {blows} blows",
+            "{:>5} s  {confirmed} confirmed, {ended} ended, {faults} faults",
             began.elapsed().as_secs()
         );
     }
 }
 
-/// Until every confirmed command has its end and nothing lies in a queue, or patience is over; then
-/// the checker says so. An operator decides about all that is held.
+/// Waits until every confirmed command has its end and all queues are empty, or until the patience
+/// is over; the checker then reports what is missing. An operator decides about all held commands.
 async fn drain(
     patience: Duration,
     (producer, operator): (&Producer, Option<&Operator>),
@@ -412,7 +431,7 @@ async fn stop(nemesis: &Nemesis) {
     while nemesis.slots.iter().any(Slot::is_running) && Instant::now() < deadline {
         sleep(Duration::from_millis(100)).await;
     }
-    // What had come to nobody's hands before comes to the witness now.
+    // The witness receives what the workers published last.
     sleep(Duration::from_secs(1)).await;
 }
 
@@ -443,34 +462,34 @@ async fn collect(
     producer: &Producer,
     nemesis: &Nemesis,
     (url, with_brakes): (&str, bool),
-) -> Result<Ledgers, String> {
-    let plan = producer.plan.lock().expect("nobody panics with the plan").clone();
+) -> Result<Records, String> {
+    let plan = producer.plan.lock().expect("a lock that is not poisoned").clone();
     let is_there = |state| matches!(state, "present" | "archived");
     let there = plan.iter().filter(|planned| planned.state.is_some_and(is_there));
     let were_there: HashSet<String> =
         there.map(|p| format!("{}/{}", p.command.org, p.command.object)).collect();
-    let retry_after = nemesis.retry_after.lock().expect("nobody panics with it").clone();
+    let retry_after = nemesis.retry_after.lock().expect("a lock that is not poisoned").clone();
     let calls = nemesis.sandbox.calls(|fault| retry_after.get(&fault).copied()).await;
     let left =
         left(url, with_brakes).await.ok_or("the broker does not say what is left in its queues")?;
-    let mut seen = nemesis.witness.seen.lock().expect("nobody panics with it");
-    Ok(Ledgers {
+    let mut seen = nemesis.witness.seen.lock().expect("a lock that is not poisoned");
+    Ok(Records {
         commands: plan.into_iter().map(|planned| planned.command).collect(),
         events: std::mem::take(&mut seen.events),
         dead_letters: std::mem::take(&mut seen.dead_letters),
         pending: std::mem::take(&mut seen.pending),
         calls,
         decisions: None,
-        journal: nemesis.journal.lock().expect("nobody panics with it").clone(),
+        journal: nemesis.journal.lock().expect("a lock that is not poisoned").clone(),
         were_there,
         left,
         leaks: std::mem::take(&mut seen.leaks),
-        bad_exits: Vec::new(),
+        unexpected_exits: Vec::new(),
     })
 }
 
 fn leaks_in(directory: &TempDir) -> Vec<String> {
-    let files = fs::read_dir(directory.path()).expect("our own directory").flatten();
+    let files = fs::read_dir(directory.path()).expect("the directory of the campaign").flatten();
     let logs =
         files.filter(|file| file.path().extension().is_some_and(|extension| extension == "log"));
     let leaking = logs.filter(|log| {

@@ -1,5 +1,5 @@
-//! What may befall a broker of one's own: it is killed, frozen, started again, and told to be short
-//! of memory.
+//! Faults for a broker of our own: it can be killed, frozen, started again, and put into a memory
+//! alarm.
 
 use std::{
     io::{Read, Write},
@@ -12,9 +12,9 @@ use std::{
 
 use super::{Broker, STARTUP};
 
-/// How to get at a broker's process.
-pub(super) enum Reins {
-    /// It was there before us.
+/// How to control a broker's process.
+pub(super) enum Control {
+    /// It was not started by us.
     NotOurs,
     /// A container of the engine at `endpoint`.
     Container { endpoint: String, name: String },
@@ -23,12 +23,12 @@ pub(super) enum Reins {
 }
 
 impl Broker {
-    /// Ends it as a power failure would. Blocks, as all of these do.
+    /// Ends it as a power failure would. Blocks, as all of these methods do.
     pub fn kill(&self) {
-        match &self.reins {
-            Reins::NotOurs => unreachable!("`own_broker` gives no such broker"),
-            Reins::Container { .. } => self.docker("kill", &[]),
-            Reins::Node { dir, .. } => {
+        match &self.control {
+            Control::NotOurs => unreachable!("`own_broker` gives no such broker"),
+            Control::Container { .. } => self.docker("kill", &[]),
+            Control::Node { dir, .. } => {
                 let pid = pid(dir);
                 run(Command::new("kill").args(["-9", &pid]));
                 until("the node is gone", || !is_alive(&pid));
@@ -39,11 +39,11 @@ impl Broker {
 
     /// Starts it again after [`Broker::kill`], with its data, and waits until it takes connections.
     pub fn start_again(&self) {
-        match &self.reins {
-            Reins::NotOurs => unreachable!("`own_broker` gives no such broker"),
-            Reins::Container { .. } => self.docker("start", &[]),
-            Reins::Node { dir, server } => {
-                // Not our child: nobody need wait for it.
+        match &self.control {
+            Control::NotOurs => unreachable!("`own_broker` gives no such broker"),
+            Control::Container { .. } => self.docker("start", &[]),
+            Control::Node { dir, server } => {
+                // Not our child, so we need not wait for it.
                 let script = r#""$1/with" "$2" </dev/null >>"$1/output" 2>&1 &"#;
                 run(Command::new("sh")
                     .args(["-c", script, "node"])
@@ -54,7 +54,7 @@ impl Broker {
         self.until_it_takes_connections();
     }
 
-    /// Stops it in the middle of whatever it does; its connections stay open.
+    /// Stops it in the middle of its work; its connections stay open.
     pub fn freeze(&self) {
         self.signal_or("pause", "-STOP");
     }
@@ -66,10 +66,12 @@ impl Broker {
 
     /// Runs `rabbitmqctl`.
     pub fn ctl(&self, arguments: &[&str]) {
-        match &self.reins {
-            Reins::NotOurs => unreachable!("`own_broker` gives no such broker"),
-            Reins::Container { .. } => self.docker("exec", &[&["rabbitmqctl"], arguments].concat()),
-            Reins::Node { dir, server } => {
+        match &self.control {
+            Control::NotOurs => unreachable!("`own_broker` gives no such broker"),
+            Control::Container { .. } => {
+                self.docker("exec", &[&["rabbitmqctl"], arguments].concat());
+            }
+            Control::Node { dir, server } => {
                 let ctl = server.with_file_name("rabbitmqctl");
                 run(Command::new(dir.join("with")).arg(ctl).args(arguments));
             }
@@ -79,10 +81,10 @@ impl Broker {
     /// Switches a plugin on.
     pub fn enable_plugin(&self, plugin: &str) {
         let arguments = ["rabbitmq-plugins", "enable", plugin];
-        match &self.reins {
-            Reins::NotOurs => unreachable!("`own_broker` gives no such broker"),
-            Reins::Container { .. } => self.docker("exec", &arguments),
-            Reins::Node { dir, server } => {
+        match &self.control {
+            Control::NotOurs => unreachable!("`own_broker` gives no such broker"),
+            Control::Container { .. } => self.docker("exec", &arguments),
+            Control::Node { dir, server } => {
                 let plugins = server.with_file_name(arguments[0]);
                 run(Command::new(dir.join("with")).arg(plugins).args(&arguments[1..]));
             }
@@ -90,10 +92,10 @@ impl Broker {
     }
 
     fn signal_or(&self, docker: &str, signal: &str) {
-        match &self.reins {
-            Reins::NotOurs => unreachable!("`own_broker` gives no such broker"),
-            Reins::Container { .. } => self.docker_in_the_end(docker),
-            Reins::Node { dir, .. } => run(Command::new("kill").args([signal, &pid(dir)])),
+        match &self.control {
+            Control::NotOurs => unreachable!("`own_broker` gives no such broker"),
+            Control::Container { .. } => self.docker_until_it_works(docker),
+            Control::Node { dir, .. } => run(Command::new("kill").args([signal, &pid(dir)])),
         }
     }
 
@@ -102,13 +104,13 @@ impl Broker {
     }
 
     /// On a busy machine the engine may be "unable to freeze" a container at the first try.
-    fn docker_in_the_end(&self, verb: &str) {
+    fn docker_until_it_works(&self, verb: &str) {
         let mut command = self.docker_command(verb);
         until(verb, || command.output().is_ok_and(|output| output.status.success()));
     }
 
     fn docker_command(&self, verb: &str) -> Command {
-        let Reins::Container { endpoint, name } = &self.reins else {
+        let Control::Container { endpoint, name } = &self.control else {
             unreachable!("asked of a container only")
         };
         let mut command = Command::new("docker");
@@ -126,7 +128,8 @@ impl Broker {
     }
 }
 
-/// RabbitMQ's first frame comes only when the node is up; Docker's proxy accepts before.
+/// RabbitMQ's first frame comes only when the node is up; Docker's proxy accepts connections
+/// earlier.
 fn greets(address: &std::net::SocketAddr) -> std::io::Result<()> {
     let mut stream = TcpStream::connect_timeout(address, Duration::from_secs(1))?;
     stream.set_read_timeout(Some(Duration::from_secs(1)))?;

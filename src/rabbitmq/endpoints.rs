@@ -15,21 +15,21 @@ use super::url::AmqpUrl;
 
 const LOOKUP_WITHIN: Duration = Duration::from_secs(3);
 
-/// One address of one host.
+/// One address of one host, and how to connect to it.
 #[derive(Clone)]
-pub(super) struct Place {
+pub(super) struct Endpoint {
     pub(super) uri: AMQPUri,
     pub(super) address: SocketAddr,
 }
 
 /// Without the password.
-impl fmt::Debug for Place {
+impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Place({})", self.name())
+        write!(f, "Endpoint({})", self.name())
     }
 }
 
-impl Place {
+impl Endpoint {
     pub(super) fn is_tls(&self) -> bool {
         self.uri.scheme == AMQPScheme::AMQPS
     }
@@ -52,21 +52,22 @@ pub struct Preference {
 }
 
 /// All addresses of all hosts, resolved concurrently and shuffled; and the hosts without one.
-pub(super) async fn places(url: &AmqpUrl) -> (Vec<Place>, Vec<(String, BrokerError)>) {
+pub(super) async fn resolve(url: &AmqpUrl) -> (Vec<Endpoint>, Vec<(String, BrokerError)>) {
     let lookups = url.hosts().iter().map(async |uri| {
         let host = (uri.authority.host.as_str(), uri.authority.port);
         let found = timeout(LOOKUP_WITHIN, lookup_host(host)).await.unwrap_or_else(|_| {
             Err(io::Error::new(io::ErrorKind::TimedOut, "the name server did not answer in time"))
         });
-        let places = found
-            .map(|all| all.map(|address| Place { uri: uri.clone(), address }).collect::<Vec<_>>());
+        let endpoints = found.map(|all| {
+            all.map(|address| Endpoint { uri: uri.clone(), address }).collect::<Vec<_>>()
+        });
         let host = format!("{}:{}", host.0, host.1);
-        places.map_err(|source| (host.clone(), BrokerError::NoAddress { host, source }))
+        endpoints.map_err(|source| (host.clone(), BrokerError::NoAddress { host, source }))
     });
     let (mut all, mut errors) = (Vec::new(), Vec::new());
     for found in join_all(lookups).await {
         match found {
-            Ok(places) => all.extend(places),
+            Ok(endpoints) => all.extend(endpoints),
             Err(error) => errors.push(error),
         }
     }
@@ -75,31 +76,31 @@ pub(super) async fn places(url: &AmqpUrl) -> (Vec<Place>, Vec<(String, BrokerErr
 }
 
 /// Stable: addresses that are neither preferred nor avoided keep their order.
-pub(super) fn in_order(mut places: Vec<Place>, preference: &Preference) -> Vec<Place> {
-    places.sort_by_key(|place| {
-        let failed = preference.last.iter().position(|other| *other == place.address);
-        (preference.first != Some(place.address), failed)
+pub(super) fn in_order(mut endpoints: Vec<Endpoint>, preference: &Preference) -> Vec<Endpoint> {
+    endpoints.sort_by_key(|endpoint| {
+        let failed = preference.last.iter().position(|other| *other == endpoint.address);
+        (preference.first != Some(endpoint.address), failed)
     });
-    places
+    endpoints
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn place(port: u16) -> Place {
+    fn endpoint(port: u16) -> Endpoint {
         let uri = "amqp://h".parse().unwrap();
-        Place { uri, address: SocketAddr::from(([127, 0, 0, 1], port)) }
+        Endpoint { uri, address: SocketAddr::from(([127, 0, 0, 1], port)) }
     }
 
     #[test]
     fn the_preferred_address_comes_first_and_the_one_that_failed_last() {
         let order = |first: Option<u16>, last: &[u16]| {
-            let address = |port: u16| place(port).address;
+            let address = |port: u16| endpoint(port).address;
             let last = last.iter().copied().map(address).collect();
             let preference = Preference { first: first.map(address), last };
-            let all = in_order((1..=4).map(place).collect(), &preference);
-            all.iter().map(|place| place.address.port()).collect::<Vec<_>>()
+            let all = in_order((1..=4).map(endpoint).collect(), &preference);
+            all.iter().map(|endpoint| endpoint.address.port()).collect::<Vec<_>>()
         };
         for (first, last, expected) in [
             (None, &[][..], [1, 2, 3, 4]),
@@ -116,10 +117,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_host_is_looked_up_and_a_name_that_is_none_is_told() {
+    async fn every_host_is_resolved_and_an_unknown_one_is_reported() {
         let url = "amqp://127.0.0.1:1,127.0.0.2:2,no-such-host.invalid/".parse().unwrap();
-        let (places, errors) = places(&url).await;
-        let mut names: Vec<_> = places.iter().map(Place::name).collect();
+        let (endpoints, errors) = resolve(&url).await;
+        let mut names: Vec<_> = endpoints.iter().map(Endpoint::name).collect();
         names.sort();
         assert_eq!(names, ["127.0.0.1:1", "127.0.0.2:2"]);
         let (host, error) = &errors[0];

@@ -1,29 +1,31 @@
-//! What each party of a campaign has written down, as plain data. Nobody here asks the worker.
+//! The records of each party of a campaign, as plain data. None of them comes from the worker
+//! itself.
 
 use std::collections::BTreeMap;
 
 use tallyfy_delete_worker::kind::Kind;
 
-/// What a command must come to.
+/// The expected end of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expected {
-    /// The kind's word for success, or `already_absent`; and the object is gone, or archived.
+    /// The kind's word for success, or `already_absent`; and the object is deleted or archived.
     Done,
-    /// A dead letter for this reason, and no call at all where it is refused before one.
+    /// A dead letter for this reason, and no call if it is refused before one.
     DeadLetter(&'static str),
     /// The API refuses the first call and carries out the second: a dead letter, unless the command
     /// is delivered again or its first answer is lost; then a success, which supersedes the dead
     /// letter if there is one.
     RefusedOnce,
-    /// As [`Expected::Done`], or a dead letter, because an operator has rejected it.
+    /// As [`Expected::Done`], or a dead letter because an operator rejected it.
     MayBeRejected,
-    /// Somebody has restored its task in time, or cancelled it before any call: nothing else.
+    /// Cancelled, and no other end: its task was restored in time, or it was cancelled before any
+    /// call.
     Cancelled,
-    /// The same, but not for certain: as [`Expected::Done`], or cancelled.
+    /// As [`Expected::Done`], or cancelled.
     MayBeCancelled,
 }
 
-/// A command of the plan, and what its producer knows of it.
+/// A command of the plan, and what its producer knows about it.
 #[derive(Debug, Clone)]
 pub(crate) struct Command {
     pub(crate) kind: Kind,
@@ -32,15 +34,15 @@ pub(crate) struct Command {
     /// The id of the task, process, tag or file.
     pub(crate) object: String,
     pub(crate) expected: Expected,
-    /// Times that it was sent.
+    /// How many times it was sent.
     pub(crate) attempted: u32,
-    /// Times that the broker confirmed it.
+    /// How many times the broker confirmed it.
     pub(crate) acknowledged: u32,
     /// When the broker confirmed it first.
     pub(crate) published_ms: Option<i64>,
 }
 
-/// An outcome event, as a consumer that is not ours to trust saw it.
+/// An outcome event, as an independent consumer saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Event {
     /// When the witness saw it.
@@ -51,7 +53,7 @@ pub(crate) struct Event {
     pub(crate) object: String,
     pub(crate) outcome: String,
     pub(crate) reason: String,
-    /// Of a success: id of the failure event that does not hold beside it.
+    /// In a success: the id of the failure event that it supersedes.
     pub(crate) supersedes: Option<String>,
 }
 
@@ -61,7 +63,7 @@ pub(crate) struct DeadLetter {
     /// When the witness saw it.
     pub(crate) at_ms: i64,
     pub(crate) command_id: String,
-    /// Empty: the broker put it there, for its delivery limit.
+    /// Empty: the broker put it there because of its delivery limit.
     pub(crate) reason: String,
 }
 
@@ -72,17 +74,17 @@ pub(crate) struct Call {
     pub(crate) path: String,
     /// The kind whose call it is, if it deletes or archives.
     pub(crate) kind: Option<Kind>,
-    /// What it is for, if it destroys nothing.
+    /// Its purpose, if it is not destructive.
     pub(crate) harmless: Option<Harmless>,
     pub(crate) org: String,
     pub(crate) object: String,
-    /// The object is gone by this call, or archived, or restored.
+    /// This call deleted, archived or restored the object.
     pub(crate) did_it: bool,
     /// The `Retry-After` of its answer.
     pub(crate) retry_after_ms: Option<i64>,
 }
 
-/// A call that destroys nothing.
+/// A call that is not destructive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Harmless {
     /// Asks whether the token reaches the organisation.
@@ -101,20 +103,20 @@ pub(crate) struct Pending {
     pub(crate) purge_at_ms: i64,
 }
 
-/// What an operator saw and decided, by its own clock, while the brakes were on.
+/// What an operator saw and decided, by its own clock.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Decisions {
     /// The guard's limit, and how many workers share it.
     pub(crate) limit: usize,
     pub(crate) workers: usize,
     pub(crate) undo_window_ms: i64,
-    /// Of the organisation that is flooded: each release that was begun, whatever came of it.
+    /// For the flooded organisation: each release that was begun, whatever its result.
     pub(crate) grants: Vec<usize>,
-    /// What `guard list` has said.
+    /// The output of `guard list`.
     pub(crate) listings: Vec<Listing>,
     pub(crate) pauses: Vec<Pause>,
     pub(crate) cancels: Vec<Cancel>,
-    /// The tasks whose restoring the API has confirmed, by `undo` and by hand.
+    /// How many restored tasks the API has confirmed, by `undo` and by hand.
     pub(crate) by_undo: usize,
     pub(crate) by_hand: usize,
     /// Commands that were held although nothing had tripped, and were released.
@@ -128,7 +130,7 @@ pub(crate) struct Listing {
     pub(crate) org: String,
     pub(crate) held: usize,
     pub(crate) is_tripped: bool,
-    /// Some of what is held.
+    /// Some of the held commands' tasks.
     pub(crate) samples: Vec<String>,
 }
 
@@ -149,33 +151,33 @@ pub(crate) struct Cancel {
     pub(crate) at_ms: i64,
 }
 
-/// Something that befell a worker, the broker or the network.
+/// A fault of a worker, the broker, the network or the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Blow {
+pub(crate) struct InjectedFault {
     pub(crate) from_ms: i64,
     pub(crate) to_ms: i64,
     pub(crate) family: &'static str,
-    /// The one organisation that it befell; without one it befell all.
+    /// The one organisation that it affected; `None` if it affected all.
     pub(crate) org: Option<&'static str>,
-    /// Nothing of that organisation can be served meanwhile.
+    /// No command of that organisation can be served meanwhile.
     pub(crate) stops: bool,
-    /// A worker may have forgotten, or never have learned, what it was told meanwhile.
+    /// A worker may have lost, or never received, what was sent to it meanwhile.
     pub(crate) hides: bool,
     pub(crate) what: String,
 }
 
 /// All of them.
 #[derive(Debug, Default)]
-pub(crate) struct Ledgers {
+pub(crate) struct Records {
     pub(crate) commands: Vec<Command>,
     pub(crate) events: Vec<Event>,
     pub(crate) dead_letters: Vec<DeadLetter>,
     pub(crate) pending: Vec<Pending>,
     /// In the order in which they came.
     pub(crate) calls: Vec<Call>,
-    /// With the brakes on.
+    /// Only in a campaign with an operator.
     pub(crate) decisions: Option<Decisions>,
-    pub(crate) journal: Vec<Blow>,
+    pub(crate) journal: Vec<InjectedFault>,
     /// Objects that were there at the beginning, as `org/id`.
     pub(crate) were_there: std::collections::HashSet<String>,
     /// Messages left in the queues.
@@ -183,5 +185,5 @@ pub(crate) struct Ledgers {
     /// Where a token was found.
     pub(crate) leaks: Vec<String>,
     /// Ends of processes that nobody asked for.
-    pub(crate) bad_exits: Vec<String>,
+    pub(crate) unexpected_exits: Vec<String>,
 }

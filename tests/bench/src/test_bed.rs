@@ -1,5 +1,5 @@
-//! What the contestants work on: a vhost with the topology and a queue for all events, and a stub
-//! of the API in a process of its own.
+//! The environment that all contestants run in: a vhost with the topology and a queue for all
+//! events, and a stub of the API in a process of its own.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
@@ -30,37 +30,51 @@ const SETTLING: Duration = Duration::from_secs(30);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
 const LOOKS: usize = 24;
 
-pub(crate) struct Field {
+pub(crate) struct TestBed {
     pub(crate) url: String,
+    /// Where the stub answers in plain HTTP.
     pub(crate) stub: String,
+    /// Where it answers over TLS, and the file with the authority of its certificate.
+    pub(crate) tls: Option<(String, String)>,
     vhost: String,
     stub_process: Child,
     channel: Channel,
     _connection: Connection,
 }
 
-/// How a command is written down.
+/// The format of a command.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum OutputFormat {
-    /// As the contract says, made up to so many bytes with a member that nobody reads.
+    /// As documented, padded to this many bytes with a member that no worker reads.
     Contract { bytes: usize },
-    /// As Celery takes it: <https://docs.celeryq.dev/en/stable/internals/protocol.html>, version 2.
+    /// As Celery expects it: <https://docs.celeryq.dev/en/stable/internals/protocol.html>, version
+    /// 2.
     Celery,
 }
 
-impl Field {
+impl TestBed {
     pub(crate) async fn new(latency_ms: u64) -> Self {
         Self::answering(204, latency_ms).await
     }
 
     pub(crate) async fn answering(status: u16, latency_ms: u64) -> Self {
+        Self::with_stub(&[&latency_ms.to_string(), &status.to_string()]).await
+    }
+
+    /// The API is called over TLS.
+    pub(crate) async fn over_tls(latency_ms: u64) -> Self {
+        Self::with_stub(&[&latency_ms.to_string(), "204", "--tls"]).await
+    }
+
+    async fn with_stub(args: &[&str]) -> Self {
         let vhost = broker().new_vhost().await;
-        let mut stub_process = own(&["stub", &latency_ms.to_string(), &status.to_string()])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stub = String::new();
-        BufReader::new(stub_process.stdout.take().unwrap()).read_line(&mut stub).unwrap();
+        let mut stub_process =
+            own(&[&["stub"], args].concat()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(stub_process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let mut words = line.split_whitespace().map(str::to_owned);
+        let stub = words.next().unwrap();
+        let tls = words.next().zip(words.next());
         let url = broker().amqp_url(&vhost);
         let declaring =
             BrokerConnection::open(&url.parse().unwrap(), &TlsFiles::default(), "bench")
@@ -89,14 +103,7 @@ impl Field {
             FieldTable::default(),
         );
         binding.await.unwrap();
-        Self {
-            url,
-            stub: stub.trim().to_owned(),
-            vhost,
-            stub_process,
-            channel,
-            _connection: connection,
-        }
+        Self { url, stub, tls, vhost, stub_process, channel, _connection: connection }
     }
 
     /// Publishes one command for each number, and waits until the queue has them.
@@ -150,12 +157,12 @@ impl Field {
         drop(sent.await.unwrap());
     }
 
-    /// Messages that lie ready. The count that a quorum queue gives lags behind what it has taken.
+    /// Ready messages. The count of a quorum queue lags behind what it has accepted.
     pub(crate) async fn depth(&self, queue: &str) -> usize {
         self.declared(queue).await.0
     }
 
-    /// Consumers that are attached.
+    /// The number of consumers.
     pub(crate) async fn consumers(&self, queue: &str) -> usize {
         self.declared(queue).await.1
     }
@@ -167,7 +174,7 @@ impl Field {
         (declared.message_count() as usize, declared.consumer_count() as usize)
     }
 
-    /// Waits for this many messages, not indefinitely.
+    /// Waits for this many messages, with a deadline.
     pub(crate) async fn becomes(&self, queue: &str, expected: usize) {
         let began = Instant::now();
         loop {
@@ -183,8 +190,8 @@ impl Field {
         }
     }
 
-    /// Takes all events out, and holds them against the promise: as many as there were commands,
-    /// each of a deletion, each once; and no command in the dead letters.
+    /// Takes all events out and checks them against the promise: as many as there were commands,
+    /// each of a deletion, each once; and no dead letter.
     pub(crate) async fn each_has_one_end(&self, commands: usize) {
         self.becomes(EVENTS, commands).await;
         let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
@@ -204,8 +211,8 @@ impl Field {
         }
     }
 
-    /// Holds what a worker that was stopped in the middle has left against the promise: of so many
-    /// commands each was called for once and has one end, or is still in its queue. Empties both.
+    /// Checks the promise after a worker was stopped in the middle: each command was called for
+    /// once and has one end, or is still in its queue. Empties both.
     pub(crate) async fn each_is_done_or_waits(&self, commands: usize) {
         let calls = self.calls().await;
         assert_eq!(calls["calls"], calls["paths"], "calls, and paths");
@@ -215,9 +222,9 @@ impl Field {
         self.each_has_one_end(done).await;
     }
 
-    /// Holds it against the promise where no call has succeeded: no command has an end, and as many
-    /// as there were are in the queues, for longer than the first wait takes (what passes from one
-    /// to another is in neither for a moment).
+    /// Checks the promise after no call has succeeded: no command has an end, and all of them are
+    /// in the queues. Waits for longer than the first delay, because a message that moves from one
+    /// queue to another is in neither for a moment.
     pub(crate) async fn each_waits(&self, commands: usize) {
         let (began, mut all_there) = (Instant::now(), 0);
         while all_there < LOOKS {
@@ -242,7 +249,7 @@ impl Field {
         self.channel.queue_purge(queue.into(), QueuePurgeOptions::default()).await.unwrap();
     }
 
-    /// What the stub has seen since this was last asked.
+    /// The calls that the stub has received since this was last asked.
     pub(crate) async fn calls(&self) -> Value {
         let summary = http().get(&self.stub).send().await.unwrap().text().await.unwrap();
         serde_json::from_str(&summary).unwrap()
@@ -251,6 +258,9 @@ impl Field {
     pub(crate) async fn end(mut self) {
         self.stub_process.kill().unwrap();
         self.stub_process.wait().unwrap();
+        if let Some((_, authority)) = &self.tls {
+            std::fs::remove_file(authority).unwrap();
+        }
         broker().delete_vhost(&self.vhost).await;
     }
 }

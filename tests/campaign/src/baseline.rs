@@ -1,5 +1,5 @@
-//! Plain consumers beside the workers, one at each node: what they get while a node is struck, a
-//! worker can be asked to get, too.
+//! Plain clients beside the workers, at each node. They are the baseline: while they make progress
+//! during a fault, a worker can be expected to do so, too.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,29 +16,29 @@ use tokio::time::{interval, sleep, timeout};
 
 use crate::parts::now_ms;
 
-const QUEUE: &str = "yardstick";
+const QUEUE: &str = "baseline";
 const EVERY: Duration = Duration::from_millis(500);
-/// Without a message for so long it connects again.
+/// Without a message for this long it connects again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// # A connection that is left is closed
+/// # An abandoned connection is closed
 ///
-/// lapin keeps one on which an answer is due: its consumer then begins after all, takes messages
-/// and acknowledges none.
+/// lapin keeps a connection on which an answer is pending: its consumer then starts after all,
+/// takes messages and acknowledges none.
 pub(crate) async fn close(connection: &Connection) {
     let _ = timeout(Duration::from_secs(2), connection.close(200, "OK".into())).await;
 }
 
-/// When any of them got a message (ms since 1970).
+/// When any of the clients made progress (ms since 1970).
 #[derive(Clone, Default)]
-pub(crate) struct Yardstick(Arc<Mutex<Vec<i64>>>);
+pub(crate) struct Baseline(Arc<Mutex<Vec<i64>>>);
 
-impl Yardstick {
-    /// Begins at each of these URLs.
+impl Baseline {
+    /// Starts a consumer at each of these URLs.
     pub(crate) fn start(urls: Vec<String>) -> Self {
-        let yardstick = Self::default();
+        let baseline = Self::default();
         for url in urls {
-            let times = yardstick.clone();
+            let times = baseline.clone();
             tokio::spawn(async move {
                 loop {
                     let _ = timeout(Duration::from_mins(10), times.once(&url)).await;
@@ -46,26 +46,26 @@ impl Yardstick {
                 }
             });
         }
-        yardstick
+        baseline
     }
 
-    /// Publishes to the guard's ledger, at each of these URLs: records that mean nothing to a
-    /// worker. What RabbitMQ itself does not confirm to a plain publisher, a worker cannot write.
-    pub(crate) fn of_the_ledger(urls: Vec<String>) -> Self {
-        let yardstick = Self::default();
+    /// Starts a publisher to this stream of the workers at each of these URLs. Its records mean
+    /// nothing to a worker. While RabbitMQ does not confirm them, no worker can write there.
+    pub(crate) fn publishing_to(stream: &'static str, urls: Vec<String>) -> Self {
+        let baseline = Self::default();
         for url in urls {
-            let times = yardstick.clone();
+            let times = baseline.clone();
             tokio::spawn(async move {
                 loop {
-                    let _ = times.confirmed_once(&url).await;
+                    let _ = times.confirmed_once(&url, stream).await;
                     sleep(Duration::from_millis(500)).await;
                 }
             });
         }
-        yardstick
+        baseline
     }
 
-    async fn confirmed_once(&self, url: &str) -> lapin::Result<()> {
+    async fn confirmed_once(&self, url: &str, stream: &str) -> lapin::Result<()> {
         let connect = Connection::connect(url, ConnectionProperties::default());
         let Ok(connection) = timeout(PATIENCE, connect).await else { return Ok(()) };
         let connection = connection?;
@@ -75,14 +75,14 @@ impl Yardstick {
             let mut ticks = interval(EVERY);
             loop {
                 ticks.tick().await;
-                let (exchange, key) = (names::LEDGER_EXCHANGE.into(), names::LEDGER.into());
+                let (exchange, key) = (names::LEDGER_EXCHANGE.into(), stream.into());
                 let options = BasicPublishOptions::default();
                 let properties = BasicProperties::default();
                 let confirm =
                     channel.basic_publish(exchange, key, options, b"tick", properties).await?;
                 match timeout(PATIENCE, confirm).await {
                     Ok(Ok(Confirmation::Ack(None))) => {
-                        self.0.lock().expect("nobody panics with it").push(now_ms());
+                        self.0.lock().expect("a lock that is not poisoned").push(now_ms());
                     }
                     _ => return lapin::Result::Ok(()),
                 }
@@ -94,7 +94,7 @@ impl Yardstick {
     }
 
     pub(crate) fn times(&self) -> Vec<i64> {
-        let mut times = self.0.lock().expect("nobody panics with it").clone();
+        let mut times = self.0.lock().expect("a lock that is not poisoned").clone();
         times.sort_unstable();
         times
     }
@@ -128,7 +128,7 @@ impl Yardstick {
         };
         let consume = async {
             while let Ok(Some(Ok(delivery))) = timeout(PATIENCE, consumer.next()).await {
-                self.0.lock().expect("nobody panics with it").push(now_ms());
+                self.0.lock().expect("a lock that is not poisoned").push(now_ms());
                 if timeout(PATIENCE, delivery.ack(BasicAckOptions::default())).await.is_err() {
                     return;
                 }

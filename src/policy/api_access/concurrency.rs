@@ -18,14 +18,14 @@ impl ApiAccess {
         if self.in_flight >= self.concurrency {
             return None;
         }
-        let place = |org: &'a OrgId| {
+        let rank = |org: &'a OrgId| {
             let organisation = self.organisations.get(org);
             let in_flight = organisation.map_or(0, |organisation| organisation.in_flight);
             let last_call = organisation.and_then(|organisation| organisation.last_call);
             let may_begin = in_flight < self.limit(org, now) && self.token_in(org, now).is_zero();
             may_begin.then_some((in_flight, last_call, org))
         };
-        let first = waiting.filter_map(place).min_by_key(|(calls, last, _)| (*calls, *last));
+        let first = waiting.filter_map(rank).min_by_key(|(calls, last, _)| (*calls, *last));
         first.map(|(_, _, org)| org)
     }
 

@@ -11,18 +11,18 @@ use opentelemetry_sdk::trace::SpanData;
 use tracing::{info, warn};
 
 #[derive(Debug)]
-pub(super) struct Telling {
+pub(super) struct LoggingExporter {
     exporter: SpanExporter,
     is_down: AtomicBool,
 }
 
-impl Telling {
+impl LoggingExporter {
     pub(super) fn new(exporter: SpanExporter) -> Self {
         Self { exporter, is_down: AtomicBool::new(false) }
     }
 }
 
-impl opentelemetry_sdk::trace::SpanExporter for Telling {
+impl opentelemetry_sdk::trace::SpanExporter for LoggingExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let result = self.exporter.export(batch).await;
         let was_down = self.is_down.swap(result.is_err(), Ordering::SeqCst);

@@ -1,10 +1,10 @@
-//! The API's honest answers, before they are bytes.
+//! The API's normal answers, before they are bytes.
 
 use hyper::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// What a call did to a task.
+/// The change that a call made to a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Change {
