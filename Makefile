@@ -12,12 +12,12 @@ test: ## all tests, against a real RabbitMQ (Docker, or this machine's own)
 	@$(PATH_WITH_CARGO) tests/setup
 	$(PATH_WITH_CARGO) cargo test --locked --workspace
 
-demo: ## watch the worker live through a bad day
+demo: ## watch the worker handle faults, live
 	@$(PATH_WITH_CARGO) tests/setup
 	$(PATH_WITH_CARGO) cargo build --locked
 	$(PATH_WITH_CARGO) cargo run --locked --quiet --package demo
 
-campaign: ## strike workers, broker, network and API for two minutes, and check every ledger against the promise
+campaign: ## inject faults into workers, broker, network and API for two minutes, and check all records against the promise
 	@$(PATH_WITH_CARGO) tests/setup
 	$(PATH_WITH_CARGO) cargo run --locked --package campaign -- $(CAMPAIGN)
 
@@ -26,7 +26,7 @@ browser: ## the console in a real browser (installs chromium and Playwright)
 	$(PATH_WITH_CARGO) cargo build --locked
 	$(PATH_WITH_CARGO) cargo run --locked --package browser -- $(BROWSER)
 
-bench: ## CPU time for each command, beside the floor and other ways to do the job
+bench: ## CPU time per command, compared with a minimal program and other ways to do the job
 	@$(PATH_WITH_CARGO) tests/setup
 	@$(PATH_WITH_CARGO) tests/bench/peers/setup
 	$(PATH_WITH_CARGO) cargo run --release --locked --package bench -- --json target/bench.json --picture target/bench.svg $(BENCH)
@@ -42,5 +42,5 @@ lint: ## format, clippy, docs, licences, advisories
 up: ## RabbitMQ, the sandbox API and the worker, in containers (see docker-compose.yml)
 	GIT_COMMIT=$$(git rev-parse HEAD 2>/dev/null || true) $(COMPOSE) up -d --build
 
-down: ## ends them and removes their data
+down: ## stop them and remove their data
 	$(COMPOSE) down -v --remove-orphans

@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use thiserror::Error;
 use tokio::time::timeout;
 
-use crate::dead_letters::OutputFormat;
 use crate::kind::Kind;
 use crate::messages::call_record::{AuditEntry, CallRecord};
 use crate::messages::derived_id::derived;
@@ -15,7 +14,7 @@ use crate::messages::{ObjectId, OrgId, names, time};
 use crate::rabbitmq::stream::{StartAt, StreamReader};
 use crate::rabbitmq::tls::TlsFiles;
 use crate::rabbitmq::{AmqpSource, BrokerError, Connection, PublishError, Publisher};
-use crate::table::{printable, write};
+use crate::table::{OutputFormat, printable, write};
 
 /// From one record to the next.
 const PATIENCE: Duration = Duration::from_secs(10);

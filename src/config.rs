@@ -17,6 +17,7 @@ mod safety;
 mod service;
 mod topology_args;
 mod values;
+mod version;
 
 use std::io;
 use std::num::NonZeroU32;
@@ -28,7 +29,7 @@ use crate::audit_tool::AuditJob;
 use crate::check::Purpose;
 use crate::consent::{Consent, somebody_is_there};
 use crate::console::ConsoleSettings;
-use crate::dead_letters::{DeadJob, OutputFormat};
+use crate::dead_letters::DeadJob;
 use crate::delete_list::ListSettings;
 use crate::guard_tool::LedgerJob;
 use crate::kind::Kind;
@@ -38,6 +39,7 @@ use crate::rabbitmq::tls::TlsFiles;
 use crate::rabbitmq::topology::Provision;
 use crate::rabbitmq::{AmqpSource, BrokerSettings};
 use crate::service::ServiceSettings;
+use crate::table::OutputFormat;
 use crate::telemetry::LogFormat;
 use crate::undo_list::UndoJob;
 use args::{CheckArgs, Cli, DeleteArgs, SetupArgs, Sub, UndoListArgs};
@@ -46,14 +48,14 @@ use log_args::LogArgs;
 use read::Reader;
 use service::{LARGEST_PREFETCH, broker, core, service, topology};
 
-pub use print::version;
+pub use version::version;
 
 /// Exit code for a wrong setting (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
 /// What the command line asks for, fully checked.
 pub enum Job {
     Run(Box<ServiceSettings>),
-    /// Prove that everything a worker needs is in place.
+    /// Test whether everything a worker needs is in place.
     Check(Box<ServiceSettings>, Purpose, OutputFormat),
     Setup(Box<BrokerSettings>),
     Delete(Box<ListSettings>),

@@ -19,12 +19,12 @@ pub enum Consent {
 }
 
 /// Whether a person is at a terminal who can be asked, even if standard input is a list of ids.
-pub fn somebody_is_there() -> bool {
+pub(crate) fn somebody_is_there() -> bool {
     io::stdin().is_terminal() || (io::stderr().is_terminal() && File::open(TERMINAL).is_ok())
 }
 
 /// Asks if needed. A signal counts as no.
-pub async fn agrees(consent: Consent, what: &str, stop: &CancellationToken) -> bool {
+pub(crate) async fn agrees(consent: Consent, what: &str, stop: &CancellationToken) -> bool {
     if consent == Consent::Given {
         return true;
     }

@@ -39,7 +39,7 @@ mod armed {
     use super::Failpoint;
 
     /// `DIE_AT=before_ack:17` dies at the 17th hit.
-    struct Doom {
+    struct ArmedFailpoint {
         failpoint: &'static str,
         hits_left: AtomicU32,
     }
@@ -47,15 +47,15 @@ mod armed {
     const FAILPOINTS: [&str; 6] =
         ["after_receive", "before_call", "after_call", "before_confirm", "before_ack", "after_ack"];
 
-    fn doom() -> Option<&'static Doom> {
-        static DOOM: OnceLock<Option<Doom>> = OnceLock::new();
-        DOOM.get_or_init(|| std::env::var("DIE_AT").ok().map(|text| read(&text))).as_ref()
+    fn armed_failpoint() -> Option<&'static ArmedFailpoint> {
+        static ARMED: OnceLock<Option<ArmedFailpoint>> = OnceLock::new();
+        ARMED.get_or_init(|| std::env::var("DIE_AT").ok().map(|text| read(&text))).as_ref()
     }
 
-    fn read(text: &str) -> Doom {
+    fn read(text: &str) -> ArmedFailpoint {
         let read = text.split_once(':').and_then(|(name, hit)| {
             let failpoint = FAILPOINTS.into_iter().find(|known| *known == name)?;
-            Some(Doom {
+            Some(ArmedFailpoint {
                 failpoint,
                 hits_left: AtomicU32::new(hit.parse().ok().filter(|n| *n > 0)?),
             })
@@ -67,11 +67,9 @@ mod armed {
 
     /// Continues, or dies here if `DIE_AT` says so.
     pub(crate) async fn hit(failpoint: Failpoint) {
-        let Some(doom) = doom().filter(|doom| doom.failpoint == FAILPOINTS[failpoint as usize])
-        else {
-            return;
-        };
-        let left = doom.hits_left.fetch_sub(1, Ordering::SeqCst);
+        let is_this = |armed: &&ArmedFailpoint| armed.failpoint == FAILPOINTS[failpoint as usize];
+        let Some(armed) = armed_failpoint().filter(is_this) else { return };
+        let left = armed.hits_left.fetch_sub(1, Ordering::SeqCst);
         if left == 1 {
             // In some runs the previous step's data should reach the network, in others not.
             tokio::time::sleep(Duration::from_millis(u64::from(std::process::id() % 3) * 10)).await;

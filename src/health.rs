@@ -23,7 +23,7 @@ pub enum Component {
     /// The connections and the consumer.
     Broker,
     /// The consumer is attached but receives nothing.
-    Hearing,
+    Consumer,
     /// The broker is blocking publishers: an alarm for memory or disk.
     Blocked,
     /// Publishes and their confirms.
@@ -47,7 +47,7 @@ impl Component {
     pub const ALL: [Self; 12] = [
         Self::Draining,
         Self::Broker,
-        Self::Hearing,
+        Self::Consumer,
         Self::Blocked,
         Self::Publisher,
         Self::Undeliverable,
@@ -64,7 +64,7 @@ impl Component {
         match self {
             Self::Draining => "draining",
             Self::Broker => "broker",
-            Self::Hearing => "deaf",
+            Self::Consumer => "deaf",
             Self::Blocked => "blocked",
             Self::Publisher => "publisher",
             Self::Undeliverable => "undeliverable",

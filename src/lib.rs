@@ -27,7 +27,7 @@ pub mod guard_tool;
 pub mod service;
 
 pub mod config;
-pub mod consent;
+mod consent;
 pub mod core_dump;
 pub mod descriptors;
 mod failpoint;

@@ -8,7 +8,7 @@ use tallyfy_delete_worker::audit_tool;
 use tallyfy_delete_worker::check::check;
 use tallyfy_delete_worker::config::{self, EXIT_USAGE, Job};
 use tallyfy_delete_worker::console::{Console, ConsoleSettings};
-use tallyfy_delete_worker::dead_letters::{self, DeadJob, Done};
+use tallyfy_delete_worker::dead_letters::{self, ActionResult, DeadJob};
 use tallyfy_delete_worker::delete_list::{ListEnd, ListSettings, Tally, delete_list};
 use tallyfy_delete_worker::guard_tool;
 use tallyfy_delete_worker::kind::Kind;
@@ -126,7 +126,7 @@ async fn dead(
     job: DeadJob,
 ) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signal().context("cannot listen for signals")?;
-    Ok(code(dead_letters::run(kind, job, url, tls, stop).await? == Done::Completed))
+    Ok(code(dead_letters::run(kind, job, url, tls, stop).await? == ActionResult::Completed))
 }
 
 async fn delete(list: ListSettings) -> anyhow::Result<ExitCode> {
@@ -151,6 +151,6 @@ async fn delete(list: ListSettings) -> anyhow::Result<ExitCode> {
     Ok(if is_interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { code(tally.is_complete()) })
 }
 
-fn code(is_well: bool) -> ExitCode {
-    if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+fn code(is_ok: bool) -> ExitCode {
+    if is_ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -23,7 +23,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use self::families::{add, by_kind, labelled, labels};
+use self::families::{add, by_kind, labelled, labels, settlements_of};
 use self::latency::latencies;
 use self::standard::Standard;
 pub use self::standard::{RequestEnd, Server};
@@ -31,7 +31,6 @@ use self::unacknowledged::Received;
 pub use self::unacknowledged::Unacknowledged;
 use crate::health::Component;
 use crate::kind::Kind;
-use crate::messages::FailureReason;
 use crate::policy::absent_only::AbsentOnly;
 use crate::policy::api_access::SuspendReason;
 use crate::policy::verdict::Verdict;
@@ -50,9 +49,6 @@ type DelayGauges = Family<[(&'static str, String); 2], Gauge>;
 pub const NO_TOKEN: &str = "no_token";
 
 const PREFIX: &str = "tallyfy_delete_worker";
-/// Besides the reasons of dead letters.
-const SETTLEMENTS: [&str; 6] =
-    ["already_absent", "retry_later", "postponed", "held", "returned", "dry_run"];
 const PUBLISHES: [&str; 6] =
     ["confirmed", "rejected", "returned", "timeout", "too_large", "broken"];
 const ACKNOWLEDGEMENTS: [&str; 2] = ["acknowledged", "lost"];
@@ -122,10 +118,6 @@ impl Metrics {
         );
         let verdicts = Verdict::ALL.map(Verdict::as_str);
         let verdicts_of = |_| verdicts.to_vec();
-        let settlements_of = |kind: Kind| {
-            let ends = [kind.spec().outcome].into_iter().chain(SETTLEMENTS);
-            ends.chain(FailureReason::ALL.map(FailureReason::as_str)).collect()
-        };
         let reasons = SuspendReason::ALL.map(SuspendReason::as_str).into_iter().chain([NO_TOKEN]);
         let calls =
             Family::<Label, Histogram>::new_with_constructor(|| Histogram::new(CALL_BUCKETS));
@@ -303,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_delivery_in_hand_is_the_one_whose_age_is_told() {
+    fn the_oldest_unacknowledged_delivery_is_the_one_whose_age_is_reported() {
         let metrics = Metrics::default();
         let text = |name: &str| {
             let (text, name) = (metrics.render(), format!("{PREFIX}_{name} "));

@@ -1,9 +1,18 @@
-//! Tables for people at a terminal: column widths fit the content, and nothing can control the
-//! terminal.
+//! The output of the operators' commands. Tables for people at a terminal: column widths fit the
+//! content, and nothing can control the terminal.
 
 use std::io::{self, Write};
 
 use jiff::Timestamp;
+
+/// The output format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputFormat {
+    /// A table or paragraphs.
+    Text,
+    /// JSON, one object a line.
+    Json,
+}
 
 /// The first row is the heading; `numbers` are the right-aligned columns.
 pub(crate) fn write<const COLUMNS: usize>(

@@ -53,7 +53,7 @@ pub async fn undo(job: UndoJob, mut out: impl Write) -> Result<bool, UndoError> 
 }
 
 /// A page with 200 comes from something that is not the API.
-fn is_the_apis_yes(answer: &Answer) -> bool {
+fn is_api_success(answer: &Answer) -> bool {
     matches!(
         answer,
         Answer::Status(Response { status: 200..=299, body: Body::Json { .. } | Body::Empty, .. })
@@ -68,7 +68,7 @@ async fn restore(
 ) -> (serde_json::Value, bool) {
     let target = Target { kind: Kind::TaskDelete, org: org.clone(), id };
     let answer = api.restore(&target, token).await;
-    let is_restored = is_the_apis_yes(&answer);
+    let is_restored = is_api_success(&answer);
     let outcome = if is_restored { "restored" } else { "failed" };
     let line = json!({
         "org_id": org.as_str(), "task_id": target.id.as_str(), "outcome": outcome,

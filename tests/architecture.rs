@@ -116,9 +116,9 @@ fn edges_never_import_each_other() {
     nobody_in("src/console/", &["crate::tallyfy_api", "crate::credentials", "crate::worker"]);
 }
 
-/// Who may is asked in each handler, by the type of what it takes.
+/// Each handler checks access, by the type of its argument.
 #[test]
-fn each_handler_of_the_console_asks_who_may() {
+fn each_handler_of_the_console_checks_access() {
     let sources = sources();
     let of = |name: &str| -> &str {
         let path = format!("src/console/{name}.rs");
@@ -140,10 +140,10 @@ fn each_handler_of_the_console_asks_who_may() {
         let (_, rest) = of(file).split_once(&format!("async fn {name}(")).expect(name);
         let arguments = rest.split(')').next().unwrap_or_default();
         let is_actor = arguments.contains("Actor(");
-        // Who only looks may look again, and take an export with them.
+        // A viewer may look again, and take an export.
         let only_looks = name == "look" || name.ends_with("export");
         assert_eq!(is_actor, is_post && !only_looks, "{file}::{name}");
-        assert!(is_actor || arguments.contains("Viewer"), "{file}::{name} asks nobody");
+        assert!(is_actor || arguments.contains("Viewer"), "{file}::{name} checks nothing");
         handlers += 1;
     }
     assert!(handlers > 15, "{handlers}");
@@ -181,27 +181,38 @@ fn lapin_is_named_in_its_room_only_and_its_guard_knows_nothing_of_the_rest() {
     nobody_in("src/rabbitmq/lapin_guard/", &["crate::", "super::super"]);
 }
 
+/// The paths that a file imports, and those that it names in its code without an import.
+fn used(text: &str) -> Vec<String> {
+    let statements = code(text).split("\nuse ").skip(1).filter_map(|rest| rest.split(';').next());
+    let imported = statements.flat_map(|statement| {
+        let (prefix, items) = statement.split_once('{').unwrap_or((statement, ""));
+        let items = items.trim_end_matches('}').split(',');
+        items.map(move |item| format!("{prefix}{}", item.trim()))
+    });
+    let lines = code(text).lines().map(|line| line.split("//").next().unwrap_or_default());
+    let lines = lines.filter(|line| !line.contains("use "));
+    let is_path = |c: char| c.is_ascii_alphanumeric() || "_:".contains(c);
+    let named = lines.flat_map(|line| line.split(move |c| !is_path(c)).map(str::to_owned));
+    imported.chain(named).filter(|path| path.contains("::")).collect()
+}
+
 /// The parts of a folder that a file inside it imports: `(importing, imported)`, each as
 /// `folder/part`.
 fn imports(path: &str, text: &str) -> Vec<(String, String)> {
     let path = path.trim_end_matches(".rs").trim_end_matches("/mod").replacen("src", "crate", 1);
-    let statements = code(text).split("\nuse ").skip(1).filter_map(|rest| rest.split(';').next());
     let mut found = Vec::new();
-    for (prefix, items) in statements.map(|path| path.split_once('{').unwrap_or((path, ""))) {
-        for item in items.trim_end_matches('}').split(',') {
-            let used = format!("{prefix}{}", item.trim()).replace("::", "/");
-            let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
-            let used = match used.strip_prefix("super/") {
-                Some(used) => format!("{parent}/{used}"),
-                None => used,
-            };
-            let (ours, theirs): (Vec<_>, Vec<_>) =
-                (path.split('/').collect(), used.split('/').collect());
-            let shared =
-                ours.iter().zip(&theirs).take_while(|(ours, theirs)| ours == theirs).count();
-            let part = |parts: &[&str]| parts.get(..=shared).map(|parts| parts.join("/"));
-            found.extend(part(&ours).zip(part(&theirs)).filter(|_| theirs[0] == "crate"));
+    for used in used(text) {
+        let (mut parent, mut theirs) = (None, used.as_str());
+        while let Some(rest) = theirs.strip_prefix("super::") {
+            let child = parent.unwrap_or(path.as_str());
+            parent = Some(child.rsplit_once('/').map_or("", |(parent, _)| parent));
+            theirs = rest;
         }
+        let theirs = parent.into_iter().flat_map(|path| path.split('/')).chain(theirs.split("::"));
+        let (ours, theirs): (Vec<_>, Vec<_>) = (path.split('/').collect(), theirs.collect());
+        let shared = ours.iter().zip(&theirs).take_while(|(ours, theirs)| ours == theirs).count();
+        let part = |parts: &[&str]| parts.get(..=shared).map(|parts| parts.join("/"));
+        found.extend(part(&ours).zip(part(&theirs)).filter(|_| theirs[0] == "crate"));
     }
     found
 }

@@ -15,7 +15,7 @@ use crate::rabbitmq::{
 const TOPOLOGY: &str = "topology";
 const CONFIRMS: &str = "confirms and returns";
 const NO_ANSWER: &str =
-    "That does not tell what is wrong with it: try again, and look at the broker's log";
+    "That does not show what is wrong with it: try again, and check the broker's log";
 const RUN_SETUP: &str =
     "Run `setup` as a user with the configure permission, with the same WAIT_LADDER as here";
 const WILL_DECLARE: &str = "`run` declares it (DECLARE_TOPOLOGY=true), so does `setup`. A new virtual host has nothing: if this one is not new, \
@@ -31,9 +31,9 @@ pub(super) async fn facts(settings: &BrokerSettings, purpose: Purpose) -> Vec<Fa
     let (mut facts, connection) = hosts(settings).await;
     let Some(connection) = connection else { return facts };
     facts.push(tls(&connection));
-    let (topology, stands) = topology(&connection, &settings.topology).await;
+    let (topology, state) = topology(&connection, &settings.topology).await;
     facts.extend(topology);
-    let (confirms, publishing) = publishing(&connection, settings, stands).await;
+    let (confirms, publishing) = publishing(&connection, settings, state).await;
     facts.extend(permissions(&connection, settings, publishing).await);
     facts.extend(settings.topology.kinds.iter().map(|kind| judge::kind(*kind)));
     let is_waited_for = publishing == Publishing::Blocked;
@@ -44,8 +44,8 @@ pub(super) async fn facts(settings: &BrokerSettings, purpose: Purpose) -> Vec<Fa
 
 /// Whether the exchanges and queues exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stands {
-    Whole,
+enum TopologyState {
+    Complete,
     /// Some are missing, and `run` declares them.
     ToBeDeclared,
     Incomplete,
@@ -92,7 +92,7 @@ fn cure(error: &BrokerError) -> &'static str {
         // Only the system's text says whether the certificate is at fault.
         BrokerError::Connect { is_tls: true, .. } => {
             "Look at AMQP_URL (TLS has a port of its own; user, password, virtual host), and whether the broker runs; where it is the \
-             certificate: at AMQP_CA_FILE for the broker's authority, at AMQP_CLIENT_CERT_FILE and AMQP_CLIENT_KEY_FILE for our own"
+             certificate: at AMQP_CA_FILE for the broker's CA, at AMQP_CLIENT_CERT_FILE and AMQP_CLIENT_KEY_FILE for our own"
         }
         BrokerError::Tls(_) => "Look at AMQP_CA_FILE and AMQP_CLIENT_*_FILE",
         BrokerError::Source(_) => "Look at AMQP_URL_FILE and AMQP_PASSWORD_FILE",
@@ -113,7 +113,7 @@ fn tls(connection: &Connection) -> Fact {
 }
 
 /// Whether everything exists and, if the user may configure, has the right arguments.
-async fn topology(connection: &Connection, topology: &Topology) -> (Vec<Fact>, Stands) {
+async fn topology(connection: &Connection, topology: &Topology) -> (Vec<Fact>, TopologyState) {
     let ensure = async |provision| {
         topology::ensure(connection, &Topology { provision, ..topology.clone() }).await
     };
@@ -121,7 +121,7 @@ async fn topology(connection: &Connection, topology: &Topology) -> (Vec<Fact>, S
         Ok(found) => found.missing,
         Err(error) => return incomplete(connection, topology, &error).await,
     };
-    let stands = if missing.is_empty() {
+    let exists = if missing.is_empty() {
         Fact::ok(TOPOLOGY, "every exchange and queue exists")
     } else {
         Fact::warning(TOPOLOGY, format!("does not exist: {}", missing.join(" ")), NO_MIRROR)
@@ -142,7 +142,7 @@ async fn topology(connection: &Connection, topology: &Topology) -> (Vec<Fact>, S
             Fact::failed("arguments", error.to_string(), cure)
         }
     };
-    (vec![stands, arguments], Stands::Whole)
+    (vec![exists, arguments], TopologyState::Complete)
 }
 
 /// Something that a worker needs is missing.
@@ -150,17 +150,20 @@ async fn incomplete(
     connection: &Connection,
     topology: &Topology,
     error: &BrokerError,
-) -> (Vec<Fact>, Stands) {
+) -> (Vec<Fact>, TopologyState) {
     let is_missing = error.refusal() == Some(Refusal::NotFound);
     if is_missing && topology.provision == Provision::Declare {
         let may = may_declare(connection, &topology.kinds).await;
         if may == May::Yes {
             let found = error.to_string().replace(", run `setup`", "");
-            return (vec![Fact::warning(TOPOLOGY, found, WILL_DECLARE)], Stands::ToBeDeclared);
+            return (
+                vec![Fact::warning(TOPOLOGY, found, WILL_DECLARE)],
+                TopologyState::ToBeDeclared,
+            );
         }
     }
     let cure = if_refused(error, Refusal::NotFound, RUN_SETUP);
-    (vec![Fact::failed(TOPOLOGY, error.to_string(), cure)], Stands::Incomplete)
+    (vec![Fact::failed(TOPOLOGY, error.to_string(), cure)], TopologyState::Incomplete)
 }
 
 /// The fix for such a refusal. A slow broker must not make anyone delete a queue.
@@ -173,7 +176,7 @@ fn if_refused(error: &BrokerError, refusal: Refusal, cure: &'static str) -> &'st
 async fn publishing(
     connection: &Connection,
     settings: &BrokerSettings,
-    stands: Stands,
+    state: TopologyState,
 ) -> (Fact, Publishing) {
     let preference = Preference { first: Some(connection.address()), last: Vec::new() };
     let opened =
@@ -192,14 +195,14 @@ async fn publishing(
             let found = format!("RabbitMQ is blocking publishers ({reason})");
             (Fact::failed(CONFIRMS, found, BLOCKED), Publishing::Blocked)
         }
-        fact = confirms(&publisher, &settings.topology.kinds, stands) => (fact, Publishing::Open),
+        fact = confirms(&publisher, &settings.topology.kinds, state) => (fact, Publishing::Open),
     };
     publisher.connection().close().await;
     found
 }
 
 /// An unroutable publish must be returned, and the publisher must notice.
-async fn confirms(publisher: &Publisher, kinds: &[Kind], stands: Stands) -> Fact {
+async fn confirms(publisher: &Publisher, kinds: &[Kind], state: TopologyState) -> Fact {
     let nowhere = Publication {
         exchange: names::RETRY_EXCHANGE,
         routing_key: unused_name(),
@@ -211,7 +214,8 @@ async fn confirms(publisher: &Publisher, kinds: &[Kind], stands: Stands) -> Fact
     };
     match publisher.publish(&nowhere).await {
         Err(error)
-            if stands == Stands::ToBeDeclared && error.refusal() == Some(Refusal::NotFound) =>
+            if state == TopologyState::ToBeDeclared
+                && error.refusal() == Some(Refusal::NotFound) =>
         {
             Fact::skipped(CONFIRMS, "cannot be checked before the topology exists")
         }

@@ -20,7 +20,7 @@ const MUCH_SKEW_SECONDS: u64 = 30;
 /// exist.
 pub(super) fn base_url(url: &str, task: &Answer, path: &Answer) -> Fact {
     const NAME: &str = "base URL";
-    const CURE: &str = "Look at TALLYFY_BASE_URL (https://go.tallyfy.com/api, with /api) and at what stands before the API";
+    const CURE: &str = "Check TALLYFY_BASE_URL (https://go.tallyfy.com/api, with /api) and the proxies in front of the API";
     let found =
         format!("{url}: no such task: {}; no such path: {}", task.describe(), path.describe());
     let is_plain_404 = |answer: &Answer| {
@@ -37,7 +37,7 @@ pub(super) fn base_url(url: &str, task: &Answer, path: &Answer) -> Fact {
             )
         }
         (Answer::Status(Response { status: 401, .. }), _) => {
-            Fact::skipped(NAME, "needs a token that is alive")
+            Fact::skipped(NAME, "needs a valid token")
         }
         _ if is_plain_404(task) && denies(path) => Fact::ok(NAME, found),
         _ if is_plain_404(task) && !is_plain_404(path) => Fact::warning(
@@ -55,11 +55,11 @@ pub(super) fn organisation(org: &OrgId, answer: &Answer) -> Fact {
     let name = format!("organisation {org}");
     let failed = |cure| Fact::failed(&name, answer.describe(), cure);
     match (reach(answer), answer.status()) {
-        (Reach::Reached, _) => Fact::ok(&name, "its token is alive and reaches it"),
-        (Reach::NotReached, _) => failed(
-            "The token does not reach this organisation: look at its id, and at whose token it is",
-        ),
-        (_, Some(401)) => failed("Its token is not accepted: put a new one in its place"),
+        (Reach::Reached, _) => Fact::ok(&name, "its token is valid and reaches it"),
+        (Reach::NotReached, _) => {
+            failed("The token does not reach this organisation: check its id and the token's user")
+        }
+        (_, Some(401)) => failed("Its token is not accepted: replace it"),
         (_, Some(429)) => {
             Fact::warning(&name, answer.describe(), "Throttled just now: try again later")
         }
@@ -106,7 +106,7 @@ pub(super) fn kind(kind: Kind) -> Fact {
         Kind::TagDelete => "a token that may edit tags",
         Kind::FileDelete => "a token that may delete files; the organisation's logo is refused",
     };
-    Fact::skipped(&format!("kind {kind}"), format!("needs {needs}: only a call would prove it"))
+    Fact::skipped(&format!("kind {kind}"), format!("needs {needs}: only a call would test it"))
 }
 
 /// A permission that the worker needs.
@@ -115,14 +115,8 @@ pub(super) fn needed(name: &str, may: May, cure: impl Into<Cow<'static, str>>) -
     match may {
         May::Yes => Fact::ok(&name, "granted"),
         May::No => Fact::failed(&name, "refused", cure),
-        May::NotAsked => {
-            Fact::skipped(&name, "not to be seen while RabbitMQ is blocking publishers")
-        }
-        May::Unknown => Fact::failed(
-            &name,
-            "could not be found out",
-            "Try again; then look at the broker's log",
-        ),
+        May::NotAsked => Fact::skipped(&name, "not visible while RabbitMQ is blocking publishers"),
+        May::Unknown => Fact::failed(&name, "unknown", "Try again; then check the broker's log"),
     }
 }
 
@@ -168,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn an_organisation_is_well_only_with_a_200() {
+    fn an_organisation_is_ok_only_with_a_200() {
         let org = OrgId::try_from("o".to_owned()).unwrap();
         for (answer, expected) in [
             (status(200, json("x")), State::Ok),
@@ -208,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_off_is_told() {
+    fn a_clock_that_is_off_is_reported() {
         let at = |date: Option<&str>| {
             let Answer::Status(response) = status(200, Body::Empty) else { panic!() };
             let answer = Answer::Status(Response { date: date.map(str::to_owned), ..response });

@@ -1,5 +1,5 @@
-//! `check`: proves that everything a worker needs is in place, without deleting anything. One line
-//! per check.
+//! `check`: tests whether everything a worker needs is in place, without deleting anything. One
+//! line per check.
 //!
 //! Every API call is a GET, and nothing is left behind at the broker.
 
@@ -13,9 +13,9 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::dead_letters::OutputFormat;
 use crate::rabbitmq::BrokerSettings;
 use crate::service::{CoreSettings, StartError, credentials};
+use crate::table::OutputFormat;
 use crate::tallyfy_api::TallyfyApi;
 
 /// The result of one check.
@@ -34,7 +34,7 @@ pub struct Fact {
 pub enum State {
     /// As it should be.
     Ok,
-    /// The worker can work, but someone should look at this.
+    /// The worker can work, but this needs attention.
     Warning,
     /// The worker cannot work.
     Failed,
@@ -45,7 +45,7 @@ pub enum State {
 /// What the check is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// Whether all is well.
+    /// Whether everything is in order.
     Everything,
     /// Whether a worker may start.
     Start,
@@ -99,10 +99,10 @@ pub async fn check(
     form: OutputFormat,
 ) -> Result<bool, StartError> {
     let api = TallyfyApi::new(&core.api)?;
-    let mut is_well = true;
+    let mut is_ok = true;
     let mut report = |facts: Vec<Fact>| {
         for fact in facts {
-            is_well &= fact.state != State::Failed;
+            is_ok &= fact.state != State::Failed;
             // A reader that has gone away still gets the exit code.
             let _ = print(&fact, form);
         }
@@ -117,7 +117,7 @@ pub async fn check(
         }
         Err(error) => report(vec![Fact::failed("tokens", error.to_string(), NO_TOKENS)]),
     }
-    Ok(is_well)
+    Ok(is_ok)
 }
 
 fn print(fact: &Fact, form: OutputFormat) -> io::Result<()> {

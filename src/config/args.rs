@@ -18,6 +18,7 @@ use super::topology_args::{KindsArgs, RetryDelayArgs};
 use super::values::{
     Setting, checked, duration, flag, if_set, kind, org, producers, socket_address, up_to,
 };
+use super::version::version;
 use crate::kind::Kind;
 use crate::messages::OrgId;
 use crate::policy::producers::AllowedProducer;
@@ -28,7 +29,7 @@ const LONGEST_GRACE: Duration = Duration::from_hours(1);
 /// Deletes tasks, processes, tags and files in Tallyfy: takes commands from RabbitMQ, calls the
 /// API, publishes how each ended.
 #[derive(Parser)]
-#[command(version = super::print::version(), arg_required_else_help = true, after_help = EXIT_CODES)]
+#[command(version = version(), arg_required_else_help = true, after_help = EXIT_CODES)]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Sub,
@@ -37,11 +38,11 @@ pub(super) struct Cli {
 const RUN_EXAMPLE: &str = "\
 Example:
   AMQP_URL=amqps://tallyfy-worker:SECRET@rabbit.example/tallyfy TALLYFY_CREDENTIALS_DIR=/run/secrets/tallyfy tallyfy-delete-worker run
-Prove the settings first: the same with `check`.";
+Test the settings first: the same with `check`.";
 const CHECK_EXAMPLE: &str = "\
 Example, with the worker's own settings:
   AMQP_URL=amqps://tallyfy-worker:SECRET@rabbit.example/tallyfy TALLYFY_CREDENTIALS_DIR=/run/secrets/tallyfy tallyfy-delete-worker check
-FAILED: the worker could not work; the line says what to do. warning: it could, and somebody should look. skipped: not to be seen by this
+FAILED: the worker could not work; the line says what to do. warning: it could, but this needs attention. skipped: not visible to this
 user, or not in use. Exit 0 if nothing FAILED.";
 const DELETE_EXAMPLE: &str = "\
 Example: printf '%s\\n' ID1 ID2 | tallyfy-delete-worker delete --org ORG - > outcomes.jsonl
@@ -49,7 +50,7 @@ On a terminal it asks first. Interrupted, it exits 130 and prints a line with \"
   jq -r 'select(.outcome == \"left\").task_id' outcomes.jsonl | tallyfy-delete-worker delete --org ORG -";
 const EXIT_CODES: &str = "\
 Examples:
-  tallyfy-delete-worker check        is all there that a worker needs?
+  tallyfy-delete-worker check        test what a worker needs
   tallyfy-delete-worker run          work
   tallyfy-delete-worker dead list    what has failed, and why
 
@@ -60,8 +61,8 @@ Every setting is a flag and an environment variable; flags win. `COMMAND --help`
 pub(super) enum Sub {
     /// Work: consume commands until SIGTERM or SIGINT, then drain and exit 0.
     Run(Box<RunArgs>),
-    /// Prove that everything a worker needs is in place; deletes nothing. One line per check; exit
-    /// 0 only if none failed.
+    /// Test whether everything a worker needs is in place; deletes nothing. One line per check;
+    /// exit 0 only if none failed.
     Check(Box<CheckArgs>),
     /// Declare exchanges, queues and bindings, and exit.
     Setup(SetupArgs),

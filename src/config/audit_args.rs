@@ -10,9 +10,9 @@ use super::log_args::LogArgs;
 use super::read::Reader;
 use super::values::{Setting, checked, duration, kind, object, org};
 use crate::audit_tool::AuditJob;
-use crate::dead_letters::OutputFormat;
 use crate::kind::Kind;
 use crate::messages::{ObjectId, OrgId};
+use crate::table::OutputFormat;
 
 const LONGEST: Duration = Duration::from_hours(24 * 3660);
 

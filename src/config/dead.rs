@@ -12,8 +12,9 @@ use super::log_args::LogArgs;
 use super::read::Reader;
 use super::values::{Setting, any_duration, checked, kind, reason, reasons, up_to};
 use crate::consent::Consent;
-use crate::dead_letters::{Bulk, DeadJob, ExportFile, OutputFormat, Selection, Successes};
+use crate::dead_letters::{Bulk, DeadJob, ExportFile, Selection, Successes};
 use crate::kind::Kind;
+use crate::table::OutputFormat;
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
@@ -119,7 +120,7 @@ pub(super) struct SelectionArgs {
     #[arg(
         long,
         help_heading = "Which dead letters",
-        help = format!("Died of this: {}", reasons()),
+        help = format!("Failure reason: {}", reasons()),
         value_parser = checked(reason)
     )]
     reason: Option<Setting<String>>,
@@ -132,10 +133,10 @@ pub(super) struct SelectionArgs {
     /// The command with this id.
     #[arg(long, value_name = "ID", help_heading = "Which dead letters")]
     command_id: Option<String>,
-    /// Died longer ago than this.
+    /// Failed longer ago than this.
     #[arg(long, value_name = "DURATION", help_heading = "Which dead letters", value_parser = checked(any_duration))]
     older_than: Option<Setting<Duration>>,
-    /// Died no longer ago than this.
+    /// Failed no longer ago than this.
     #[arg(long, value_name = "DURATION", help_heading = "Which dead letters", value_parser = checked(any_duration))]
     newer_than: Option<Setting<Duration>>,
     /// Superseded: their command has succeeded according to one of the events in this file. One

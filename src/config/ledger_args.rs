@@ -11,11 +11,11 @@ use super::read::Reader;
 use super::topology_args::{KindsArgs, RetryDelayArgs};
 use super::values::{Setting, checked, command_id, duration, kind, org, up_to};
 use crate::consent::Consent;
-use crate::dead_letters::OutputFormat;
 use crate::guard_tool::LedgerJob;
 use crate::kind::Kind;
 use crate::messages::ledger::{Decision, Scope};
 use crate::messages::{OrgId, names};
+use crate::table::OutputFormat;
 
 const WEEK: Duration = Duration::from_hours(24 * 7);
 

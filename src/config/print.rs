@@ -1,7 +1,5 @@
 //! Prints what the program says about itself: schemas, completions.
 
-use std::sync::LazyLock;
-
 use clap::Command;
 use clap_complete::Shell;
 
@@ -21,16 +19,6 @@ pub(super) fn schema(subject: Option<SubjectArg>, kind: Kind) -> Vec<u8> {
         SubjectArg::Pending => Subject::Pending,
     });
     format!("{:#}\n", schema_of(subject, kind)).into_bytes()
-}
-
-/// The package's version and, if the build knows it (`GIT_COMMIT`), the commit.
-pub fn version() -> &'static str {
-    static VERSION: LazyLock<String> = LazyLock::new(|| {
-        let commit = option_env!("GIT_COMMIT").filter(|commit| !commit.is_empty());
-        let commit = commit.map(|commit| format!(" ({commit})")).unwrap_or_default();
-        format!("{}{commit}", env!("CARGO_PKG_VERSION"))
-    });
-    &VERSION
 }
 
 pub(super) fn completions(shell: Shell, mut program: Command) -> Vec<u8> {

@@ -23,7 +23,10 @@ impl Reader {
     /// Only tasks can be archived and restored, so the mode would promise too much for any other
     /// kind. And `delete` does not wait for a window.
     pub(super) fn archives_all(&mut self, mode: Option<DeleteMode>, kinds: &[Kind]) -> Option<()> {
-        let is_archived = |kind: &&Kind| matches!(kind, Kind::TaskDelete | Kind::TaskArchive);
+        let is_archived = |kind: &&Kind| match kind {
+            Kind::TaskDelete | Kind::TaskArchive => true,
+            Kind::ProcessDelete | Kind::TagDelete | Kind::FileDelete => false,
+        };
         let other = kinds.iter().find(|kind| !is_archived(kind));
         match (mode?, other) {
             (DeleteMode::Delete, _) | (_, None) => Some(()),

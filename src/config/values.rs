@@ -277,7 +277,7 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
     }
 }
 
-/// Why a dead letter died.
+/// The reason of a dead letter.
 pub(super) fn reason(text: &str) -> Result<String, String> {
     FailureReason::named(text)
         .map(|reason| reason.as_str().to_owned())

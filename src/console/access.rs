@@ -1,4 +1,4 @@
-//! Who may look, who may act, and which requests are answered at all. Each handler takes a
+//! Access: who may look, who may act, and which requests are answered at all. Each handler takes a
 //! [`Viewer`] or an [`Actor`], so none can forget the check.
 
 use std::fs;

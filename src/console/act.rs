@@ -23,13 +23,14 @@ use super::parts::{dead_letters, groups};
 use super::seen::seen;
 use super::viewer::Viewer;
 use crate::consent::Consent;
-use crate::dead_letters::{Agreed, Bulk, Change, Done, Selection, carry_out, export_line};
+use crate::dead_letters::{ActionResult, Agreed, Bulk, Change, Selection, carry_out, export_line};
 use crate::kind::Kind;
 use crate::messages::DeadLetter;
+use crate::messages::deaths::Deaths;
 
 const USUAL_RATE: u32 = 20;
-/// A number that was announced longer ago than this is announced again.
-const LONGEST_THOUGHT: SignedDuration = SignedDuration::from_hours(1);
+/// A preview that is older than this is made again.
+const PREVIEW_VALID_FOR: SignedDuration = SignedDuration::from_hours(1);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Verb {
@@ -61,7 +62,7 @@ pub(super) async fn preview_replay(
     State(shared): State<Arc<Shared>>,
     form: String,
 ) -> Response {
-    preview(&viewer, &shared, &form, Verb::Replay).await
+    preview(&viewer, &shared, &form, Verb::Replay)
 }
 
 pub(super) async fn preview_discard(
@@ -69,7 +70,7 @@ pub(super) async fn preview_discard(
     State(shared): State<Arc<Shared>>,
     form: String,
 ) -> Response {
-    preview(&viewer, &shared, &form, Verb::Discard).await
+    preview(&viewer, &shared, &form, Verb::Discard)
 }
 
 pub(super) async fn preview_export(
@@ -77,7 +78,7 @@ pub(super) async fn preview_export(
     State(shared): State<Arc<Shared>>,
     form: String,
 ) -> Response {
-    preview(&viewer, &shared, &form, Verb::Export).await
+    preview(&viewer, &shared, &form, Verb::Export)
 }
 
 /// Which dead letters a form selects.
@@ -89,20 +90,20 @@ fn meant(shared: &Shared, fields: &Fields) -> Result<(Kind, Selection), String> 
     Ok((kind, fields.meant()?))
 }
 
-async fn preview(viewer: &Viewer, shared: &Shared, form: &str, verb: Verb) -> Response {
+fn preview(viewer: &Viewer, shared: &Shared, form: &str, verb: Verb) -> Response {
     let (fields, seen_at) = (Fields::read(form), Timestamp::now());
     let (kind, selection) = match meant(shared, &fields) {
         Ok(meant) => meant,
         Err(why) => return wrong(viewer, &why),
     };
-    let found = grouped(shared, &[kind], &selection).await;
+    let found = grouped(shared, &[kind], &selection);
     let number: usize = found.groups.iter().map(|(_, group)| group.dead_letters).sum();
     if number == 0 {
         return wrong(viewer, "No dead letter matches any more.");
     }
     let title = format!("{} {}", verb.word(), dead_letters(number));
     let body = html! {
-        p { "Of kind " code { (kind) } ", " (about(&fields)) ". Commands that die after this page was made are left alone." }
+        p { "Of kind " code { (kind) } ", " (about(&fields)) ". Commands that fail after this page was made are left alone." }
         (groups(&found.groups, &fields))
         form.confirm method="post" action=(verb.path()) {
             @for (name, value) in fields.filter() { input type="hidden" name=(name) value=(value); }
@@ -113,7 +114,7 @@ async fn preview(viewer: &Viewer, shared: &Shared, form: &str, verb: Verb) -> Re
             (questions(verb))
             div.buttons {
                 button.primary { (title) }
-                a href={ "/dead?" (fields.query_with("page", "")) } { "Back, do nothing" }
+                a href={ "/dead?" (fields.query_with("page", "")) } { "Cancel" }
             }
         }
     };
@@ -180,11 +181,16 @@ fn agreed(
     let (kind, selection) = meant(shared, fields)?;
     let number = fields.get("letters").and_then(|number| number.parse().ok());
     let now = Timestamp::now();
-    let is_fresh = |at: &Timestamp| *at <= now && now.duration_since(*at) <= LONGEST_THOUGHT;
+    let is_fresh = |at: &Timestamp| *at <= now && now.duration_since(*at) <= PREVIEW_VALID_FOR;
     let seen_at = fields.time("seen_at").filter(is_fresh);
     match (number, seen_at) {
         (Some(dead_letters), Some(seen_at)) => {
-            Ok(Agreed { kind, selection, dead_letters, seen_at, change: change(fields)? })
+            let change = change(fields)?;
+            let all = seen(shared, kind).dead_letters;
+            let is_meant = |dead_letter: &&DeadLetter| selection.takes(dead_letter, seen_at);
+            let seen =
+                Deaths::of(all.iter().map(|(_, dead_letter)| &**dead_letter).filter(is_meant));
+            Ok(Agreed { kind, selection, dead_letters, seen_at, seen, change })
         }
         _ => Err("That page is too old: go back, and look again.".to_owned()),
     }
@@ -202,6 +208,8 @@ fn begin(
         Ok(agreed) => agreed,
         Err(why) => return wrong(viewer, &why),
     };
+    // Its dead letters will be gone.
+    shared.looks.last().remove(&agreed.kind);
     let by = viewer.by.clone();
     let asked = Asked {
         by: by.clone(),
@@ -216,8 +224,8 @@ fn begin(
     let started = shared.actions.start(asked, async move |action: Arc<Action>| {
         let (stop, progress) = (action.stop.clone(), action.progress.clone());
         match carry_out(&agreed, &bulk, work_with.broker(), stop, progress).await {
-            Ok(Done::Completed) => Ended::Done,
-            Ok(Done::Interrupted) => Ended::Interrupted,
+            Ok(ActionResult::Completed) => Ended::Done,
+            Ok(ActionResult::Interrupted) => Ended::Interrupted,
             Err(error) => Ended::Failed(error.to_string()),
         }
     });
@@ -236,11 +244,13 @@ pub(super) async fn export(
         Err(why) => return wrong(&viewer, &why),
     };
     let now = fields.time("seen_at").unwrap_or_else(Timestamp::now);
-    let found = seen(&shared, kind).await.dead_letters.into_iter().rev();
+    let found = seen(&shared, kind).dead_letters.into_iter().rev();
     // A dead letter that the mirror has only in part would be imported without the rest.
     let is_whole = |dead_letter: &DeadLetter| dead_letter.fault.is_none();
-    let is_meant =
-        |dead_letter: &DeadLetter| selection.takes(dead_letter, now) && is_whole(dead_letter);
+    let is_later = |dead_letter: &DeadLetter| dead_letter.failed_at.is_some_and(|at| at > now);
+    let is_meant = |dead_letter: &DeadLetter| {
+        selection.takes(dead_letter, now) && is_whole(dead_letter) && !is_later(dead_letter)
+    };
     let selected: Vec<_> = found.filter(|(_, dead_letter)| is_meant(dead_letter)).collect();
     let lines =
         selected.into_iter().map(|(_, dead_letter)| Ok::<_, String>(export_line(&dead_letter)));

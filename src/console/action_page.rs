@@ -58,7 +58,7 @@ fn progress(action: &Action) -> Markup {
         p { strong { (state(action)) } @if let Some((at, _)) = action.ended() { " " (moment(Some(at))) } }
         @if let Some((_, Ended::Failed(why))) = action.ended() { p.notice.bad role="alert" { (said(&why)) } }
         @if let (Some(number), Some((_, Ended::Done))) = (action.number, action.ended()) && done < number {
-            p.notice { "Not all that were announced were there any more: others have them, or they have died since." }
+            p.notice { "Not all that were announced were there any more: others have them, or they have failed again since." }
         }
     }
 }

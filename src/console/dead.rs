@@ -28,11 +28,11 @@ pub(super) struct Found {
 }
 
 /// The selected dead letters in groups.
-pub(super) async fn grouped(shared: &Shared, kinds: &[Kind], selection: &Selection) -> Found {
+pub(super) fn grouped(shared: &Shared, kinds: &[Kind], selection: &Selection) -> Found {
     let now = Timestamp::now();
     let mut found = Found { seen: Vec::new(), groups: Vec::new() };
     for kind in kinds {
-        let seen = seen(shared, *kind).await;
+        let seen = seen(shared, *kind);
         let mut groups = Groups::default();
         // The oldest first, so that each group shows the detail of the latest.
         let selected = seen
@@ -63,7 +63,8 @@ pub(super) async fn show(
         Some(_) => return wrong(&viewer, "This console does not serve that kind: see KINDS."),
     };
     let kinds = one.map_or_else(|| shared.kinds().to_vec(), |kind| vec![kind]);
-    let (found, depths) = tokio::join!(grouped(&shared, &kinds, &selection), depths(&shared));
+    let depths = depths(&shared).await;
+    let found = grouped(&shared, &kinds, &selection);
     let back = format!("/dead?{}", fields.query_with("page", ""));
     let body = html! {
         (trouble(shared.watched.connection().err().as_ref()))

@@ -29,7 +29,7 @@ pub(super) async fn show(
         Err(why) => return wrong(&viewer, &why),
     };
     let at = fields.get("at").unwrap_or_default();
-    let found = seen(&shared, kind).await.dead_letters.into_iter().find(|(name, _)| name == at);
+    let found = seen(&shared, kind).dead_letters.into_iter().find(|(name, _)| name == at);
     let Some((_, dead_letter)) = found else {
         let why = "That dead letter is no longer there: it was replayed or discarded, or the last look did not see it.";
         return refusal(&viewer, StatusCode::NOT_FOUND, why);

@@ -1,12 +1,9 @@
 //! What the mass-deletion guard holds, and the pauses.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::State;
-use jiff::Timestamp;
 use maud::{Markup, html};
-use tokio::sync::Mutex;
 
 use super::Shared;
 use super::depths::{Depths, depth, depths};
@@ -14,20 +11,16 @@ use super::page::page;
 use super::parts::{count, moment, said, said_or_dash, trouble};
 use super::viewer::{Rights, Viewer};
 use super::watch::Following;
-use crate::guard_tool::{Group, Groups};
+use crate::guard_tool::Group;
 use crate::kind::Kind;
 use crate::messages::OrgId;
 use crate::messages::ledger::Scope;
 use crate::policy::guard::Trip;
 
-/// The last look into each queue of held commands. The holder of the lock is the only reader.
-#[derive(Default)]
-pub(super) struct HeldLooks(pub(super) Mutex<HashMap<Kind, (Timestamp, Groups)>>);
-
 pub(super) async fn show(viewer: Viewer, State(shared): State<Arc<Shared>>) -> Markup {
     let depths = depths(&shared).await;
     let held =
-        html! { @for kind in shared.kinds() { (of_kind(&viewer, &shared, *kind, &depths).await) } };
+        html! { @for kind in shared.kinds() { (of_kind(&viewer, &shared, *kind, &depths)) } };
     let body = html! {
         (trouble(shared.watched.connection().err().as_ref()))
         @if let Following::Absent(why) = &shared.watched.ledger().following {
@@ -79,8 +72,8 @@ fn reason(id: &str) -> Markup {
     html! { div { label for={ (id) "-reason" } { "Reason" } input id={ (id) "-reason" } name="reason" required autocomplete="off"; } }
 }
 
-async fn of_kind(viewer: &Viewer, shared: &Shared, kind: Kind, depths: &Depths) -> Markup {
-    let looks = shared.held_looks.0.lock().await;
+fn of_kind(viewer: &Viewer, shared: &Shared, kind: Kind, depths: &Depths) -> Markup {
+    let looks = shared.held_looks.last();
     let look = looks.get(&kind);
     let ledger = shared.watched.ledger();
     let trips = ledger.state.brakes.tripped().filter(|(scope, _)| scope.kind == kind);

@@ -33,11 +33,11 @@ pub(super) async fn look(
     };
     let (url, tls) = shared.broker();
     // One reader at a time.
-    let mut looks = shared.held_looks.0.lock().await;
+    let _only_one = shared.held_looks.looking.lock().await;
     let at = Timestamp::now();
     match guard_tool::held(kind, url, tls).await {
         Ok(groups) => {
-            looks.insert(kind, (at, groups));
+            shared.held_looks.last().insert(kind, (at, groups));
             Redirect::to("/guard").into_response()
         }
         Err(error) => refusal(&viewer, StatusCode::BAD_GATEWAY, &error.to_string()),

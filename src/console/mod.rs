@@ -28,10 +28,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::guard_tool::Groups;
 use crate::http::{self, Bound};
 use crate::kind::Kind;
 use crate::rabbitmq::AmqpSource;
@@ -39,8 +41,7 @@ use crate::rabbitmq::tls::TlsFiles;
 use crate::rabbitmq::topology::Topology;
 pub use access::{Access, Passwords, Who};
 use actions::Actions;
-use guard::HeldLooks;
-use seen::Looks;
+use seen::{LastLooks, Look};
 pub use viewer::Rights;
 use watch::Watched;
 
@@ -70,8 +71,8 @@ pub(crate) struct Shared {
     settings: ConsoleSettings,
     watched: Watched,
     actions: Actions,
-    looks: Looks,
-    held_looks: HeldLooks,
+    looks: LastLooks<Look>,
+    held_looks: LastLooks<(Timestamp, Groups)>,
 }
 
 impl Shared {
@@ -92,7 +93,7 @@ impl Console {
     pub async fn start(settings: ConsoleSettings) -> io::Result<Self> {
         let port = http::bind(settings.address).await?;
         let watched = Watched::new(&settings.topology.kinds);
-        let (looks, held_looks) = (Looks::default(), HeldLooks::default());
+        let (looks, held_looks) = (LastLooks::default(), LastLooks::default());
         let actions = Actions::default();
         let shared = Shared { settings, watched, actions, looks, held_looks };
         Ok(Self { port, shared: Arc::new(shared) })

@@ -25,7 +25,7 @@ use crate::policy::workers::Seen;
 pub(super) async fn show(viewer: Viewer, State(shared): State<Arc<Shared>>) -> Markup {
     let depths = depths(&shared).await;
     let nothing = Fields::default();
-    let found = grouped(&shared, shared.kinds(), &Selection::default()).await;
+    let found = grouped(&shared, shared.kinds(), &Selection::default());
     let body = html! {
         (trouble(shared.watched.connection().err().as_ref()))
         section aria-labelledby="brakes" { h2 #brakes { "Guard and pauses" } (brakes(&shared)) }

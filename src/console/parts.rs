@@ -81,7 +81,7 @@ pub(super) fn how(
     back: &str,
 ) -> Markup {
     match how {
-        How::Mirror { is_whole, forgotten } => html! {
+        How::Mirror { is_whole, forgotten, looked_at } => html! {
             @if !is_whole {
                 p.notice role="status" { "The mirror of " code { (kind) } " is still being read: there may be more." }
             }
@@ -89,10 +89,12 @@ pub(super) fn how(
                 p.notice role="status" { "The oldest " (dead_letters(*forgotten)) " are not shown: there are too many." }
             }
             @if let Some(number) = in_queue && *is_whole && number as usize != shown {
-                p.notice role="status" {
-                    "The queue " code { (kind.dead_letter_queue()) } " has " (dead_letters(number as usize)) " ready, the mirror knows "
-                    (count(shown)) ". Some are older than the mirror, are being processed, or were removed by other means. "
-                    "An action takes the dead letters in the queue; " code { "dead list" } " counts there."
+                div.notice role="status" {
+                    p { "The queue " code { (kind.dead_letter_queue()) } " has " (dead_letters(number as usize)) " ready, and " (count(shown)) " are shown. "
+                        "Some are older than the mirror, are being processed, or were removed by other means. "
+                        "An action takes only those that are shown; " code { "dead list" } " counts all." }
+                    (look_button(kind, *looked_at, back))
+                    p.dim { "A look adds what the mirror lacks of the first " (MOST) " in the queue. It requeues them, which RabbitMQ allows 100,000 times." }
                 }
             }
         },
@@ -105,13 +107,20 @@ pub(super) fn how(
                         @if *there_is_more { " It shows the first " (MOST) "; there are more." } },
                     None => p { "Nobody has looked yet." },
                 }
-                form method="post" action="/look" {
-                    input type="hidden" name="kind" value=(kind);
-                    input type="hidden" name="back" value=(back);
-                    button { @if at.is_some() { "Look again" } @else { "Look into the queue" } }
-                }
+                (look_button(kind, *at, back))
             }
         },
+    }
+}
+
+fn look_button(kind: Kind, last: Option<Timestamp>, back: &str) -> Markup {
+    html! {
+        form method="post" action="/look" {
+            input type="hidden" name="kind" value=(kind);
+            input type="hidden" name="back" value=(back);
+            button { @if last.is_some() { "Look again" } @else { "Look into the queue" } }
+            @if last.is_some() { " " span.dim { "Last look: " (moment(last)) } }
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use super::Shared;
 use crate::kind::Kind;
 use crate::messages::ledger::{LedgerEntry, LedgerRecord};
 use crate::policy::brakes::Brakes;
-use crate::policy::still_dead::StillDead;
+use crate::policy::remaining_dead_letters::RemainingDeadLetters;
 use crate::rabbitmq::ledger::LedgerReader;
 use crate::rabbitmq::mirror::MirrorReader;
 use crate::rabbitmq::{BrokerError, Connection};
@@ -56,7 +56,7 @@ pub(super) struct Ledger {
 
 /// Everything that is followed.
 pub(super) struct Watched {
-    mirrors: HashMap<Kind, Mutex<Followed<StillDead>>>,
+    mirrors: HashMap<Kind, Mutex<Followed<RemainingDeadLetters>>>,
     ledger: Mutex<Followed<Ledger>>,
     connection: Mutex<Result<Arc<Connection>, Trouble>>,
 }
@@ -83,7 +83,10 @@ impl Watched {
     }
 
     /// The mirror of a kind that the console serves.
-    pub(super) fn mirror(&self, kind: Kind) -> Option<MutexGuard<'_, Followed<StillDead>>> {
+    pub(super) fn mirror(
+        &self,
+        kind: Kind,
+    ) -> Option<MutexGuard<'_, Followed<RemainingDeadLetters>>> {
         self.mirrors.get(&kind).map(lock)
     }
 
@@ -148,7 +151,8 @@ async fn until_lost(shared: &Shared, connection: &Connection) -> BrokerError {
         watched.mirrors.iter().map(|(kind, followed)| -> LocalBoxFuture<'_, BrokerError> {
             let open = async |from| MirrorReader::open(connection, *kind, from).await;
             let next = async |reader: &mut MirrorReader| reader.next().await;
-            let apply = |mirror: &mut StillDead, record, offset| mirror.apply(record, offset);
+            let apply =
+                |mirror: &mut RemainingDeadLetters, record, offset| mirror.apply(record, offset);
             follow(followed, open, next, apply).boxed_local()
         });
     let ledger = {

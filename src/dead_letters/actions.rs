@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lines::read_lines;
 use super::session::{Result, Session};
-use super::{DeadJob, Done};
+use super::{ActionResult, DeadJob};
 use crate::kind::Kind;
 use crate::rabbitmq::AmqpSource;
 use crate::rabbitmq::tls::TlsFiles;
@@ -20,7 +20,7 @@ pub async fn run(
     url: &AmqpSource,
     tls: &TlsFiles,
     stop: CancellationToken,
-) -> Result<Done> {
+) -> Result<ActionResult> {
     let lines = match &job {
         DeadJob::Import(file, ..) => read_lines(file.as_deref())?,
         _ => Vec::new(),

@@ -11,9 +11,10 @@ use super::print;
 use super::queue::{Disposition, Pass};
 use super::selection::Selection;
 use super::session::{Result, Session};
-use super::{Bulk, Done};
+use super::{ActionResult, Bulk};
 use crate::kind::Kind;
 use crate::messages::DeadLetter;
+use crate::messages::deaths::Deaths;
 use crate::rabbitmq::tls::TlsFiles;
 use crate::rabbitmq::{AmqpSource, Delivery};
 
@@ -34,6 +35,8 @@ pub struct Agreed {
     pub selection: Selection,
     pub dead_letters: usize,
     pub seen_at: Timestamp,
+    /// No others: there may be some in the queue that the user has not seen.
+    pub seen: Deaths,
     pub change: Change,
 }
 
@@ -47,10 +50,10 @@ pub async fn carry_out(
     (url, tls): (&AmqpSource, &TlsFiles),
     stop: CancellationToken,
     progress: Progress,
-) -> Result<Done> {
-    let Agreed { kind, selection, dead_letters, seen_at, change } = agreed;
+) -> Result<ActionResult> {
+    let Agreed { kind, selection, dead_letters, seen_at, seen, change } = agreed;
     let session = Session::open(*kind, url, tls, stop).await?;
-    let session = Session { began: *seen_at, progress, ..session };
+    let session = Session { began: *seen_at, progress, only: Some(seen.clone()), ..session };
     let done = match change {
         Change::Replay => session.replay_agreed(selection, bulk, *dead_letters).await,
         Change::Discard(file, why) => match Lines::append_to(file) {

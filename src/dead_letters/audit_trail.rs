@@ -7,7 +7,7 @@ use tracing::info;
 
 use super::queue::DeadLetterQueue;
 use super::selection::Selection;
-use super::{DeadLettersError, Done};
+use super::{ActionResult, DeadLettersError};
 use crate::kind::Kind;
 use crate::messages::audit::{Audit, Phase};
 
@@ -20,6 +20,8 @@ pub(super) struct AuditTrail<'a> {
     pub(super) selection: &'a Selection,
     pub(super) by: &'a str,
     pub(super) why: Option<&'a str>,
+    /// Makes the ids of its events, so that no two actions share them.
+    pub(super) began: Timestamp,
 }
 
 impl AuditTrail<'_> {
@@ -31,8 +33,8 @@ impl AuditTrail<'_> {
     }
 
     /// The first audit event. If it cannot be published, nothing is done.
-    pub(super) async fn started(&self, queue: &DeadLetterQueue, began: Timestamp) -> Result<()> {
-        let event = self.audit(Phase::Begun, 0, false).event(began, Timestamp::now());
+    pub(super) async fn started(&self, queue: &DeadLetterQueue) -> Result<()> {
+        let event = self.audit(Phase::Begun, 0, false).event(self.began, Timestamp::now());
         queue.publish(&event).await?;
         queue.record(&event.audit_record(self.kind)).await;
         Ok(())
@@ -42,15 +44,14 @@ impl AuditTrail<'_> {
     pub(super) async fn finished(
         &self,
         queue: &DeadLetterQueue,
-        began: Timestamp,
         dead_letters: usize,
-        done: Result<Done>,
-    ) -> Result<Done> {
-        let interrupted = !matches!(done, Ok(Done::Completed));
+        done: Result<ActionResult>,
+    ) -> Result<ActionResult> {
+        let interrupted = !matches!(done, Ok(ActionResult::Completed));
         let audit = self.audit(Phase::Ended, dead_letters, interrupted);
         let Self { event_type, kind, by, .. } = self;
         info!(event_type, %kind, by, letters = dead_letters, interrupted, "dead letters: done");
-        let event = audit.event(began, Timestamp::now());
+        let event = audit.event(self.began, Timestamp::now());
         let told = queue.publish(&event).await;
         queue.record(&event.audit_record(self.kind)).await;
         done.and_then(|done| told.map(|()| done))

@@ -14,16 +14,16 @@ use super::pace::{Pace, progress_bar};
 use super::queue::{Disposition, Pass};
 use super::selection::Selection;
 use super::session::{Result, Session, done};
-use super::{Bulk, DeadLettersError, Done, print};
+use super::{ActionResult, Bulk, DeadLettersError, print};
 use crate::consent::{Consent, agrees};
 use crate::messages::{DeadLetter, names, time};
 use crate::rabbitmq::Delivery;
 
 impl Session {
-    pub(super) async fn replay(&self, selection: &Selection, bulk: &Bulk) -> Result<Done> {
+    pub(super) async fn replay(&self, selection: &Selection, bulk: &Bulk) -> Result<ActionResult> {
         match self.agreed("replay", selection, bulk).await? {
             Some(dead_letters) => self.replay_agreed(selection, bulk, dead_letters).await,
-            None => Ok(Done::Interrupted),
+            None => Ok(ActionResult::Interrupted),
         }
     }
 
@@ -33,20 +33,21 @@ impl Session {
         selection: &Selection,
         bulk: &Bulk,
         dead_letters: usize,
-    ) -> Result<Done> {
+    ) -> Result<ActionResult> {
         let trail = AuditTrail {
             event_type: names::REPLAYED_EVENT,
             kind: self.queue.kind(),
             selection,
             by: &bulk.by,
             why: None,
+            began: Timestamp::now(),
         };
-        trail.started(&self.queue, self.began).await?;
+        trail.started(&self.queue).await?;
         let publish = async |dead_letter: &DeadLetter| {
             self.queue.publish(&dead_letter.replay(&bulk.by, Timestamp::now())).await
         };
         let (number, done) = self.remove_after(selection, bulk, dead_letters, publish).await;
-        trail.finished(&self.queue, self.began, number, done).await
+        trail.finished(&self.queue, number, done).await
     }
 
     pub(super) async fn discard(
@@ -55,13 +56,13 @@ impl Session {
         bulk: &Bulk,
         file: &Path,
         why: &str,
-    ) -> Result<Done> {
+    ) -> Result<ActionResult> {
         let lines = Lines::append_to(file)?;
         match self.agreed("discard", selection, bulk).await? {
             Some(dead_letters) => {
                 self.discard_agreed(selection, bulk, dead_letters, (lines, why)).await
             }
-            None => Ok(Done::Interrupted),
+            None => Ok(ActionResult::Interrupted),
         }
     }
 
@@ -72,15 +73,16 @@ impl Session {
         bulk: &Bulk,
         dead_letters: usize,
         (mut lines, why): (Lines, &str),
-    ) -> Result<Done> {
+    ) -> Result<ActionResult> {
         let trail = AuditTrail {
             event_type: names::DISCARDED_EVENT,
             kind: self.queue.kind(),
             selection,
             by: &bulk.by,
             why: Some(why),
+            began: Timestamp::now(),
         };
-        trail.started(&self.queue, self.began).await?;
+        trail.started(&self.queue).await?;
         let write = async |dead_letter: &DeadLetter| {
             let discarded = json!({"at": time::text(Timestamp::now()), "by": bulk.by, "why": why});
             let mut line = serde_json::to_value(print::exported(dead_letter)).unwrap_or_default();
@@ -89,7 +91,7 @@ impl Session {
             lines.sync()
         };
         let (number, done) = self.remove_after(selection, bulk, dead_letters, write).await;
-        trail.finished(&self.queue, self.began, number, done).await
+        trail.finished(&self.queue, number, done).await
     }
 
     /// Says what will be done, and asks. Nothing is unacknowledged meanwhile. `None`: there is
@@ -101,7 +103,7 @@ impl Session {
         bulk: &Bulk,
     ) -> Result<Option<usize>> {
         let (groups, surveyed) = self.survey(selection).await?;
-        if surveyed == Done::Interrupted {
+        if surveyed == ActionResult::Interrupted {
             return Ok(None);
         }
         let dead_letters = groups.dead_letters().min(bulk.limit.unwrap_or(usize::MAX));
@@ -114,20 +116,20 @@ impl Session {
     /// # A dead letter is removed only when it is safe elsewhere
     ///
     /// `keep` stores it, confirmed by the broker or forced to the disk, before it is removed. A
-    /// kill in between leaves it in both places. A command that dies again meanwhile is left alone.
+    /// kill in between leaves it in both places. A command that fails again is left alone.
     ///
     /// # A dead letter with a false date can be removed
     ///
-    /// A command cannot have died in the future, so a dead letter with such a date does not count
-    /// as one that died meanwhile. At most as many are removed as were counted, and a pass looks at
-    /// no more than were in the queue when it began.
+    /// A command cannot have failed in the future, so a dead letter with such a date does not count
+    /// as one that failed meanwhile. At most as many are removed as were counted, and a pass looks
+    /// at no more than were in the queue when it began.
     async fn remove_after(
         &self,
         selection: &Selection,
         bulk: &Bulk,
         dead_letters: usize,
         mut keep: impl AsyncFnMut(&DeadLetter) -> Result<()>,
-    ) -> (usize, Result<Done>) {
+    ) -> (usize, Result<ActionResult>) {
         let (bar, mut pace) = (progress_bar(dead_letters), Pace::new(bulk));
         let mut number = 0;
         let done = loop {
@@ -137,7 +139,9 @@ impl Session {
                 if number == dead_letters {
                     return Ok(Disposition::Enough(held));
                 }
+                let is_unseen = self.only.as_ref().is_some_and(|seen| !seen.contain(&held.message));
                 if is_new
+                    || is_unseen
                     || !selection.takes(&held.message, self.began)
                     || !pace.wait(&self.stop).await
                 {
@@ -164,17 +168,17 @@ impl Session {
                 Err(trouble) => break Err(trouble),
             }
         };
-        if matches!(done, Ok(Done::Completed)) && number < dead_letters {
+        if matches!(done, Ok(ActionResult::Completed)) && number < dead_letters {
             warn!(
                 announced = dead_letters,
                 done = number,
-                "not all dead letters that were announced were there any more: others have them, or they died since; look again"
+                "not all dead letters that were announced were there any more: others have them, or they have failed again since; look again"
             );
         }
         (number, done)
     }
 
-    pub(super) async fn import(&self, lines: &[String], bulk: &Bulk) -> Result<Done> {
+    pub(super) async fn import(&self, lines: &[String], bulk: &Bulk) -> Result<ActionResult> {
         let mut dead_letters = Vec::new();
         for (number, line) in (1..).zip(lines).filter(|(_, line)| !line.trim().is_empty()) {
             dead_letters.push(
@@ -185,7 +189,7 @@ impl Session {
         dead_letters.truncate(bulk.limit.unwrap_or(usize::MAX));
         let _ = writeln!(io::stderr(), "import {} dead letters", dead_letters.len());
         if !agrees(bulk.consent, "", &self.stop).await {
-            return Ok(Done::Interrupted);
+            return Ok(ActionResult::Interrupted);
         }
         let selection = &Selection::default();
         let trail = AuditTrail {
@@ -194,13 +198,14 @@ impl Session {
             selection,
             by: &bulk.by,
             why: None,
+            began: Timestamp::now(),
         };
-        trail.started(&self.queue, self.began).await?;
+        trail.started(&self.queue).await?;
         let (bar, mut pace) = (progress_bar(dead_letters.len()), Pace::new(bulk));
-        let (mut number, mut done) = (0, Ok(Done::Completed));
+        let (mut number, mut done) = (0, Ok(ActionResult::Completed));
         for dead_letter in &dead_letters {
             if !pace.wait(&self.stop).await {
-                done = Ok(Done::Interrupted);
+                done = Ok(ActionResult::Interrupted);
                 break;
             }
             if let Err(trouble) = self.queue.publish(&dead_letter.again()).await {
@@ -211,6 +216,6 @@ impl Session {
             number += 1;
             bar.inc(1);
         }
-        trail.finished(&self.queue, self.began, number, done).await
+        trail.finished(&self.queue, number, done).await
     }
 }

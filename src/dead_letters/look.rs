@@ -5,10 +5,15 @@ use std::io::{self, Write};
 use super::lines::{Lines, json_line};
 use super::selection::Selection;
 use super::session::{Result, Session};
-use super::{DeadLettersError, Done, ExportFile, Limit, OutputFormat, print};
+use super::{ActionResult, DeadLettersError, ExportFile, Limit, print};
+use crate::table::OutputFormat;
 
 impl Session {
-    pub(super) async fn list(&self, selection: &Selection, form: OutputFormat) -> Result<Done> {
+    pub(super) async fn list(
+        &self,
+        selection: &Selection,
+        form: OutputFormat,
+    ) -> Result<ActionResult> {
         let (groups, done) = self.survey(selection).await?;
         let groups = groups.all();
         let mut out = io::stdout().lock();
@@ -26,7 +31,7 @@ impl Session {
         selection: &Selection,
         form: OutputFormat,
         limit: Limit,
-    ) -> Result<Done> {
+    ) -> Result<ActionResult> {
         self.each(selection, limit, |dead_letter| {
             let mut out = io::stdout().lock();
             let written = match form {
@@ -43,7 +48,7 @@ impl Session {
         selection: &Selection,
         file: Option<&ExportFile>,
         limit: Limit,
-    ) -> Result<Done> {
+    ) -> Result<ActionResult> {
         let Some(file) = file else { return self.show(selection, OutputFormat::Json, limit).await };
         let mut lines = Lines::of_export(file)?;
         let done = self

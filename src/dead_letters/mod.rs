@@ -26,6 +26,7 @@ pub use selection::{Group, Groups, Selection, Successes};
 
 use crate::consent::Consent;
 use crate::rabbitmq::{BrokerError, PublishError};
+use crate::table::OutputFormat;
 
 #[derive(Debug, Clone)]
 pub enum DeadJob {
@@ -66,17 +67,8 @@ pub struct ExportFile {
     pub may_exist: bool,
 }
 
-/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OutputFormat {
-    /// A table or paragraphs.
-    Text,
-    /// JSON, one object a line.
-    Json,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Done {
+pub enum ActionResult {
     /// All of it.
     Completed,
     /// A signal or the operator's no came first.

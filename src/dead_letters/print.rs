@@ -56,7 +56,7 @@ pub(super) fn dead_letter(
     let lines = [
         ("reason", Some(dead_letter.reason.clone())),
         ("detail", Some(dead_letter.detail.clone())),
-        ("died", time(dead_letter.failed_at)),
+        ("failed", time(dead_letter.failed_at)),
         ("first seen", time(retry_state.first_seen)),
         ("command id", properties.message_id.clone()),
         ("organisation", dead_letter.org_id()),

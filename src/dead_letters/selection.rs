@@ -95,10 +95,10 @@ pub struct Group {
     pub dead_letters: usize,
     /// How many may have succeeded: an answer was lost, or they were delivered more than once.
     pub ambiguous: usize,
-    /// When the first of them died.
+    /// When the first of them failed.
     #[serde(serialize_with = "time::serialize")]
     pub oldest: Option<Timestamp>,
-    /// When the last of them died.
+    /// When the last of them failed.
     #[serde(serialize_with = "time::serialize")]
     pub newest: Option<Timestamp>,
     /// The detail of the last one seen.

@@ -6,9 +6,10 @@ use tokio_util::sync::CancellationToken;
 use super::pace::Progress;
 use super::queue::{DeadLetterQueue, Disposition, Pass};
 use super::selection::{Groups, Selection};
-use super::{DeadLettersError, Done, Limit};
+use super::{ActionResult, DeadLettersError, Limit};
 use crate::kind::Kind;
 use crate::messages::DeadLetter;
+use crate::messages::deaths::Deaths;
 use crate::rabbitmq::tls::TlsFiles;
 use crate::rabbitmq::{AmqpSource, Delivery};
 
@@ -19,6 +20,8 @@ pub(super) struct Session {
     pub(super) stop: CancellationToken,
     pub(super) began: Timestamp,
     pub(super) progress: Progress,
+    /// Only these are replayed or discarded.
+    pub(super) only: Option<Deaths>,
 }
 
 impl Session {
@@ -29,11 +32,11 @@ impl Session {
         stop: CancellationToken,
     ) -> Result<Self> {
         let queue = DeadLetterQueue::open(kind, url, tls).await?;
-        Ok(Self { queue, stop, began: Timestamp::now(), progress: Progress::default() })
+        Ok(Self { queue, stop, began: Timestamp::now(), progress: Progress::default(), only: None })
     }
 
     /// Counts the selected dead letters; all stay.
-    pub(super) async fn survey(&self, selection: &Selection) -> Result<(Groups, Done)> {
+    pub(super) async fn survey(&self, selection: &Selection) -> Result<(Groups, ActionResult)> {
         let mut groups = Groups::default();
         let look = async |held: Delivery<DeadLetter>| {
             if selection.takes(&held.message, self.began) {
@@ -51,7 +54,7 @@ impl Session {
         selection: &Selection,
         limit: Limit,
         mut use_it: impl FnMut(&DeadLetter) -> Result<()>,
-    ) -> Result<Done> {
+    ) -> Result<ActionResult> {
         let mut left = limit.unwrap_or(usize::MAX);
         let look = async |held: Delivery<DeadLetter>| {
             if selection.takes(&held.message, self.began) {
@@ -68,6 +71,6 @@ impl Session {
     }
 }
 
-pub(super) fn done(pass: Pass) -> Done {
-    if pass == Pass::Through { Done::Completed } else { Done::Interrupted }
+pub(super) fn done(pass: Pass) -> ActionResult {
+    if pass == Pass::Through { ActionResult::Completed } else { ActionResult::Interrupted }
 }

@@ -16,9 +16,9 @@ use crate::kind::Kind;
 use crate::messages::audit::{Audit, Phase};
 use crate::messages::ledger::{Decision, Scope};
 use crate::messages::{Command, OrgId, Publication, names};
+use crate::policy::outcome::rejected_by_a_person;
 use crate::rabbitmq::held_commands::{HeldCommand, HeldReader};
 use crate::rabbitmq::{Connection, Delivery, PublishError, Publisher};
-use crate::worker::rejected_by_a_person;
 
 /// Ids that are shown per organisation.
 const SAMPLES: usize = 5;

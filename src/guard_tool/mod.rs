@@ -15,12 +15,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::consent::Consent;
-use crate::dead_letters::OutputFormat;
 use crate::kind::Kind;
 use crate::messages::OrgId;
 use crate::messages::ledger::{Decision, LedgerEntry, Scope};
 use crate::rabbitmq::tls::TlsFiles;
 use crate::rabbitmq::{AmqpSource, BrokerError, PublishError};
+use crate::table::OutputFormat;
 use held::HeldQueue;
 pub use held::{Group, Groups};
 use ledger_file::LedgerFile;

@@ -6,12 +6,11 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::held::{Group, Groups};
-use crate::dead_letters::OutputFormat;
 use crate::kind::Kind;
 use crate::messages::ledger::Scope;
 use crate::messages::time;
 use crate::policy::brakes::Brakes;
-use crate::table::{age, printable, write};
+use crate::table::{OutputFormat, age, printable, write};
 
 /// Every organisation with held commands or a tripped guard.
 pub(super) fn held(

@@ -8,11 +8,10 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::ledger_file::LedgerFile;
-use crate::dead_letters::OutputFormat;
 use crate::ledger_view::view;
 use crate::messages::time;
 use crate::rabbitmq::topology::depths;
-use crate::table::{age, printable, write};
+use crate::table::{OutputFormat, age, printable, write};
 
 pub(super) async fn print(
     ledger: &LedgerFile,

@@ -26,7 +26,7 @@ pub struct DeadLetter {
     pub reason: String,
     /// The reason, for a person.
     pub detail: String,
-    /// When it died, if known.
+    /// When it failed, if known.
     pub failed_at: Option<Timestamp>,
     /// What was unreadable in its headers: then it cannot be copied unchanged.
     pub fault: Option<String>,

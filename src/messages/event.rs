@@ -64,7 +64,8 @@ impl End {
     fn all() -> impl Iterator<Item = Self> {
         let how =
             [EndKind::Done, EndKind::AlreadyAbsent, EndKind::DeadLettered, EndKind::Cancelled];
-        Kind::ALL.into_iter().flat_map(move |kind| how.map(|how| Self { kind, how }))
+        let of_each = Kind::ALL.into_iter().flat_map(move |kind| how.map(|how| Self { kind, how }));
+        of_each.chain([Self { kind: Kind::TaskDelete, how: EndKind::Archived }])
     }
 }
 

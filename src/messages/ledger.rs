@@ -181,8 +181,8 @@ pub struct OrganisationState {
 }
 
 impl WorkerState {
-    /// Whether this is news after `told`; ages and counts are not.
-    pub fn differs(&self, told: &Self) -> bool {
+    /// Whether this is news after `published`; ages and counts are not.
+    pub fn differs(&self, published: &Self) -> bool {
         let how = |state: &Self| {
             let organisations = state.organisations.iter();
             let organisations: Vec<_> = organisations
@@ -190,7 +190,7 @@ impl WorkerState {
                 .collect();
             (state.not_ready.clone(), state.breaker_open_since.is_some(), organisations)
         };
-        how(self) != how(told)
+        how(self) != how(published)
     }
 }
 

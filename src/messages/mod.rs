@@ -9,6 +9,7 @@ pub mod call_record;
 mod cloud_event;
 pub mod command;
 pub(crate) mod dead_letter;
+pub mod deaths;
 pub(crate) mod derived_id;
 pub(crate) mod dry_run;
 pub(crate) mod event;

@@ -8,6 +8,21 @@ use prometheus_client::registry::{Metric, Registry};
 
 use super::{KindLabel, Label};
 use crate::kind::Kind;
+use crate::messages::FailureReason;
+
+/// Besides the kind's word for success and the reasons of dead letters.
+const SETTLEMENTS: [&str; 8] = [
+    "already_absent",
+    "cancelled",
+    "retry_later",
+    "postponed",
+    "held",
+    "oversized",
+    "returned",
+    "dry_run",
+];
+/// Of `task.delete` alone: what `DELETE_MODE` adds.
+const ARCHIVED_FIRST: [&str; 2] = ["pending", "archived"];
 
 pub(super) fn add<M: Metric + Clone + Default>(
     registry: &mut Registry,
@@ -48,6 +63,13 @@ pub(super) fn by_kind(
         }
     }
     family
+}
+
+/// Each word that a settled delivery of this kind may be counted with.
+pub(super) fn settlements_of(kind: Kind) -> Vec<&'static str> {
+    let ends = [kind.spec().outcome].into_iter().chain(SETTLEMENTS);
+    let others = ARCHIVED_FIRST.into_iter().filter(|_| kind == Kind::TaskDelete);
+    ends.chain(others).chain(FailureReason::ALL.map(FailureReason::as_str)).collect()
 }
 
 pub(super) fn labels(kind: Kind, verdict: &'static str) -> KindLabel {

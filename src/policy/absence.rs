@@ -68,9 +68,9 @@ pub fn believe(verdict: Verdict, reach: Reach) -> Verdict {
     }
 }
 
-/// The answer that replaces the command's own if the question was not answered. The command's own
-/// call left no doubt.
-pub fn in_its_place(list: &Answer) -> Answer {
+/// The answer that replaces the command's own if the question was not answered. It is not
+/// ambiguous: the command's own call was answered.
+pub fn substitute_answer(list: &Answer) -> Answer {
     match list {
         Answer::Status(_) => list.clone(),
         without => {
@@ -136,16 +136,16 @@ mod tests {
             for body in [no_code(), Body::Html, Body::Empty] {
                 let answer = status(code, body);
                 assert_eq!(reach(&answer), Reach::Unanswered(verdict), "{answer:?}");
-                assert_eq!(in_its_place(&answer), answer);
+                assert_eq!(substitute_answer(&answer), answer);
                 assert!(!verdict.spends_an_attempt());
             }
         }
         let lost = Answer::ConnectionLost { detail: "reset".into() };
         for answer in [Answer::TimedOut, lost, Answer::Unreachable { detail: "refused".into() }] {
             assert_eq!(reach(&answer), Reach::Unanswered(Verdict::Unreachable));
-            let instead = in_its_place(&answer);
+            let instead = substitute_answer(&answer);
             assert!(
-                !instead.leaves_doubt() && instead.describe().contains(&answer.describe()),
+                !instead.is_ambiguous() && instead.describe().contains(&answer.describe()),
                 "{instead:?}"
             );
         }

@@ -17,7 +17,7 @@ const FORGET_AFTER: Duration = Duration::from_hours(1);
 
 /// The unbroken runs of absences.
 #[derive(Debug, Default)]
-pub struct AbsentOnly(BTreeMap<(OrgId, Kind), Row>);
+pub(crate) struct AbsentOnly(BTreeMap<(OrgId, Kind), Row>);
 
 #[derive(Debug)]
 struct Row {
@@ -28,7 +28,13 @@ struct Row {
 impl AbsentOnly {
     /// Records the answer to the first call of a new command. Returns whether its organisation has
     /// just started to see absences only.
-    pub fn record(&mut self, org: &OrgId, kind: Kind, verdict: Verdict, now: Instant) -> bool {
+    pub(crate) fn record(
+        &mut self,
+        org: &OrgId,
+        kind: Kind,
+        verdict: Verdict,
+        now: Instant,
+    ) -> bool {
         let key = (org.clone(), kind);
         match verdict {
             Verdict::AlreadyAbsent | Verdict::UnverifiedAbsence => {
@@ -47,7 +53,7 @@ impl AbsentOnly {
     }
 
     /// How many organisations see absences only.
-    pub fn count(&mut self, kind: Kind, now: Instant) -> usize {
+    pub(crate) fn count(&mut self, kind: Kind, now: Instant) -> usize {
         self.forget(now);
         self.0.iter().filter(|((_, of), row)| *of == kind && row.length >= MANY).count()
     }

@@ -120,7 +120,7 @@ impl Answer {
     }
 
     /// Whether no answer came although the call may have had its effect.
-    pub fn leaves_doubt(&self) -> bool {
+    pub fn is_ambiguous(&self) -> bool {
         matches!(self, Self::TimedOut | Self::ConnectionLost { .. })
     }
 
@@ -217,11 +217,11 @@ mod tests {
     }
 
     #[test]
-    fn only_a_call_that_was_under_way_leaves_doubt() {
+    fn only_a_call_that_was_under_way_is_ambiguous() {
         let detail = || "reset".to_owned();
         let lost = [Answer::TimedOut, Answer::ConnectionLost { detail: detail() }];
         let known = [Answer::Unreachable { detail: detail() }, samples::status(503, Body::Lost)];
-        assert!(lost.iter().all(Answer::leaves_doubt) && !known.iter().any(Answer::leaves_doubt));
+        assert!(lost.iter().all(Answer::is_ambiguous) && !known.iter().any(Answer::is_ambiguous));
         assert_eq!(known.map(|answer| answer.status()), [None, Some(503)]);
     }
 

@@ -44,7 +44,7 @@ const IDLE: Duration = Duration::from_mins(10);
 
 /// The breaker and the recently called organisations.
 ///
-/// # One tenant's trouble stays that tenant's
+/// # One tenant's outage stays that tenant's
 ///
 /// Each organisation has its own circuit, which is suspended when the organisation is throttled,
 /// unauthorized, failing or misdirected. The breaker, which stops all, opens only when failures
@@ -155,8 +155,8 @@ impl ApiAccess {
 
     /// A permitted call was not made.
     pub fn release(&mut self, org: &OrgId, permit: Permit, now: Instant) {
-        self.take_back(org, permit, None, now);
-        self.give_token_back(org, now);
+        self.end_call(org, permit, None, now);
+        self.return_token(org, now);
     }
 
     /// A permitted call was answered.
@@ -167,7 +167,7 @@ impl ApiAccess {
         feedback: Feedback,
         now: Instant,
     ) -> Recorded {
-        self.take_back(org, permit, Some(now.saturating_duration_since(permit.since)), now);
+        self.end_call(org, permit, Some(now.saturating_duration_since(permit.since)), now);
         let concurrency = self.concurrency;
         let organisation = self.organisation(org, now);
         let was_suspended = organisation.is_suspended();
@@ -175,7 +175,8 @@ impl ApiAccess {
             feedback.verdict == Verdict::UnverifiedAbsence && organisation.believes_absence();
         let circuit = organisation.record(permit.kind, &feedback, now);
         organisation.lift_window(concurrency);
-        let mut changes: Vec<Change> = circuit.map(|change| change.told(now)).into_iter().collect();
+        let mut changes: Vec<Change> =
+            circuit.map(|change| change.to_change(now)).into_iter().collect();
         if is_believed || feedback.verdict != Verdict::UnverifiedAbsence {
             changes.extend(self.record_for_all(&feedback, was_suspended, now));
         }
@@ -250,6 +251,11 @@ impl ApiAccess {
             || self.organisations.get(org).is_some_and(Organisation::is_suspended)
     }
 
+    /// Calls in flight.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
     fn organisation(&mut self, org: &OrgId, now: Instant) -> &mut Organisation {
         if !self.organisations.contains_key(org) {
             let rate = self.limits.organisation;
@@ -260,7 +266,7 @@ impl ApiAccess {
         self.organisations.get_mut(org).expect("it has just been put there")
     }
 
-    fn take_back(&mut self, org: &OrgId, permit: Permit, took: Option<Duration>, now: Instant) {
+    fn end_call(&mut self, org: &OrgId, permit: Permit, took: Option<Duration>, now: Instant) {
         self.in_flight = self.in_flight.saturating_sub(1);
         if permit.is_breaker_probe {
             self.breaker.release_probe();

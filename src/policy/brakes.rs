@@ -350,7 +350,7 @@ mod tests {
         assert_eq!(reserve(&mut brakes, "w1", "a", 8) + reserve(&mut brakes, "w2", "a", 8), 10);
         let tripped = || record("w2", LedgerEntry::Tripped { scope: scope("a"), limit: LIMIT });
         assert!(matches!(brakes.apply(tripped(), 5), Applied::Tripped(..)));
-        assert_eq!(brakes.apply(tripped(), 6), Applied::Changed, "told once");
+        assert_eq!(brakes.apply(tripped(), 6), Applied::Changed, "reported once");
         assert_eq!(brakes.trip(&scope("a")).map(|trip| trip.offset), Some(5));
         assert_eq!(brakes.trip(&scope("b")), None);
         let archive = Scope { kind: Kind::TaskArchive, ..scope("a") };

@@ -4,7 +4,7 @@ use super::answer::{Answer, Body, Response};
 use super::next_step::{Facts, NextStep, next_step};
 use super::retry_schedule::{RetryDelay, RetrySchedule};
 use super::verdict::{self, Verdict};
-use crate::kind::{Kind, Look};
+use crate::kind::{Kind, Look, NotFound};
 use crate::messages::{EndKind, FailureReason, Would};
 
 use std::time::Duration;
@@ -86,29 +86,35 @@ fn verdict_is_absence(verdict: Verdict) -> bool {
 
 /// For an object that exists.
 fn would(kind: Kind, seen: Seen) -> Would {
-    match (kind, seen) {
-        (Kind::TaskDelete | Kind::TaskArchive, Seen { one_off: Some(false), .. }) => {
+    if kind.spec().look == Look::Nowhere {
+        return Would::Unknown("no call shows it without fetching its content");
+    }
+    match kind {
+        Kind::TaskDelete | Kind::TaskArchive if seen.one_off == Some(false) => {
             Would::Unknown("it is not a one-off task, and this call is for one-off tasks")
         }
-        (Kind::TaskArchive, Seen { archived: Some(true), .. }) => {
+        Kind::TaskArchive if seen.archived == Some(true) => {
             Would::DeadLettered(FailureReason::NotFound)
         }
-        (Kind::ProcessDelete, Seen { archived: Some(false), .. }) => {
+        Kind::ProcessDelete if seen.archived == Some(false) => {
             Would::DeadLettered(FailureReason::NotFoundOrNotArchived)
         }
-        _ if kind.spec().look == Look::Nowhere => {
-            Would::Unknown("no call shows it without fetching its content")
-        }
-        _ => Would::End { how: EndKind::Done, is_verified: true },
+        Kind::TaskDelete
+        | Kind::TaskArchive
+        | Kind::ProcessDelete
+        | Kind::TagDelete
+        | Kind::FileDelete => Would::End { how: EndKind::Done, is_verified: true },
     }
 }
 
 /// For an object that does not exist.
 fn absent(kind: Kind, is_verified: bool) -> Would {
-    match kind {
+    match kind.spec().not_found {
         // Its destructive call gives the same answer for an existing object.
-        Kind::TagDelete => Would::End { how: EndKind::Done, is_verified: true },
-        _ => Would::End { how: EndKind::AlreadyAbsent, is_verified },
+        NotFound::NotTheApi => Would::End { how: EndKind::Done, is_verified: true },
+        NotFound::Absent | NotFound::Missing | NotFound::MissingOrNotArchived => {
+            Would::End { how: EndKind::AlreadyAbsent, is_verified }
+        }
     }
 }
 

@@ -16,6 +16,30 @@ const GRAIN: Duration = Duration::from_secs(1);
 /// No window is longer; older admissions are forgotten.
 const LONGEST_WINDOW: Duration = Duration::from_hours(24 * 7);
 
+/// Permits that a worker reserves at once, at most.
+const LARGEST_RESERVATION: u32 = 32;
+/// The part of the limit that a worker may have reserved without a command for it.
+const SPARE: u32 = 16;
+/// Permits that were spent faster than this are followed by twice as many.
+const SPENT_FAST: Duration = Duration::from_secs(1);
+
+/// How many permits a worker reserves next, if so many commands wait for one: `last` is the last
+/// reservation, and how long it took to spend.
+///
+/// # A slow stream of commands reserves no more than it spends
+///
+/// Each reservation costs the broker and the worker some wake-ups, so one is doubled as long as the
+/// last one was spent within a second. When the guard trips, what was reserved and not spent is
+/// wasted; so at most a small part of the limit is reserved in advance.
+pub fn reservation(waiting: u32, last: Option<(u32, Duration)>, limit: GuardLimit) -> u32 {
+    let most = (limit.max_deletes / SPARE).clamp(1, LARGEST_RESERVATION);
+    let in_advance = match last {
+        Some((granted, took)) if took < SPENT_FAST => granted.saturating_mul(2).min(most),
+        _ => 1,
+    };
+    waiting.max(in_advance).clamp(1, LARGEST_RESERVATION)
+}
+
 /// The state of the guard.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum GuardState {
@@ -157,6 +181,28 @@ mod tests {
     fn trip(offset: u64) -> Trip {
         let writer = "w".to_owned();
         Trip { offset, since: at(0), limit: LIMIT, writer, is_announced: false }
+    }
+
+    #[test]
+    fn a_slow_stream_of_commands_reserves_no_more_than_it_spends() {
+        let of = |max_deletes| GuardLimit { max_deletes, window_s: 3600 };
+        let (fast, slow) = (Duration::from_millis(100), Duration::from_secs(2));
+        for (waiting, last, max_deletes, expected) in [
+            (0, None, 500, 1),
+            (5, None, 500, 5),
+            (50, None, 500, 32),
+            (1, Some((1, slow)), 500, 1),
+            (1, Some((1, fast)), 500, 2),
+            (1, Some((8, fast)), 500, 16),
+            (1, Some((32, fast)), 500, 31),
+            (1, Some((32, fast)), 100_000, 32),
+            (1, Some((4, fast)), 40, 2),
+            (1, Some((4, fast)), 1, 1),
+            (1, Some((0, fast)), 500, 1),
+        ] {
+            let wanted = reservation(waiting, last, of(max_deletes));
+            assert_eq!(wanted, expected, "{waiting} {last:?} {max_deletes}");
+        }
     }
 
     #[test]

@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_after_is_a_floor_in_process_and_in_the_delay_queues() {
+    fn a_retry_after_is_a_minimum_in_process_and_in_the_delay_queues() {
         let after = |verdict, retry_after| {
             step(verdict, Facts { retry_after: Some(seconds(retry_after)), ..FACTS })
         };
@@ -306,16 +306,16 @@ mod tests {
     proptest! {
         #[test]
         fn no_wait_undercuts_a_retry_after_that_a_delay_queue_can_hold(
-            which in 0_usize..12, spent in 0_u32..30, age in 0_u64..200_000, floor in 0_u64..=3600,
+            which in 0_usize..12, spent in 0_u32..30, age in 0_u64..200_000, minimum in 0_u64..=3600,
             flags in proptest::array::uniform4(any::<bool>()),
         ) {
             let [is_outage, is_draining, is_clock_wrong, has_delay] = flags;
             let next_delay = FACTS.next_delay.filter(|_| has_delay);
-            let (age, retry_after) = (seconds(age), Some(seconds(floor)));
+            let (age, retry_after) = (seconds(age), Some(seconds(minimum)));
             let facts = Facts { spent, age, retry_after, is_outage, is_draining, is_clock_wrong, next_delay, ..FACTS };
             match next_step(Verdict::ALL[which], &facts, &schedule()) {
-                TryAgain(delay) => prop_assert!(delay >= seconds(floor) && !is_draining && !is_outage),
-                NextStep::RetryLater(delay) | NextStep::Postpone(delay) => prop_assert!(delay.wait() >= seconds(floor)),
+                TryAgain(delay) => prop_assert!(delay >= seconds(minimum) && !is_draining && !is_outage),
+                NextStep::RetryLater(delay) | NextStep::Postpone(delay) => prop_assert!(delay.wait() >= seconds(minimum)),
                 DeadLetter(_) => prop_assert!(!is_outage),
                 Finish { is_verified, .. } => prop_assert!(is_verified || !is_outage),
             }

@@ -13,7 +13,7 @@ pub const LONGEST: Duration = Duration::from_hours(24);
 pub fn of(answer: &Answer, now: Timestamp) -> Option<Duration> {
     match answer {
         Answer::Status(response) => {
-            floor(response.retry_after.as_deref(), response.date.as_deref(), now)
+            parse(response.retry_after.as_deref(), response.date.as_deref(), now)
         }
         _ => None,
     }
@@ -23,7 +23,7 @@ pub fn of(answer: &Answer, now: Timestamp) -> Option<Duration> {
 ///
 /// A date is compared with both the server's clock (its `Date` header) and ours, and the longer
 /// wait counts, so that a wrong clock does not make us call too early.
-pub fn floor(value: Option<&str>, date: Option<&str>, now: Timestamp) -> Option<Duration> {
+pub fn parse(value: Option<&str>, date: Option<&str>, now: Timestamp) -> Option<Duration> {
     let value = value?.trim();
     let wait = match parse_seconds(value) {
         Some(seconds) => Duration::from_secs(seconds),
@@ -63,27 +63,27 @@ mod tests {
     fn both_forms_are_a_floor() {
         let now = at("2026-11-23T10:00:00Z");
         let seconds = |wait| Some(Duration::from_secs(wait));
-        assert_eq!(floor(Some("3"), None, now), seconds(3));
-        assert_eq!(floor(Some(" 0 "), None, now), seconds(0));
-        assert_eq!(floor(Some("Mon, 23 Nov 2026 10:00:07 GMT"), None, now), seconds(7));
-        assert_eq!(floor(Some("Mon, 23 Nov 2026 09:00:00 GMT"), None, now), seconds(0));
+        assert_eq!(parse(Some("3"), None, now), seconds(3));
+        assert_eq!(parse(Some(" 0 "), None, now), seconds(0));
+        assert_eq!(parse(Some("Mon, 23 Nov 2026 10:00:07 GMT"), None, now), seconds(7));
+        assert_eq!(parse(Some("Mon, 23 Nov 2026 09:00:00 GMT"), None, now), seconds(0));
     }
 
     #[test]
     fn a_wrong_clock_of_ours_does_not_undercut_a_date() {
         let fast = at("2026-11-23T10:00:30Z");
-        let floor = floor(
+        let wait = parse(
             Some("Mon, 23 Nov 2026 10:00:07 GMT"),
             Some("Mon, 23 Nov 2026 10:00:00 GMT"),
             fast,
         );
-        assert_eq!(floor, Some(Duration::from_secs(7)));
+        assert_eq!(wait, Some(Duration::from_secs(7)));
     }
 
     #[test]
     fn an_absurd_date_of_the_server_does_not_count_and_one_of_a_day_does() {
         let now = at("2026-11-23T10:00:00Z");
-        let wait = |date| floor(Some("Mon, 23 Nov 2026 10:00:07 GMT"), Some(date), now);
+        let wait = |date| parse(Some("Mon, 23 Nov 2026 10:00:07 GMT"), Some(date), now);
         assert_eq!(wait("Sun, 22 Nov 2026 10:00:07 GMT"), Some(LONGEST));
         assert_eq!(wait("Sun, 22 Nov 2026 10:00:06 GMT"), Some(Duration::from_secs(7)));
         assert_eq!(wait("yesterday"), Some(Duration::from_secs(7)));
@@ -102,15 +102,15 @@ mod tests {
             "Fri, 31 Dec 9999 23:59:59 GMT",
             "3, 4",
         ] {
-            assert_eq!(floor(Some(value), None, now), None, "{value}");
+            assert_eq!(parse(Some(value), None, now), None, "{value}");
         }
-        assert_eq!(floor(None, None, now), None);
+        assert_eq!(parse(None, None, now), None);
     }
 
     proptest! {
         #[test]
         fn no_header_panics_or_parks_for_more_than_a_day(value in ".*", date in proptest::option::of(".*")) {
-            let wait = floor(Some(&value), date.as_deref(), at("2026-11-23T10:00:00Z"));
+            let wait = parse(Some(&value), date.as_deref(), at("2026-11-23T10:00:00Z"));
             prop_assert!(wait.unwrap_or_default() <= LONGEST);
         }
 
@@ -118,14 +118,14 @@ mod tests {
         fn a_date_is_undercut_by_neither_clock(now in 0_i64..4_000_000_000, ours in 0_i64..=86_400, theirs in 0_i64..=86_400) {
             let written = |moment| httpdate::fmt_http_date(SystemTime::try_from(Timestamp::from_second(moment).unwrap()).unwrap());
             let (until, sent) = (now + ours, (now + ours - theirs).max(0));
-            let wait = floor(Some(&written(until)), Some(&written(sent)), Timestamp::from_second(now).unwrap());
+            let wait = parse(Some(&written(until)), Some(&written(sent)), Timestamp::from_second(now).unwrap());
             let longer = (until - now).max(until - sent).unsigned_abs();
             prop_assert_eq!(wait, Some(Duration::from_secs(longer)));
         }
 
         #[test]
         fn seconds_are_never_undercut(seconds in 0_u64..=86_400) {
-            let wait = floor(Some(&seconds.to_string()), None, at("2026-11-23T10:00:00Z"));
+            let wait = parse(Some(&seconds.to_string()), None, at("2026-11-23T10:00:00Z"));
             prop_assert_eq!(wait, Some(Duration::from_secs(seconds)));
         }
     }

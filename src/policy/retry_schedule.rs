@@ -87,10 +87,10 @@ impl RetryDelays {
         self.0[place.min(self.0.len() - 1)]
     }
 
-    /// The first delay from `place` on that lasts at least `floor`. If none is that long, the last
-    /// one (the command's `x-not-before` then makes it wait again).
-    fn from(&self, place: usize, floor: Duration) -> RetryDelay {
-        let long_enough = self.0.iter().position(|delay| delay.0 >= floor).unwrap_or(usize::MAX);
+    /// The first delay from `place` on that lasts at least `minimum`. If none is that long, the
+    /// last one (the command's `x-not-before` then makes it wait again).
+    fn from(&self, place: usize, minimum: Duration) -> RetryDelay {
+        let long_enough = self.0.iter().position(|delay| delay.0 >= minimum).unwrap_or(usize::MAX);
         self.at(place.max(long_enough))
     }
 }
@@ -113,7 +113,7 @@ impl RetrySchedule {
         self.delays.from(place_after(spent), min_delay)
     }
 
-    /// The wait of a command that is not to blame: as long as its age. So waits grow with an
+    /// The wait of a command after an upstream failure: as long as its age. So waits grow with an
     /// outage, without any state for how often it has waited.
     pub fn postpone(&self, age: Duration, min_delay: Duration) -> RetryDelay {
         let no_longer_than_its_age =
@@ -174,13 +174,14 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_after_is_a_floor_under_every_wait() {
-        let after = |spent, floor| schedule().retry(spent, seconds(floor)).name();
+    fn a_retry_after_is_a_minimum_for_every_wait() {
+        let after = |spent, minimum| schedule().retry(spent, seconds(minimum)).name();
         assert_eq!([after(1, 3), after(4, 7), after(4, 80_000)], ["5s", "30s", "1h"]);
     }
 
     #[test]
-    fn what_waits_without_blame_waits_about_as_long_as_it_is_old_and_never_ends_by_attempts() {
+    fn what_waits_for_an_upstream_failure_waits_about_as_long_as_it_is_old_and_never_ends_by_attempts()
+     {
         let wait = |age| schedule().postpone(seconds(age), Duration::ZERO).name();
         assert_eq!(
             [0, 5, 29, 30, 119, 600, 100_000].map(wait),
@@ -191,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_ladder_is_refused_by_name() {
+    fn bad_retry_delays_are_refused_by_name() {
         assert_eq!(RetryDelays::new(vec![]), Err(RetryDelaysError::Empty));
         assert_eq!(
             RetryDelays::new(vec![seconds(5), seconds(5)]),
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rung_is_named_as_people_write_it() {
+    fn a_retry_delay_is_named_as_people_write_it() {
         let name = |millis| RetryDelay(Duration::from_millis(millis)).name();
         assert_eq!(
             [100, 5000, 90_000, 120_000, 3_600_000].map(name),
@@ -228,7 +229,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_rungs_name_is_its_wait_so_no_two_share_a_queue(millis in 1_u64..=86_400_000) {
+        fn a_retry_delays_name_is_its_wait_so_no_two_share_a_queue(millis in 1_u64..=86_400_000) {
             let delay = RetryDelay(Duration::from_millis(millis));
             let read: jiff::SignedDuration = delay.name().parse().unwrap();
             prop_assert_eq!(Duration::try_from(read).unwrap(), delay.wait());
@@ -236,14 +237,14 @@ mod tests {
 
         #[test]
         fn no_wait_undercuts_a_retry_after_that_a_delay_queue_can_hold(
-            spent in 0_u32..99, age in 0_u64..200_000, floor in 0_u64..=3600,
+            spent in 0_u32..99, age in 0_u64..200_000, minimum in 0_u64..=3600,
         ) {
             let waits = [
-                schedule().retry(spent, seconds(floor)),
-                schedule().postpone(seconds(age), seconds(floor)),
-                schedule().shortest(seconds(floor)),
+                schedule().retry(spent, seconds(minimum)),
+                schedule().postpone(seconds(age), seconds(minimum)),
+                schedule().shortest(seconds(minimum)),
             ];
-            prop_assert!(waits.iter().all(|delay| delay.wait() >= seconds(floor)));
+            prop_assert!(waits.iter().all(|delay| delay.wait() >= seconds(minimum)));
         }
     }
 }

@@ -58,14 +58,14 @@ pub fn decide(kind: Kind, answer: &Answer) -> Verdict {
 ///
 /// # A call that may have succeeded is never taken for one that failed
 ///
-/// A lost answer leaves doubt, and so does a 2xx that is not the kind's own success: something was
-/// accepted. If "not found" is a failure, a gateway that gave up (502, 504) leaves doubt, too: the
-/// API behind it may have carried on.
-pub fn leaves_doubt(kind: Kind, answer: &Answer, verdict: Verdict) -> bool {
+/// A lost answer is ambiguous, and so is a 2xx that is not the kind's own success: something was
+/// accepted. If "not found" is a failure, the answer of a gateway that gave up (502, 504) is
+/// ambiguous, too: the API behind it may have carried on.
+pub fn is_ambiguous(kind: Kind, answer: &Answer, verdict: Verdict) -> bool {
     match answer.status() {
         Some(200..=299) => verdict != Verdict::Deleted,
         Some(502 | 504) => kind.fails_when_not_found(),
-        _ => answer.leaves_doubt(),
+        _ => answer.is_ambiguous(),
     }
 }
 
@@ -272,7 +272,7 @@ mod tests {
         );
         assert_eq!([Kind::TaskDelete, Kind::TagDelete].map(lost), [Verdict::Misdirected; 2]);
         let lost = status(200, Body::Lost);
-        assert!(leaves_doubt(Kind::FileDelete, &lost, Verdict::Transient));
+        assert!(is_ambiguous(Kind::FileDelete, &lost, Verdict::Transient));
     }
 
     #[test]
@@ -288,27 +288,30 @@ mod tests {
 
     #[test]
     fn a_call_that_may_have_succeeded_is_never_taken_for_one_that_failed() {
-        let doubt = |kind, answer: &Answer| leaves_doubt(kind, answer, super::decide(kind, answer));
+        let ambiguous =
+            |kind, answer: &Answer| is_ambiguous(kind, answer, super::decide(kind, answer));
         for kind in Kind::ALL {
             let lost = Answer::ConnectionLost { detail: String::new() };
-            assert!(doubt(kind, &lost) && doubt(kind, &Answer::TimedOut), "{kind}");
+            assert!(ambiguous(kind, &lost) && ambiguous(kind, &Answer::TimedOut), "{kind}");
             assert!(
-                doubt(kind, &status(202, Body::Empty)) && doubt(kind, &status(200, Body::Html)),
+                ambiguous(kind, &status(202, Body::Empty))
+                    && ambiguous(kind, &status(200, Body::Html)),
                 "{kind}"
             );
             assert!(
-                !doubt(kind, &status(503, Body::Empty)) && !doubt(kind, &status(404, json("x"))),
+                !ambiguous(kind, &status(503, Body::Empty))
+                    && !ambiguous(kind, &status(404, json("x"))),
                 "{kind}"
             );
             assert_eq!(
-                doubt(kind, &status(504, Body::Html)),
+                ambiguous(kind, &status(504, Body::Html)),
                 kind.fails_when_not_found(),
                 "{kind}"
             );
         }
-        assert!(!doubt(Kind::TaskDelete, &status(204, Body::Empty)));
-        assert!(!doubt(Kind::ProcessDelete, &status(200, Body::Empty)));
-        assert!(doubt(Kind::ProcessDelete, &status(200, json("x"))));
+        assert!(!ambiguous(Kind::TaskDelete, &status(204, Body::Empty)));
+        assert!(!ambiguous(Kind::ProcessDelete, &status(200, Body::Empty)));
+        assert!(ambiguous(Kind::ProcessDelete, &status(200, json("x"))));
     }
 
     #[test]

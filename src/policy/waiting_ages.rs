@@ -11,20 +11,20 @@ const GRACE: SignedDuration = SignedDuration::from_secs(5);
 
 /// The ages of the waiting commands.
 #[derive(Debug, Default)]
-pub struct WaitingAges {
+pub(crate) struct WaitingAges {
     /// By the second of return: when the oldest command was first seen.
     back: BTreeMap<i64, Timestamp>,
 }
 
 impl WaitingAges {
     /// A command with this `first_seen` waits until then.
-    pub fn waits(&mut self, first_seen: Timestamp, until: Timestamp) {
+    pub(crate) fn waits(&mut self, first_seen: Timestamp, until: Timestamp) {
         let oldest = self.back.entry(until.as_second()).or_insert(first_seen);
         *oldest = first_seen.min(*oldest);
     }
 
     /// When the oldest waiting command was first seen.
-    pub fn oldest(&mut self, now: Timestamp) -> Option<Timestamp> {
+    pub(crate) fn oldest(&mut self, now: Timestamp) -> Option<Timestamp> {
         let over = (now - GRACE).as_second();
         self.back = self.back.split_off(&over);
         self.back.values().min().copied()

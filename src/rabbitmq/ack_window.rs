@@ -24,16 +24,16 @@ enum State {
 
 /// What is to be sent to the broker, in this order.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Acks {
+pub(crate) struct Acks {
     /// All up to this one.
-    pub up_to: Option<u64>,
+    pub(crate) up_to: Option<u64>,
     /// And these, each by itself.
-    pub singly: Vec<u64>,
+    pub(crate) singly: Vec<u64>,
 }
 
 /// The deliveries of one channel, from the first that the broker still waits for.
 #[derive(Debug)]
-pub struct AckWindow {
+pub(crate) struct AckWindow {
     /// The tag of the first one in the row.
     first: u64,
     row: VecDeque<State>,
@@ -49,13 +49,13 @@ impl Default for AckWindow {
 
 impl AckWindow {
     /// The outcome of this delivery is confirmed.
-    pub fn settled(&mut self, tag: u64) {
+    pub(crate) fn settled(&mut self, tag: u64) {
         self.set(tag, State::Settled);
         self.settled.push(tag);
     }
 
     /// This delivery was acknowledged in another way: the broker no longer knows its tag.
-    pub fn acknowledged(&mut self, tag: u64) {
+    pub(crate) fn acknowledged(&mut self, tag: u64) {
         self.set(tag, State::Acknowledged);
     }
 
@@ -68,7 +68,7 @@ impl AckWindow {
     }
 
     /// Takes what is to be acknowledged now.
-    pub fn take(&mut self) -> Acks {
+    pub(crate) fn take(&mut self) -> Acks {
         let mut acks = Acks::default();
         while let Some(state) = self.row.front().copied().filter(|state| *state != State::Unsettled)
         {

@@ -15,13 +15,13 @@ use crate::messages::{Incoming, names};
 
 /// A command that the guard holds.
 #[derive(Debug)]
-pub struct HeldCommand {
-    pub incoming: Incoming,
-    pub since: Option<Timestamp>,
+pub(crate) struct HeldCommand {
+    pub(crate) incoming: Incoming,
+    pub(crate) since: Option<Timestamp>,
 }
 
 /// Fetches the held commands of a kind.
-pub struct HeldReader {
+pub(crate) struct HeldReader {
     kind: Kind,
     queue: QueueReader,
 }
@@ -29,7 +29,7 @@ pub struct HeldReader {
 impl HeldReader {
     /// # Errors
     /// [`BrokerError::DeadLetters`].
-    pub async fn open(connection: &Connection, kind: Kind) -> Result<Self, BrokerError> {
+    pub(crate) async fn open(connection: &Connection, kind: Kind) -> Result<Self, BrokerError> {
         Ok(Self { kind, queue: QueueReader::open(connection, kind.held_queue()).await? })
     }
 
@@ -37,13 +37,15 @@ impl HeldReader {
     ///
     /// # Errors
     /// [`BrokerError::DeadLetters`].
-    pub async fn next(&mut self) -> Result<Option<(Delivery<HeldCommand>, u32)>, BrokerError> {
+    pub(crate) async fn next(
+        &mut self,
+    ) -> Result<Option<(Delivery<HeldCommand>, u32)>, BrokerError> {
         let kind = self.kind;
         self.queue.next(|message: &BasicProperties, body| read(kind, message, body)).await
     }
 
     /// Requeues everything fetched but not settled.
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         self.queue.close().await;
     }
 }

@@ -55,9 +55,8 @@ impl Looks {
             return true;
         }
         let asked = (0..2).map(async |at| {
-            let come_and_go =
-                self.ask(connections[at], at, async |channel| come_and_go(channel, queue).await);
-            match timeout(LOOK_WITHIN, come_and_go).await {
+            let question = async |channel: &Channel| add_and_remove_consumer(channel, queue).await;
+            match timeout(LOOK_WITHIN, self.ask(connections[at], at, question)).await {
                 Ok(Err(error)) => {
                     self.is_refused.fetch_or(Refusal::of(&error).is_some(), Ordering::Relaxed);
                     !is_late(&error)
@@ -96,7 +95,7 @@ pub(super) async fn reaches_majority(
     queue: &str,
     within: Duration,
 ) -> bool {
-    let asked = async { come_and_go(&connection.channel().await?, queue).await };
+    let asked = async { add_and_remove_consumer(&connection.channel().await?, queue).await };
     match timeout(within, asked).await {
         Ok(answer) => answer.err().is_none_or(|error| !is_late(&error)),
         Err(_) => false,
@@ -119,7 +118,7 @@ impl Drop for ClosedIfLeft {
 
 /// Adds a consumer to a queue and removes it, if nothing is ready: the queue must be there to
 /// answer that.
-pub(super) async fn come_and_go(channel: &Channel, queue: &str) -> lapin::Result<()> {
+pub(super) async fn add_and_remove_consumer(channel: &Channel, queue: &str) -> lapin::Result<()> {
     if depth(channel, queue).await?.ready > 0 {
         return Ok(());
     }

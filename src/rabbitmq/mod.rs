@@ -3,7 +3,7 @@
 //!
 //! Nothing outside this folder names lapin.
 
-pub mod ack_window;
+mod ack_window;
 mod acks;
 mod broker_error;
 mod cause;
@@ -13,7 +13,7 @@ mod deliveries;
 mod delivery;
 mod endpoints;
 pub mod envelope;
-pub mod held_commands;
+pub(crate) mod held_commands;
 pub mod lapin_guard;
 pub mod ledger;
 mod looks;
@@ -38,8 +38,9 @@ pub use delivery::Delivery;
 pub use endpoints::Preference;
 pub use own_user::Trust;
 pub use publisher::{PublishError, Publisher};
-pub use session::{BrokerSettings, Session};
+pub use session::BrokerSettings;
+pub(crate) use session::Session;
 pub use session_loss::Memory;
 pub use source::{AmqpSource, SourceError};
-pub use undeliverable::UndeliverableQueues;
+pub(crate) use undeliverable::UndeliverableQueues;
 pub use url::AmqpUrl;

@@ -47,7 +47,7 @@ pub struct BrokerSettings {
 }
 
 /// Two connections that live and die together.
-pub struct Session {
+pub(crate) struct Session {
     consuming: Connection,
     /// Held for as long as the session: with its last handle lapin closes a channel, and
     /// acknowledgements that are still on their way to the queue are forgotten.
@@ -61,7 +61,7 @@ pub struct Session {
     memory: Arc<Memory>,
     why_lost: Arc<OnceLock<String>>,
     /// Fires when either connection is gone.
-    pub lost: CancellationToken,
+    pub(crate) lost: CancellationToken,
 }
 
 impl Session {
@@ -76,11 +76,11 @@ impl Session {
     ///
     /// # Errors
     /// [`BrokerError`] says what to check.
-    pub async fn open(
+    pub(crate) async fn open(
         settings: &BrokerSettings,
         memory: &Arc<Memory>,
     ) -> Result<Self, BrokerError> {
-        let must_prove = memory.lock().takes_a_proof();
+        let must_prove = memory.lock().take_proof_requirement();
         let connect =
             async |purpose, first| connect(settings, memory, must_prove, (purpose, first)).await;
         let consuming = connect("consume", None).await?;
@@ -124,39 +124,39 @@ impl Session {
     }
 
     /// Whose copies are believed.
-    pub fn trust(&self) -> Trust {
+    pub(crate) fn trust(&self) -> Trust {
         self.trust.clone()
     }
 
     /// Where it is.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.consuming.address()
     }
 
     /// Ends it because its host does no work for us; the next one is tried at another.
-    pub fn give_up(&self, why: String) {
+    pub(crate) fn give_up(&self, why: String) {
         self.memory.lock().given_up(self.consuming.address());
         let _ = self.why_lost.set(why);
         self.lost.cancel();
     }
 
     /// Why it is lost, if it is.
-    pub fn why_lost(&self) -> String {
+    pub(crate) fn why_lost(&self) -> String {
         self.why_lost.get().cloned().unwrap_or_else(|| GONE.to_owned())
     }
 
-    /// Why the broker is blocking publishers, where it does not: low memory or disk.
-    pub fn blocked(&self) -> Option<String> {
+    /// Why the broker is blocking publishers (low memory or disk); `None` if it is not.
+    pub(crate) fn blocked(&self) -> Option<String> {
         self.blocked.borrow().clone()
     }
 
     /// Waits until the broker is blocking publishers.
-    pub async fn becomes_blocked(&self) {
+    pub(crate) async fn becomes_blocked(&self) {
         self.wait_for(Option::is_some).await;
     }
 
     /// Waits until the broker takes messages of ours, if need be.
-    pub async fn becomes_unblocked(&self) {
+    pub(crate) async fn becomes_unblocked(&self) {
         self.wait_for(Option::is_none).await;
     }
 
@@ -170,7 +170,7 @@ impl Session {
     /// Declares the topology again, if that is ours to do, because a part of it is missing or not
     /// known to exist. Does so only once in a while. A part that cannot be declared shows in the
     /// publish that is tried again.
-    pub async fn declare_again(&self) {
+    pub(crate) async fn declare_again(&self) {
         let Ok(mut declared) = self.declared.try_lock() else { return };
         if self.topology.provision == Provision::Declare
             && declared.elapsed() >= DECLARE_AGAIN_AFTER
@@ -183,7 +183,7 @@ impl Session {
     }
 
     /// Whether the broker has said that the topology is there.
-    pub fn is_topology_sure(&self) -> bool {
+    pub(crate) fn is_topology_sure(&self) -> bool {
         self.memory.lock().is_topology_sure
     }
 
@@ -191,14 +191,18 @@ impl Session {
     ///
     /// # Errors
     /// [`BrokerError::Consume`].
-    pub async fn consume(&self, kinds: &[Kind], prefetch: u16) -> Result<Deliveries, BrokerError> {
+    pub(crate) async fn consume(
+        &self,
+        kinds: &[Kind],
+        prefetch: u16,
+    ) -> Result<Deliveries, BrokerError> {
         let deliveries =
             Deliveries::begin(&self.acknowledger, COMMANDS, kinds, prefetch, self.trust()).await;
         deliveries.inspect_err(|error| self.has_ended_consumers(error))
     }
 
     /// Remembers what the next session has to know of an error of a consumer.
-    pub fn has_ended_consumers(&self, error: &BrokerError) {
+    pub(crate) fn has_ended_consumers(&self, error: &BrokerError) {
         let mut memory = self.memory.lock();
         if error.is_unanswered() {
             memory.given_up(self.consuming.address());
@@ -212,17 +216,17 @@ impl Session {
     ///
     /// # Errors
     /// [`BrokerError::Consume`].
-    pub async fn read_ledger(&self, from: u64) -> Result<LedgerReader, BrokerError> {
+    pub(crate) async fn read_ledger(&self, from: u64) -> Result<LedgerReader, BrokerError> {
         LedgerReader::open(&self.consuming, from).await
     }
 
     /// Whether what is unacknowledged can still be settled.
-    pub fn can_settle(&self) -> bool {
+    pub(crate) fn can_settle(&self) -> bool {
         !self.lost.is_cancelled() && self.acknowledger.channel().status().connected()
     }
 
     /// How much lies ready in each queue of the topology, up to the first one that does not answer.
-    pub async fn queue_depths(&self) -> Vec<(String, u32)> {
+    pub(crate) async fn queue_depths(&self) -> Vec<(String, u32)> {
         let mut depths = Vec::new();
         // A queue that is missing closes the channel: a new one each time.
         let Ok(channel) = self.consuming.channel().await else { return depths };
@@ -233,13 +237,13 @@ impl Session {
         depths
     }
 
-    /// What each connection is told about a queue; nothing where there is no answer in time.
-    pub async fn look(&self, queue: &str) -> [Option<Depth>; 2] {
+    /// The answer about a queue on each connection; `None` without an answer in time.
+    pub(crate) async fn look(&self, queue: &str) -> [Option<Depth>; 2] {
         self.looks.depths(self.connections(), queue).await
     }
 
     /// Whether the nodes of both connections still reach a majority of the nodes.
-    pub async fn reaches_majority(&self) -> bool {
+    pub(crate) async fn reaches_majority(&self) -> bool {
         let Some(kind) = self.topology.kinds.first() else { return true };
         self.looks.reach_majority(self.connections(), &kind.undeliverable_queue()).await
     }
@@ -249,12 +253,12 @@ impl Session {
     }
 
     /// The publisher.
-    pub fn publisher(&self) -> &Publisher {
+    pub(crate) fn publisher(&self) -> &Publisher {
         &self.publisher
     }
 
     /// Closes the connections, which requeues at once what is unacknowledged.
-    pub async fn close(&self) {
+    pub(crate) async fn close(&self) {
         self.lost.cancel();
         tokio::join!(self.consuming.close(), self.publisher.connection().close());
     }

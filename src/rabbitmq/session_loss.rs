@@ -45,7 +45,7 @@ impl Remembered {
     }
 
     /// Whether the session that opens now has to prove itself.
-    pub(super) fn takes_a_proof(&mut self) -> bool {
+    pub(super) fn take_proof_requirement(&mut self) -> bool {
         let must_prove = self.proofs > 0;
         self.proofs = self.proofs.saturating_sub(1);
         must_prove
@@ -122,12 +122,15 @@ mod tests {
     }
 
     #[test]
-    fn the_sessions_after_one_that_was_given_up_prove_themselves_and_not_for_ever() {
+    fn the_sessions_after_one_that_was_given_up_prove_themselves_and_not_indefinitely() {
         let mut memory = Remembered::default();
         memory.failed_at(address(1));
-        assert!(!memory.takes_a_proof(), "a connection that is gone is no host that does no work");
+        assert!(
+            !memory.take_proof_requirement(),
+            "a connection that is gone is no host that does no work"
+        );
         memory.given_up(address(1));
-        assert!((0..PROOFS).all(|_| memory.takes_a_proof()));
-        assert!(!memory.takes_a_proof());
+        assert!((0..PROOFS).all(|_| memory.take_proof_requirement()));
+        assert!(!memory.take_proof_requirement());
     }
 }

@@ -4,7 +4,6 @@ mod layout;
 
 use std::collections::HashMap;
 use std::sync::Once;
-use std::time::Duration;
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
@@ -13,36 +12,10 @@ use tracing::warn;
 
 use super::broker_error::{BrokerError, Refusal};
 use super::connection::{Connection, in_time};
-use crate::kind::Kind;
 use crate::messages::names;
 use layout::{LOOKS_LIMIT, QueueSpec, exchanges, queues};
 
-/// What should exist.
-#[derive(Debug, Clone)]
-pub struct Topology {
-    /// Whether to declare it or only to check.
-    pub provision: Provision,
-    /// The kinds that have queues.
-    pub kinds: Vec<Kind>,
-    /// Name and TTL in milliseconds of each retry delay; each kind has a delay queue for it.
-    pub delays: Vec<(String, u32)>,
-    /// How long the records of destructive calls are kept.
-    pub audit_retention: Duration,
-    /// How long a task stays archived before it is deleted, if it is archived first.
-    pub undo_window: Option<Duration>,
-}
-
-/// What to do about the topology at start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Provision {
-    /// Declare it; needs the permission to configure.
-    Declare,
-    /// Declare existing exchanges and queues again, which changes nothing and is refused if
-    /// arguments differ. Bindings are left alone, because declaring them would create them.
-    Compare,
-    /// Only check that it exists; needs no permission.
-    Check,
-}
+pub use layout::{Provision, Topology};
 
 /// What `ensure` found.
 #[derive(Debug, Default)]

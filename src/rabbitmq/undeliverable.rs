@@ -22,7 +22,7 @@ use crate::messages::Undeliverable;
 const PREFETCH: u16 = 1;
 
 /// A consumer of each kind's undeliverable commands.
-pub struct UndeliverableQueues {
+pub(crate) struct UndeliverableQueues {
     connection: Connection,
     deliveries: Deliveries<Undeliverable>,
 }
@@ -32,7 +32,10 @@ impl UndeliverableQueues {
     ///
     /// # Errors
     /// [`BrokerError`] says what to check.
-    pub async fn open(settings: &BrokerSettings, session: &Session) -> Result<Self, BrokerError> {
+    pub(crate) async fn open(
+        settings: &BrokerSettings,
+        session: &Session,
+    ) -> Result<Self, BrokerError> {
         let connection = Connection::open_preferring(
             &settings.url,
             &settings.tls,
@@ -57,12 +60,12 @@ impl UndeliverableQueues {
     ///
     /// # Errors
     /// See [`Deliveries::next`].
-    pub async fn next(&mut self) -> Result<Delivery<Undeliverable>, BrokerError> {
+    pub(crate) async fn next(&mut self) -> Result<Delivery<Undeliverable>, BrokerError> {
         self.deliveries.next().await
     }
 
     /// Closes the connection, which requeues what is unacknowledged.
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         self.connection.close().await;
     }
 }

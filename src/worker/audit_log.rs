@@ -49,18 +49,16 @@ impl AuditLog {
         let _ = confirmed.wait_for(|confirmed| *confirmed >= number).await;
     }
 
-    /// Waits for records, and returns the message for the oldest ones with their number, as many as
-    /// one message holds. They stay here until they are confirmed.
-    pub(super) async fn batch(&self) -> (Publication<'static>, usize) {
-        loop {
-            if let Some(batch) = self.oldest() {
-                return batch;
-            }
+    /// Waits until there is a record that is not confirmed.
+    pub(super) async fn has_records(&self) {
+        while self.lock().unconfirmed.is_empty() {
             self.to_write.notified().await;
         }
     }
 
-    fn oldest(&self) -> Option<(Publication<'static>, usize)> {
+    /// The message for the oldest records with their number, as many as one message holds. They
+    /// stay here until they are confirmed.
+    pub(super) fn batch(&self) -> Option<(Publication<'static>, usize)> {
         let shared = self.lock();
         let number = shared.unconfirmed.len().min(AT_ONCE);
         let records = shared.unconfirmed.iter().take(number).map(Vec::as_slice);
@@ -106,7 +104,8 @@ mod tests {
     }
 
     async fn batch(audit: &AuditLog) -> Vec<CallRecord<'static>> {
-        let (message, number) = audit.batch().await;
+        audit.has_records().await;
+        let (message, number) = audit.batch().unwrap();
         let Some(AuditEntry::Calls(calls)) = AuditEntry::read(&message.body) else {
             panic!("{message:?}")
         };

@@ -10,12 +10,19 @@ use crate::health::Component;
 use crate::rabbitmq::Session;
 
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How long a record waits for others while calls are in flight. Each message costs the broker and
+/// this worker some wake-ups, and only the acknowledgement waits for it.
+const GATHER: Duration = Duration::from_millis(10);
 
 /// Writes the records until it is aborted at the end of the session. One message is in flight at a
 /// time; it holds everything that arrived while the previous one was in flight.
 pub(super) async fn write_audit(session: &Session, engine: &Engine) {
     loop {
-        let (message, number) = engine.audit.batch().await;
+        engine.audit.has_records().await;
+        if engine.permits.with(|access, _| access.in_flight()) > 0 {
+            sleep(GATHER).await;
+        }
+        let Some((message, number)) = engine.audit.batch() else { continue };
         match session.publisher().publish(&message).await {
             Ok(()) => {
                 engine.audit.confirm(number);

@@ -1,5 +1,4 @@
-//! One permitted call: waits for permission, makes the call, verifies an absence, and reports the
-//! result.
+//! One permitted call: makes it, verifies an absence, and reports the result.
 
 use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -11,17 +10,14 @@ use secrecy::SecretString;
 
 use super::api_request::{About, ApiRequest, Called};
 use super::engine::Engine;
-use super::ledger::{Admission, Braked};
-use super::permits::{Asking, PermitGuard, Refused};
-use super::stop::Stop;
+use super::permits::PermitGuard;
 use crate::failpoint::{self, Failpoint};
 use crate::messages::call_record::CallRecord;
-use crate::messages::ledger::Scope;
 use crate::messages::{Command, Incoming, Outcome, Properties, Target};
-use crate::policy::absence::{Reach, believe, in_its_place};
+use crate::policy::absence::{Reach, believe, substitute_answer};
 use crate::policy::answer::Answer;
 use crate::policy::api_access::{CommandKey, Feedback};
-use crate::policy::dry_run::{self, CallMode, Seen};
+use crate::policy::dry_run::{self, Seen};
 use crate::policy::retry_after;
 use crate::policy::undo::Found;
 use crate::policy::verdict::Verdict;
@@ -63,72 +59,6 @@ pub(super) struct Answered {
     pub(super) request: ApiRequest,
     /// When it was answered.
     pub(super) at: Moment,
-}
-
-/// Why no call may be made now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NoCall {
-    /// No permit.
-    Refused(Refused),
-    /// Its organisation has no token at the moment.
-    NoToken,
-    /// An operator or the guard forbids it.
-    Braked(Braked),
-}
-
-impl From<Braked> for NoCall {
-    fn from(why: Braked) -> Self {
-        if why == Braked::Stopped { Self::Refused(Refused::Stopped) } else { Self::Braked(why) }
-    }
-}
-
-impl Engine {
-    /// Waits for the permission to call the API for this target.
-    ///
-    /// # The guard counts a command once, and a look never
-    ///
-    /// The guard's permit is spent last, right before the call: a command that is sent aside before
-    /// that, even by the rate limit, has spent none. And a command with a permit for the call does
-    /// not wait long for the guard: calls that were allowed one after another but are made together
-    /// would break the rate limit. It returns that permit with its token, and asks again. A dry run
-    /// destroys nothing, so the guard neither counts nor holds its commands; a pause stops it too.
-    ///
-    /// # A worker whose clock is wrong makes no calls for new commands
-    ///
-    /// The guard counts in a time window, by the clocks of all workers. A slow clock would let more
-    /// commands pass; a fast one would hold commands that may pass.
-    ///
-    /// # Errors
-    /// [`NoCall`]: then no call may be made.
-    pub(super) async fn call(
-        &self,
-        target: &Target,
-        asking: Asking,
-        stop: &Stop,
-    ) -> Result<Call<'_>, NoCall> {
-        let org = &target.org;
-        let scope = Scope { org_id: org.clone(), kind: target.kind };
-        let is_counted = !asking.was_tried && self.mode() == CallMode::Destroy;
-        self.ledger.check(&scope, is_counted)?;
-        if is_counted && self.ledger.is_counting() && self.is_clock_wrong() {
-            return Err(NoCall::Braked(Braked::ClockWrong));
-        }
-        if self.credentials.token(org).is_none() {
-            return Err(NoCall::NoToken);
-        }
-        let admission = Admission::begin(&self.ledger, &scope, stop, is_counted);
-        loop {
-            admission.comes_near().await?;
-            let permit = self.permits.acquire(org, asking, stop).await.map_err(NoCall::Refused)?;
-            // The wait may have been long: check the current pauses and trips, and take the current
-            // token.
-            self.ledger.check(&scope, is_counted)?;
-            if admission.admit().await? {
-                let token = self.credentials.token(org).ok_or(NoCall::NoToken)?;
-                return Ok(Call { engine: self, permit, token });
-            }
-        }
-    }
 }
 
 impl Engine {
@@ -191,7 +121,7 @@ impl Call<'_> {
         let took = started.elapsed();
         failpoint::hit(Failpoint::AfterCall).await;
         let class = answer.class();
-        if answer.leaves_doubt() {
+        if answer.is_ambiguous() {
             engine.metrics.ambiguous_answers.inc();
         }
         let (verdict, answer) = self.prove((verdict, answer), &command.target, about).await;
@@ -236,7 +166,10 @@ impl Call<'_> {
                     .ask(org, &self.token, engine.list(target, &self.token, about))
                     .await;
                 let is_unanswered = matches!(reach, Reach::Unanswered(_));
-                (believe(verdict, reach), if is_unanswered { in_its_place(&list) } else { answer })
+                (
+                    believe(verdict, reach),
+                    if is_unanswered { substitute_answer(&list) } else { answer },
+                )
             }
             Verdict::Deleted | Verdict::Present => {
                 engine.reach.is_served(org);

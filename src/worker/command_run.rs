@@ -9,8 +9,8 @@ use super::api_request::is_success;
 use super::call::{Answered, Moment};
 use super::engine::Engine;
 use super::in_process_delays::InProcessDelays;
-use super::outcome::{cut, detail, identity, outcome, refused};
-use super::permits::Asking;
+use super::outcome::{detail, identity, refused};
+use super::permits::PermitRequest;
 use crate::messages::event::Failure;
 use crate::messages::ledger::Decision;
 use crate::messages::{Command, EndKind, FailureReason, Incoming, Outcome, RetryState, Target};
@@ -18,8 +18,9 @@ use crate::policy::admission::{admit, age, passed_not_after};
 use crate::policy::api_access::rate::{HELD_FOR, RATE_LIMITED};
 use crate::policy::dry_run::CallMode;
 use crate::policy::next_step::{Facts, NextStep, next_step, uses_up_an_attempt};
+use crate::policy::outcome::{cut, outcome};
 use crate::policy::settlement::{Settlement, wait_reason};
-use crate::policy::verdict::{Verdict, leaves_doubt};
+use crate::policy::verdict::{Verdict, is_ambiguous};
 
 /// After this a delivery gets no further try: several slow ones would come near RabbitMQ's consumer
 /// timeout of 30 minutes.
@@ -48,7 +49,7 @@ impl<'a> CommandRun<'a> {
         let Moment { time: now, instant: received } = Moment::now();
         let admitted = admit(incoming, |org| engine.allows(org), &engine.producers, now);
         let command = admitted.map_err(|refusal| refused(incoming, &refusal, received))?;
-        let retry_state = before_this(incoming, engine.mode());
+        let retry_state = initial_retry_state(incoming, engine.mode());
         let mut run = Self {
             incoming,
             engine,
@@ -61,7 +62,7 @@ impl<'a> CommandRun<'a> {
         if let Some(cancelled) = run.cancelled() {
             return Err(cancelled);
         }
-        let early = if run.asking().has_slot { HELD_FOR } else { Duration::ZERO };
+        let early = if run.permit_request().has_slot { HELD_FOR } else { Duration::ZERO };
         match run.retry_state.not_before.filter(|moment| *moment > now + early) {
             Some(moment) => Err(run.wait_until(moment, now)),
             None => Ok(run),
@@ -77,9 +78,9 @@ impl<'a> CommandRun<'a> {
             || (retry_state.ambiguous && retry_state.history.is_none())
     }
 
-    pub(super) fn asking(&self) -> Asking {
+    pub(super) fn permit_request(&self) -> PermitRequest {
         let has_slot = self.retry_state.wait_reason() == Some(RATE_LIMITED);
-        Asking { was_tried: self.was_tried(), has_slot }
+        PermitRequest { was_tried: self.was_tried(), has_slot }
     }
 
     /// Its end without a further call: it was cancelled, or its producer's time limit has passed.
@@ -166,7 +167,7 @@ impl<'a> CommandRun<'a> {
         self.retry_state.attempts = self.retry_state.attempts.saturating_add(spent);
         self.retry_state.is_dry_run = self.engine.mode() == CallMode::Look;
         self.retry_state.ambiguous |=
-            answered.was_destructive && leaves_doubt(self.incoming.kind, answer, *verdict);
+            answered.was_destructive && is_ambiguous(self.incoming.kind, answer, *verdict);
         self.retry_state.last_status = answer.status();
         self.retry_state.request_id = answer.request_id().map(str::to_owned);
         self.retry_state.not_before = None;
@@ -197,11 +198,11 @@ impl<'a> CommandRun<'a> {
         self.retry_state.ambiguous || self.incoming.redelivered
     }
 
-    /// # A doubt outlives the delivery that raised it
+    /// # Ambiguity outlives the delivery that caused it
     ///
     /// A copy of the command is no longer a redelivery. If "not found" is a failure or is held, the
-    /// copy must carry the doubt.
-    pub(super) fn keep_doubt(&mut self) {
+    /// copy must be marked as ambiguous.
+    pub(super) fn keep_ambiguity(&mut self) {
         let matters =
             self.incoming.kind.fails_when_not_found() || self.retry_state.purge_at.is_some();
         self.retry_state.ambiguous |= self.incoming.redelivered && matters;
@@ -240,7 +241,8 @@ impl<'a> CommandRun<'a> {
     }
 
     pub(super) fn outcome(&self, end: EndKind, failure: Option<Failure>) -> Outcome {
-        outcome(self.incoming, Some(&self.command), &self.retry_state, end, failure, self.received)
+        let (command, took) = (Some(&self.command), self.received.elapsed());
+        outcome(self.incoming, command, &self.retry_state, end, failure, took)
     }
 
     pub(super) fn age(&self, at: Moment) -> Duration {
@@ -256,7 +258,7 @@ impl<'a> CommandRun<'a> {
 ///
 /// Its looks use up attempts of the dry run only. Afterwards the command counts as new, so that the
 /// guard counts it.
-fn before_this(incoming: &Incoming, mode: CallMode) -> RetryState {
+fn initial_retry_state(incoming: &Incoming, mode: CallMode) -> RetryState {
     let retry_state = &incoming.retry_state;
     if !retry_state.is_dry_run || mode == CallMode::Look {
         return retry_state.clone();
@@ -271,8 +273,8 @@ mod tests {
     use crate::kind::Kind;
     use crate::policy::api_access::{Denied, SuspendReason};
     use crate::policy::settlement::Wait;
-    use crate::worker::call::NoCall;
     use crate::worker::engine::samples::engine;
+    use crate::worker::permission::NoCall;
     use crate::worker::permits::Refused;
 
     fn incoming(age: Duration, redelivered: bool) -> Incoming {
@@ -333,7 +335,7 @@ mod tests {
         assert_eq!((wait.retry_state.not_before, wait.is_news), (None, true));
         assert!(
             !waits(run.without_call(denied(SuspendReason::Throttled, None))).is_news,
-            "told before"
+            "reported before"
         );
     }
 
@@ -343,7 +345,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_doubt_outlives_the_delivery_that_raised_it() {
+    async fn ambiguity_outlives_the_delivery_that_caused_it() {
         let engine = engine();
         for (incoming, expected) in [
             (of_a_process(true), true),
@@ -357,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drain_raises_no_doubt_about_an_archived_task_that_was_not_looked_at() {
+    fn a_drain_makes_no_archived_task_ambiguous_that_was_not_looked_at() {
         let engine = engine();
         let mut incoming = incoming(Duration::ZERO, false);
         incoming.retry_state.purge_at = Some(Timestamp::now());
@@ -367,7 +369,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_drain_raises_no_doubt_about_a_command_that_was_not_called_for() {
+    async fn a_drain_makes_no_command_ambiguous_that_was_not_called_for() {
         let (engine, incoming) = (engine(), of_a_process(false));
         let mut run = CommandRun::open(&incoming, &engine).ok().unwrap();
         let wait = waits(run.without_call(NoCall::Refused(Refused::Stopped)));

@@ -9,9 +9,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use super::consumer_watch::ConsumerWatch;
 use super::engine::{Engine, HEARTBEAT};
 use super::handlers::process_delivery;
-use super::listen::Listener;
 use super::ramp_up::{REDELIVERY_THRESHOLD, RampUp, Turn};
 use super::session_end::SessionEnd;
 use super::session_log::SessionLog;
@@ -19,7 +19,7 @@ use super::settle::Settler;
 use crate::health::Component;
 use crate::kind::Kind;
 use crate::policy::api_access::Intake;
-use crate::policy::hearing::Moves;
+use crate::policy::consumer_health::HostSwitches;
 use crate::rabbitmq::{BrokerError, BrokerSettings, Deliveries, Delivery, Session};
 
 /// The consumption of one session.
@@ -30,7 +30,7 @@ pub(super) struct Consumption<'a> {
     broker: &'a BrokerSettings,
     handlers: &'a TaskTracker,
     log: &'a SessionLog,
-    listener: Arc<Listener<'a>>,
+    watch: Arc<ConsumerWatch<'a>>,
     ramp_up: RampUp,
     has_consumed: bool,
 }
@@ -48,7 +48,7 @@ impl<'a> Consumption<'a> {
         engine: &'a Arc<Engine>,
         (session, settler): (&'a Session, &'a Arc<Settler>),
         (broker, handlers, log): (&'a BrokerSettings, &'a TaskTracker, &'a SessionLog),
-        moves: &'a Mutex<Moves>,
+        host_switches: &'a Mutex<HostSwitches>,
         suspect: Option<Kind>,
     ) -> Self {
         let ramp_up = RampUp::new(&broker.topology.kinds, suspect);
@@ -59,7 +59,7 @@ impl<'a> Consumption<'a> {
             broker,
             handlers,
             log,
-            listener: Arc::new(Listener::new(session, &engine.health, moves, handlers)),
+            watch: Arc::new(ConsumerWatch::new(session, &engine.health, host_switches, handlers)),
             ramp_up,
             has_consumed: false,
         }
@@ -155,8 +155,8 @@ impl<'a> Consumption<'a> {
         let (blocked, time_is_up) = (self.session.becomes_blocked(), end_of(turn));
         tokio::pin!(draining, lost, blocked, time_is_up);
         // Observations of one turn count in the next.
-        let listener = Arc::clone(&self.listener);
-        let mut given_up = Box::pin(listener.until_given_up(&turn.kinds, prefetch));
+        let watch = Arc::clone(&self.watch);
+        let mut given_up = Box::pin(watch.until_given_up(&turn.kinds, prefetch));
         loop {
             tokio::select! {
                 biased;
@@ -176,7 +176,7 @@ impl<'a> Consumption<'a> {
                 delivery = deliveries.next() => match delivery {
                     Ok(delivery) => {
                         is_empty = false;
-                        listener.received.count(delivery.incoming().kind);
+                        watch.received.count(delivery.incoming().kind);
                         let is_harmless = delivery.delivery_count() < REDELIVERY_THRESHOLD;
                         self.spawn_handler(delivery);
                         if turn.is_alone && is_harmless {

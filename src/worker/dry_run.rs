@@ -2,10 +2,10 @@
 
 use super::call::Answered;
 use super::command_run::{CommandRun, Step};
-use super::outcome::cut;
 use crate::messages::{DryRun, EndKind};
 use crate::policy::dry_run::{self, LookStep};
 use crate::policy::next_step::Facts;
+use crate::policy::outcome::cut;
 use crate::policy::settlement::{Settlement, wait_reason};
 
 impl CommandRun<'_> {

@@ -24,10 +24,10 @@ pub async fn handle(incoming: &Incoming, engine: &Engine, stop: &Stop) -> Settle
     if incoming.is_oversized {
         return Settlement::Reject(None);
     }
-    survive(process(incoming, engine, stop), incoming, engine).await
+    catch_panic(process(incoming, engine, stop), incoming, engine).await
 }
 
-async fn survive(
+async fn catch_panic(
     work: impl Future<Output = Settlement>,
     incoming: &Incoming,
     engine: &Engine,
@@ -48,7 +48,7 @@ async fn process(incoming: &Incoming, engine: &Engine, stop: &Stop) -> Settlemen
     };
     let target = run.command.target.clone();
     loop {
-        let call = match engine.call(&target, run.asking(), stop).await {
+        let call = match engine.call(&target, run.permit_request(), stop).await {
             Ok(call) => call,
             Err(why) => return run.without_call(why),
         };
@@ -85,7 +85,7 @@ mod tests {
         let retry_state = RetryState { attempts, ..RetryState::default() };
         let body = br#"{"org_id":"a","task_id":"t1"}"#.to_vec();
         let incoming = Incoming { body, retry_state, ..Incoming::default() };
-        survive(async { panic!("on purpose") }, &incoming, engine).await
+        catch_panic(async { panic!("on purpose") }, &incoming, engine).await
     }
 
     #[tokio::test]

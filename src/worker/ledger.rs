@@ -7,6 +7,7 @@ mod admission;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
@@ -35,11 +36,11 @@ pub(super) struct Ledger {
     to_write: Notify,
 }
 
-/// Something that the worker must tell.
-pub(super) enum News {
-    /// Everything that was in the ledger has been read; of these trips nobody has told yet.
+/// A change that the worker must report.
+pub(super) enum LedgerUpdate {
+    /// Everything that was in the ledger has been read; these trips have not been reported yet.
     Current(Vec<(Scope, Trip)>),
-    /// The guard has tripped; it is this worker that tells of it.
+    /// The guard has tripped; this worker reports it.
     Tripped(Scope, Trip),
     /// Pauses or trips may have changed.
     Changed,
@@ -152,27 +153,27 @@ impl Ledger {
         }
     }
 
-    /// Takes the next record in.
-    pub(super) fn apply(&self, offset: u64, record: Option<LedgerRecord>) -> News {
+    /// Applies the next record.
+    pub(super) fn apply(&self, offset: u64, record: Option<LedgerRecord>) -> LedgerUpdate {
         let mut shared = self.lock();
         if offset < shared.next {
             self.read_again(&mut shared);
         }
         shared.next = offset + 1;
-        let Some(record) = record else { return News::Changed };
-        let news = match shared.brakes.apply(record, offset) {
+        let Some(record) = record else { return LedgerUpdate::Changed };
+        let update = match shared.brakes.apply(record, offset) {
             Applied::Opened { writer, number } if writer == self.writer => {
                 shared.is_current |= number == shared.opened;
-                News::Current(shared.brakes.unannounced())
+                LedgerUpdate::Current(shared.brakes.unannounced())
             }
             Applied::Reserved { writer, number, scope, granted } if writer == self.writer => {
                 self.reserved(&mut shared, number, scope, granted);
-                News::Changed
+                LedgerUpdate::Changed
             }
             Applied::Tripped(scope, trip) if trip.writer == self.writer => {
-                News::Tripped(scope, trip)
+                LedgerUpdate::Tripped(scope, trip)
             }
-            _ => News::Changed,
+            _ => LedgerUpdate::Changed,
         };
         if shared.is_current && shared.next.is_multiple_of(REMIND_EVERY) {
             for reminder in shared.brakes.reminders(shared.next) {
@@ -181,13 +182,14 @@ impl Ledger {
         }
         drop(shared);
         self.changes.send_replace(());
-        news
+        update
     }
 
     fn reserved(&self, shared: &mut Shared, number: u64, scope: Scope, granted: u32) {
         let is_tripped = shared.brakes.trip(&scope).is_some();
         let permits = shared.scopes.entry(scope.clone()).or_default();
         permits.unspent += granted;
+        permits.last = Some((granted, Instant::now()));
         if permits.asked == Some(number) {
             permits.asked = None;
         }
@@ -196,15 +198,15 @@ impl Ledger {
         }
     }
 
-    /// Tells the others how this worker is doing.
-    pub(super) fn tell(&self, state: WorkerState) {
+    /// Publishes this worker's state to the others.
+    pub(super) fn publish_state(&self, state: WorkerState) {
         let mut shared = self.lock();
         if shared.is_current {
             self.write(&mut shared, LedgerEntry::Worker(state));
         }
     }
 
-    /// The event that tells of a trip has been published.
+    /// The event of a trip has been published.
     pub(super) fn announced(&self, scope: Scope) {
         self.write(&mut self.lock(), LedgerEntry::Announced { scope });
     }

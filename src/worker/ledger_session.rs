@@ -1,5 +1,5 @@
-//! Keeps the ledger up for as long as a session lasts: reads what all workers write, and writes
-//! what this one has to say.
+//! Keeps the ledger current for as long as a session lasts: reads the records of all workers, and
+//! writes those of this one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{error, warn};
 
 use super::engine::Engine;
-use super::ledger::News;
+use super::ledger::LedgerUpdate;
 use super::status::worker_state;
 use crate::health::Component;
 use crate::messages::Publication;
@@ -23,10 +23,10 @@ use crate::rabbitmq::ledger::LedgerReader;
 
 /// Records that are published at once.
 const AT_ONCE: usize = 16;
-/// The worker that saw a trip has told of it by then, if it lives.
-const UNTOLD_AFTER: SignedDuration = SignedDuration::from_secs(30);
-const TELL_EVERY: Duration = Duration::from_mins(1);
-/// How soon a change is told.
+/// The worker that saw a trip has reported it by then, if it is alive.
+const UNREPORTED_AFTER: SignedDuration = SignedDuration::from_secs(30);
+const REPORT_EVERY: Duration = Duration::from_mins(1);
+/// How soon a change is published.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// The next record of a ledger that has not been read to its end.
@@ -34,7 +34,11 @@ const READ_WITHIN: Duration = Duration::from_secs(10);
 
 /// Reads and writes until it is aborted, which is when the session has ended.
 pub(super) async fn follow_ledger(session: Arc<Session>, engine: Arc<Engine>) {
-    tokio::join!(read(&session, &engine), write(&session, &engine), tell_of_us(&session, &engine));
+    tokio::join!(
+        read(&session, &engine),
+        write(&session, &engine),
+        publish_worker_state(&session, &engine)
+    );
 }
 
 async fn read(session: &Arc<Session>, engine: &Arc<Engine>) {
@@ -44,7 +48,7 @@ async fn read(session: &Arc<Session>, engine: &Arc<Engine>) {
             Err(error) => error.to_string(),
         };
         engine.ledger.close();
-        // A queue that somebody has deleted is declared again, if that is ours to do.
+        // Declares a queue again that was deleted, if that is this worker's task.
         session.declare_again().await;
         let reason = format!("the ledger cannot be read, so nothing is deleted: {why}");
         if engine.health.set(Component::Ledger, Some(reason.clone()))
@@ -77,15 +81,15 @@ async fn read_on(
             return format!("nothing came within {READ_WITHIN:?}");
         };
         match next {
-            Ok((offset, record)) => tell(engine.ledger.apply(offset, record), session, engine),
+            Ok((offset, record)) => report(engine.ledger.apply(offset, record), session, engine),
             Err(error) => return error.to_string(),
         }
     }
 }
 
-/// How this worker is doing, as soon as the ledger has been read, then about once a minute and when
-/// it has changed.
-async fn tell_of_us(session: &Arc<Session>, engine: &Arc<Engine>) {
+/// Publishes this worker's state as soon as the ledger has been read, then about once a minute and
+/// when it has changed.
+async fn publish_worker_state(session: &Arc<Session>, engine: &Arc<Engine>) {
     let mut changes = engine.ledger.changes();
     while !engine.ledger.is_current() {
         // The sender is the engine's own.
@@ -93,19 +97,21 @@ async fn tell_of_us(session: &Arc<Session>, engine: &Arc<Engine>) {
     }
     let mut ticks = interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut told: Option<(Instant, WorkerState)> = None;
+    let mut published: Option<(Instant, WorkerState)> = None;
     loop {
         ticks.tick().await;
         let now = Timestamp::now();
         let state = worker_state(engine, now);
-        if told.as_ref().is_none_or(|(at, told)| at.elapsed() >= TELL_EVERY || state.differs(told))
-        {
-            told = Some((Instant::now(), state.clone()));
-            engine.ledger.tell(state);
+        let is_due = published
+            .as_ref()
+            .is_none_or(|(at, published)| at.elapsed() >= REPORT_EVERY || state.differs(published));
+        if is_due {
+            published = Some((Instant::now(), state.clone()));
+            engine.ledger.publish_state(state);
         }
         for (scope, trip) in engine.ledger.with(Brakes::unannounced) {
-            if now.duration_since(trip.since) > UNTOLD_AFTER {
-                tell_of_trip(scope, &trip, session, engine);
+            if now.duration_since(trip.since) > UNREPORTED_AFTER {
+                report_trip(scope, &trip, session, engine);
             }
         }
     }
@@ -147,29 +153,29 @@ fn show_health(engine: &Engine) {
     }
 }
 
-fn tell(news: News, session: &Arc<Session>, engine: &Arc<Engine>) {
+fn report(update: LedgerUpdate, session: &Arc<Session>, engine: &Arc<Engine>) {
     show_health(engine);
-    match news {
-        News::Current(trips) => {
+    match update {
+        LedgerUpdate::Current(trips) => {
             for (scope, trip) in trips {
-                tell_of_trip(scope, &trip, session, engine);
+                report_trip(scope, &trip, session, engine);
             }
         }
-        News::Tripped(scope, trip) => tell_of_trip(scope, &trip, session, engine),
-        News::Changed => {}
+        LedgerUpdate::Tripped(scope, trip) => report_trip(scope, &trip, session, engine),
+        LedgerUpdate::Changed => {}
     }
     engine.show_brakes();
 }
 
-/// # A trip is told of, also if the worker that saw it dies
+/// # A trip is reported even if the worker that saw it dies
 ///
 /// The ledger says whether the event has been published. Each worker that starts publishes the
 /// events that nobody has, and every worker looks for them once a minute.
-fn tell_of_trip(scope: Scope, trip: &Trip, session: &Arc<Session>, engine: &Arc<Engine>) {
+fn report_trip(scope: Scope, trip: &Trip, session: &Arc<Session>, engine: &Arc<Engine>) {
     let limit = trip.limit;
     warn!(
         org_id = %scope.org_id, kind = %scope.kind, max_deletes = limit.max_deletes, window_s = limit.window_s,
-        "the mass-deletion guard has tripped: what comes for this organisation and kind is held until somebody decides (guard list)"
+        "the mass-deletion guard has tripped: what comes for this organisation and kind is held until an operator decides (guard list)"
     );
     announce(scope, trip, session, engine);
 }

@@ -1,6 +1,7 @@
 //! What a worker has read of the ledger, what it wants to write there, and its permits.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use crate::messages::ledger::{LedgerEntry, LedgerRecord, Scope};
 use crate::policy::brakes::Brakes;
@@ -29,6 +30,8 @@ pub(super) struct Permits {
     pub(super) waiting: u32,
     /// The reservation that is under way.
     pub(super) asked: Option<u64>,
+    /// The last reservation: for how many permits, and when they were granted.
+    pub(super) last: Option<(u32, Instant)>,
 }
 
 impl Shared {

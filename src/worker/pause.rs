@@ -15,7 +15,7 @@ impl Consumption<'_> {
     pub(super) async fn pause(&self, until: Instant) -> TurnEnd {
         // The connection works; the organisations are the reason why nothing is consumed.
         self.engine.health.set(Component::Broker, None);
-        self.engine.health.set(Component::Hearing, None);
+        self.engine.health.set(Component::Consumer, None);
         let mut changes = self.engine.permits.changes();
         while let Some(left) =
             until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
@@ -52,7 +52,7 @@ impl Consumption<'_> {
     /// delay queues.
     pub(super) async fn wait_for_the_operator(&self) -> TurnEnd {
         self.engine.health.set(Component::Broker, None);
-        self.engine.health.set(Component::Hearing, None);
+        self.engine.health.set(Component::Consumer, None);
         let mut decisions = self.engine.ledger.changes();
         while self.engine.ledger.is_paused() {
             self.engine.health.heartbeat();

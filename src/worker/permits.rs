@@ -24,6 +24,7 @@ pub use self::guards::PermitGuard;
 
 /// How long a command waits for a permit while the calls of its own organisation take long.
 const PATIENCE: Duration = Duration::from_secs(2);
+
 /// The permits of one process.
 pub struct Permits {
     shared: Mutex<Shared>,
@@ -56,14 +57,15 @@ pub enum Refused {
 
 /// Facts about the command that asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Asking {
+pub struct PermitRequest {
     /// A call was made for it before.
     pub was_tried: bool,
     /// It was sent aside by the rate limit, and its turn has come.
     pub has_slot: bool,
 }
 
-enum Asked {
+/// The reply to a [`PermitRequest`].
+enum PermitReply {
     Permitted(PermitGuard),
     InLine(oneshot::Receiver<PermitGuard>),
     Refused(Refused),
@@ -112,21 +114,21 @@ impl Permits {
     pub async fn acquire(
         self: &Arc<Self>,
         org: &OrgId,
-        asking: Asking,
+        request: PermitRequest,
         stop: &Stop,
     ) -> Result<PermitGuard, Refused> {
         let began = Instant::now();
         let mut held = None;
         loop {
-            let permitted = match self.ask(org, asking) {
-                Asked::Permitted(permit) => Some(permit),
-                Asked::InLine(receiver) => {
+            let permitted = match self.ask(org, request) {
+                PermitReply::Permitted(permit) => Some(permit),
+                PermitReply::InLine(receiver) => {
                     held = None;
                     self.wait_in_line(org, receiver, began, stop).await?
                 }
-                Asked::Refused(refused) => {
+                PermitReply::Refused(refused) => {
                     held.get_or_insert_with(|| HeldGuard::new(self, org));
-                    self.wait_for_better(org, refused, began, stop).await?;
+                    self.wait_for_resume(org, refused, began, stop).await?;
                     None
                 }
             };
@@ -139,28 +141,32 @@ impl Permits {
         }
     }
 
-    fn ask(self: &Arc<Self>, org: &OrgId, asking: Asking) -> Asked {
+    fn ask(self: &Arc<Self>, org: &OrgId, request: PermitRequest) -> PermitReply {
         let (mut shared, now) = (self.lock(), Instant::now());
         let admitted = if shared.lines.is_empty(org) {
-            shared.access.admit(org, asking.was_tried, now)
+            shared.access.admit(org, request.was_tried, now)
         } else {
             Err(Denied::Busy)
         };
         match admitted {
-            Ok(permit) => Asked::Permitted(self.guard(org, permit)),
+            Ok(permit) => PermitReply::Permitted(self.guard(org, permit)),
             Err(Denied::Busy | Denied::RateLimited { .. }) => {
                 let line = shared.lines.before(org);
-                let wait = shared.access.wait_for_token(org, line, asking.has_slot, now);
+                let wait = shared.access.wait_for_token(org, line, request.has_slot, now);
                 self.count_wait(wait);
                 if let Some(TokenWait::Aside(turn_in)) = wait {
-                    return Asked::Refused(Refused::RateLimited(turn_in));
+                    return PermitReply::Refused(Refused::RateLimited(turn_in));
                 }
                 let (sender, receiver) = oneshot::channel();
                 let may_wait = shared.lines.join(org, sender, now);
                 self.look_at_the_next_token(&mut shared, now);
-                if may_wait { Asked::InLine(receiver) } else { Asked::Refused(Refused::Crowded) }
+                if may_wait {
+                    PermitReply::InLine(receiver)
+                } else {
+                    PermitReply::Refused(Refused::Crowded)
+                }
             }
-            Err(denied) => Asked::Refused(Refused::Denied(denied)),
+            Err(denied) => PermitReply::Refused(Refused::Denied(denied)),
         }
     }
 
@@ -202,7 +208,7 @@ impl Permits {
     /// once. While none is, the command is held here for its turn as a probe, within the bounds of
     /// [`Held`]: a copy would gain nothing. A drain sends it to a delay queue. A command that waits
     /// here is never requeued, because the broker counts that and has a limit.
-    async fn wait_for_better(
+    async fn wait_for_resume(
         &self,
         org: &OrgId,
         refused: Refused,
@@ -317,7 +323,8 @@ mod tests {
         let (permits, callable) =
             (Arc::new(permits), callable.iter().copied().map(org).collect::<Vec<_>>());
         permits.with(|access, _| access.set_organisations(|_| true, callable.iter()));
-        let permit = permits.acquire(&callable[0], Asking::default(), &stop()).await.ok().unwrap();
+        let permit =
+            permits.acquire(&callable[0], PermitRequest::default(), &stop()).await.ok().unwrap();
         let feedback = Feedback {
             command: CommandKey(1),
             verdict: Verdict::Unauthorized,
@@ -340,7 +347,7 @@ mod tests {
         let acquire = |_| {
             let (permits, stop) = (Arc::clone(permits), stop.clone());
             tokio::spawn(async move {
-                permits.acquire(&org(id), Asking::default(), &stop).await.map(drop)
+                permits.acquire(&org(id), PermitRequest::default(), &stop).await.map(drop)
             })
         };
         let waiting = (0..number).map(acquire).collect();
@@ -393,7 +400,8 @@ mod tests {
             suspended(&["a", "b"], Permits::new(8, A_MINUTE, RateLimits::default())).await,
             stop(),
         );
-        let permit = permits.acquire(&org("b"), Asking::default(), &stop).await.ok().unwrap();
+        let permit =
+            permits.acquire(&org("b"), PermitRequest::default(), &stop).await.ok().unwrap();
         let feedback =
             Feedback { command: CommandKey(2), verdict: Verdict::Deleted, retry_after: None };
         let _ = permit.record(feedback, Instant::now());
@@ -401,18 +409,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_who_waits_for_a_place_is_handed_the_next_one_or_stopped() {
+    async fn one_who_waits_for_a_permit_is_handed_the_next_one_or_stopped() {
         let (permits, stop) = (
             suspended(&["a", "b"], Permits::new(1, A_MINUTE, RateLimits::default())).await,
             stop(),
         );
-        let permit = permits.acquire(&org("b"), Asking::default(), &stop).await.ok().unwrap();
+        let permit =
+            permits.acquire(&org("b"), PermitRequest::default(), &stop).await.ok().unwrap();
         let in_line = waiting(3, "b", &permits, &stop).await;
         assert_eq!(still(&in_line), 3);
         drop(permit);
         tokio::time::sleep(SETTLED).await;
-        assert_eq!(still(&in_line), 0, "each gives the place back to the next");
-        let _permit = permits.acquire(&org("b"), Asking::default(), &stop).await.ok().unwrap();
+        assert_eq!(still(&in_line), 0, "each returns the permit for the next");
+        let _permit =
+            permits.acquire(&org("b"), PermitRequest::default(), &stop).await.ok().unwrap();
         let in_line = waiting(1, "b", &permits, &stop).await;
         stop.session_lost.cancel();
         for refused in in_line {

@@ -192,17 +192,17 @@ impl Engine {
 fn hint(reason: SuspendReason, verdict: Verdict) -> &'static str {
     match (reason, verdict) {
         (_, Verdict::NotReached) => {
-            "the token does not reach this organisation: look at its id, and at whose token it is"
+            "the token does not reach this organisation: check its id and the token's user"
         }
         (_, Verdict::UnverifiedAbsence) => {
-            "ten times in a row something that need not be the API said that a task is absent: look at TALLYFY_BASE_URL and at \
-             what stands before the API"
+            "ten times in a row something that need not be the API said that a task is absent: check TALLYFY_BASE_URL and the proxies \
+             in front of the API"
         }
         (SuspendReason::Misdirected, _) => {
-            "what answers is not the API: look at TALLYFY_BASE_URL and at what stands before the API"
+            "what answers is not the API: check TALLYFY_BASE_URL and the proxies in front of the API"
         }
-        (SuspendReason::Unauthorized, _) => "the token is not accepted: put a new one in its place",
-        (SuspendReason::Throttled, _) => "it is called too often, by whomever",
-        (SuspendReason::Failing, _) => "the API fails for it, or cannot be reached",
+        (SuspendReason::Unauthorized, _) => "the token is not accepted: replace it",
+        (SuspendReason::Throttled, _) => "the API is rate-limiting this organisation",
+        (SuspendReason::Failing, _) => "the API fails for this organisation, or cannot be reached",
     }
 }

@@ -14,14 +14,14 @@ use super::depths;
 use super::engine::Engine;
 use super::handlers::count_down;
 use super::ledger_session::follow_ledger;
-use super::publish_trouble::PublishTrouble;
+use super::publish_outage::PublishOutage;
 use super::session_end::SessionEnd;
 use super::session_log::SessionLog;
 use super::settle::{ACKNOWLEDGEMENTS_ARRIVE, Settler};
 use super::undeliverable;
 use crate::health::Component;
 use crate::kind::Kind;
-use crate::policy::hearing::Moves;
+use crate::policy::consumer_health::HostSwitches;
 use crate::rabbitmq::{BrokerError, BrokerSettings, Memory, Session};
 
 const FIRST_RECONNECT: Duration = Duration::from_millis(200);
@@ -37,8 +37,8 @@ pub struct Worker {
     undeliverable: TaskTracker,
     log: SessionLog,
     memory: Arc<Memory>,
-    trouble: Arc<PublishTrouble>,
-    moves: Arc<Mutex<Moves>>,
+    publish_outage: Arc<PublishOutage>,
+    host_switches: Arc<Mutex<HostSwitches>>,
     /// See [`RampUp::suspect`](super::ramp_up::RampUp::suspect).
     suspect: Mutex<Option<Kind>>,
 }
@@ -47,14 +47,14 @@ impl Worker {
     /// A worker that has not started yet.
     pub fn new(engine: Arc<Engine>, broker: BrokerSettings) -> Self {
         Self {
-            trouble: PublishTrouble::new(&engine.metrics, &engine.health),
+            publish_outage: PublishOutage::new(&engine.metrics, &engine.health),
             engine,
             broker,
             handlers: TaskTracker::new(),
             undeliverable: TaskTracker::new(),
             log: SessionLog::new(),
             memory: Arc::default(),
-            moves: Arc::default(),
+            host_switches: Arc::default(),
             suspect: Mutex::default(),
         }
     }
@@ -101,7 +101,7 @@ impl Worker {
         let settler = Arc::new(Settler::new(
             Arc::clone(&session),
             Arc::clone(engine),
-            (Arc::clone(&self.trouble), Arc::clone(&self.moves)),
+            (Arc::clone(&self.publish_outage), Arc::clone(&self.host_switches)),
         ));
         let depths = depths::watch(&session, &engine.metrics);
         self.undeliverable.spawn(undeliverable::consume(
@@ -112,13 +112,13 @@ impl Worker {
         let ledger = tokio::spawn(follow(
             Arc::clone(&session),
             Arc::clone(engine),
-            Arc::clone(&self.trouble),
+            Arc::clone(&self.publish_outage),
         ));
         let consumption = Consumption::new(
             engine,
             (&session, &settler),
             (&self.broker, &self.handlers, &self.log),
-            &self.moves,
+            &self.host_switches,
             *self.lock_suspect(),
         );
         let (end, suspect) = consumption.until_end().await;
@@ -188,24 +188,24 @@ impl Worker {
 }
 
 /// Follows the streams that all workers share, and the broker's alarms, until it is aborted.
-async fn follow(session: Arc<Session>, engine: Arc<Engine>, trouble: Arc<PublishTrouble>) {
+async fn follow(session: Arc<Session>, engine: Arc<Engine>, publish_outage: Arc<PublishOutage>) {
     tokio::join!(
         follow_ledger(Arc::clone(&session), Arc::clone(&engine)),
         write_audit(&session, &engine),
-        follow_alarms(&session, &trouble)
+        follow_alarms(&session, &publish_outage)
     );
 }
 
 /// Reports that nothing can be published while the broker is blocking publishers.
-async fn follow_alarms(session: &Session, trouble: &PublishTrouble) {
+async fn follow_alarms(session: &Session, publish_outage: &PublishOutage) {
     loop {
         session.becomes_blocked().await;
-        trouble.blocked();
+        publish_outage.blocked();
         session.becomes_unblocked().await;
         if session.lost.is_cancelled() {
             return;
         }
-        trouble.session_begins();
+        publish_outage.session_begins();
     }
 }
 

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_never_consumes_is_told_of_once() {
+    fn a_session_that_never_consumes_is_reported_once() {
         let log = SessionLog::new();
         assert_eq!(log.lost("no permission").as_deref(), Some("no permission"));
         assert_eq!(log.lost("no permission"), None);

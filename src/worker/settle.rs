@@ -11,14 +11,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::engine::Engine;
-use super::publish_trouble::{PublishTrouble, Stuck};
+use super::publish_outage::{PublishOutage, Stuck};
 use super::settle_log::report;
 use crate::failpoint::{self, Failpoint};
 use crate::kind::Kind;
 use crate::messages::{Incoming, Publication};
 use crate::metrics::Metrics;
 use crate::policy::admission::{age, first_seen};
-use crate::policy::hearing::Moves;
+use crate::policy::consumer_health::HostSwitches;
 use crate::policy::settlement::Settlement;
 use crate::rabbitmq::{Delivery, PublishError, Session};
 
@@ -35,8 +35,8 @@ pub struct Settler {
     session: Arc<Session>,
     engine: Arc<Engine>,
     metrics: Arc<Metrics>,
-    trouble: Arc<PublishTrouble>,
-    moves: Arc<Mutex<Moves>>,
+    publish_outage: Arc<PublishOutage>,
+    host_switches: Arc<Mutex<HostSwitches>>,
     /// There is no mirror: an older version declared the topology.
     has_no_mirror: AtomicBool,
 }
@@ -55,11 +55,18 @@ impl Settler {
     pub(super) fn new(
         session: Arc<Session>,
         engine: Arc<Engine>,
-        (trouble, moves): (Arc<PublishTrouble>, Arc<Mutex<Moves>>),
+        (publish_outage, host_switches): (Arc<PublishOutage>, Arc<Mutex<HostSwitches>>),
     ) -> Self {
-        trouble.session_begins();
+        publish_outage.session_begins();
         let metrics = Arc::clone(&engine.metrics);
-        Self { session, engine, metrics, trouble, moves, has_no_mirror: AtomicBool::new(false) }
+        Self {
+            session,
+            engine,
+            metrics,
+            publish_outage,
+            host_switches,
+            has_no_mirror: AtomicBool::new(false),
+        }
     }
 
     /// Tells when the session is lost.
@@ -146,7 +153,7 @@ impl Settler {
             let error = match self.session.publisher().publish(publication).await {
                 Ok(()) => {
                     self.metrics.count_publish("confirmed");
-                    stuck.map_or_else(|| self.trouble.confirmed(), Stuck::confirmed);
+                    stuck.map_or_else(|| self.publish_outage.confirmed(), Stuck::confirmed);
                     return Published::Confirmed;
                 }
                 Err(error) => error,
@@ -160,7 +167,7 @@ impl Settler {
                 let what = format!("cannot publish to {}: {error}", publication.exchange);
                 match &stuck {
                     Some(stuck) => stuck.failed_again(&what),
-                    None => stuck = Some(self.trouble.begin(&what)),
+                    None => stuck = Some(self.publish_outage.begin(&what)),
                 }
                 self.give_up_a_mute_broker(&error, what);
                 self.redeclare(&error).await;
@@ -202,7 +209,7 @@ impl Settler {
     /// commands are not acknowledged, so they are delivered again, at another host.
     fn give_up_a_mute_broker(&self, error: &PublishError, what: String) {
         let is_due = matches!(error, PublishError::TimedOut) && {
-            self.moves.lock().unwrap_or_else(PoisonError::into_inner).is_due(Instant::now())
+            self.host_switches.lock().unwrap_or_else(PoisonError::into_inner).is_due(Instant::now())
         };
         if is_due {
             self.session.give_up(what);
@@ -241,7 +248,9 @@ fn label(settlement: &Settlement) -> &'static str {
 mod tests {
     use super::*;
     use crate::messages::event::{Failure, samples};
-    use crate::messages::{EndKind, FailureReason, Outcome, RetryState};
+    use crate::messages::{DryRun, EndKind, FailureReason, Outcome, Pending, RetryState, Would};
+    use crate::policy::retry_schedule::RetryDelays;
+    use crate::policy::settlement::Wait;
 
     #[test]
     fn a_dead_letter_is_counted_by_its_reason_and_what_else_there_is_by_its_word() {
@@ -254,5 +263,30 @@ mod tests {
         let labels = [dead(failure), dead(None), finish, Settlement::Requeue]
             .map(|settlement| label(&settlement));
         assert_eq!(labels, ["expired", "dead_lettered", "already_absent", "returned"]);
+    }
+
+    #[test]
+    fn each_settlement_is_counted_from_zero() {
+        use EndKind::{AlreadyAbsent, Archived, Cancelled, Done};
+        let ends = [Done, AlreadyAbsent, Cancelled, Archived].map(samples::outcome);
+        let pending = Pending::of(samples::outcome(Archived), Timestamp::UNIX_EPOCH);
+        let look = Would::End { how: Done, is_verified: true };
+        let delay = RetryDelays::new(vec![Duration::from_secs(5)]).unwrap().all()[0];
+        let retry_state = RetryState::default();
+        let wait = Wait { delay, retry_state: retry_state.clone(), is_news: false, command: None };
+        let others = [
+            Settlement::RetryLater(wait.clone()),
+            Settlement::Postpone(wait),
+            Settlement::Reject(None),
+            Settlement::DryRun(DryRun::of(samples::outcome(Done), look, "")),
+            Settlement::Undo(pending, retry_state.clone()),
+            Settlement::Hold(retry_state),
+            Settlement::Requeue,
+        ];
+        let at_the_start = Metrics::default().render();
+        for settlement in ends.map(Settlement::Finish).into_iter().chain(others) {
+            let series = format!("verdict=\"{}\"}} 0\n", label(&settlement));
+            assert!(at_the_start.contains(&series), "{series}");
+        }
     }
 }

@@ -68,7 +68,7 @@ fn oldest(engine: &Engine, now: Timestamp) -> BTreeMap<String, String> {
     oldest.map(|(kind, since)| (kind.to_string(), time::text(since))).collect()
 }
 
-/// What the worker tells the others about itself.
+/// The state that the worker publishes to the others.
 pub(super) fn worker_state(engine: &Engine, now: Timestamp) -> WorkerState {
     let ago = |time: Duration| now.checked_sub(time).ok().map(time::text);
     let (breaker_open_since, organisations) = engine.permits.with(|access, instant| {
@@ -83,8 +83,17 @@ pub(super) fn worker_state(engine: &Engine, now: Timestamp) -> WorkerState {
             since: standing.suspended_for.and_then(ago),
             waiting: standing.waiting,
         });
-        (open_for.and_then(ago), shown.collect())
+        (open_for.and_then(ago), shown.collect::<Vec<_>>())
     });
+    let without_token = engine.without_token();
+    let without_token = without_token.iter().map(|org| OrganisationState {
+        org_id: org.to_string(),
+        state: "suspended".to_owned(),
+        reason: Some(NO_TOKEN.to_owned()),
+        since: None,
+        waiting: 0,
+    });
+    let organisations = organisations.into_iter().chain(without_token).take(MOST_TOLD).collect();
     WorkerState {
         host: uname().nodename().to_string_lossy().into_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -10,11 +10,11 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::engine::Engine;
-use super::outcome::{cut, outcome};
 use super::settle::{ACKNOWLEDGEMENTS_ARRIVE, Settler};
 use crate::health::Component;
 use crate::messages::event::Failure;
 use crate::messages::{Command, EndKind, FailureReason, RetryState, Undeliverable};
+use crate::policy::outcome::{cut, outcome};
 use crate::policy::settlement::Settlement;
 use crate::rabbitmq::{BrokerError, BrokerSettings, Delivery, Session, UndeliverableQueues};
 
@@ -116,7 +116,8 @@ fn dead_letter(message: &Undeliverable, received: Instant) -> Settlement {
     let command =
         Command::decode(incoming.kind, &incoming.body).ok().filter(|_| incoming.fault.is_none());
     let end = EndKind::DeadLettered;
-    let outcome = outcome(incoming, command.as_ref(), &retry_state, end, Some(failure), received);
+    let (failure, took) = (Some(failure), received.elapsed());
+    let outcome = outcome(incoming, command.as_ref(), &retry_state, end, failure, took);
     if incoming.is_oversized {
         return Settlement::Reject(Some(outcome));
     }

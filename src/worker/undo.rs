@@ -64,7 +64,7 @@ impl CommandRun<'_> {
         let (org_id, id) = (&self.command.target.org, &self.command.target.id);
         warn!(
             %org_id, task_id = %id,
-            "the task is gone before its undo window has ended, and nobody has proven that it was deleted: its command is held until somebody decides (guard list)"
+            "the task is gone before its undo window has ended, and nothing proves that it was deleted: its command is held until an operator decides (guard list)"
         );
         let history = self.retry_state.history.clone();
         let first_seen = self.retry_state.first_seen;

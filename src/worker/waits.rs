@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::call::{Moment, NoCall};
+use super::call::Moment;
 use super::command_run::CommandRun;
 use super::ledger::Braked;
+use super::permission::NoCall;
 use super::permits::Refused;
 use crate::metrics::NO_TOKEN;
 use crate::policy::api_access::Denied;
@@ -42,7 +43,7 @@ impl CommandRun<'_> {
             }
             NoCall::NoToken => (NO_TOKEN, Duration::ZERO, None),
             NoCall::Braked(Braked::Held) => {
-                self.keep_doubt();
+                self.keep_ambiguity();
                 return Settlement::Hold(self.retry_state.clone());
             }
             NoCall::Braked(why) => (why.as_str(), Duration::ZERO, None),
@@ -59,14 +60,14 @@ impl CommandRun<'_> {
     /// The broker counts how often a message is requeued, and finally moves it to the dead letters.
     /// So a command that has not started is requeued once; after that it goes to the first delay
     /// queue as a copy, which counts from zero. If "not found" is a failure or is held, it is a
-    /// copy each time: a redelivery would raise an unfounded doubt.
+    /// copy each time: a redelivery would make it ambiguous without reason.
     fn stopped(&mut self, at: Moment) -> Settlement {
         if self.calls > 0 {
             return self.retry_later();
         }
-        let would_raise_doubt =
+        let would_be_ambiguous =
             self.incoming.kind.fails_when_not_found() || self.retry_state.purge_at.is_some();
-        if !self.incoming.redelivered && !would_raise_doubt {
+        if !self.incoming.redelivered && !would_be_ambiguous {
             return Settlement::Requeue;
         }
         self.postpone(self.engine.schedule.shortest(Duration::ZERO), "draining", None, at)
@@ -99,7 +100,7 @@ impl CommandRun<'_> {
         if is_news {
             self.engine.permits.with(|access, _| access.count_waiting(&self.command.target.org));
         }
-        self.keep_doubt();
+        self.keep_ambiguity();
         self.retry_state.note_wait(reason);
         self.retry_state.not_before = retry_after.and_then(|wait| at.time.checked_add(wait).ok());
         Wait {
@@ -112,13 +113,16 @@ impl CommandRun<'_> {
 
     /// It has to wait until then, and arrives too early.
     pub(super) fn wait_until(&mut self, moment: Timestamp, now: Timestamp) -> Settlement {
-        self.keep_doubt();
+        self.keep_ambiguity();
         let left = moment.duration_since(now).unsigned_abs();
         let schedule = &self.engine.schedule;
         // A command that waits for its turn in the rate limit comes back before it: no other one is
         // called in its place.
-        let delay =
-            if self.asking().has_slot { schedule.within(left) } else { schedule.shortest(left) };
+        let delay = if self.permit_request().has_slot {
+            schedule.within(left)
+        } else {
+            schedule.shortest(left)
+        };
         let command = Some(self.identity());
         Settlement::Postpone(Wait {
             delay,

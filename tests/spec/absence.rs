@@ -240,7 +240,7 @@ async fn only_the_apis_own_refusal_is_a_refusal() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_refuses_everything_costs_no_command_its_life() {
+async fn a_proxy_that_refuses_everything_uses_up_no_attempt() {
     let api = StandIn::start(|_| Reply::html(400)).await;
     let world = working_at(&api, 40).await;
     calls_for(A_WHILE, &api, || !world.tester.dead_letters().is_empty()).await;

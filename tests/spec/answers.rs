@@ -65,7 +65,7 @@ async fn an_answer_lost_after_its_effect_makes_the_404_that_follows_ambiguous() 
 }
 
 #[tokio::test]
-async fn the_doubt_survives_a_wait_in_a_queue() {
+async fn ambiguity_survives_a_wait_in_a_queue() {
     let world = World::start().await;
     world.sandbox.fault("t1", 1, json!({"lose_answer": "after_effect"})).await;
     world.sandbox.fault("t1", 3, json!({"status": 503})).await;
@@ -177,7 +177,7 @@ async fn a_throttled_organisation_does_not_hold_up_another() {
 }
 
 #[tokio::test]
-async fn a_dead_token_makes_commands_wait_and_costs_none_its_place() {
+async fn a_dead_token_makes_commands_wait_and_uses_up_no_attempt() {
     let world = World::start().await;
     world.sandbox.set_tokens(&["another"]).await;
     world.delete("t1").await;
@@ -243,7 +243,7 @@ async fn a_huge_answer_and_garbage_cost_neither_memory_nor_the_worker() {
 }
 
 #[tokio::test]
-async fn an_api_that_cannot_be_reached_costs_no_attempt() {
+async fn an_api_that_cannot_be_reached_uses_up_no_attempt() {
     let mut world =
         World::start_with(|s| s.core.api.base_url = "http://127.0.0.1:1/api".parse().unwrap())
             .await;

@@ -57,7 +57,7 @@ async fn when_the_api_fails_for_everybody_the_worker_stops_consuming_in_bulk_pro
 }
 
 #[tokio::test]
-async fn a_wrong_base_url_deletes_nothing_and_costs_no_command_its_place() {
+async fn a_wrong_base_url_deletes_nothing_and_uses_up_no_attempt() {
     let mut world = World::start_with(|settings| settings.core.schedule.max_attempts = 2).await;
     world.stop_worker().await;
     world.mistake_the_base_url();

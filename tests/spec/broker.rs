@@ -140,8 +140,8 @@ async fn a_message_that_ends_every_connection_dies_alone() {
         (reconnects >= 12.0).then_some(())
     })
     .await;
-    let letters = world.dead_letters(1).await;
-    assert_eq!(letters[0].header("x-first-death-reason").as_deref(), Some("delivery_limit"));
+    let dead_letters = world.dead_letters(1).await;
+    assert_eq!(dead_letters[0].header("x-first-death-reason").as_deref(), Some("delivery_limit"));
     world.is_ready().await;
     world.assert_drained().await;
 }
@@ -153,7 +153,7 @@ const DECLARED: &str = "\0\x28\0\x0b";
 /// lapin itself waits without end; with its own close it even gives up the heartbeats that would
 /// notice.
 #[tokio::test]
-async fn no_request_to_the_broker_waits_for_ever() {
+async fn no_request_to_the_broker_waits_indefinitely() {
     let world = World::without_worker(|_| {}).await;
     let (host, port) = broker().host_port();
     let at = || format!("{host}:{port}");
@@ -165,7 +165,7 @@ async fn no_request_to_the_broker_waits_for_ever() {
             "check",
             Proxy::losing(at(), DECLARED).await,
             1,
-            "did not answer in time. That does not tell what is wrong",
+            "did not answer in time. That does not show what is wrong",
         ),
     ];
     let ends_in_time = async |(command, proxy, code, said): (&str, Proxy, _, _)| {

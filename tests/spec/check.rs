@@ -59,7 +59,7 @@ async fn user(world: &World, configure: &str, write: &str, read: &str) -> String
 }
 
 #[tokio::test]
-async fn all_is_well_with_the_least_permissions() {
+async fn everything_is_ok_with_the_least_permissions() {
     let world = World::without_worker(|_| {}).await;
     let url = user(
         &world,

@@ -15,7 +15,7 @@ use crate::support::world::World;
 struct Files(tempfile::TempDir);
 
 impl Files {
-    /// The authority, the client's certificate and its key.
+    /// The additional CA, the client's certificate and its key.
     fn write() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (_, certificates) = broker().tls();
@@ -54,7 +54,7 @@ fn end(mut worker: Running) {
 }
 
 #[tokio::test]
-async fn a_broker_with_an_authority_of_its_own_that_asks_for_a_certificate_gets_one() {
+async fn a_broker_with_its_own_ca_that_asks_for_a_certificate_gets_one() {
     let (world, files) = (World::without_worker(|_| {}).await, Files::write());
     let mut command = run_over_tls(&world, &files);
     command.env("AMQP_CLIENT_CERT_FILE", files.at("client.pem"));
@@ -67,7 +67,7 @@ async fn a_broker_with_an_authority_of_its_own_that_asks_for_a_certificate_gets_
 }
 
 #[tokio::test]
-async fn without_the_authority_or_the_certificate_the_log_says_that_tls_failed() {
+async fn without_the_additional_ca_or_the_certificate_the_log_says_that_tls_failed() {
     let (world, files) = (World::without_worker(|_| {}).await, Files::write());
     for without in ["AMQP_CA_FILE", "AMQP_CLIENT_CERT_FILE"] {
         let mut command = run_over_tls(&world, &files);
@@ -93,12 +93,12 @@ async fn check_tells_tls_that_works_from_tls_that_does_not() {
     let mut whole = over_tls(&world, &files, &["check"]);
     whole.env("AMQP_CLIENT_CERT_FILE", files.at("client.pem"));
     whole.env("AMQP_CLIENT_KEY_FILE", files.at("client.key"));
-    let mut without_authority = over_tls(&world, &files, &["check"]);
-    without_authority.env_remove("AMQP_CA_FILE");
+    let mut without_ca = over_tls(&world, &files, &["check"]);
+    without_ca.env_remove("AMQP_CA_FILE");
     let without_certificate = over_tls(&world, &files, &["check"]);
     for (command, code, line) in [
         (whole, 0, "ok       TLS: "),
-        (without_authority, 1, "AMQP_CA_FILE"),
+        (without_ca, 1, "AMQP_CA_FILE"),
         (without_certificate, 1, "AMQP_CLIENT_"),
     ] {
         let output = output(command).await;

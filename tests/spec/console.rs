@@ -3,6 +3,8 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use lapin::BasicProperties;
+use lapin::options::BasicPublishOptions;
 use reqwest::header::{AUTHORIZATION, HOST, ORIGIN};
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response};
@@ -119,6 +121,55 @@ async fn a_replay_takes_what_was_agreed_to_and_leaves_the_same_audit_as_the_comm
         .post("/replay", "kind=task.delete&letters=2&seen_at=2026-01-01T00:00:00Z&all=1")
         .await;
     assert_eq!(refused.status(), 422, "a page that is too old");
+    drop(console);
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn an_action_takes_only_the_dead_letters_that_are_shown() {
+    let world = World::start().await;
+    world.tester.leave_dead_letters_alone().await;
+    // One from before there was a mirror, in front of all others.
+    let (body, properties) =
+        (format!(r#"{{"org_id":"{ORG}","task_id":"t0"}}"#), BasicProperties::default());
+    let publish = world.tester.channel.basic_publish(
+        "".into(),
+        DEAD.into(),
+        BasicPublishOptions::default(),
+        body.as_bytes(),
+        properties.with_message_id("old".into()),
+    );
+    drop(publish.await.unwrap().await.unwrap());
+    world.sandbox.tasks(ORG, &["t1"], "forbidden").await;
+    world.command(ORG, "t1").await;
+    world.end("t1").await;
+    let console = Open::start(&world, &["--write=true"]).await;
+    let path = "/dead?kind=task.delete";
+    console.shows(path, "has 2 dead letters ready, and 1 are shown").await;
+    world.sandbox.tasks(ORG, &["t0", "t1"], "present").await;
+    let replay_all = async || {
+        let preview = console.post("/preview/replay", "kind=task.delete&all=1").await;
+        let preview = preview.text().await.unwrap();
+        assert!(preview.contains("Replay 1 dead letter<"), "{preview}");
+        let seen_at = hidden(&preview, "seen_at");
+        let form = format!("kind=task.delete&all=1&letters=1&seen_at={seen_at}&rate=5");
+        console.done(console.post("/replay", &form).await).await
+    };
+    let gone = async |task: &str| {
+        eventually("it is carried out", async || {
+            (world.sandbox.state(ORG, task).await == "gone").then_some(())
+        })
+        .await;
+    };
+    let page = replay_all().await;
+    assert!(page.contains("1 of 1 done"), "{page}");
+    gone("t1").await;
+    assert_eq!(world.sandbox.state(ORG, "t0").await, "present", "nobody has seen it");
+    console.shows(path, "has 1 dead letter ready, and 0 are shown").await;
+    assert_eq!(console.post("/look", "kind=task.delete").await.status(), 303);
+    console.shows(path, ">t0<").await;
+    replay_all().await;
+    gone("t0").await;
     drop(console);
     world.assert_drained().await;
 }

@@ -53,13 +53,13 @@ pub(crate) async fn lines(world: &World, args: &[&str]) -> Vec<Value> {
     done(world, args).await.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
 }
 
-async fn letters(world: &World) -> u32 {
+async fn count_dead_letters(world: &World) -> u32 {
     world.tester.ready(&[DEAD.to_owned()]).await[DEAD]
 }
 
 async fn has_dead_letters(world: &World, number: u32) {
     eventually(&format!("{number} dead letters"), async || {
-        (letters(world).await == number).then_some(())
+        (count_dead_letters(world).await == number).then_some(())
     })
     .await;
 }
@@ -123,9 +123,9 @@ async fn looking_loses_nothing_however_often() {
     let world = with_forbidden(&["t1", "t2", "t3"]).await;
     world.publish(b"no JSON", "m1").await;
     world.end("m1").await;
-    let by_id = |mut letters: Vec<Value>| {
-        letters.sort_by_key(|dead_letter| dead_letter["message_id"].to_string());
-        letters
+    let by_id = |mut dead_letters: Vec<Value>| {
+        dead_letters.sort_by_key(|dead_letter| dead_letter["message_id"].to_string());
+        dead_letters
     };
     let before = by_id(lines(&world, &["export"]).await);
     for _ in 0..45 {
@@ -148,7 +148,7 @@ async fn replay_moves_those_that_are_meant_and_the_worker_deletes_them() {
     }
     has_dead_letters(&world, 1).await;
     let data = audits(&world, 2).await;
-    let audit = |phase: &str, letters: u32| json!({"phase": phase, "kind": "task.delete", "by": "ann", "selection": {"reason": "forbidden"}, "letters": letters, "interrupted": false});
+    let audit = |phase: &str, dead_letters: u32| json!({"phase": phase, "kind": "task.delete", "by": "ann", "selection": {"reason": "forbidden"}, "letters": dead_letters, "interrupted": false});
     assert_eq!(data, [audit("begun", 0), audit("ended", 2)]);
     world.assert_drained().await;
 }
@@ -158,8 +158,8 @@ async fn a_dead_letter_that_dies_again_tells_its_history() {
     let world = with_forbidden(&["t1"]).await;
     done(&world, &["replay", "--all", "--yes", "--by", "bob"]).await;
     let dead_letter = eventually("the second death", async || {
-        let letters = lines(&world, &["export"]).await;
-        letters.into_iter().find(|dead_letter| dead_letter["history"].is_string())
+        let dead_letters = lines(&world, &["export"]).await;
+        dead_letters.into_iter().find(|dead_letter| dead_letter["history"].is_string())
     })
     .await;
     let history = dead_letter["history"].as_str().unwrap();
@@ -174,21 +174,21 @@ async fn a_dead_letter_that_dies_again_tells_its_history() {
 
 #[tokio::test]
 async fn a_replay_that_is_killed_loses_no_letter() {
-    const LETTERS: usize = 300;
+    const DEAD_LETTERS: usize = 300;
     let world = World::without_worker(|_| {}).await;
     world.tester.leave_dead_letters_alone().await;
-    for number in 0..LETTERS {
+    for number in 0..DEAD_LETTERS {
         let properties = BasicProperties::default().with_message_id(format!("m{number}").into());
         world.tester.publish_to("task.dlx", DEAD, b"{}", properties).await;
     }
     for _ in 0..3 {
-        let before = letters(&world).await;
+        let before = count_dead_letters(&world).await;
         let mut command =
             with_settings(&world, &["dead", "replay", "--all", "--rate=200", "--yes", "--by=ann"]);
         let mut replay = Running::start(command.stdout(Stdio::null()).stderr(Stdio::null()));
         eventually("some are replayed", async || {
             let back = world.tester.ready(&["task.delete".to_owned()]).await["task.delete"];
-            (back as usize > LETTERS - before as usize + 20).then_some(())
+            (back as usize > DEAD_LETTERS - before as usize + 20).then_some(())
         })
         .await;
         replay.kill().unwrap();
@@ -196,7 +196,7 @@ async fn a_replay_that_is_killed_loses_no_letter() {
         eventually("what was unacknowledged is back", async || {
             let queues = [DEAD.to_owned(), "task.delete".to_owned()];
             let all: u32 = world.tester.ready(&queues).await.values().sum();
-            (all as usize >= LETTERS).then_some(())
+            (all as usize >= DEAD_LETTERS).then_some(())
         })
         .await;
     }
@@ -205,25 +205,25 @@ async fn a_replay_that_is_killed_loses_no_letter() {
     while let Some(message) = world.tester.take("task.delete").await {
         back.insert(message.properties.message_id().clone().unwrap().to_string());
     }
-    assert_eq!((back.len(), letters(&world).await), (LETTERS, 0));
+    assert_eq!((back.len(), count_dead_letters(&world).await), (DEAD_LETTERS, 0));
     broker().delete_vhost(&world.vhost).await;
 }
 
 #[tokio::test]
 async fn one_look_after_the_other_sees_every_letter_and_so_does_the_replay_behind_them() {
-    const LETTERS: u64 = 500;
+    const DEAD_LETTERS: u64 = 500;
     let world = World::without_worker(|_| {}).await;
     world.tester.leave_dead_letters_alone().await;
-    for number in 0..LETTERS {
+    for number in 0..DEAD_LETTERS {
         let properties = BasicProperties::default().with_message_id(format!("m{number}").into());
         world.tester.publish_to("task.dlx", DEAD, b"{}", properties).await;
     }
     for _ in 0..8 {
-        assert_eq!(lines(&world, &["list", "--json"]).await[0]["letters"], LETTERS);
+        assert_eq!(lines(&world, &["list", "--json"]).await[0]["letters"], DEAD_LETTERS);
     }
     done(&world, &["replay", "--all", "--yes"]).await;
-    assert_eq!(audits(&world, 2).await[1]["letters"], LETTERS);
-    assert_eq!(letters(&world).await, 0);
+    assert_eq!(audits(&world, 2).await[1]["letters"], DEAD_LETTERS);
+    assert_eq!(count_dead_letters(&world).await, 0);
     broker().delete_vhost(&world.vhost).await;
 }
 
@@ -401,7 +401,8 @@ async fn limit_and_rate_are_kept_and_a_signal_ends_it_after_the_letter_in_hand()
     let replay = ["dead", "replay", "--all", "--rate=1", "--yes", "--by=ann"];
     let replay = Running::start(with_settings(&world, &replay).stderr(Stdio::null()));
     audits(&world, 3).await;
-    eventually("one is replayed", async || (letters(&world).await < 3).then_some(())).await;
+    eventually("one is replayed", async || (count_dead_letters(&world).await < 3).then_some(()))
+        .await;
     crate::command_line::signal(&replay, "INT");
     let data = audits(&world, 4).await[3].clone();
     assert_eq!(

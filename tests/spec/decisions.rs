@@ -29,8 +29,8 @@ async fn a_command_of_an_unknown_producer_is_dead_lettered_where_producers_must_
     world.sandbox.tasks(ORG, &["t1", "t2"], "present").await;
     ask(&world, "t1", None).await;
     ask(&world, "t2", Some(broker().user())).await;
-    let letter = world.dead_letter("t1").await;
-    assert_eq!(letter.header("x-failure-reason").as_deref(), Some("producer_not_allowed"));
+    let dead_letter = world.dead_letter("t1").await;
+    assert_eq!(dead_letter.header("x-failure-reason").as_deref(), Some("producer_not_allowed"));
     assert_eq!(world.end("t2").await["outcome"], "deleted");
     assert_eq!(world.sandbox.state(ORG, "t1").await, "present");
     world.assert_drained().await;
@@ -46,8 +46,8 @@ async fn an_organisation_takes_commands_from_its_allowed_producers_only() {
     .await;
     world.sandbox.tasks(ORG, &["t1"], "present").await;
     ask(&world, "t1", Some(broker().user())).await;
-    let letter = world.dead_letter("t1").await;
-    assert_eq!(letter.header("x-failure-reason").as_deref(), Some("producer_not_allowed"));
+    let dead_letter = world.dead_letter("t1").await;
+    assert_eq!(dead_letter.header("x-failure-reason").as_deref(), Some("producer_not_allowed"));
     assert_eq!(world.sandbox.state(ORG, "t1").await, "present");
     world.assert_drained().await;
 }

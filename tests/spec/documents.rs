@@ -104,7 +104,7 @@ fn every_counter_that_an_alert_selects_is_there_from_the_start() {
 /// What the worker counts with a word that the list of the start lacks would be seen only from its
 /// second time on.
 #[test]
-fn every_word_that_the_runbook_gives_a_counter_is_there_from_the_start() {
+fn every_word_of_a_counter_is_in_the_runbook_and_there_from_the_start() {
     let at_the_start = Metrics::default().render();
     let kind = "kind=\"task.delete\",";
     for (counter, labels, before) in [
@@ -115,12 +115,19 @@ fn every_word_that_the_runbook_gives_a_counter_is_there_from_the_start() {
     ] {
         let head = format!("| `{counter}{{{labels}}}` |");
         let (_, rest) = OPERATIONS.split_once(&head).expect(counter);
-        let words: Vec<_> = rest.lines().next().unwrap().split('`').skip(1).step_by(2).collect();
+        let row = rest.lines().next().unwrap();
+        let words: Vec<_> = row.split('`').skip(1).step_by(2).collect();
         assert!(words.len() > 1, "{counter}: {words:?}");
         let label = labels.trim_start_matches("kind,");
         for word in words {
             let series = format!("_{counter}{{{before}{label}=\"{word}\"}} 0\n");
             assert!(at_the_start.contains(&series), "{series}");
+        }
+        // And the other way round; the reasons of dead letters have a page of their own.
+        let series = format!("_{counter}{{{before}{label}=\"");
+        let words = at_the_start.split(&series).skip(1).filter_map(|rest| rest.split('"').next());
+        for word in words.filter(|word| FailureReason::ALL.iter().all(|r| r.as_str() != *word)) {
+            assert!(row.contains(&format!("`{word}`")), "{counter}: {word} has no explanation");
         }
     }
 }
@@ -293,7 +300,7 @@ fn every_readiness_reason_of_the_code_is_explained() {
         include_str!("../../src/worker/consume.rs"),
         include_str!("../../src/worker/pause.rs"),
         include_str!("../../src/worker/settle.rs"),
-        include_str!("../../src/worker/listen.rs"),
+        include_str!("../../src/worker/consumer_watch.rs"),
         include_str!("../../src/worker/report.rs"),
         include_str!("../../src/worker/undeliverable.rs"),
         include_str!("../../src/worker/ledger_session.rs"),

@@ -166,7 +166,7 @@ async fn a_list_in_a_dry_run_says_what_would_happen_and_asks_nobody() {
     broker().delete_vhost(&world.vhost).await;
 }
 
-/// What cannot be told of one command must not use up the others' time for ever.
+/// What cannot be told of one command must not use up the others' time indefinitely.
 #[tokio::test]
 async fn a_look_that_never_succeeds_ends_as_unknown_and_not_among_the_dead_letters() {
     let world = World::start_with(|settings| {

@@ -109,8 +109,14 @@ async fn the_limit_holds_for_all_workers_together() {
     commands(&world, ORG, 150, "a").await;
     let another = world.another_worker().await;
     world.start_worker().await;
-    held(&world, 110).await;
-    assert_eq!(deletions(&world, ORG).await, 40);
+    // Permits that one of them has not spent when the other trips the guard are wasted.
+    let deleted = eventually("all deleted or held", async || {
+        let held = world.tester.ready(&[HELD.to_owned()]).await[HELD] as usize;
+        let deleted = deletions(&world, ORG).await;
+        (held + deleted == 150).then_some(deleted)
+    })
+    .await;
+    assert!((1..=40).contains(&deleted), "{deleted}");
     another.stop().await;
     world.tester.channel.queue_purge(HELD.into(), QueuePurgeOptions::default()).await.unwrap();
     world.assert_drained().await;
@@ -156,8 +162,8 @@ async fn a_grant_lets_so_many_pass_and_a_rejection_dead_letters_the_rest() {
 
     let reject = ["guard", "reject", "--org", ORG, "--reason", "a bug", "--yes"];
     decide(&world, &reject).await;
-    let letters = world.dead_letters(28).await;
-    let reasons = letters.iter().map(|letter| letter.header("x-failure-reason"));
+    let dead_letters = world.dead_letters(28).await;
+    let reasons = dead_letters.iter().map(|dead_letter| dead_letter.header("x-failure-reason"));
     assert!(reasons.into_iter().all(|reason| reason.as_deref() == Some("guard_rejected")));
     let told = |is_it: fn(&str) -> bool| {
         world.tester.events().iter().filter(|event| is_it(&event.routing_key)).count()

@@ -1,5 +1,5 @@
 //! Messages that mean harm: none stops the worker, none makes a call or a publish that it should
-//! not, none costs another command its place. Where a fault of the worker's would end its process,
+//! not, none uses up an attempt of another command. If a fault of the worker would end its process,
 //! it runs as one of its own.
 
 use std::collections::HashSet;
@@ -37,8 +37,7 @@ fn many_headers(bytes: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_message_that_cannot_be_parsed_ends_in_the_dead_letters_and_costs_no_other_command_its_place()
- {
+async fn a_message_that_cannot_be_parsed_ends_in_the_dead_letters_and_uses_up_no_attempt() {
     let mut world = World::without_worker(|_| {}).await;
     let tasks: Vec<String> = (0..20).map(|number| format!("task-{number}")).collect();
     let properties =
@@ -54,13 +53,15 @@ async fn a_message_that_cannot_be_parsed_ends_in_the_dead_letters_and_costs_no_o
     for task in &tasks {
         assert_eq!(world.end(task).await["outcome"], "deleted");
     }
-    let letters = world.dead_letters(4).await;
-    for dead_letter in &letters {
+    let dead_letters = world.dead_letters(4).await;
+    for dead_letter in &dead_letters {
         assert!(dead_letter.body.starts_with(b"poison-"));
         assert_eq!(dead_letter.header("x-failure-reason").as_deref(), Some("malformed"));
     }
-    let details: Vec<_> =
-        letters.iter().filter_map(|dead_letter| dead_letter.header("x-failure-detail")).collect();
+    let details: Vec<_> = dead_letters
+        .iter()
+        .filter_map(|dead_letter| dead_letter.header("x-failure-detail"))
+        .collect();
     assert!(
         details.contains(&r"its message_id is not UTF-8: \xff\xfe\xfd".to_owned()),
         "{details:?}"

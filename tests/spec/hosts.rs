@@ -151,6 +151,27 @@ async fn a_host_whose_node_has_lost_the_others_is_left() {
     world.assert_drained().await;
 }
 
+/// Behind a balancer that sends every other connection to the node that was left.
+#[tokio::test]
+async fn a_session_that_follows_one_that_was_given_up_proves_itself_first() {
+    let (host, port) = broker().host_port();
+    let alone = Proxy::losing(format!("{host}:{port}"), "majority").await;
+    let whole = wire().await;
+    let nodes = [alone.addr, whole.addr].map(|node| node.to_string());
+    let balancer = Proxy::balancing(nodes.to_vec()).await;
+    let mut world = World::without_worker(|_| {}).await;
+    world.connect_worker_with(&at(&world, &[balancer.addr], ""));
+    world.start_worker().await;
+    world.is_ready().await;
+    world.is_not_ready_because("does not answer what needs a majority of its nodes").await;
+    world.is_ready().await;
+    assert_eq!(world.end(&world.delete("t1").await).await["outcome"], "deleted");
+    // One of the first session, two of the next, and one for undeliverable commands at most.
+    let accepted = whole.accepted();
+    assert!(accepted <= 4, "{accepted} connections to the node that works");
+    world.assert_drained().await;
+}
+
 #[tokio::test]
 async fn a_consumer_that_its_queue_has_forgotten_is_told_and_comes_back() {
     let (_turn, broker) = broker_to_harm().await;

@@ -6,7 +6,7 @@ use lapin::options::QueueDeleteOptions;
 use serde_json::Value;
 use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::messages::MirrorRecord;
-use tallyfy_delete_worker::policy::still_dead::StillDead;
+use tallyfy_delete_worker::policy::remaining_dead_letters::RemainingDeadLetters;
 use tallyfy_delete_worker::rabbitmq::Connection;
 use tallyfy_delete_worker::rabbitmq::mirror::MirrorReader;
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
@@ -35,15 +35,15 @@ async fn records(world: &World) -> Vec<MirrorRecord> {
 }
 
 /// Message ids of the dead letters that the mirror knows to be there, when they are these.
-async fn mirror_shows(world: &World, expected: &[&str]) -> StillDead {
+async fn mirror_shows(world: &World, expected: &[&str]) -> RemainingDeadLetters {
     eventually(&format!("{expected:?} in the mirror"), async || {
-        let mut mirror = StillDead::default();
+        let mut mirror = RemainingDeadLetters::default();
         for (offset, record) in (0..).zip(records(world).await) {
             mirror.apply(record, offset);
         }
         let mut ids: Vec<_> = mirror
             .dead_letters()
-            .filter_map(|(_, letter)| letter.properties.message_id.clone())
+            .filter_map(|(_, dead_letter)| dead_letter.properties.message_id.clone())
             .collect();
         ids.sort();
         (ids == expected).then_some(mirror)
@@ -87,7 +87,7 @@ async fn the_mirror_does_not_make_an_undelivered_dead_letter_look_delivered() {
 }
 
 #[tokio::test]
-async fn the_mirror_knows_what_is_still_dead_and_who_has_done_what() {
+async fn the_mirror_knows_which_dead_letters_remain_and_who_has_done_what() {
     let world = dead_world(&["t1", "t2", "t3"]).await;
     let first = mirror_shows(&world, &["t1", "t2", "t3"]).await;
     let exported = lines(&world, &["export", "--id=t1"]).await;
@@ -119,11 +119,11 @@ async fn the_mirror_knows_what_is_still_dead_and_who_has_done_what() {
     done(&world, &["replay", "--id=t3", "--yes"]).await;
     eventually("its second death", async || {
         let history = lines(&world, &["show", "--json", "--id=t3"]).await;
-        history.first().filter(|letter| letter["history"].is_string()).map(drop)
+        history.first().filter(|dead_letter| dead_letter["history"].is_string()).map(drop)
     })
     .await;
     let left = mirror_shows(&world, &["t2", "t3"]).await;
-    assert!(left.dead_letters().any(|(_, letter)| letter.retry_state.history.is_some()));
+    assert!(left.dead_letters().any(|(_, dead_letter)| dead_letter.retry_state.history.is_some()));
     world.assert_drained().await;
 }
 

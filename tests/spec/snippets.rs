@@ -64,7 +64,7 @@ async fn the_first_configuration_of_the_readme_deletes_the_task_of_its_first_com
     let home = tempfile::tempdir().unwrap();
     fs::write(home.path().join("tallyfy-token"), TOKEN).unwrap();
 
-    let (_, behind_the_build) = readme.split_once("three variables").unwrap();
+    let (_, behind_the_build) = readme.split_once("Organisation and token are required").unwrap();
     let printed = snippet(&format!("\n#\n{behind_the_build}"), "#", "sh");
     let url = broker().amqp_url(&world.vhost);
     let ours = with(&printed, "amqp://guest:guest@127.0.0.1:5672/%2f", &url);

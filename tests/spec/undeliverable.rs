@@ -68,7 +68,7 @@ async fn every_command_that_expires_in_its_queue_has_its_dead_letter_and_its_eve
 }
 
 #[tokio::test]
-async fn a_poison_command_has_its_event_and_is_in_doubt() {
+async fn a_poison_command_has_its_event_and_is_ambiguous() {
     let mut world = World::without_worker(|_| {}).await;
     world.command(ORG, "t1").await;
     world.tester.poison("task.delete", UNDELIVERABLE).await;

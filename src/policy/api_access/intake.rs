@@ -20,7 +20,7 @@ impl ApiAccess {
         }
         let breaker = self.breaker.next_probe();
         let due = self.suspensions().map(|suspension| match breaker {
-            Some(probe) if suspension.reason.is_outage() => probe.max(suspension.floor),
+            Some(probe) if suspension.reason.is_outage() => probe.max(suspension.retry_after_until),
             _ => suspension.next_probe,
         });
         match due.min() {

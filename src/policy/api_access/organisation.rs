@@ -255,7 +255,7 @@ impl Organisation {
     ) -> Option<CircuitChange> {
         let before = self.suspension().copied();
         let suspension = match before {
-            Some(before) => before.goes_on(kind, reason, retry_after, now),
+            Some(before) => before.extended(kind, reason, retry_after, now),
             None => Suspension::begin(reason, retry_after, now),
         };
         self.state = State::Suspended(suspension);
@@ -267,7 +267,7 @@ impl Organisation {
     /// a `Retry-After`.
     pub(super) fn probe_now(&mut self, now: Instant) {
         if let State::Suspended(suspension) = &mut self.state {
-            suspension.next_probe = suspension.floor.max(now);
+            suspension.next_probe = suspension.retry_after_until.max(now);
         }
     }
 

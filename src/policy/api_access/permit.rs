@@ -6,7 +6,7 @@ use super::SuspendReason;
 
 /// The permission for one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use = "a permit that does not come back keeps its place"]
+#[must_use = "a permit that is not returned stays in use"]
 pub struct Permit {
     pub(super) kind: PermitKind,
     pub(super) since: Instant,

@@ -85,7 +85,7 @@ impl Bucket {
     }
 
     /// Returns the token that [`Bucket::take`] took.
-    pub(super) fn give_back(&mut self) {
+    pub(super) fn return_token(&mut self) {
         self.full_at = self.full_at.checked_sub(self.interval).unwrap_or(self.full_at);
     }
 }
@@ -169,12 +169,12 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_is_not_made_gives_its_token_back() {
+    fn a_call_that_is_not_made_returns_its_token() {
         let now = Instant::now();
         let mut bucket = Bucket::new(rate(4, 1), now);
         (0..4).for_each(|_| bucket.take(now));
         assert!(!bucket.ready_in(now).is_zero());
-        bucket.give_back();
+        bucket.return_token();
         assert!(bucket.ready_in(now).is_zero());
         bucket.take(now);
         assert!(!bucket.ready_in(now).is_zero(), "one, and no more");

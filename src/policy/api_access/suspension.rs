@@ -18,7 +18,7 @@ pub(super) struct Suspension {
     pub(super) next_probe: Instant,
     pub(super) waited: u64,
     /// The end of a `Retry-After`: no probe of any kind is made before it.
-    pub(super) floor: Instant,
+    pub(super) retry_after_until: Instant,
     pause: Duration,
     probes: u32,
     /// The reasons reported so far.
@@ -35,7 +35,7 @@ pub(super) enum CircuitChange {
 }
 
 impl CircuitChange {
-    pub(super) fn told(self, now: Instant) -> Change {
+    pub(super) fn to_change(self, now: Instant) -> Change {
         match self {
             Self::Suspended(Suspension { reason, next_probe, .. }) => {
                 Change::Suspended { reason, retry_in: next_probe.saturating_duration_since(now) }
@@ -55,14 +55,14 @@ impl Suspension {
         retry_after: Option<Duration>,
         now: Instant,
     ) -> Self {
-        let floor = now + retry_after.unwrap_or_default();
-        let next_probe = floor.max(now + FIRST_PAUSE);
+        let retry_after_until = now + retry_after.unwrap_or_default();
+        let next_probe = retry_after_until.max(now + FIRST_PAUSE);
         let reported = SuspendReason::ALL.map(|known| known == reason);
         Self {
             reason,
             since: now,
             next_probe,
-            floor,
+            retry_after_until,
             waited: 0,
             pause: FIRST_PAUSE,
             probes: 0,
@@ -78,16 +78,16 @@ impl Suspension {
 
     pub(super) fn denied(&self, now: Instant) -> Denied {
         let left = |until: Instant| until.saturating_duration_since(now);
-        let retry_after = Some(left(self.floor)).filter(|left| !left.is_zero());
+        let retry_after = Some(left(self.retry_after_until)).filter(|left| !left.is_zero());
         Denied::Suspended { reason: self.reason, retry_in: left(self.next_probe), retry_after }
     }
 
-    /// # A `Retry-After` is a floor under the pause that would be made anyway
+    /// # A `Retry-After` is a minimum for the pause that would be made anyway
     ///
     /// Zero or a date in the past does not shorten the pause. Only a failed probe makes it longer,
     /// up to a minute. The answers of calls that were in flight together count once.
     #[must_use]
-    pub(super) fn goes_on(
+    pub(super) fn extended(
         self,
         kind: PermitKind,
         reason: SuspendReason,
@@ -96,11 +96,11 @@ impl Suspension {
     ) -> Self {
         let is_probe = kind == PermitKind::HalfOpen;
         let pause = if is_probe { (self.pause * 2).min(LONGEST_PAUSE) } else { self.pause };
-        let floor = self.floor.max(now + retry_after.unwrap_or_default());
-        let next_probe = self.next_probe.max(floor).max(now + pause);
+        let retry_after_until = self.retry_after_until.max(now + retry_after.unwrap_or_default());
+        let next_probe = self.next_probe.max(retry_after_until).max(now + pause);
         let mut reported = self.reported;
         reported[reason as usize] = true;
-        Self { reason, next_probe, floor, pause, reported, ..self }
+        Self { reason, next_probe, retry_after_until, pause, reported, ..self }
     }
 
     /// # A command that was never tried is the better probe
@@ -119,12 +119,12 @@ impl Suspension {
     /// organisation is served. Neither undercuts a `Retry-After`, and nor does the late success of
     /// a call that began before a 429 or a 401.
     pub(super) fn ends_with(&self, kind: PermitKind, now: Instant) -> bool {
-        self.floor <= now && (kind == PermitKind::HalfOpen || self.reason.is_outage())
+        self.retry_after_until <= now && (kind == PermitKind::HalfOpen || self.reason.is_outage())
     }
 
     /// Whether an open breaker may use it for a probe.
     pub(super) fn may_be_probed_early(&self, now: Instant) -> bool {
-        self.reason.is_outage() && self.floor <= now
+        self.reason.is_outage() && self.retry_after_until <= now
     }
 
     pub(super) fn begin_probe(&mut self) {
@@ -143,14 +143,14 @@ mod tests {
     const ZERO: Option<Duration> = Some(Duration::ZERO);
 
     #[test]
-    fn a_retry_after_is_a_floor_under_the_pause_that_would_be_made_anyway() {
+    fn a_retry_after_is_a_minimum_for_the_pause_that_would_be_made_anyway() {
         let (mut now, mut pauses) = (Instant::now(), Vec::new());
         let mut suspension = Suspension::begin(SuspendReason::Throttled, ZERO, now);
         for _ in 0..8 {
             pauses.push((suspension.next_probe - now).as_secs());
             now = suspension.next_probe;
             suspension =
-                suspension.goes_on(PermitKind::HalfOpen, SuspendReason::Throttled, ZERO, now);
+                suspension.extended(PermitKind::HalfOpen, SuspendReason::Throttled, ZERO, now);
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
         let long = Some(Duration::from_mins(5));
@@ -158,7 +158,7 @@ mod tests {
             Suspension::begin(SuspendReason::Throttled, long, now).next_probe,
             now + Duration::from_mins(5)
         );
-        let longer = suspension.goes_on(PermitKind::HalfOpen, SuspendReason::Throttled, long, now);
+        let longer = suspension.extended(PermitKind::HalfOpen, SuspendReason::Throttled, long, now);
         assert_eq!(longer.next_probe, now + Duration::from_mins(5));
     }
 
@@ -167,7 +167,7 @@ mod tests {
         let now = Instant::now();
         let long = Some(Duration::from_mins(5));
         let first = Suspension::begin(SuspendReason::Throttled, long, now);
-        let late = first.goes_on(PermitKind::Unrestricted, SuspendReason::Unauthorized, None, now);
+        let late = first.extended(PermitKind::Unrestricted, SuspendReason::Unauthorized, None, now);
         let reported = [true, true, false, false];
         assert_eq!(late, Suspension { reason: SuspendReason::Unauthorized, reported, ..first });
     }

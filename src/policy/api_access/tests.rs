@@ -72,7 +72,7 @@ impl World {
 }
 
 #[test]
-fn one_tenants_trouble_stays_that_tenants() {
+fn one_tenants_outage_stays_that_tenants() {
     for (verdict, number, reason) in [
         (Verdict::Throttled, 1, SuspendReason::Throttled),
         (Verdict::Unauthorized, 1, SuspendReason::Unauthorized),
@@ -194,7 +194,7 @@ fn an_absence_is_believed_ten_times_in_a_row_without_proof_and_not_once_more() {
         world.access.release(&org("a"), permit, world.now);
     }
     let mut believed = 0;
-    let mut tell = |world: &mut World, permit| {
+    let mut record = |world: &mut World, permit| {
         let feedback = Feedback {
             command: CommandKey(1),
             verdict: Verdict::UnverifiedAbsence,
@@ -204,10 +204,10 @@ fn an_absence_is_believed_ten_times_in_a_row_without_proof_and_not_once_more() {
             usize::from(!world.access.record(&org("a"), permit, feedback, world.now).is_outage);
     };
     for permit in in_flight.into_iter().skip(2) {
-        tell(&mut world, permit);
+        record(&mut world, permit);
     }
     while let Ok(permit) = world.admit("a") {
-        tell(&mut world, permit);
+        record(&mut world, permit);
     }
     assert_eq!(believed, 10);
 }
@@ -376,7 +376,7 @@ fn what_the_api_has_asked_for_is_told_to_those_who_are_denied() {
 }
 
 #[test]
-fn an_organisation_whose_failures_alternate_is_told_of_once_for_each_reason() {
+fn an_organisation_whose_failures_alternate_is_reported_once_for_each_reason() {
     let mut world = World::new();
     world.calls("b", Verdict::Deleted, 1);
     world.calls("a", Verdict::Transient, 10);
@@ -409,7 +409,7 @@ fn a_slow_organisation_does_not_keep_the_last_permits_from_the_others() {
         let _ = world.access.record(&org("a"), *permit, feedback, world.now);
     }
     assert!(world.admit("a").is_ok() && world.admit("a").is_ok());
-    assert_eq!(world.admit("a"), Err(Denied::Busy), "six of eight places");
+    assert_eq!(world.admit("a"), Err(Denied::Busy), "six of eight permits");
     let (a, b) = (org("a"), org("b"));
     assert_eq!(world.access.next_in_line([&a, &b].into_iter(), world.now), Some(&b));
     assert!(world.admit("b").is_ok());

@@ -33,12 +33,12 @@ impl ApiAccess {
     }
 
     /// Returns the token of a call that is not made.
-    pub(super) fn give_token_back(&mut self, org: &OrgId, now: Instant) {
+    pub(super) fn return_token(&mut self, org: &OrgId, now: Instant) {
         if let Some(bucket) = &mut self.all_tokens {
-            bucket.give_back();
+            bucket.return_token();
         }
         if let Some(bucket) = &mut self.organisation(org, now).tokens {
-            bucket.give_back();
+            bucket.return_token();
         }
     }
 
@@ -57,11 +57,11 @@ impl ApiAccess {
         if self.in_flight >= self.concurrency {
             return None;
         }
-        let has_place = |org: &&OrgId| {
+        let has_permit = |org: &&OrgId| {
             let organisation = self.organisations.get(*org);
             organisation.map_or(0, |organisation| organisation.in_flight) < self.limit(org, now)
         };
-        waiting.filter(has_place).map(|org| self.token_in(org, now)).min()
+        waiting.filter(has_permit).map(|org| self.token_in(org, now)).min()
     }
 
     /// Where another command of this organisation waits; `None` if it need not wait for a token.

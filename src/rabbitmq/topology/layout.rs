@@ -5,7 +5,6 @@ use std::time::Duration;
 use lapin::ExchangeKind;
 use lapin::types::{AMQPValue, FieldTable};
 
-use super::Topology;
 use crate::kind::Kind;
 use crate::messages::names;
 
@@ -25,6 +24,33 @@ const MIRROR_AGE: &str = "30D";
 const MIRROR_BYTES: i64 = 1024 * 1024 * 1024;
 const MIRROR_SEGMENT: i64 = 32 * 1024 * 1024;
 const UNROUTED_EVENTS_LIMIT: i32 = 100_000;
+
+/// What should exist.
+#[derive(Debug, Clone)]
+pub struct Topology {
+    /// Whether to declare it or only to check.
+    pub provision: Provision,
+    /// The kinds that have queues.
+    pub kinds: Vec<Kind>,
+    /// Name and TTL in milliseconds of each retry delay; each kind has a delay queue for it.
+    pub delays: Vec<(String, u32)>,
+    /// How long the records of destructive calls are kept.
+    pub audit_retention: Duration,
+    /// How long a task stays archived before it is deleted, if it is archived first.
+    pub undo_window: Option<Duration>,
+}
+
+/// What to do about the topology at start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provision {
+    /// Declare it; needs the permission to configure.
+    Declare,
+    /// Declare existing exchanges and queues again, which changes nothing and is refused if
+    /// arguments differ. Bindings are left alone, because declaring them would create them.
+    Compare,
+    /// Only check that it exists; needs no permission.
+    Check,
+}
 
 pub(super) struct QueueSpec {
     pub(super) name: String,

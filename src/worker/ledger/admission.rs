@@ -7,11 +7,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Braked, Ledger};
 use crate::messages::ledger::{LedgerEntry, Scope};
+use crate::policy::guard::reservation;
 use crate::worker::ledger_state::Shared;
 use crate::worker::stop::Stop;
 
-/// Permits that are asked for at once, at most.
-const LARGEST_RESERVATION: u32 = 32;
 /// A command waits no longer for the ledger: then it waits in a delay queue.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// So long a command waits that has the permission to call already.
@@ -44,9 +43,9 @@ impl<'a> Admission<'a> {
     ///
     /// # Errors
     /// [`Braked`]: then no call may be made.
-    pub(in crate::worker) async fn comes_near(&self) -> Result<(), Braked> {
-        let near = self.within(PATIENCE, |_| ()).await?;
-        near.ok_or(Braked::LedgerUnavailable)
+    pub(in crate::worker) async fn wait_for_permit(&self) -> Result<(), Braked> {
+        let available = self.within(PATIENCE, |_| ()).await?;
+        available.ok_or(Braked::LedgerUnavailable)
     }
 
     /// Spends a permit, if one is at hand within a moment. Returns whether it has: others may have
@@ -122,7 +121,8 @@ impl<'a> Admission<'a> {
         let Self { ledger, scope, .. } = self;
         let permits = shared.scopes.entry((*scope).clone()).or_default();
         let (None, Some(limit)) = (permits.asked, ledger.limit) else { return };
-        let wanted = permits.waiting.clamp(1, LARGEST_RESERVATION);
+        let last = permits.last.map(|(granted, at)| (granted, at.elapsed()));
+        let wanted = reservation(permits.waiting, last, limit);
         let (number, scope) = (shared.next_number(), (*scope).clone());
         shared.scopes.entry(scope.clone()).or_default().asked = Some(number);
         ledger.write(shared, LedgerEntry::Reserved { number, scope, permits: wanted, limit });

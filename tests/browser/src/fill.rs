@@ -33,11 +33,11 @@ pub(crate) async fn fill(url: &str, many: usize) {
     };
     topology::ensure(&connection, &topology).await.unwrap();
     let publisher = Publisher::new(connection);
-    let letters = letters(many);
-    for some in letters.chunks(50) {
-        join_all(some.iter().map(async |letter| {
-            publisher.publish(&letter.again()).await.unwrap();
-            publisher.publish(&letter.mirrored()).await.unwrap();
+    let dead_letters = dead_letters(many);
+    for some in dead_letters.chunks(50) {
+        join_all(some.iter().map(async |dead_letter| {
+            publisher.publish(&dead_letter.again()).await.unwrap();
+            publisher.publish(&dead_letter.mirrored()).await.unwrap();
         }))
         .await;
     }
@@ -45,10 +45,10 @@ pub(crate) async fn fill(url: &str, many: usize) {
     publisher.connection().close().await;
 }
 
-fn letters(many: usize) -> Vec<DeadLetter> {
-    let mut letters = Vec::new();
+fn dead_letters(many: usize) -> Vec<DeadLetter> {
+    let mut dead_letters = Vec::new();
     for number in 0..many {
-        letters.push(letter(
+        dead_letters.push(dead_letter(
             Kind::TaskDelete,
             "acme",
             &format!("{number:032x}"),
@@ -57,8 +57,8 @@ fn letters(many: usize) -> Vec<DeadLetter> {
             30,
         ));
     }
-    letters.extend((0..12).map(|n| {
-        letter(
+    dead_letters.extend((0..12).map(|n| {
+        dead_letter(
             Kind::TaskDelete,
             "beta",
             &format!("beef{n:028x}"),
@@ -67,8 +67,8 @@ fn letters(many: usize) -> Vec<DeadLetter> {
             200,
         )
     }));
-    letters.extend((0..3).map(|n| {
-        letter(
+    dead_letters.extend((0..3).map(|n| {
+        dead_letter(
             Kind::TagDelete,
             "acme",
             &format!("7a9{n:029x}"),
@@ -77,15 +77,22 @@ fn letters(many: usize) -> Vec<DeadLetter> {
             5,
         )
     }));
-    letters.push(hostile());
-    letters
+    dead_letters.push(hostile());
+    dead_letters
 }
 
 fn ago(minutes: i64) -> Timestamp {
     Timestamp::now() - SignedDuration::from_mins(minutes)
 }
 
-fn letter(kind: Kind, org: &str, id: &str, reason: &str, detail: &str, minutes: i64) -> DeadLetter {
+fn dead_letter(
+    kind: Kind,
+    org: &str,
+    id: &str,
+    reason: &str,
+    detail: &str,
+    minutes: i64,
+) -> DeadLetter {
     let body = json!({"org_id": org, kind.spec().id_member: id, "requested_by": "billing", "reason": "erasure request 4711"});
     let properties = Properties {
         message_id: Some(format!("{kind}/{id}")),
@@ -122,9 +129,15 @@ fn hostile() -> DeadLetter {
     let script = "<script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'>";
     let body = json!({"org_id": script, "task_id": script}).to_string().into_bytes();
     let properties = Properties { message_id: Some(script.to_owned()), ..Properties::default() };
-    let letter =
-        letter(Kind::TaskDelete, "acme", "x", "malformed", &format!("org_id: not {script}"), 1);
-    DeadLetter { body, properties, ..letter }
+    let dead_letter = dead_letter(
+        Kind::TaskDelete,
+        "acme",
+        "x",
+        "malformed",
+        &format!("org_id: not {script}"),
+        1,
+    );
+    DeadLetter { body, properties, ..dead_letter }
 }
 
 async fn guard(publisher: &Publisher) {

@@ -43,10 +43,10 @@ async fn main() -> ExitCode {
     let mut browse = Command::new(target().join("browser/bin/python"));
     browse.arg(here.join("browse.py")).args([&acting, &looking, &MANY.to_string()]);
     browse.args(std::env::args().skip(1)).env("DISCARDED", &file);
-    let is_well = run(browse).await;
+    let is_ok = run(browse).await;
     broker().delete_vhost(&vhost).await;
-    println!("browser: {}", if is_well { "all as it should be" } else { "FAILED" });
-    if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!("browser: {}", if is_ok { "all as it should be" } else { "FAILED" });
+    if is_ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn target() -> PathBuf {

@@ -47,7 +47,7 @@ const ORGANISATION_FAULTS_OF_A_MUTANT: Duration = Duration::from_secs(50);
 /// the records of all parties.
 ///
 /// Builds a worker with failpoints (places at which it can be made to die), starts its own
-/// RabbitMQ, sandbox API and workers, and ends them all. Exits 0 only without findings.
+/// RabbitMQ, sandbox API and workers, and stops them all. Exits 0 only without findings.
 #[derive(Debug, Parser)]
 #[command(name = "campaign")]
 struct Arguments {

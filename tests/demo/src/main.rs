@@ -1,4 +1,4 @@
-//! `make demo`: shows the worker during a bad day, live, with a real RabbitMQ. Starts everything,
+//! `make demo`: shows how the worker handles faults, live, with a real RabbitMQ. Starts everything,
 //! publishes commands of every kind, shows how each ends, and checks the results.
 
 #![allow(clippy::print_stdout, reason = "showing is what it is for")]

@@ -60,7 +60,7 @@ fuzz_target!(|bytes: &[u8]| {
     );
     assert!(verdict != Verdict::Forbidden || status == 403);
     assert!(!matches!(verdict, Verdict::Unreachable | Verdict::NotReached));
-    assert!(!answer.leaves_doubt(), "a status is an answer");
+    assert!(!answer.is_ambiguous(), "a status is an answer");
     match status {
         500..=599 | 408 | 421 | 425 => assert_eq!(verdict, Verdict::Transient),
         402 | 405 | 407 | 419 => assert_eq!(verdict, Verdict::Misdirected),

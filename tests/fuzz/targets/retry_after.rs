@@ -9,7 +9,7 @@ use std::time::Duration;
 use arbitrary::Arbitrary;
 use jiff::{SignedDuration, Timestamp};
 use libfuzzer_sys::fuzz_target;
-use tallyfy_delete_worker::policy::retry_after::{LONGEST, floor};
+use tallyfy_delete_worker::policy::retry_after::{LONGEST, parse};
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
@@ -48,7 +48,7 @@ fuzz_target!(|input: Input| {
         Date::Moment { from_now } => written(moment(now, *from_now), &OutputFormat::Imf),
     });
     let wait = |value: &str| {
-        let wait = floor(Some(value), date.as_deref(), now);
+        let wait = parse(Some(value), date.as_deref(), now);
         assert!(wait.unwrap_or_default() <= LONGEST, "{wait:?}");
         wait
     };

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::messages::deaths::is_same_death;
 use crate::messages::{DeadLetter, MirrorRecord, Removal};
 
 /// How much is kept in memory at most; the oldest is dropped first.
@@ -13,25 +14,23 @@ const MOST_BYTES: usize = 256 * 1024 * 1024;
 /// What a dead letter takes besides its body.
 const OVERHEAD: usize = 1024;
 /// Removals of dead letters that have not been read from the mirror (yet).
-const MOST_EARLY: usize = 10_000;
+const MOST_EARLY_REMOVALS: usize = 10_000;
 const MOST_AUDITS: usize = 40;
-/// If RabbitMQ moves a dead letter itself, it writes whole seconds by its own clock.
-const SAME_DEATH: SignedDuration = SignedDuration::from_secs(10);
 
 type Death = (String, Option<Timestamp>);
 
 /// The state that follows from all records so far.
 #[derive(Debug, Default)]
-pub struct StillDead {
+pub struct RemainingDeadLetters {
     dead_letters: BTreeMap<u64, Arc<DeadLetter>>,
     by_event: HashMap<String, Vec<u64>>,
-    early: VecDeque<Death>,
+    early_removals: VecDeque<Death>,
     audits: VecDeque<Value>,
     bytes: usize,
     forgotten: usize,
 }
 
-impl StillDead {
+impl RemainingDeadLetters {
     /// Applies the next record; `offset` is its number in the stream.
     pub fn apply(&mut self, record: MirrorRecord, offset: u64) {
         match record {
@@ -53,6 +52,11 @@ impl StillDead {
         self.dead_letters.get(&offset)
     }
 
+    /// Whether this one is among them.
+    pub fn knows(&self, dead_letter: &DeadLetter) -> bool {
+        self.find(&dead_letter.failure_event(), dead_letter.failed_at).is_some()
+    }
+
     /// The audit events of what operators did, the latest first.
     pub fn audits(&self) -> impl Iterator<Item = &Value> {
         self.audits.iter()
@@ -70,8 +74,8 @@ impl StillDead {
     fn add(&mut self, dead_letter: DeadLetter, offset: u64) {
         let event_id = dead_letter.failure_event();
         let death = (event_id, dead_letter.failed_at);
-        if let Some(at) = self.early.iter().position(|removed| *removed == death) {
-            self.early.remove(at);
+        if let Some(at) = self.early_removals.iter().position(|removed| *removed == death) {
+            self.early_removals.remove(at);
             return;
         }
         self.bytes += dead_letter.body.len() + OVERHEAD;
@@ -90,9 +94,9 @@ impl StillDead {
         if let Some(offset) = self.find(&event_id, failed_at) {
             return self.forget(offset);
         }
-        self.early.push_back((event_id, failed_at));
-        if self.early.len() > MOST_EARLY {
-            self.early.pop_front();
+        self.early_removals.push_back((event_id, failed_at));
+        if self.early_removals.len() > MOST_EARLY_REMOVALS {
+            self.early_removals.pop_front();
         }
     }
 
@@ -102,10 +106,7 @@ impl StillDead {
         let died = |offset: &u64| {
             self.dead_letters.get(offset).and_then(|dead_letter| dead_letter.failed_at)
         };
-        let is_near = |offset: &&u64| match (died(offset), failed_at) {
-            (Some(one), Some(other)) => one.duration_since(other).abs() <= SAME_DEATH,
-            _ => false,
-        };
+        let is_near = |offset: &&u64| is_same_death(died(offset), failed_at);
         let exact = same.iter().find(|offset| died(offset) == failed_at);
         exact.or_else(|| same.iter().find(is_near)).copied()
     }
@@ -146,7 +147,7 @@ mod tests {
     }
 
     fn left(records: impl IntoIterator<Item = MirrorRecord>) -> Vec<u64> {
-        let mut mirror = StillDead::default();
+        let mut mirror = RemainingDeadLetters::default();
         for (offset, record) in (0..).zip(records) {
             mirror.apply(record, offset);
         }
@@ -175,7 +176,7 @@ mod tests {
 
     #[test]
     fn the_latest_audits_come_first() {
-        let mut mirror = StillDead::default();
+        let mut mirror = RemainingDeadLetters::default();
         for number in 0..100 {
             mirror.apply(MirrorRecord::Audit(Value::from(number)), number);
         }

@@ -59,7 +59,7 @@ pub struct Look {
 
 /// Why a consumer seems to be deaf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sign {
+pub enum StallSign {
     /// This many messages are ready.
     Ready(u32),
     /// The broker does not answer.
@@ -69,19 +69,19 @@ pub enum Sign {
 }
 
 impl Look {
-    fn sign(&self) -> Option<Sign> {
-        let [Some(one), Some(other)] = self.ready else { return Some(Sign::NoAnswer) };
+    fn sign(&self) -> Option<StallSign> {
+        let [Some(one), Some(other)] = self.ready else { return Some(StallSign::NoAnswer) };
         if !self.has_majority {
-            return Some(Sign::NoMajority);
+            return Some(StallSign::NoMajority);
         }
         let ready = one.max(other);
-        (self.has_room && ready > 0).then_some(Sign::Ready(ready))
+        (self.has_room && ready > 0).then_some(StallSign::Ready(ready))
     }
 }
 
 /// The observations of one queue.
 #[derive(Debug, Default)]
-pub struct Hearing {
+pub struct ConsumerHealth {
     signs: Option<Signs>,
 }
 
@@ -94,10 +94,10 @@ struct Signs {
     received: u64,
 }
 
-impl Hearing {
+impl ConsumerHealth {
     /// Returns the sign if the consumer is deaf. In a period without looks the queue was not
     /// consumed, so earlier signs do not count.
-    pub fn look(&mut self, look: &Look, now: Instant) -> Option<Sign> {
+    pub fn look(&mut self, look: &Look, now: Instant) -> Option<StallSign> {
         let Some(sign) = look.sign() else {
             self.signs = None;
             return None;
@@ -127,13 +127,13 @@ impl Hearing {
 /// times it dead-letters a command. So the first two sessions are given up at once, and each
 /// further one that fails lasts longer: 20 of them take hours.
 #[derive(Debug, Default)]
-pub struct Moves {
-    in_vain: usize,
+pub struct HostSwitches {
+    failed_switches: usize,
     since: Option<Instant>,
     last: Option<Instant>,
 }
 
-impl Moves {
+impl HostSwitches {
     /// There was a sign of trouble. Returns whether the session should end because of it.
     pub fn is_due(&mut self, now: Instant) -> bool {
         let wait = self.wait(now);
@@ -145,7 +145,7 @@ impl Moves {
         if now.saturating_duration_since(since) < wait {
             return false;
         }
-        self.in_vain += 1;
+        self.failed_switches += 1;
         self.since = None;
         true
     }
@@ -161,18 +161,18 @@ impl Moves {
     }
 
     fn wait(&self, now: Instant) -> Duration {
-        let in_vain = if self.is_forgotten(now) { 0 } else { self.in_vain };
-        wait_after(in_vain)
+        let failed_switches = if self.is_forgotten(now) { 0 } else { self.failed_switches };
+        wait_after(failed_switches)
     }
 
     fn is_forgotten(&self, now: Instant) -> bool {
-        let after = FORGOTTEN_AFTER + wait_after(self.in_vain);
+        let after = FORGOTTEN_AFTER + wait_after(self.failed_switches);
         self.last.is_none_or(|last| now.saturating_duration_since(last) > after)
     }
 }
 
-fn wait_after(in_vain: usize) -> Duration {
-    WAITS.get(in_vain).or(WAITS.last()).copied().unwrap_or_default()
+fn wait_after(failed_switches: usize) -> Duration {
+    WAITS.get(failed_switches).or(WAITS.last()).copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -182,17 +182,17 @@ mod tests {
     const EVERY: Duration = Duration::from_secs(2);
 
     /// The verdict of the last of these looks, two seconds apart, each taking this long.
-    fn last_of_slow(looks: &[Look], takes: Duration) -> Option<Sign> {
-        let (mut hearing, mut asked) = (Hearing::default(), Instant::now());
+    fn last_of_slow(looks: &[Look], takes: Duration) -> Option<StallSign> {
+        let (mut health, mut asked) = (ConsumerHealth::default(), Instant::now());
         let mut verdict = None;
         for look in looks {
-            verdict = hearing.look(&Look { asked, ..*look }, asked + takes);
+            verdict = health.look(&Look { asked, ..*look }, asked + takes);
             asked += EVERY.max(takes);
         }
         verdict
     }
 
-    fn last_of(looks: &[Look]) -> Option<Sign> {
+    fn last_of(looks: &[Look]) -> Option<StallSign> {
         last_of_slow(looks, Duration::ZERO)
     }
 
@@ -204,7 +204,7 @@ mod tests {
     fn a_broker_that_does_not_answer_two_questions_is_mute() {
         let (mute, takes) = (look([None; 2], true), Duration::from_secs(3));
         assert_eq!(last_of_slow(&[mute], takes), None);
-        assert_eq!(last_of_slow(&[mute; 2], takes), Some(Sign::NoAnswer));
+        assert_eq!(last_of_slow(&[mute; 2], takes), Some(StallSign::NoAnswer));
     }
 
     #[test]
@@ -212,13 +212,19 @@ mod tests {
         let [idle, ready] = [0, 7].map(Some);
         for (what, one, other, has_room, expected) in [
             ("nothing to do", idle, idle, true, None),
-            ("messages ready", ready, ready, true, Some(Sign::Ready(7))),
-            ("only the other connection sees them", idle, ready, true, Some(Sign::Ready(7))),
-            ("only the consuming connection sees them", ready, idle, true, Some(Sign::Ready(7))),
+            ("messages ready", ready, ready, true, Some(StallSign::Ready(7))),
+            ("only the other connection sees them", idle, ready, true, Some(StallSign::Ready(7))),
+            (
+                "only the consuming connection sees them",
+                ready,
+                idle,
+                true,
+                Some(StallSign::Ready(7)),
+            ),
             ("no room: all is in work", ready, ready, false, None),
-            ("mute", None, None, true, Some(Sign::NoAnswer)),
-            ("mute, all in work", None, None, false, Some(Sign::NoAnswer)),
-            ("one of two mute", idle, None, true, Some(Sign::NoAnswer)),
+            ("mute", None, None, true, Some(StallSign::NoAnswer)),
+            ("mute, all in work", None, None, false, Some(StallSign::NoAnswer)),
+            ("one of two mute", idle, None, true, Some(StallSign::NoAnswer)),
         ] {
             let look = look([one, other], has_room);
             assert_eq!(last_of(&[look; 4]), expected, "{what}");
@@ -230,56 +236,68 @@ mod tests {
     fn a_node_that_has_lost_the_others_is_not_taken_for_a_quiet_one() {
         let idle = look([Some(0); 2], true);
         let alone = Look { has_majority: false, ..idle };
-        assert_eq!(last_of(&[alone; 4]), Some(Sign::NoMajority));
+        assert_eq!(last_of(&[alone; 4]), Some(StallSign::NoMajority));
         assert_eq!(last_of(&[alone; 3]), None, "too early");
         assert_eq!(last_of(&[alone, alone, idle, alone]), None);
         let busy = Look { has_room: false, ..alone };
-        assert_eq!(last_of(&[busy; 4]), Some(Sign::NoMajority), "nor one whose work ends nowhere");
+        assert_eq!(
+            last_of(&[busy; 4]),
+            Some(StallSign::NoMajority),
+            "nor one whose work ends nowhere"
+        );
+    }
+
+    #[test]
+    fn a_queue_whose_leader_is_away_is_not_taken_for_a_deaf_consumer() {
+        let nothing_known = look([Some(0); 2], true);
+        assert_eq!(last_of(&[nothing_known; 30]), None);
+        let in_work = Look { has_room: false, ..nothing_known };
+        assert_eq!(last_of(&[in_work; 30]), None);
     }
 
     #[test]
     fn signs_before_a_pause_do_not_count() {
-        let (mut hearing, now) = (Hearing::default(), Instant::now());
+        let (mut health, now) = (ConsumerHealth::default(), Instant::now());
         let ready = look([Some(7); 2], true);
         let mut at = |seconds| {
             let asked = now + Duration::from_secs(seconds);
-            hearing.look(&Look { asked, ..ready }, asked)
+            health.look(&Look { asked, ..ready }, asked)
         };
         // Turns of a few seconds, each with a look or two, and then a pause of a minute.
         assert_eq!([0, 3, 5].map(&mut at), [None; 3]);
         assert_eq!(at(65), None);
-        assert_eq!([68, 71].map(at), [None, Some(Sign::Ready(7))]);
+        assert_eq!([68, 71].map(at), [None, Some(StallSign::Ready(7))]);
     }
 
     #[test]
-    fn a_delivery_or_one_look_without_a_sign_begins_it_anew() {
+    fn a_delivery_or_one_look_without_a_sign_starts_the_count_again() {
         let ready = look([Some(7); 2], true);
         let heard = Look { received: 6, ..ready };
         let idle = Look { ready: [Some(0); 2], ..ready };
         let full = Look { has_room: false, ..ready };
         let mute = Look { ready: [None; 2], ..ready };
         for (between, expected) in [
-            (ready, Some(Sign::Ready(7))),
-            (mute, Some(Sign::Ready(7))),
+            (ready, Some(StallSign::Ready(7))),
+            (mute, Some(StallSign::Ready(7))),
             (idle, None),
             (full, None),
         ] {
             assert_eq!(last_of(&[ready, ready, between, ready]), expected, "{between:?}");
         }
         assert_eq!(last_of(&[ready, ready, heard, heard]), None);
-        assert_eq!(last_of(&[ready, ready, heard, heard, heard, heard]), Some(Sign::Ready(7)));
+        assert_eq!(last_of(&[ready, ready, heard, heard, heard, heard]), Some(StallSign::Ready(7)));
         let each = [5, 6, 7, 8, 9].map(|received| Look { received, ..ready });
         assert_eq!(last_of(&each), None, "a backlog that is being worked off");
     }
 
     #[test]
     fn moving_from_host_to_host_does_not_wear_out_a_command() {
-        let (mut moves, mut now) = (Moves::default(), Instant::now());
+        let (mut switches, mut now) = (HostSwitches::default(), Instant::now());
         let began = now;
         let mut given_up = Vec::new();
         // RabbitMQ's limit: 20 deliveries.
         while given_up.len() < 20 {
-            if moves.is_due(now) {
+            if switches.is_due(now) {
                 given_up.push(now - began);
             }
             now += EVERY;
@@ -291,19 +309,19 @@ mod tests {
 
     #[test]
     fn trouble_after_a_good_while_is_new_trouble() {
-        let (mut moves, now) = (Moves::default(), Instant::now());
-        assert!(moves.is_due(now) && moves.is_due(now + EVERY));
-        assert!(!moves.is_due(now + EVERY * 2));
-        assert!(moves.is_due(now + EVERY * 3 + FORGOTTEN_AFTER + WAITS[2]));
+        let (mut switches, now) = (HostSwitches::default(), Instant::now());
+        assert!(switches.is_due(now) && switches.is_due(now + EVERY));
+        assert!(!switches.is_due(now + EVERY * 2));
+        assert!(switches.is_due(now + EVERY * 3 + FORGOTTEN_AFTER + WAITS[2]));
     }
 
     #[test]
     fn a_session_is_asked_for_a_majority_only_when_it_may_be_given_up_for_it() {
-        let (mut moves, mut now) = (Moves::default(), Instant::now());
+        let (mut switches, mut now) = (HostSwitches::default(), Instant::now());
         let (began, mut session, mut given_up) = (now, now, Vec::new());
         // There is never a majority, and no other sign.
         while given_up.len() < 20 {
-            if moves.may_ask(session, now) && moves.is_due(now) {
+            if switches.may_ask(session, now) && switches.is_due(now) {
                 given_up.push(now - began);
                 session = now;
             }

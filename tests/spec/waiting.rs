@@ -1,5 +1,5 @@
-//! What only the world delays costs no command its life: not its age, nor a token that is away, nor
-//! a clock that is wrong.
+//! An upstream failure dead-letters no command: neither by its age, nor for a token that is missing,
+//! nor for a clock that is wrong.
 
 use std::fs;
 use std::path::Path;

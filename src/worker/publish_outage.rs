@@ -9,13 +9,13 @@ use tracing::{error, info};
 use crate::health::{Component, Health};
 use crate::metrics::Metrics;
 
-/// After this long without a failure, the trouble is over.
+/// After this long without a failure, the outage is over.
 const QUIET: Duration = Duration::from_secs(5);
 /// The same if nothing was confirmed since: longer than a publish may take.
 const QUIET_WITHOUT_PROOF: Duration = Duration::from_secs(20);
 
 /// The state of a worker's publishing.
-pub(super) struct PublishTrouble {
+pub(super) struct PublishOutage {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     state: Mutex<State>,
@@ -26,7 +26,7 @@ struct State {
     /// Publications that failed and are being retried.
     stuck: usize,
     /// The start has been logged, and the end has not.
-    is_told: bool,
+    is_logged: bool,
     last_failure: Option<Instant>,
 }
 
@@ -34,7 +34,7 @@ impl State {
     /// Whether to log the start.
     fn failed(&mut self, now: Instant) -> bool {
         self.last_failure = Some(now);
-        !std::mem::replace(&mut self.is_told, true)
+        !std::mem::replace(&mut self.is_logged, true)
     }
 
     fn is_quiet(&self, now: Instant, lasts: Duration) -> bool {
@@ -44,14 +44,14 @@ impl State {
 
     /// Whether to log the end.
     fn is_over(&mut self, now: Instant) -> bool {
-        self.is_told && self.is_quiet(now, QUIET) && std::mem::take(&mut self.is_told)
+        self.is_logged && self.is_quiet(now, QUIET) && std::mem::take(&mut self.is_logged)
     }
 }
 
 /// A publication that does not get through, until it does or is given up.
-pub(super) struct Stuck(Arc<PublishTrouble>);
+pub(super) struct Stuck(Arc<PublishOutage>);
 
-impl PublishTrouble {
+impl PublishOutage {
     pub(super) fn new(metrics: &Arc<Metrics>, health: &Arc<Health>) -> Arc<Self> {
         let (metrics, health) = (Arc::clone(metrics), Arc::clone(health));
         Arc::new(Self { metrics, health, state: Mutex::default() })
@@ -98,10 +98,10 @@ impl PublishTrouble {
     fn works(self: &Arc<Self>) {
         self.metrics.publisher_up.set(1);
         self.health.set(Component::Publisher, None);
-        let trouble = Arc::clone(self);
+        let outage = Arc::clone(self);
         tokio::spawn(async move {
             tokio::time::sleep(QUIET).await;
-            if trouble.lock().is_over(Instant::now()) {
+            if outage.lock().is_over(Instant::now()) {
                 info!("publishing works again");
             }
         });
@@ -120,9 +120,9 @@ impl Stuck {
 
     /// It got through.
     pub(super) fn confirmed(self) {
-        let trouble = Arc::clone(&self.0);
+        let outage = Arc::clone(&self.0);
         drop(self);
-        trouble.confirmed();
+        outage.confirmed();
     }
 }
 
@@ -132,13 +132,13 @@ impl Drop for Stuck {
     /// If its session was lost, its command may go to another worker. Then there may be nothing
     /// left to prove that publishing works.
     fn drop(&mut self) {
-        let trouble = Arc::clone(&self.0);
-        trouble.lock().stuck -= 1;
+        let outage = Arc::clone(&self.0);
+        outage.lock().stuck -= 1;
         tokio::spawn(async move {
             tokio::time::sleep(QUIET_WITHOUT_PROOF).await;
-            let is_quiet = trouble.lock().is_quiet(Instant::now(), QUIET_WITHOUT_PROOF);
-            if is_quiet && !trouble.health.is_ready(Component::Publisher) {
-                trouble.works();
+            let is_quiet = outage.lock().is_quiet(Instant::now(), QUIET_WITHOUT_PROOF);
+            if is_quiet && !outage.health.is_ready(Component::Publisher) {
+                outage.works();
             }
         });
     }
@@ -155,30 +155,30 @@ mod tests {
         assert!(state.failed(at(0)));
         for tenth in 1..30 {
             assert!(!state.is_over(at(tenth)), "too early");
-            assert!(!state.failed(at(tenth)), "told already");
+            assert!(!state.failed(at(tenth)), "logged already");
         }
         assert!(!state.is_over(at(78)));
         state.stuck = 1;
         assert!(!state.is_over(at(200)), "one is still being tried");
         state.stuck = 0;
         assert!(state.is_over(at(200)));
-        assert!(!state.is_over(at(300)), "told already");
-        assert!(state.failed(at(301)), "trouble of its own");
+        assert!(!state.is_over(at(300)), "logged already");
+        assert!(state.failed(at(301)), "an outage of its own");
     }
 
     #[tokio::test]
     async fn publishing_works_when_nothing_is_stuck_and_something_was_confirmed() {
         let (metrics, health) = (Arc::new(Metrics::default()), Arc::new(Health::default()));
-        let trouble = PublishTrouble::new(&metrics, &health);
-        let stuck = trouble.begin("cannot publish to task.events: no confirm");
+        let outage = PublishOutage::new(&metrics, &health);
+        let stuck = outage.begin("cannot publish to task.events: no confirm");
         stuck.failed_again("cannot publish to task.events: no confirm");
         assert!(!health.is_ready(Component::Publisher));
-        let other = trouble.begin("cannot publish to task.dlx: no confirm");
+        let other = outage.begin("cannot publish to task.dlx: no confirm");
         other.confirmed();
         assert!(!health.is_ready(Component::Publisher), "one is still stuck");
         drop(stuck);
         assert!(!health.is_ready(Component::Publisher), "nothing proves that it works");
-        trouble.confirmed();
+        outage.confirmed();
         assert!(health.is_ready(Component::Publisher));
     }
 }

@@ -1,5 +1,5 @@
-//! Looks at the consumed queues to notice a deaf consumer. `policy::hearing` decides what counts as
-//! deaf.
+//! Looks at the consumed queues to notice a deaf consumer. `policy::consumer_health` decides
+//! what counts as deaf.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::health::{Component, Health};
 use crate::kind::Kind;
-use crate::policy::hearing::{Hearing, Look, Moves, Sign};
+use crate::policy::consumer_health::{ConsumerHealth, HostSwitches, Look, StallSign};
 use crate::rabbitmq::Session;
 use crate::rabbitmq::topology::Depth;
 
@@ -41,10 +41,10 @@ impl Received {
 }
 
 /// The looks, and the session that they may give up.
-pub(super) struct Listener<'a> {
+pub(super) struct ConsumerWatch<'a> {
     session: &'a Session,
     health: &'a Health,
-    moves: &'a Mutex<Moves>,
+    host_switches: &'a Mutex<HostSwitches>,
     handlers: &'a TaskTracker,
     pub(super) received: Received,
     seen: Mutex<Seen>,
@@ -53,30 +53,30 @@ pub(super) struct Listener<'a> {
 /// The observations of all turns of the session so far.
 struct Seen {
     began: Instant,
-    hearings: [Hearing; Kind::ALL.len()],
+    consumers: [ConsumerHealth; Kind::ALL.len()],
     looks: usize,
     next_look: Instant,
     /// All deliveries up to the last look.
     received: u64,
 }
 
-impl<'a> Listener<'a> {
+impl<'a> ConsumerWatch<'a> {
     pub(super) fn new(
         session: &'a Session,
         health: &'a Health,
-        moves: &'a Mutex<Moves>,
+        host_switches: &'a Mutex<HostSwitches>,
         handlers: &'a TaskTracker,
     ) -> Self {
         let now = Instant::now();
         let seen = Seen {
             began: now,
-            hearings: Default::default(),
+            consumers: Default::default(),
             looks: 0,
             next_look: now + EVERY,
             received: 0,
         };
         let received = Received::default();
-        Self { session, health, moves, handlers, received, seen: Mutex::new(seen) }
+        Self { session, health, host_switches, handlers, received, seen: Mutex::new(seen) }
     }
 
     /// Looks for as long as a turn lasts; resolves when the session is given up because nothing
@@ -124,7 +124,7 @@ impl<'a> Listener<'a> {
         let is_quiet = {
             let (mut seen, received) = (self.seen(), self.received.all());
             let is_quiet = std::mem::replace(&mut seen.received, received) == received;
-            is_quiet && self.moves().may_ask(seen.began, now)
+            is_quiet && self.host_switches().may_ask(seen.began, now)
         };
         !is_quiet || self.session.reaches_majority().await
     }
@@ -132,7 +132,7 @@ impl<'a> Listener<'a> {
     fn judge(&self, looks: &[(Kind, Look)], now: Instant) -> Vec<String> {
         let mut seen = self.seen();
         let judged = looks.iter().filter_map(|(kind, look)| {
-            let sign = seen.hearings[*kind as usize].look(look, now)?;
+            let sign = seen.consumers[*kind as usize].look(look, now)?;
             Some(reason(*kind, sign))
         });
         judged.collect()
@@ -142,23 +142,23 @@ impl<'a> Listener<'a> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn moves(&self) -> MutexGuard<'_, Moves> {
-        self.moves.lock().unwrap_or_else(PoisonError::into_inner)
+    fn host_switches(&self) -> MutexGuard<'_, HostSwitches> {
+        self.host_switches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reports deaf consumers; `true` if the session is given up because of them.
     fn report(&self, deaf: &[String], now: Instant) -> bool {
         let Some(reason) = deaf.first() else {
-            if self.health.set(Component::Hearing, None) {
+            if self.health.set(Component::Consumer, None) {
                 info!("the consumer gets messages again, or there are none");
             }
             return false;
         };
-        if self.health.is_ready(Component::Hearing) {
+        if self.health.is_ready(Component::Consumer) {
             warn!("{reason}");
-            self.health.set(Component::Hearing, Some(reason.clone()));
+            self.health.set(Component::Consumer, Some(reason.clone()));
         }
-        let is_due = self.moves().is_due(now);
+        let is_due = self.host_switches().is_due(now);
         if is_due {
             self.session.give_up(reason.clone());
         }
@@ -166,11 +166,11 @@ impl<'a> Listener<'a> {
     }
 }
 
-fn reason(kind: Kind, sign: Sign) -> String {
+fn reason(kind: Kind, sign: StallSign) -> String {
     let what = match sign {
-        Sign::Ready(ready) => format!("{ready} messages are ready"),
-        Sign::NoAnswer => "RabbitMQ does not answer".to_owned(),
-        Sign::NoMajority => {
+        StallSign::Ready(ready) => format!("{ready} messages are ready"),
+        StallSign::NoAnswer => "RabbitMQ does not answer".to_owned(),
+        StallSign::NoMajority => {
             "RabbitMQ does not answer what needs a majority of its nodes".to_owned()
         }
     };
