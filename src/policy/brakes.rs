@@ -7,7 +7,7 @@ use super::cancellations::{Cancellation, Cancellations};
 use super::guard::{Guard, GuardState, Trip};
 use super::workers::Workers;
 use crate::messages::OrgId;
-use crate::messages::ledger::{Decision, LedgerEntry, LedgerRecord, Scope};
+use crate::messages::ledger::{Decision, GuardLimit, LedgerEntry, LedgerRecord, Scope};
 use jiff::Timestamp;
 
 /// No new call, and since when.
@@ -205,6 +205,11 @@ impl Brakes {
         }
     }
 
+    /// What the guard's limit still allows for this organisation and kind.
+    pub fn left(&self, scope: &Scope, limit: GuardLimit, now: Timestamp) -> u32 {
+        self.guards.get(scope).map_or(limit.max_deletes, |guard| guard.left(limit, now))
+    }
+
     /// The trips without a published event, as far as is known.
     pub fn unannounced(&self) -> Vec<(Scope, Trip)> {
         let trips = self.tripped().filter(|(_, trip)| !trip.is_announced);
@@ -255,7 +260,6 @@ impl Brakes {
 mod tests {
     use super::*;
     use crate::kind::Kind;
-    use crate::messages::ledger::GuardLimit;
 
     const LIMIT: GuardLimit = GuardLimit { max_deletes: 10, window_s: 60 };
 

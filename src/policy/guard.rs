@@ -18,21 +18,21 @@ const LONGEST_WINDOW: Duration = Duration::from_hours(24 * 7);
 
 /// Permits that a worker reserves at once, at most.
 const LARGEST_RESERVATION: u32 = 32;
-/// The part of the limit that a worker may have reserved without a command for it.
-const SPARE: u32 = 16;
+/// The part of what is left of the limit that a worker may reserve without a command for it.
+const IN_ADVANCE: u32 = 16;
 /// Permits that were spent faster than this are followed by twice as many.
 const SPENT_FAST: Duration = Duration::from_secs(1);
 
 /// How many permits a worker reserves next, if so many commands wait for one: `last` is the last
-/// reservation, and how long it took to spend.
+/// reservation, and how long it took to spend; `left` is what the limit still allows.
 ///
 /// # A slow stream of commands reserves no more than it spends
 ///
 /// Each reservation costs the broker and the worker some wake-ups, so one is doubled as long as the
 /// last one was spent within a second. When the guard trips, what was reserved and not spent is
-/// wasted; so at most a small part of the limit is reserved in advance.
-pub fn reservation(waiting: u32, last: Option<(u32, Duration)>, limit: GuardLimit) -> u32 {
-    let most = (limit.max_deletes / SPARE).clamp(1, LARGEST_RESERVATION);
+/// wasted; so the less is left, the less is reserved in advance.
+pub fn reservation(waiting: u32, last: Option<(u32, Duration)>, left: u32) -> u32 {
+    let most = (left / IN_ADVANCE).clamp(1, LARGEST_RESERVATION);
     let in_advance = match last {
         Some((granted, took)) if took < SPENT_FAST => granted.saturating_mul(2).min(most),
         _ => 1,
@@ -81,6 +81,18 @@ impl Guard {
         let begin = now - window;
         let counted = self.admitted.iter().rev().take_while(|(at, _)| *at + GRAIN > begin);
         counted.fold(0, |sum, (_, permits)| sum.saturating_add(*permits))
+    }
+
+    /// What the limit still allows. A grant is spent to the last permit, so nothing of it is
+    /// reserved in advance.
+    pub fn left(&self, limit: GuardLimit, now: Timestamp) -> u32 {
+        match &self.state {
+            GuardState::Armed => {
+                let window = Duration::from_secs(limit.window_s.into());
+                limit.max_deletes.saturating_sub(self.count(window, now))
+            }
+            GuardState::Tripped(_) | GuardState::Granted { .. } => 0,
+        }
     }
 
     /// A worker reserves permits. Returns how many it gets.
@@ -184,10 +196,24 @@ mod tests {
     }
 
     #[test]
+    fn the_less_is_left_the_less_is_reserved_in_advance_and_nothing_of_a_grant() {
+        let limit = GuardLimit { max_deletes: 500, window_s: 60 };
+        let (mut guard, now) = (Guard::default(), Timestamp::from_second(1_800_000_000).unwrap());
+        let fast = |left| reservation(1, Some((32, Duration::ZERO)), left);
+        assert_eq!(fast(guard.left(limit, now)), 31);
+        guard.reserve(400, limit, now);
+        assert_eq!((guard.left(limit, now), fast(guard.left(limit, now))), (100, 6));
+        guard.reserve(100, limit, now);
+        assert_eq!((guard.left(limit, now), fast(0)), (0, 1));
+        let decision = Decision { by: "ann".to_owned(), reason: None };
+        guard.grant(100, now + Duration::from_mins(1), decision);
+        assert_eq!(guard.left(limit, now), 0);
+    }
+
+    #[test]
     fn a_slow_stream_of_commands_reserves_no_more_than_it_spends() {
-        let of = |max_deletes| GuardLimit { max_deletes, window_s: 3600 };
         let (fast, slow) = (Duration::from_millis(100), Duration::from_secs(2));
-        for (waiting, last, max_deletes, expected) in [
+        for (waiting, last, left, expected) in [
             (0, None, 500, 1),
             (5, None, 500, 5),
             (50, None, 500, 32),
@@ -200,8 +226,8 @@ mod tests {
             (1, Some((4, fast)), 1, 1),
             (1, Some((0, fast)), 500, 1),
         ] {
-            let wanted = reservation(waiting, last, of(max_deletes));
-            assert_eq!(wanted, expected, "{waiting} {last:?} {max_deletes}");
+            let wanted = reservation(waiting, last, left);
+            assert_eq!(wanted, expected, "{waiting} {last:?} {left}");
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Braked, Ledger};
@@ -122,7 +123,8 @@ impl<'a> Admission<'a> {
         let permits = shared.scopes.entry((*scope).clone()).or_default();
         let (None, Some(limit)) = (permits.asked, ledger.limit) else { return };
         let last = permits.last.map(|(granted, at)| (granted, at.elapsed()));
-        let wanted = reservation(permits.waiting, last, limit);
+        let left = shared.brakes.left(scope, limit, Timestamp::now());
+        let wanted = reservation(permits.waiting, last, left);
         let (number, scope) = (shared.next_number(), (*scope).clone());
         shared.scopes.entry(scope.clone()).or_default().asked = Some(number);
         ledger.write(shared, LedgerEntry::Reserved { number, scope, permits: wanted, limit });
