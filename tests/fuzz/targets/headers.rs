@@ -14,6 +14,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use libfuzzer_sys::fuzz_target;
 use tallyfy_delete_worker::messages::{Incoming, Publication, RetryState, names};
 use tallyfy_delete_worker::policy::admission::{admit, age, first_seen};
+use tallyfy_delete_worker::policy::producers::Producers;
 use tallyfy_delete_worker::rabbitmq::envelope::{delivery_count, read, write};
 
 #[derive(Arbitrary, Debug)]
@@ -48,10 +49,16 @@ enum Value<'a> {
     Void,
 }
 
+/// The worker's own.
+const USER: &str = "worker";
 /// The broker's own; it never travels on.
 const DELIVERY_COUNT: &str = names::X_DELIVERY_COUNT;
-const OURS: [&str; 10] = [
+const OURS: [&str; 14] = [
     names::X_ATTEMPTS,
+    names::X_CALLS,
+    names::X_DRY_RUN,
+    names::X_PURGE_AT,
+    names::X_HELD_SINCE,
     names::X_FIRST_SEEN,
     names::X_AMBIGUOUS,
     names::X_NOT_BEFORE,
@@ -72,7 +79,10 @@ fuzz_target!(|input: Input| {
     let seen = first_seen(&incoming, now);
     assert!(seen <= now);
     let _ = age(&incoming, now);
-    assert!(admit(&incoming, |_| true, now).is_err(), "an empty body is no command");
+    assert!(
+        admit(&incoming, |_| true, &Producers::default(), now).is_err(),
+        "an empty body is no command"
+    );
 
     let copy = Publication::waiting_copy(
         &incoming,
@@ -80,7 +90,7 @@ fuzz_target!(|input: Input| {
         &incoming.retry_state,
         seen,
     );
-    let once = received(&write(&copy));
+    let once = received(&write(&copy, USER));
     assert_eq!(once.properties, incoming.properties);
     let but_first_seen = |state: &RetryState| RetryState { first_seen: None, ..state.clone() };
     assert_eq!(but_first_seen(&once.retry_state), but_first_seen(&incoming.retry_state));
@@ -96,18 +106,14 @@ fuzz_target!(|input: Input| {
         &once.retry_state,
         seen_again,
     );
-    let twice = received(&write(&copy));
+    let twice = received(&write(&copy, USER));
     assert_eq!((&twice.retry_state, &twice.properties), (&once.retry_state, &once.properties));
 
-    let dead = write(&Publication::dead_letter(
-        &incoming,
-        &incoming.retry_state,
-        seen,
-        ("expired", "d"),
-        now,
-    ));
+    let dead =
+        Publication::dead_letter(&incoming, &incoming.retry_state, seen, ("expired", "d"), now);
+    let dead = write(&dead, USER);
     assert_eq!(received(&dead).retry_state.attempts, incoming.retry_state.attempts);
-    for properties in [write(&copy), dead] {
+    for properties in [write(&copy, USER), dead] {
         nothing_else_is_carried(&properties);
     }
 });
@@ -116,7 +122,8 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 
 fn nothing_else_is_carried(properties: &BasicProperties) {
     assert_eq!(properties.delivery_mode(), &Some(2));
-    assert!(properties.expiration().is_none() && properties.user_id().is_none());
+    assert!(properties.expiration().is_none());
+    assert_eq!(properties.user_id().as_ref().map(ShortString::as_str), Some(USER));
     assert!(properties.reply_to().is_none() && properties.priority().is_none());
     let failure = [names::X_FAILURE_REASON, names::X_FAILURE_DETAIL, names::X_FAILED_AT];
     for name in properties.headers().iter().flat_map(|table| table.inner().keys()) {
@@ -128,7 +135,8 @@ fn nothing_else_is_carried(properties: &BasicProperties) {
 }
 
 fn received(properties: &BasicProperties) -> Incoming {
-    let (properties, retry_state) = read(properties);
+    // As from our own user, whose headers are believed.
+    let (properties, retry_state) = read(properties, true);
     Incoming { properties, retry_state, ..Incoming::default() }
 }
 

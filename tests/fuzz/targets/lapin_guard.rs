@@ -28,7 +28,8 @@ struct Input<'a> {
 
 fuzz_target!(|input: Input| {
     let mut bytes = Vec::new();
-    let has_large_body = input.frames.iter().any(|(kind, payload)| *kind == HEADER && is_large(payload));
+    let has_large_body =
+        input.frames.iter().any(|(kind, payload)| *kind == HEADER && is_large(payload));
     for (kind, payload) in &input.frames {
         let size = u32::try_from(payload.len()).expect("a small input").to_be_bytes();
         bytes.extend([&[*kind, 0, 1][..], &size, payload, &[FRAME_END]].concat());
