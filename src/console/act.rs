@@ -208,8 +208,6 @@ fn begin(
         Ok(agreed) => agreed,
         Err(why) => return wrong(viewer, &why),
     };
-    // Its dead letters will be gone.
-    shared.looks.last().remove(&agreed.kind);
     let by = viewer.by.clone();
     let asked = Asked {
         by: by.clone(),
@@ -222,6 +220,8 @@ fn begin(
     let bulk = Bulk { limit: Some(agreed.dead_letters), rate, consent: Consent::Given, by };
     let work_with = Arc::clone(shared);
     let started = shared.actions.start(asked, async move |action: Arc<Action>| {
+        // Its dead letters will be gone.
+        work_with.looks.last().remove(&agreed.kind);
         let (stop, progress) = (action.stop.clone(), action.progress.clone());
         match carry_out(&agreed, &bulk, work_with.broker(), stop, progress).await {
             Ok(ActionResult::Completed) => Ended::Done,

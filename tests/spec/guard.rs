@@ -109,14 +109,14 @@ async fn the_limit_holds_for_all_workers_together() {
     commands(&world, ORG, 150, "a").await;
     let another = world.another_worker().await;
     world.start_worker().await;
-    // Permits that one of them has not spent when the other trips the guard are wasted.
+    // Permits that one of them has not spent when the other trips the guard are wasted: 32 at most.
     let deleted = eventually("all deleted or held", async || {
         let held = world.tester.ready(&[HELD.to_owned()]).await[HELD] as usize;
         let deleted = deletions(&world, ORG).await;
         (held + deleted == 150).then_some(deleted)
     })
     .await;
-    assert!((1..=40).contains(&deleted), "{deleted}");
+    assert!((40 - 32..=40).contains(&deleted), "{deleted}");
     another.stop().await;
     world.tester.channel.queue_purge(HELD.into(), QueuePurgeOptions::default()).await.unwrap();
     world.assert_drained().await;
