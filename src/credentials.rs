@@ -185,8 +185,8 @@ impl Credentials {
     }
 
     fn report_empty_directory(&self, last_logged: &BTreeSet<String>) -> Option<String> {
-        let CredentialsSource::Directory { path, .. } = &self.source else { return None };
-        let trouble = CredentialsError::NoOrganisation { path: path.clone() }.to_string();
+        let CredentialsSource::Directory { path, only } = &self.source else { return None };
+        let trouble = CredentialsError::no_organisation(path, only.as_deref()).to_string();
         if !last_logged.contains(&trouble) {
             error!(
                 "credentials: {trouble}; the organisations stay allowed, and their commands wait"

@@ -1,6 +1,7 @@
 //! The broker's side: login, topology, permissions, confirms.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use super::permissions::{Publishing, grant, may_declare, permissions, unused_name};
 use super::{Fact, Purpose, judge};
@@ -28,7 +29,7 @@ const BLOCKED: &str =
     "`rabbitmqctl status`, section alarms: free memory or disk. A worker waits until it stops";
 
 pub(super) async fn facts(settings: &BrokerSettings, purpose: Purpose) -> Vec<Fact> {
-    let (mut facts, connection) = hosts(settings).await;
+    let (mut facts, connection) = hosts(settings, purpose).await;
     let Some(connection) = connection else { return facts };
     facts.push(tls(&connection));
     let (topology, state) = topology(&connection, &settings.topology).await;
@@ -52,33 +53,38 @@ enum TopologyState {
 }
 
 /// One fact per address of each host, and a connection to one of them for the rest of the checks.
-async fn hosts(settings: &BrokerSettings) -> (Vec<Fact>, Option<Connection>) {
+///
+/// A host works if one of its addresses does (`localhost` is often two, of which the broker has
+/// one). A worker starts if one host works.
+async fn hosts(settings: &BrokerSettings, purpose: Purpose) -> (Vec<Fact>, Option<Connection>) {
     const BROKER: &str = "broker";
     let opened = match Connection::open_each(&settings.url, &settings.tls, "check").await {
         Ok(opened) => opened,
         Err(error) => return (vec![Fact::failed(BROKER, error.to_string(), cure(&error))], None),
     };
     let is_one = opened.len() == 1;
-    let one_works = opened.iter().any(|(_, opened)| opened.is_ok());
+    let working = opened.iter().filter(|(_, _, opened)| opened.is_ok());
+    let working: BTreeSet<_> = working.map(|(host, _, _)| host.clone()).collect();
     let (mut facts, mut first) = (Vec::new(), None);
-    for (host, opened) in opened {
-        let name = if is_one { BROKER.to_owned() } else { format!("{BROKER} {host}") };
+    for (host, address, opened) in opened {
+        let name = if is_one { BROKER.to_owned() } else { format!("{BROKER} {address}") };
         match opened {
             Ok(connection) => {
                 let version = version(&connection, &settings.tls).await;
                 let version = version.unwrap_or_else(|| "of an unknown version".to_owned());
-                facts.push(Fact::ok(&name, format!("RabbitMQ {version} at {host}")));
+                facts.push(Fact::ok(&name, format!("RabbitMQ {version} at {address}")));
                 if first.is_none() {
                     first = Some(connection);
                 } else {
                     connection.close().await;
                 }
             }
-            // The worker works as long as one host does.
-            Err(error) if one_works => {
-                facts.push(Fact::warning(&name, error.to_string(), cure(&error)));
+            Err(error) => {
+                let is_enough =
+                    working.contains(&host) || (purpose == Purpose::Start && !working.is_empty());
+                let fact = if is_enough { Fact::warning } else { Fact::failed };
+                facts.push(fact(&name, error.to_string(), cure(&error)));
             }
-            Err(error) => facts.push(Fact::failed(&name, error.to_string(), cure(&error))),
         }
     }
     (facts, first)

@@ -7,6 +7,7 @@ use super::broker_args::BrokerArgs;
 use super::core_args::CoreArgs;
 use super::read::Reader;
 use super::topology_args::RetryDelayArgs;
+use crate::descriptors;
 use crate::kind::Kind;
 use crate::messages::OrgId;
 use crate::messages::ledger::GuardLimit;
@@ -40,8 +41,12 @@ pub(super) fn service(reader: &mut Reader, args: &RunArgs) -> Option<ServiceSett
     if let Some(kinds) = &kinds {
         reader.archives_all(mode, kinds);
     }
-    let topology = topology(provision.unwrap_or(Provision::Check), kinds, delays, retention, mode);
-    let prefetch = core.as_ref().map_or(LARGEST_PREFETCH, |core| prefetch(core.concurrency));
+    let topology =
+        topology(provision.unwrap_or(Provision::Check), kinds.clone(), delays, retention, mode);
+    let concurrency = core.as_ref().map(|core| core.concurrency);
+    has_descriptors_for(reader, concurrency);
+    let kinds = kinds.as_ref().map_or(1, Vec::len);
+    let prefetch = concurrency.map_or(LARGEST_PREFETCH, |calls| prefetch(calls, kinds));
     let broker = broker(reader, &args.broker, topology, prefetch)
         .map(|broker| BrokerSettings { trusted_users: args.trusted_users.clone(), ..broker });
     let http_addr = reader.take(&args.http_addr);
@@ -132,9 +137,25 @@ pub(super) fn broker(
     Some(BrokerSettings { url, tls, topology: topology?, prefetch, trusted_users: Vec::new() })
 }
 
-/// More than the calls, so that the next commands are ready while outcomes are being confirmed; but
-/// not many more, because each may hold a body of 64 KiB.
-fn prefetch(concurrency: usize) -> u16 {
-    let spare = concurrency.min(MOST_SPARE);
+/// # Calls leave descriptors for the broker
+///
+/// Each call needs one. Without any left, neither a session with the broker nor a call could be
+/// opened, and the API would seem to be unreachable.
+fn has_descriptors_for(reader: &mut Reader, concurrency: Option<usize>) -> Option<()> {
+    let (calls, most) = (u64::try_from(concurrency?).ok()?, descriptors::most()?);
+    let needed = calls + descriptors::BESIDE_CALLS;
+    if needed <= most {
+        return Some(());
+    }
+    reader.problem(
+        "CONCURRENCY",
+        format!("{calls} calls at once need {needed} open files, and this process may have {most}: lower it, or raise the hard limit (ulimit -n, LimitNOFILE=)"),
+    )
+}
+
+/// Of each kind: more than the calls, so that the next commands are ready while outcomes are being
+/// confirmed; but not many more, because each may hold a body of 64 KiB.
+fn prefetch(concurrency: usize, kinds: usize) -> u16 {
+    let spare = concurrency.min(MOST_SPARE) / kinds.max(1);
     u16::try_from(concurrency + spare).unwrap_or(LARGEST_PREFETCH).min(LARGEST_PREFETCH)
 }

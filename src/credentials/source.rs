@@ -57,14 +57,25 @@ pub enum CredentialsError {
         path: PathBuf,
     },
     /// The directory has no file named by the id of an organisation that may be touched.
-    #[error("{path} has no file that is named by the id of an organisation that may be touched")]
+    #[error(
+        "{path} has no file that is named by the id of an organisation that may be touched{orgs}"
+    )]
     NoOrganisation {
         /// The directory.
         path: PathBuf,
+        /// The organisations that may be, if they are listed.
+        orgs: String,
     },
 }
 
 impl CredentialsError {
+    pub(super) fn no_organisation(path: &Path, listed: Option<&[OrgId]>) -> Self {
+        let listed: Vec<_> = listed.iter().copied().flatten().map(ToString::to_string).collect();
+        let orgs =
+            if listed.is_empty() { String::new() } else { format!(": {}", listed.join(", ")) };
+        Self::NoOrganisation { path: path.to_owned(), orgs }
+    }
+
     /// Whether the file was listed but does not exist, such as a link to a removed file.
     pub(super) fn is_not_there(&self) -> bool {
         matches!(self, Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound)
@@ -123,12 +134,12 @@ impl CredentialsSource {
     /// Reads the source for a start: a directory must hold at least one token.
     pub(super) fn read_first(&self) -> Result<Found, CredentialsError> {
         let found = self.read()?;
-        let Self::Directory { path, .. } = self else { return Ok(found) };
+        let Self::Directory { path, only } = self else { return Ok(found) };
         if found.values().any(Result::is_ok) {
             return Ok(found);
         }
         let trouble = found.into_values().find_map(Result::err);
-        Err(trouble.unwrap_or_else(|| CredentialsError::NoOrganisation { path: path.clone() }))
+        Err(trouble.unwrap_or_else(|| CredentialsError::no_organisation(path, only.as_deref())))
     }
 }
 

@@ -10,7 +10,7 @@ use super::cloud_event::{self, CloudEvent, EventSchema};
 use super::command::Target;
 use super::event::{End, EndKind, Outcome};
 use super::failure_reason::FailureReason;
-use super::ids::event_id;
+use super::ids::EventSubject;
 use super::publication::Publication;
 use crate::kind::Kind;
 
@@ -52,6 +52,9 @@ pub struct DryRun {
     pub command_id: String,
     #[serde(flatten)]
     pub target: Option<Target>,
+    /// What it is about, in the event's id.
+    #[serde(skip)]
+    pub subject: EventSubject,
     /// What would have happened: an outcome of the command's kind, or `unknown`.
     pub would: &'static str,
     /// Why it would have been dead-lettered.
@@ -98,6 +101,7 @@ impl DryRun {
             how,
             command_id: outcome.command_id,
             target: outcome.target,
+            subject: outcome.subject,
             would: how.word(kind),
             failure_reason,
             detail,
@@ -115,7 +119,7 @@ impl DryRun {
     /// The event. Its id is derived like that of an outcome event, from its own type.
     pub fn event(&self, incoming: &Incoming, now: Timestamp) -> Publication<'static> {
         let event_type = self.kind.spec().dry_run_event;
-        let id = event_id(event_type, self.target.as_ref(), &self.command_id);
+        let id = self.subject.event_id(event_type, &self.command_id);
         let subject = self.target.as_ref().map(ToString::to_string);
         let body = CloudEvent::new(event_type, &id, now, self).about(subject).body();
         Publication::event(incoming, event_type, id, body)

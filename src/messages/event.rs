@@ -11,7 +11,7 @@ use super::Incoming;
 use super::cloud_event::{self, CloudEvent, EventSchema};
 use super::command::{Command, Target};
 use super::failure_reason::FailureReason;
-use super::ids;
+use super::ids::{self, EventSubject};
 use crate::kind::Kind;
 
 /// How a command ended.
@@ -103,6 +103,9 @@ pub struct Outcome {
     /// Organisation and object, if the command could be read.
     #[serde(flatten)]
     pub target: Option<Target>,
+    /// What it is about, in the ids of its events.
+    #[serde(skip)]
+    pub subject: EventSubject,
     /// How it ended.
     pub outcome: End,
     /// Attempts spent, the last one included.
@@ -169,10 +172,16 @@ impl Outcome {
     ///
     /// # Two commands never share an event id
     ///
-    /// Two producers may use the same `message_id` (a counter, say), so the target is part of it:
-    /// neither type nor ids hold a slash, and the command's id, which may, stands last.
+    /// Two producers may use the same `message_id` (a counter, say), so the target is part of it,
+    /// or the body of a command that could not be read. Type, organisation and object have no
+    /// slash, and the command's id, which may, stands last.
     pub fn event_id(&self) -> String {
-        ids::event_id(self.outcome.event_type(), self.target.as_ref(), &self.command_id)
+        let event_type = match self.outcome.how {
+            // Not that of the command `task.archive`.
+            EndKind::Archived => "task.delete_archived",
+            _ => self.outcome.event_type(),
+        };
+        self.subject.event_id(event_type, &self.command_id)
     }
 
     /// Id of the failure event that this success supersedes; `None` of a failure.
@@ -189,7 +198,7 @@ impl Outcome {
         let is_success =
             matches!(self.outcome.how, EndKind::Done | EndKind::AlreadyAbsent | EndKind::Archived);
         let failed_event = self.outcome.kind.spec().failed_event;
-        is_success.then(|| ids::event_id(failed_event, self.target.as_ref(), &self.command_id))
+        is_success.then(|| self.subject.event_id(failed_event, &self.command_id))
     }
 
     pub fn event_body(&self, id: &str, time: Timestamp) -> Vec<u8> {
@@ -210,20 +219,22 @@ impl Outcome {
 
 #[cfg(test)]
 pub(crate) mod samples {
-    use super::{End, EndKind, Outcome};
+    use super::{End, EndKind, EventSubject, Outcome};
     use crate::kind::Kind;
     use crate::messages::{ObjectId, OrgId, Target};
 
     pub(crate) fn outcome(how: EndKind) -> Outcome {
         let kind = Kind::TaskDelete;
         let id = |id: &str| id.to_owned();
+        let target = Target {
+            kind,
+            org: OrgId::try_from(id("o")).unwrap(),
+            id: ObjectId::try_from(id("t")).unwrap(),
+        };
         Outcome {
             command_id: "c1".into(),
-            target: Some(Target {
-                kind,
-                org: OrgId::try_from(id("o")).unwrap(),
-                id: ObjectId::try_from(id("t")).unwrap(),
-            }),
+            subject: EventSubject::from(&target),
+            target: Some(target),
             outcome: End { kind, how },
             attempts: 1,
             ambiguous: false,
@@ -244,7 +255,6 @@ pub(crate) mod samples {
 mod tests {
     use super::samples::outcome;
     use super::*;
-    use crate::messages::ObjectId;
     use proptest::prelude::*;
     use uuid::Uuid;
 
@@ -344,20 +354,26 @@ mod tests {
         assert_ne!(of_a_process.event_id(), deleted.event_id());
     }
 
+    /// Of a command for one of some objects, or one that cannot be read.
+    fn body() -> impl Strategy<Value = String> {
+        let readable = ("[ab]", "[ab]{1,2}")
+            .prop_map(|(org, id)| serde_json::json!({"org_id": org, "task_id": id}).to_string());
+        prop_oneof![readable, "[ab]{1,2}"]
+    }
+
     proptest! {
         #[test]
         fn two_commands_never_share_an_event_id(
-            ids in proptest::array::uniform2("[a-c/.]{0,3}"), ends in proptest::array::uniform2(0_usize..3),
-            objects in proptest::array::uniform2(proptest::option::of("[ab]{1,2}")),
+            ids in proptest::array::uniform2("[a-c/.]{0,3}"), ends in proptest::array::uniform2(0_usize..4),
+            bodies in proptest::array::uniform2(body()),
         ) {
-            let kinds = [EndKind::Done, EndKind::AlreadyAbsent, EndKind::DeadLettered];
+            let kinds = [EndKind::Done, EndKind::AlreadyAbsent, EndKind::DeadLettered, EndKind::Archived];
             let [one, other] = [0, 1].map(|i| {
-                let sample = outcome(kinds[ends[i]]);
-                let id = objects[i].clone().map(|id| ObjectId::try_from(id).unwrap());
-                let target = id.and_then(|id| Some(Target { id, ..sample.target.clone()? }));
-                Outcome { command_id: ids[i].clone(), target, ..sample }
+                let command = Command::decode(Kind::TaskDelete, bodies[i].as_bytes()).ok();
+                let subject = EventSubject::of(Kind::TaskDelete, command.as_ref(), bodies[i].as_bytes());
+                Outcome { command_id: ids[i].clone(), subject, ..outcome(kinds[ends[i]]) }
             });
-            let is_same = ids[0] == ids[1] && objects[0] == objects[1] && one.outcome.event_type() == other.outcome.event_type();
+            let is_same = ids[0] == ids[1] && bodies[0] == bodies[1] && one.outcome.event_type() == other.outcome.event_type();
             prop_assert_eq!(one.event_id() == other.event_id(), is_same);
             prop_assert_eq!(Uuid::parse_str(&one.event_id()).unwrap().get_version_num(), 5);
         }

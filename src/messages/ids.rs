@@ -18,22 +18,41 @@ pub(super) fn command_id(
     match (message_id, command) {
         (Some(id), _) => id.to_owned(),
         (None, Some(command)) => command.derived_id(),
-        (None, None) => {
-            let kind = match kind {
-                // As it was when this was the only kind.
-                Kind::TaskDelete => "",
-                kind => kind.as_str(),
-            };
-            derived(&[kind.as_bytes(), body]).to_string()
-        }
+        (None, None) => body_id(kind, body),
     }
 }
 
-/// The id of an event about a command, derived from the event's type, the target and the command's
-/// id.
-pub(super) fn event_id(event_type: &str, target: Option<&Target>, command_id: &str) -> String {
-    let target = target.map(ToString::to_string).unwrap_or_default();
-    derived(&[event_type, "/", &target, "/", command_id].map(str::as_bytes)).to_string()
+/// An id of a body that could not be read.
+fn body_id(kind: Kind, body: &[u8]) -> String {
+    let kind = match kind {
+        // As it was when this was the only kind.
+        Kind::TaskDelete => "",
+        kind => kind.as_str(),
+    };
+    derived(&[kind.as_bytes(), body]).to_string()
+}
+
+/// What a command is about, in the ids of its events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventSubject(String);
+
+impl EventSubject {
+    /// Its target; if it could not be read, its body.
+    pub(crate) fn of(kind: Kind, command: Option<&Command>, body: &[u8]) -> Self {
+        Self(command.map_or_else(|| body_id(kind, body), |command| command.target.to_string()))
+    }
+
+    /// The id of an event about a command, derived from the event's type, the subject and the
+    /// command's id.
+    pub(super) fn event_id(&self, event_type: &str, command_id: &str) -> String {
+        derived(&[event_type, "/", &self.0, "/", command_id].map(str::as_bytes)).to_string()
+    }
+}
+
+impl From<&Target> for EventSubject {
+    fn from(target: &Target) -> Self {
+        Self(target.to_string())
+    }
 }
 
 /// Ids of the two events that a command can end with.
@@ -53,8 +72,8 @@ impl EventIds {
         let digest = (body.len() > MAX_BODY_BYTES).then(|| <[u8; 20]>::from(Sha1::digest(body)));
         let body = digest.as_ref().map_or(body, |digest| digest);
         let command_id = command_id(kind, message_id, command.as_ref(), body);
-        let target = command.map(|command| command.target);
-        let id = |event_type| event_id(event_type, target.as_ref(), &command_id);
+        let subject = EventSubject::of(kind, command.as_ref(), body);
+        let id = |event_type| subject.event_id(event_type, &command_id);
         let spec = kind.spec();
         Self { failure: id(spec.failed_event), success: id(spec.done_event) }
     }

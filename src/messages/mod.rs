@@ -30,6 +30,7 @@ pub use dead_letter::DeadLetter;
 pub use dry_run::{DryRun, Would};
 pub use event::{End, EndKind, Outcome};
 pub use failure_reason::FailureReason;
+pub use ids::EventSubject;
 pub use incoming::{Arrival, Incoming, Properties, RetryState, TraceContext};
 pub use mirror::{MirrorRecord, Removal};
 pub use pending::Pending;

@@ -5,7 +5,7 @@ use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 
 use super::cloud_event::{self, CloudEvent, EventSchema};
-use super::ids::event_id;
+use super::ids::EventSubject;
 use super::publication::Publication;
 use super::{Incoming, Outcome, Target, names, time};
 
@@ -16,6 +16,9 @@ pub struct Pending {
     pub command_id: String,
     #[serde(flatten)]
     pub target: Option<Target>,
+    /// What it is about, in the event's id.
+    #[serde(skip)]
+    pub subject: EventSubject,
     /// When it is deleted, unless somebody restores it before.
     #[schemars(extend("format" = "date-time"))]
     pub purge_at: String,
@@ -36,6 +39,7 @@ impl Pending {
         Self {
             command_id: outcome.command_id,
             target: outcome.target,
+            subject: outcome.subject,
             purge_at: time::text(purge_at),
             requested_by: outcome.requested_by,
             reason: outcome.reason,
@@ -46,7 +50,7 @@ impl Pending {
     /// The event. Its id is derived like that of an outcome event, from its own type.
     pub fn event(&self, incoming: &Incoming, now: Timestamp) -> Publication<'static> {
         let event_type = names::PENDING_EVENT;
-        let id = event_id(event_type, self.target.as_ref(), &self.command_id);
+        let id = self.subject.event_id(event_type, &self.command_id);
         let subject = self.target.as_ref().map(ToString::to_string);
         let body = CloudEvent::new(event_type, &id, now, self).about(subject).body();
         Publication::event(incoming, event_type, id, body)

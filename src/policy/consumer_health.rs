@@ -89,6 +89,7 @@ pub struct ConsumerHealth {
 #[derive(Debug)]
 struct Signs {
     first: Instant,
+    /// The end of the last look, which takes long if the broker is slow.
     last: Instant,
     /// Deliveries up to the first sign.
     received: u64,
@@ -107,12 +108,12 @@ impl ConsumerHealth {
                 if signs.received == look.received
                     && look.asked.saturating_duration_since(signs.last) < DEAF_AFTER =>
             {
-                signs.last = look.asked;
+                signs.last = now;
                 (now.saturating_duration_since(signs.first) >= DEAF_AFTER).then_some(sign)
             }
             _ => {
                 let (first, received) = (look.asked, look.received);
-                self.signs = Some(Signs { first, last: first, received });
+                self.signs = Some(Signs { first, last: now, received });
                 None
             }
         }
@@ -205,6 +206,8 @@ mod tests {
         let (mute, takes) = (look([None; 2], true), Duration::from_secs(3));
         assert_eq!(last_of_slow(&[mute], takes), None);
         assert_eq!(last_of_slow(&[mute; 2], takes), Some(StallSign::NoAnswer));
+        let takes = Duration::from_secs(14);
+        assert_eq!(last_of_slow(&[mute; 2], takes), Some(StallSign::NoAnswer), "several slow ones");
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::settlement::Settlement;
 use crate::messages::event::Failure;
 use crate::messages::ledger::Decision;
-use crate::messages::{Command, End, EndKind, FailureReason, Incoming, Outcome, RetryState};
+use crate::messages::{
+    Command, End, EndKind, EventSubject, FailureReason, Incoming, Outcome, RetryState,
+};
 
 const LONGEST_DETAIL: usize = 1024;
 
@@ -21,6 +23,7 @@ pub(crate) fn outcome(
     Outcome {
         command_id: Outcome::command_id(incoming, command),
         target: command.map(|command| command.target.clone()),
+        subject: EventSubject::of(incoming.kind, command, &incoming.body),
         outcome: End { kind: incoming.kind, how: end },
         attempts: retry_state.attempts,
         ambiguous: retry_state.ambiguous,

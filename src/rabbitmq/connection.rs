@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt};
 use lapin::tcp::OwnedTLSConfig;
 use lapin::{Channel, ConnectionProperties, Event};
@@ -22,7 +23,8 @@ use super::tls::TlsFiles;
 use crate::messages::names;
 
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest that a request to the broker may take.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection. lapin's own recovery stays off: when its retries end, the consumer hangs silently.
 #[derive(Debug)]
@@ -78,7 +80,8 @@ impl Connection {
     /// # An address that does not answer does not hold up the others
     ///
     /// Hosts are shuffled, and each address has its own time limit. A host name may have several
-    /// addresses, and a black-holed one never answers.
+    /// addresses, and a black-holed one never answers. One that accepts and then says nothing may
+    /// only be slow: it is waited for, while the next one is tried beside it.
     ///
     /// # Errors
     /// As [`Connection::open`].
@@ -101,10 +104,21 @@ impl Connection {
         let (url, tls) = (source.read()?, tls.read()?);
         let (endpoints, errors) = resolve(&url).await;
         let mut errors: Vec<_> = errors.into_iter().map(|(_, error)| error).collect();
-        for endpoint in in_order(endpoints, &preference) {
-            match Self::open_at(&endpoint, url.connect_within(), &tls, purpose, keep).await {
-                Ok(connection) => return Ok(connection),
-                Err(error) => errors.push(error),
+        let (limit, tls) = (url.connect_within(), &tls);
+        let mut untried = in_order(endpoints, &preference).into_iter();
+        let mut opening = FuturesUnordered::new();
+        loop {
+            let next = untried.next().map(|endpoint| async move {
+                Self::open_at(&endpoint, limit, tls, purpose, keep).await
+            });
+            opening.extend(next);
+            // The last address has only its own time limit.
+            let patience = if untried.len() > 0 { limit } else { Duration::MAX };
+            match timeout(patience, opening.next()).await {
+                Ok(Some(Ok(connection))) => return Ok(connection),
+                Ok(Some(Err(error))) => errors.push(error),
+                Ok(None) => break,
+                Err(_) => {}
             }
         }
         let nothing_to_try = || BrokerError::NoAddress {
@@ -114,8 +128,8 @@ impl Connection {
         Err(BrokerError::of_all(errors).unwrap_or_else(nothing_to_try))
     }
 
-    /// Connects to every address of every host at once, for `check`. Each result has its address's
-    /// name.
+    /// Connects to every address of every host at once, for `check`. Each result has its host and
+    /// its address's name.
     ///
     /// # Errors
     /// [`BrokerError`] if a file cannot be used.
@@ -123,16 +137,17 @@ impl Connection {
         source: &AmqpSource,
         tls: &TlsFiles,
         purpose: &str,
-    ) -> Result<Vec<(String, Result<Self, BrokerError>)>, BrokerError> {
+    ) -> Result<Vec<(String, String, Result<Self, BrokerError>)>, BrokerError> {
         let (url, tls) = (source.read()?, tls.read()?);
         let (endpoints, errors) = resolve(&url).await;
         let open = endpoints.iter().map(async |endpoint| {
             let within = url.connect_within();
-            (endpoint.name(), Self::open_at(endpoint, within, &tls, purpose, KEEP).await)
+            let opened = Self::open_at(endpoint, within, &tls, purpose, KEEP).await;
+            (endpoint.host(), endpoint.name(), opened)
         });
         let mut opened = join_all(open).await;
-        opened.extend(errors.into_iter().map(|(host, error)| (host, Err(error))));
-        opened.sort_by(|(one, _), (other, _)| one.cmp(other));
+        opened.extend(errors.into_iter().map(|(host, error)| (host.clone(), host, Err(error))));
+        opened.sort_by(|(_, one, _), (_, other, _)| one.cmp(other));
         Ok(opened)
     }
 
@@ -205,7 +220,12 @@ impl Connection {
 
     /// A new channel; closed when its last handle is dropped.
     pub(super) async fn channel(&self) -> lapin::Result<Channel> {
-        in_time(self.connection.create_channel()).await
+        self.channel_within(ANSWER_TIMEOUT).await
+    }
+
+    /// The same, with another time limit.
+    pub(super) async fn channel_within(&self, limit: Duration) -> lapin::Result<Channel> {
+        within(limit, self.connection.create_channel()).await
     }
 
     /// Events of the connection as a whole.
@@ -233,7 +253,18 @@ fn name(purpose: &str) -> String {
 pub(super) async fn in_time<T>(
     request: impl Future<Output = lapin::Result<T>>,
 ) -> lapin::Result<T> {
+    within(ANSWER_TIMEOUT, request).await
+}
+
+/// The same, with another time limit.
+///
+/// # Errors
+/// As [`in_time`].
+pub(super) async fn within<T>(
+    limit: Duration,
+    request: impl Future<Output = lapin::Result<T>>,
+) -> lapin::Result<T> {
     let late =
         |_| Err(io::Error::new(io::ErrorKind::TimedOut, "RabbitMQ did not answer in time").into());
-    timeout(ANSWER_TIMEOUT, request).await.unwrap_or_else(late)
+    timeout(limit, request).await.unwrap_or_else(late)
 }

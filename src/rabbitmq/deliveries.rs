@@ -120,9 +120,14 @@ impl<M> Deliveries<M> {
     fn read(&self, kind: Kind, delivery: lapin::message::Delivery) -> Delivery<M> {
         let redelivered = delivery.redelivered;
         Delivery::new(delivery, &self.acknowledger, |message, body| {
-            let believed =
-                self.trust.believes(message) || (self.source.is_of_a_worker)(kind, message);
-            let incoming = incoming((kind, redelivered), message, body, believed);
+            let is_trusted = self.trust.believes(message);
+            let believed = is_trusted || (self.source.is_of_a_worker)(kind, message);
+            let mut incoming = incoming((kind, redelivered), message, body, believed);
+            if !is_trusted {
+                // Who published it is only what the broker has validated.
+                incoming.properties.published_by =
+                    message.user_id().as_ref().map(ToString::to_string);
+            }
             (self.source.read)(kind, message, incoming)
         })
     }

@@ -34,9 +34,14 @@ impl Endpoint {
         self.uri.scheme == AMQPScheme::AMQPS
     }
 
-    /// For log lines: the host as configured, with its address if that adds anything.
+    /// The host as configured.
+    pub(super) fn host(&self) -> String {
+        format!("{}:{}", self.uri.authority.host, self.uri.authority.port)
+    }
+
+    /// For log lines: the host, with its address if that adds anything.
     pub(super) fn name(&self) -> String {
-        let host = format!("{}:{}", self.uri.authority.host, self.uri.authority.port);
+        let host = self.host();
         let address = self.address.to_string();
         if address == host { host } else { format!("{host} ({address})") }
     }

@@ -10,15 +10,16 @@ use lapin::Channel;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::sync::Mutex;
-use tokio::time::timeout;
 
 use super::broker_error::{Refusal, is_late};
-use super::connection::{Connection, in_time};
+use super::connection::{Connection, in_time, within};
 use super::topology::{Depth, depth};
 
 /// The tag of the temporary consumer, for operators who look at the broker's list.
 const TAG: &str = "majority";
-const LOOK_WITHIN: Duration = Duration::from_secs(3);
+/// For the answer to each request of a look. A look makes several, so a slow broker is not taken
+/// for a mute one.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
 /// The channels, one for each connection.
 #[derive(Default)]
@@ -29,17 +30,25 @@ pub(super) struct Looks {
 }
 
 impl Looks {
-    /// Each connection's answer about a queue; `None` without an answer in time.
+    /// Each connection's answers about some queues, up to the first that does not come in time.
     pub(super) async fn depths(
         &self,
         connections: [&Connection; 2],
-        queue: &str,
-    ) -> [Option<Depth>; 2] {
+        queues: &[&str],
+    ) -> [Vec<Depth>; 2] {
         let look = async |at: usize| {
-            let look = self.ask(connections[at], at, async |channel| depth(channel, queue).await);
-            timeout(LOOK_WITHIN, look).await.ok()?.ok()
+            let mut depths = Vec::new();
+            for queue in queues {
+                let question =
+                    async |channel: &Channel| within(ANSWER_WITHIN, depth(channel, queue)).await;
+                match self.ask(connections[at], at, question).await {
+                    Ok(depth) => depths.push(depth),
+                    Err(_) => break,
+                }
+            }
+            depths
         };
-        <[_; 2]>::from(tokio::join!(look(0), look(1)))
+        tokio::join!(look(0), look(1)).into()
     }
 
     /// Whether each connection's node reaches a majority of the nodes, judging by this queue.
@@ -55,15 +64,12 @@ impl Looks {
             return true;
         }
         let asked = (0..2).map(async |at| {
-            let question = async |channel: &Channel| add_and_remove_consumer(channel, queue).await;
-            match timeout(LOOK_WITHIN, self.ask(connections[at], at, question)).await {
-                Ok(Err(error)) => {
-                    self.is_refused.fetch_or(Refusal::of(&error).is_some(), Ordering::Relaxed);
-                    !is_late(&error)
-                }
-                Ok(Ok(())) => true,
-                Err(_) => false,
-            }
+            let question = async |channel: &Channel| {
+                add_and_remove_consumer(channel, queue, ANSWER_WITHIN).await
+            };
+            let Err(error) = self.ask(connections[at], at, question).await else { return true };
+            self.is_refused.fetch_or(Refusal::of(&error).is_some(), Ordering::Relaxed);
+            !is_late(&error)
         });
         join_all(asked).await.into_iter().all(|reaches| reaches)
     }
@@ -79,7 +85,7 @@ impl Looks {
         let mut kept = self.channels[at].lock().await;
         let channel = match kept.take().filter(|channel| channel.status().connected()) {
             Some(channel) => channel,
-            None => connection.channel().await?,
+            None => connection.channel_within(ANSWER_WITHIN).await?,
         };
         let mut left = ClosedIfLeft(Some(channel.clone()));
         let answer = question(&channel).await?;
@@ -89,17 +95,17 @@ impl Looks {
     }
 }
 
-/// The same for a new connection, which is closed if it does not.
+/// The same for a new connection, which is closed if it does not. Each request has this time limit.
 pub(super) async fn reaches_majority(
     connection: &Connection,
     queue: &str,
-    within: Duration,
+    limit: Duration,
 ) -> bool {
-    let asked = async { add_and_remove_consumer(&connection.channel().await?, queue).await };
-    match timeout(within, asked).await {
-        Ok(answer) => answer.err().is_none_or(|error| !is_late(&error)),
-        Err(_) => false,
-    }
+    let asked = async {
+        let channel = connection.channel_within(limit).await?;
+        add_and_remove_consumer(&channel, queue, limit).await
+    };
+    asked.await.err().is_none_or(|error| !is_late(&error))
 }
 
 /// # A consumer that starts too late does not stay
@@ -117,17 +123,21 @@ impl Drop for ClosedIfLeft {
 }
 
 /// Adds a consumer to a queue and removes it, if nothing is ready: the queue must be there to
-/// answer that.
-pub(super) async fn add_and_remove_consumer(channel: &Channel, queue: &str) -> lapin::Result<()> {
-    if depth(channel, queue).await?.ready > 0 {
+/// answer that. Each request has this time limit.
+pub(super) async fn add_and_remove_consumer(
+    channel: &Channel,
+    queue: &str,
+    limit: Duration,
+) -> lapin::Result<()> {
+    if within(limit, depth(channel, queue)).await?.ready > 0 {
         return Ok(());
     }
-    in_time(channel.basic_qos(1, BasicQosOptions::default())).await?;
+    within(limit, channel.basic_qos(1, BasicQosOptions::default())).await?;
     let (options, mut arguments) = (BasicConsumeOptions::default(), FieldTable::default());
     arguments.insert("x-priority".into(), AMQPValue::LongInt(-1));
     let consume = channel.basic_consume(queue.into(), TAG.into(), options, arguments);
-    let mut consumer = in_time(consume).await?;
-    in_time(channel.basic_cancel(consumer.tag(), BasicCancelOptions::default())).await?;
+    let mut consumer = within(limit, consume).await?;
+    within(limit, channel.basic_cancel(consumer.tag(), BasicCancelOptions::default())).await?;
     if consumer.next().await.is_some() {
         // Requeues the message.
         in_time(channel.close(200, "OK".into())).await?;

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::acks::{Acknowledger, Singly};
 use super::broker_error::BrokerError;
-use super::connection::{Connection, in_time};
+use super::connection::{ANSWER_TIMEOUT, Connection, in_time};
 use super::delivery::Delivery;
 use super::looks::add_and_remove_consumer;
 use super::topology;
@@ -64,7 +64,7 @@ impl QueueReader {
             if depth.ready == 0 {
                 // RabbitMQ also says so of a queue that is still starting.
                 let other = connection.channel().await?;
-                in_time(add_and_remove_consumer(&other, &queue)).await?;
+                add_and_remove_consumer(&other, &queue, ANSWER_TIMEOUT).await?;
                 let _ = in_time(other.close(200, "OK".into())).await;
                 depth = topology::depth(&channel, &queue).await?;
             }

@@ -237,9 +237,9 @@ impl Session {
         depths
     }
 
-    /// The answer about a queue on each connection; `None` without an answer in time.
-    pub(crate) async fn look(&self, queue: &str) -> [Option<Depth>; 2] {
-        self.looks.depths(self.connections(), queue).await
+    /// Each connection's answers about some queues, up to the first that does not come in time.
+    pub(crate) async fn look(&self, queues: &[&str]) -> [Vec<Depth>; 2] {
+        self.looks.depths(self.connections(), queues).await
     }
 
     /// Whether the nodes of both connections still reach a majority of the nodes.

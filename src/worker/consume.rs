@@ -128,12 +128,17 @@ impl<'a> Consumption<'a> {
         }
     }
 
-    /// Deliveries that may be unacknowledged at once.
+    /// Deliveries of each kind that may be unacknowledged at once.
     fn prefetch(&self, intake: Intake) -> u16 {
         match intake {
             Intake::Bulk => self.broker.prefetch,
             Intake::Probing | Intake::Paused(_) => {
-                u16::try_from(self.engine.permits.probe_window()).unwrap_or(self.broker.prefetch)
+                let of_each = self
+                    .engine
+                    .permits
+                    .probe_window()
+                    .div_ceil(self.broker.topology.kinds.len().max(1));
+                u16::try_from(of_each).unwrap_or(self.broker.prefetch)
             }
         }
     }

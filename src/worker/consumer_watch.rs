@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
 use tokio::time::sleep_until;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -14,7 +13,6 @@ use crate::health::{Component, Health};
 use crate::kind::Kind;
 use crate::policy::consumer_health::{ConsumerHealth, HostSwitches, Look, StallSign};
 use crate::rabbitmq::Session;
-use crate::rabbitmq::topology::Depth;
 
 const EVERY: Duration = Duration::from_secs(2);
 /// Time for messages that were ready at the start of a turn to arrive.
@@ -108,15 +106,16 @@ impl<'a> ConsumerWatch<'a> {
         let has_room = self.handlers.len() < usize::from(prefetch);
         let received = kinds.iter().map(|kind| self.received.of(*kind).load(Ordering::Relaxed));
         let received: Vec<_> = received.collect();
-        let (depths, has_majority) = tokio::join!(
-            join_all(kinds.iter().map(|kind| self.session.look(kind.queue()))),
-            self.has_majority(asked)
-        );
-        let look = |((kind, depths), received): ((&Kind, [Option<Depth>; 2]), u64)| {
-            let ready = depths.map(|depth| depth.map(|depth| depth.ready));
+        let queues: Vec<_> = kinds.iter().map(|kind| kind.queue()).collect();
+        let depths = self.session.look(&queues).await;
+        let is_mute = depths.iter().any(|answers| answers.len() < queues.len());
+        // One question without an answer is enough: a look must not take too long.
+        let has_majority = is_mute || self.has_majority(asked).await;
+        let look = |(at, (kind, received)): (usize, (&Kind, u64))| {
+            let ready = depths.each_ref().map(|answers| answers.get(at).map(|depth| depth.ready));
             (*kind, Look { ready, asked, received, has_room, has_majority })
         };
-        kinds.iter().zip(depths).zip(received).map(look).collect()
+        kinds.iter().zip(received).enumerate().map(look).collect()
     }
 
     /// Asks only if nothing has arrived since the last look.

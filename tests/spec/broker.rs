@@ -181,3 +181,21 @@ async fn no_request_to_the_broker_waits_indefinitely() {
     join_all(commands.map(ends_in_time)).await;
     broker().delete_vhost(&world.vhost).await;
 }
+
+#[tokio::test]
+async fn the_broker_shows_version_machine_and_purpose_of_each_connection() {
+    let world = World::start().await;
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let name = |purpose: &str| {
+        let version = env!("CARGO_PKG_VERSION");
+        format!("tallyfy-delete-worker {version} on {} ({purpose})", machine.trim())
+    };
+    eventually("the names of two connections", async || {
+        let connections = broker().connections(&world.vhost).await;
+        let names = connections.iter().filter_map(|one| one["user_provided_name"].as_str());
+        let names = names.map(str::to_owned).collect::<Vec<_>>();
+        ["consume", "publish"].iter().all(|purpose| names.contains(&name(purpose))).then_some(())
+    })
+    .await;
+    world.assert_drained().await;
+}

@@ -101,6 +101,24 @@ async fn everything_is_ok_with_the_least_permissions() {
 }
 
 #[tokio::test]
+async fn every_host_is_tested_and_the_one_that_fails_is_named() {
+    let world = World::without_worker(|_| {}).await;
+    let url = broker().amqp_url(&world.vhost);
+    let (host, port) = broker().host_port();
+    let away = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let url = url.replace(&format!("{host}:{port}"), &format!("{host}:{port},{away}"));
+    let (code, facts) = check(&world, &[("AMQP_URL", &url)]).await;
+    let state = |host: &str| facts[format!("broker {host}")]["state"].clone();
+    let states = (state(&format!("{host}:{port}")), state(&away.to_string()));
+    assert_eq!((code, states), (Some(1), (json!("ok"), json!("failed"))), "{facts:#}");
+    assert_eq!(facts["topology"]["state"], "ok", "the rest is checked at the other: {facts:#}");
+    let (code, facts) = check_to_start(&world, &[("AMQP_URL", &url)]).await;
+    let state = &facts[format!("broker {away}")]["state"];
+    assert_eq!((code, state), (Some(0), &json!("warning")), "a worker may start: {facts:#}");
+    ended(world).await;
+}
+
+#[tokio::test]
 async fn what_is_too_much_is_named_and_what_is_missing_fails() {
     let world = World::without_worker(|_| {}).await;
     let (code, facts) = check(&world, &[]).await;

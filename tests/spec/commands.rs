@@ -1,11 +1,14 @@
 //! Commands in: what is accepted, what is refused, and what is carried along.
 
+use std::collections::BTreeSet;
+
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldArray, FieldTable};
 use serde_json::json;
 
+use crate::support::eventually;
 use crate::support::rabbitmq::broker;
-use crate::support::world::{ORG, World};
+use crate::support::world::{ORG, OTHER_ORG, World};
 
 #[tokio::test]
 async fn every_refused_body_lies_in_the_dead_letters_unchanged_and_makes_no_call() {
@@ -128,13 +131,32 @@ async fn a_command_without_a_message_id_has_the_same_derived_id_every_time() {
     for _ in 0..2 {
         world.tester.publish(body.as_bytes(), BasicProperties::default()).await;
     }
-    let both = crate::support::eventually("two events", async || {
+    let both = eventually("two events", async || {
         let events = world.tester.events();
         (events.len() == 2).then_some(events)
     });
     let events = both.await;
     assert_eq!(events[0].json()["id"], events[1].json()["id"]);
     assert_eq!(events[0].json()["data"]["command_id"], events[1].json()["data"]["command_id"]);
+    world.assert_drained().await;
+}
+
+/// Their producers count from one.
+#[tokio::test]
+async fn two_commands_with_one_message_id_have_events_of_their_own() {
+    let world = World::start().await;
+    world.sandbox.tasks(ORG, &["t"], "present").await;
+    world.sandbox.tasks(OTHER_ORG, &["t"], "present").await;
+    let of = |org: &str| json!({"org_id": org, "task_id": "t"}).to_string();
+    for body in [of(ORG), of(OTHER_ORG), "one".to_owned(), "other".to_owned()] {
+        world.publish(body.as_bytes(), "42").await;
+    }
+    let events = eventually("four ends", async || {
+        Some(world.tester.events()).filter(|events| events.len() == 4)
+    })
+    .await;
+    let ids: BTreeSet<_> = events.iter().map(|event| event.json()["id"].to_string()).collect();
+    assert_eq!(ids.len(), 4, "{ids:?}");
     world.assert_drained().await;
 }
 

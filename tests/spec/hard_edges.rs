@@ -93,6 +93,18 @@ async fn the_worker_takes_as_many_descriptors_as_it_may_have() {
 }
 
 #[tokio::test]
+async fn more_calls_than_there_are_descriptors_for_are_refused_at_the_start() {
+    let mut command = binary(&["run", "--concurrency=1000"]);
+    command.env("TALLYFY_ORG_ID", ORG).env("TALLYFY_ACCESS_TOKEN", TOKEN);
+    let mut limited = with_few_descriptors(&command, 1024);
+    limited.stderr(Stdio::piped());
+    let output = output(limited).await;
+    assert_eq!(output.status.code(), Some(64));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("CONCURRENCY: 1000 calls at once need 1064 open files"), "{said}");
+}
+
+#[tokio::test]
 async fn a_hangup_reads_the_credentials_again_and_ends_nothing() {
     let world = World::without_worker(|_| {}).await;
     let secret = tempfile::tempdir().unwrap();
@@ -127,6 +139,18 @@ async fn an_organisation_of_the_list_without_a_token_file_is_named_at_the_start(
     });
     let told = told.await.unwrap().expect("a line of the log");
     assert!(told.contains("beta is not there") && !told.contains(ORG), "{told}");
+}
+
+#[tokio::test]
+async fn a_directory_without_a_token_for_any_organisation_names_them() {
+    let tokens = tempfile::tempdir().unwrap();
+    let mut command = binary(&["run"]);
+    command.env("TALLYFY_ORG_ID", format!("{ORG},beta"));
+    command.env("TALLYFY_CREDENTIALS_DIR", tokens.path()).env("AMQP_URL", "amqp://127.0.0.1:1");
+    let output = output(command).await;
+    assert_eq!(output.status.code(), Some(64));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("may be touched: acme, beta"), "{said}");
 }
 
 #[tokio::test]

@@ -3,10 +3,15 @@
 
 use std::net::SocketAddr;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use tallyfy_delete_worker::rabbitmq::Connection;
+use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::mpsc;
 
 use crate::command_line::{signal, with_settings};
 use crate::support::eventually;
@@ -128,6 +133,61 @@ async fn a_host_that_falls_silent_is_left_long_before_its_heartbeat_would_tell()
     world.assert_drained().await;
 }
 
+/// Every reply takes a while. Opening a channel and asking for a majority takes five of them.
+#[tokio::test]
+async fn a_slow_broker_is_not_taken_for_a_mute_one() {
+    let wire = wire().await;
+    let mut world = World::without_worker(|_| {}).await;
+    world.connect_worker_with(&at(&world, &[wire.addr], "?heartbeat=60"));
+    world.start_worker().await;
+    world.is_ready().await;
+    let (accepted, replies) = (wire.accepted(), wire.replies());
+    wire.slow_down(Duration::from_millis(900));
+    eventually("some looks", async || (wire.replies() >= replies + 50).then_some(())).await;
+    assert_eq!(world.page("/readyz").await.0, 200);
+    assert_eq!(wire.accepted(), accepted, "no other session");
+    wire.slow_down(Duration::ZERO);
+    assert_eq!(world.end(&world.delete("t1").await).await["outcome"], "deleted");
+    world.assert_drained().await;
+}
+
+/// A host that accepts connections and never says a word, and whether another host was connected
+/// to before each of them was left.
+async fn mute(wire: &Arc<Proxy>) -> (SocketAddr, mpsc::UnboundedReceiver<bool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, (left, was_left)) = (listener.local_addr().unwrap(), mpsc::unbounded_channel());
+    let wire = Arc::clone(wire);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (wire, left, before) = (Arc::clone(&wire), left.clone(), wire.accepted());
+            tokio::spawn(async move {
+                let mut nothing = Vec::new();
+                let _ = stream.read_to_end(&mut nothing).await;
+                let _ = left.send(wire.accepted() > before);
+            });
+        }
+    });
+    (address, was_left)
+}
+
+#[tokio::test]
+async fn a_host_that_accepts_and_says_nothing_is_waited_for_while_the_next_one_is_tried() {
+    let wire = Arc::new(wire().await);
+    let world = World::without_worker(|_| {}).await;
+    let (mute, mut was_left) = mute(&wire).await;
+    let url = at(&world, &[mute, wire.addr], "?connection_timeout=300");
+    // The order of the hosts is random.
+    let mut is_waited_for = false;
+    for _ in 0..20 {
+        let source = url.parse().unwrap();
+        let connection = Connection::open(&source, &TlsFiles::default(), "spec").await.unwrap();
+        connection.close().await;
+        is_waited_for |= was_left.try_recv() == Ok(true);
+    }
+    assert!(is_waited_for, "a mute host was left before the next one was tried");
+    broker().delete_vhost(&world.vhost).await;
+}
+
 /// A node that has lost the others answers what it remembers, and nothing that needs a majority.
 #[tokio::test]
 async fn a_host_whose_node_has_lost_the_others_is_left() {
@@ -238,7 +298,7 @@ async fn a_rotated_password_needs_no_restart() {
     let mut command = with_settings(&world, &["run"]);
     command.env_remove("AMQP_URL").env("AMQP_URL_FILE", &url).env("AMQP_PASSWORD_FILE", &password);
     command.env("HTTP_ADDR", port.to_string()).stderr(Stdio::null());
-    let mut worker = command.spawn().unwrap();
+    let mut worker = Running::start(&mut command);
     world.delete("t1").await;
     assert_eq!(world.end("t1").await["outcome"], "deleted");
     broker().put_user(&user, "second").await;

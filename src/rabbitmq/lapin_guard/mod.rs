@@ -25,6 +25,7 @@ use async_rs::{Runtime, Tokio, TokioRuntime};
 use lapin::tcp::{AsyncTcpStream, OwnedTLSConfig};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Connection, ConnectionProperties};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 pub use frames::WireGuard;
@@ -63,7 +64,8 @@ pub async fn connect(
     properties: ConnectionProperties,
     keep: Keep,
 ) -> lapin::Result<Connection> {
-    let stream = Mutex::new(Some(GuardedStream::new(socket, keep)));
+    let (opener, is_open) = oneshot::channel();
+    let stream = Mutex::new(Some(GuardedStream::new(socket, keep).opened_by(is_open)));
     // lapin connects only once: its recovery, which would connect again, stays off.
     let dial = async move |_: AMQPUri, _| {
         let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -72,5 +74,7 @@ pub async fn connect(
             .ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected).into())
     };
     let runtime = Runtime::new(RuntimeParts::new(Tokio::current(), GuardedReactor::new(keep)));
-    Connection::connector(uri, runtime, dial, properties).await
+    let connection = Connection::connector(uri, runtime, dial, properties).await?;
+    let _ = opener.send(());
+    Ok(connection)
 }

@@ -14,6 +14,7 @@ use async_rs::util::DummyIO;
 use futures_io::{AsyncRead, AsyncWrite};
 use futures_util::{FutureExt, Stream, TryFutureExt};
 use lapin::tcp::AsyncTcpStream;
+use tokio::sync::oneshot;
 
 use super::frames::WireGuard;
 use super::header::Keep;
@@ -76,12 +77,35 @@ pub(super) struct GuardedStream {
     /// Bytes that the library has not taken yet, from `taken` on.
     passed: Vec<u8>,
     taken: usize,
+    /// Until it is open.
+    opening: Option<oneshot::Receiver<()>>,
 }
 
 impl GuardedStream {
     pub(super) fn new(socket: Socket, keep: Keep) -> Self {
         let read = Box::new([0; AT_A_TIME]);
-        Self { socket, guard: WireGuard::new(keep), read, passed: Vec::new(), taken: 0 }
+        let guard = WireGuard::new(keep);
+        Self { socket, guard, read, passed: Vec::new(), taken: 0, opening: None }
+    }
+
+    /// # A connection that is given up while it is being opened is closed
+    ///
+    /// lapin's thread would otherwise wait for the first word of a host that says none, for as long
+    /// as the process lives, and each attempt would add another thread and another descriptor.
+    ///
+    /// Whoever opens it holds the sender: to send means that it is open, to drop it, given up.
+    pub(super) fn opened_by(self, opener: oneshot::Receiver<()>) -> Self {
+        Self { opening: Some(opener), ..self }
+    }
+
+    fn poll_opening(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if let Some(opening) = &mut self.opening
+            && let Poll::Ready(opened) = Pin::new(opening).poll(cx)
+        {
+            self.opening = None;
+            opened.map_err(|_| io::Error::from(io::ErrorKind::ConnectionAborted))?;
+        }
+        Ok(())
     }
 }
 
@@ -92,6 +116,7 @@ impl AsyncRead for GuardedStream {
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        this.poll_opening(cx)?;
         while this.taken == this.passed.len() {
             this.passed.clear();
             this.passed.shrink_to(AT_A_TIME);

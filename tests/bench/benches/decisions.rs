@@ -11,7 +11,9 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use tallyfy_delete_worker::kind::Kind;
-use tallyfy_delete_worker::messages::{Command, End, EndKind, Incoming, Outcome, Properties};
+use tallyfy_delete_worker::messages::{
+    Command, End, EndKind, EventSubject, Incoming, Outcome, Properties,
+};
 use tallyfy_delete_worker::policy::answer::{Answer, Body, Response};
 use tallyfy_delete_worker::policy::settlement::Settlement;
 use tallyfy_delete_worker::policy::verdict::decide;
@@ -27,6 +29,7 @@ fn outcome(command: &Command) -> Outcome {
     Outcome {
         command_id: "7b0e6c1e-53a5-4c0c-9a66-1f6a3f4f3c11".to_owned(),
         target: Some(command.target.clone()),
+        subject: EventSubject::from(&command.target),
         outcome: End { kind: Kind::TaskDelete, how: EndKind::Done },
         attempts: 1,
         ambiguous: false,

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::{
@@ -51,6 +51,15 @@ pub struct Proxy {
     wire: watch::Sender<Wire>,
     accepting: AbortHandle,
     accepted: Arc<AtomicUsize>,
+    traffic: Arc<Traffic>,
+}
+
+/// What passes, and how slowly.
+#[derive(Default)]
+struct Traffic {
+    /// Before each reply of the target passes.
+    delay_ms: AtomicU64,
+    replies: AtomicUsize,
 }
 
 impl Proxy {
@@ -87,10 +96,22 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
         let addr = listener.local_addr().expect("the address of a listener");
         let (wire, watched) = watch::channel(Wire::Whole);
-        let accepted = Arc::default();
-        let accept = accept(listener, targets.into(), watched, word, Arc::clone(&accepted));
+        let (accepted, traffic) = (Arc::default(), Arc::default());
+        let counts = (Arc::clone(&accepted), Arc::clone(&traffic));
+        let accept = accept(listener, targets.into(), watched, word, counts);
         let accepting = tokio::spawn(accept).abort_handle();
-        Self { addr, wire, accepting, accepted }
+        Self { addr, wire, accepting, accepted, traffic }
+    }
+
+    /// From now on, what the target sends takes this much longer.
+    pub fn slow_down(&self, delay: Duration) {
+        let delay = u64::try_from(delay.as_millis()).expect("a delay of a test");
+        self.traffic.delay_ms.store(delay, Ordering::SeqCst);
+    }
+
+    /// How often something from the target has passed so far.
+    pub fn replies(&self) -> usize {
+        self.traffic.replies.load(Ordering::SeqCst)
     }
 
     /// How many connections it has accepted so far.
@@ -147,11 +168,12 @@ async fn accept(
     targets: Arc<[String]>,
     wire: watch::Receiver<Wire>,
     word: Word,
-    accepted: Arc<AtomicUsize>,
+    (accepted, traffic): (Arc<AtomicUsize>, Arc<Traffic>),
 ) {
     while let Ok((near, _)) = listener.accept().await {
         let number = accepted.fetch_add(1, Ordering::SeqCst);
-        tokio::spawn(join(near, (Arc::clone(&targets), number), wire.clone(), word));
+        let traffic = Arc::clone(&traffic);
+        tokio::spawn(join(near, (Arc::clone(&targets), number), wire.clone(), (word, traffic)));
     }
 }
 
@@ -160,7 +182,7 @@ async fn join(
     near: TcpStream,
     (targets, number): (Arc<[String]>, usize),
     mut wire: watch::Receiver<Wire>,
-    word: Word,
+    (word, traffic): (Word, Arc<Traffic>),
 ) {
     // A linger time of zero makes the close a reset.
     let _ = near.set_zero_linger();
@@ -170,8 +192,8 @@ async fn join(
         let Some(far) = connect(&targets, number).await else { return };
         let _ = (near.set_nodelay(true), far.set_nodelay(true));
         let (near, far) = (near.into_split(), far.into_split());
-        let to = pump(near.0, far.1, wire.clone(), Direction::ToTarget, (None, &heard));
-        let from = pump(far.0, near.1, wire, Direction::FromTarget, (word, &heard));
+        let to = pump(near.0, far.1, wire.clone(), Direction::ToTarget, (None, &heard), None);
+        let from = pump(far.0, near.1, wire, Direction::FromTarget, (word, &heard), Some(&traffic));
         tokio::join!(to, from);
     };
     tokio::select! {
@@ -199,6 +221,7 @@ async fn pump(
     mut wire: watch::Receiver<Wire>,
     way: Direction,
     (word, heard): (Word, &Notify),
+    traffic: Option<&Traffic>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
@@ -215,6 +238,11 @@ async fn pump(
             }
             heard.notify_one();
             return;
+        }
+        if let Some(traffic) = traffic {
+            let delay = Duration::from_millis(traffic.delay_ms.load(Ordering::SeqCst));
+            tokio::time::sleep(delay).await;
+            traffic.replies.fetch_add(1, Ordering::SeqCst);
         }
         let thawed = wire.wait_for(|wire| wire.carries(way)).await.is_ok();
         if !thawed || to.write_all(&buffer[..length]).await.is_err() {

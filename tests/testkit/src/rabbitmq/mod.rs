@@ -237,17 +237,21 @@ impl Broker {
         self.must(Method::PUT, &format!("policies/{}/test", encoded(vhost)), policy).await;
     }
 
+    /// The connections to the vhost, as the management API shows them; a new one after a moment.
+    pub async fn connections(&self, vhost: &str) -> Vec<Value> {
+        let path = format!("vhosts/{}/connections", encoded(vhost));
+        json_of(self.must(Method::GET, &path, Value::Null).await).await
+    }
+
     /// Makes the broker close every connection to the vhost. The management API lists a new
     /// connection only after a moment, so this waits until there is one.
     ///
     /// # Panics
     /// If nothing is connected within ten seconds.
     pub async fn close_connections(&self, vhost: &str) {
-        let path = format!("vhosts/{}/connections", encoded(vhost));
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
-            let listed: Vec<Value> =
-                json_of(self.must(Method::GET, &path, Value::Null).await).await;
+            let listed = self.connections(vhost).await;
             let names: Vec<_> = listed.iter().filter_map(|one| one["name"].as_str()).collect();
             for name in &names {
                 let path = format!("connections/{}", encoded(name));
