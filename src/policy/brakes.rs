@@ -32,6 +32,19 @@ pub struct Brakes {
     workers: Workers,
     /// Per subject, the number of the last record about it.
     recorded: HashMap<Subject, u64>,
+    last: Option<Mark>,
+    /// While the ledger is read again.
+    earlier: Option<Earlier>,
+}
+
+/// Number, writer and time of a record: no two ledgers have the same.
+type Mark = (u64, String, Timestamp);
+
+/// The guards as they were after the last record that was read before.
+#[derive(Debug)]
+struct Earlier {
+    guards: HashMap<Scope, Guard>,
+    last: Option<Mark>,
 }
 
 /// The subject of a lasting state.
@@ -57,6 +70,15 @@ pub enum Applied {
 impl Brakes {
     /// Applies the next record; `offset` is its number in the stream.
     pub fn apply(&mut self, record: LedgerRecord, offset: u64) -> Applied {
+        self.last = Some((offset, record.writer.clone(), record.at));
+        let applied = self.fold(record, offset);
+        if let Some(earlier) = self.earlier.take_if(|earlier| earlier.last == self.last) {
+            self.guards = earlier.guards;
+        }
+        applied
+    }
+
+    fn fold(&mut self, record: LedgerRecord, offset: u64) -> Applied {
         let LedgerRecord { at, writer, entry } = record;
         match entry {
             LedgerEntry::Worker(state) => self.workers.note(writer, at, state),
@@ -187,14 +209,26 @@ impl Brakes {
     ///
     /// # Losing the ledger does not lift a brake
     ///
-    /// Trips, pauses and cancellations stay in force. If the old records still exist, later
-    /// decisions are read again in the same order.
+    /// Trips, pauses and cancellations stay in force, and the guards go on from what they have
+    /// counted. If the old records still exist, later decisions are read again in the same order,
+    /// and after the last old record the guards are again as they were: so nothing is counted
+    /// twice.
     pub fn read_again(&mut self) -> Vec<LedgerEntry> {
         let lasting = self.reminders(u64::MAX);
-        self.guards.retain(|_, guard| matches!(guard.state(), GuardState::Tripped(_)));
+        let Self { earlier, guards, last, .. } = self;
+        let earlier = earlier
+            .get_or_insert_with(|| Earlier { guards: std::mem::take(guards), last: last.clone() });
+        let kept =
+            earlier.guards.iter().map(|(scope, guard)| (scope.clone(), guard.without_grant()));
+        self.guards = kept.collect();
         self.recorded.values_mut().for_each(|offset| *offset = 0);
         self.cancelled.read_again();
         lasting
+    }
+
+    /// All that was there has been read. Old records that were not among it are gone.
+    pub fn all_was_read(&mut self) {
+        self.earlier = None;
     }
 
     /// The trip, if commands of this scope are held.
@@ -309,6 +343,47 @@ mod tests {
         let resumed = LedgerEntry::Resumed { org_id, decision: decision_of_ann };
         let _ = brakes.apply(record("w", resumed), 7);
         assert!(brakes.paused(&org("a")).is_none());
+    }
+
+    /// Five reservations of two permits each, with their numbers; the limit is ten.
+    fn five_reservations(brakes: &mut Brakes) -> Vec<u32> {
+        (0..5).map(|offset| reserve_at(brakes, offset)).collect()
+    }
+
+    fn reserve_at(brakes: &mut Brakes, offset: u64) -> u32 {
+        let entry =
+            LedgerEntry::Reserved { number: offset, scope: scope("a"), permits: 2, limit: LIMIT };
+        match brakes.apply(record("w", entry), offset) {
+            Applied::Reserved { granted, .. } => granted,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn losing_the_ledger_frees_no_permits() {
+        let mut brakes = Brakes::default();
+        assert_eq!(five_reservations(&mut brakes), [2; 5]);
+        brakes.read_again();
+        let other = record("other", LedgerEntry::Opened { number: 1 });
+        brakes.apply(other, 0);
+        assert_eq!(reserve_at(&mut brakes, 1), 0, "in another stream");
+        brakes.read_again();
+        assert_eq!(reserve_at(&mut brakes, 0), 0, "and read again once more");
+    }
+
+    #[test]
+    fn records_that_are_read_again_are_not_counted_twice() {
+        let mut brakes = Brakes::default();
+        let granted: Vec<_> = (0..3).map(|offset| reserve_at(&mut brakes, offset)).collect();
+        assert_eq!(granted, [2; 3]);
+        brakes.read_again();
+        reserve_at(&mut brakes, 0);
+        // The connection is lost again before all has been read.
+        brakes.read_again();
+        (0..3).for_each(|offset| _ = reserve_at(&mut brakes, offset));
+        assert_eq!(reserve_at(&mut brakes, 3), 2);
+        assert_eq!(reserve_at(&mut brakes, 4), 2, "ten in all");
+        assert_eq!(reserve_at(&mut brakes, 5), 0);
     }
 
     #[test]

@@ -152,6 +152,16 @@ impl Guard {
         self.state = GuardState::Armed;
     }
 
+    /// As it is in a ledger that knows nothing of the grant.
+    #[must_use]
+    pub fn without_grant(&self) -> Self {
+        let mut guard = self.clone();
+        if matches!(guard.state, GuardState::Granted { .. }) {
+            guard.rearm();
+        }
+        guard
+    }
+
     /// # A clock that goes back frees no permits
     ///
     /// The clocks of workers differ a little. A record never counts as earlier than the latest one

@@ -148,6 +148,7 @@ impl Ledger {
 
     fn read_again(&self, shared: &mut Shared) {
         shared.next = 0;
+        shared.read_before = shared.number;
         for entry in shared.brakes.read_again() {
             self.write(shared, entry);
         }
@@ -163,7 +164,10 @@ impl Ledger {
         let Some(record) = record else { return LedgerUpdate::Changed };
         let update = match shared.brakes.apply(record, offset) {
             Applied::Opened { writer, number } if writer == self.writer => {
-                shared.is_current |= number == shared.opened;
+                if number == shared.opened {
+                    shared.is_current = true;
+                    shared.brakes.all_was_read();
+                }
                 LedgerUpdate::Current(shared.brakes.unannounced())
             }
             Applied::Reserved { writer, number, scope, granted } if writer == self.writer => {
@@ -185,14 +189,21 @@ impl Ledger {
         update
     }
 
+    /// # Permits are granted once
+    ///
+    /// When the ledger is read again, it may contain reservations whose permits are spent.
     fn reserved(&self, shared: &mut Shared, number: u64, scope: Scope, granted: u32) {
         let is_tripped = shared.brakes.trip(&scope).is_some();
+        let is_new = number > shared.read_before;
         let permits = shared.scopes.entry(scope.clone()).or_default();
-        permits.unspent += granted;
-        permits.last = Some((granted, Instant::now()));
         if permits.asked == Some(number) {
             permits.asked = None;
         }
+        if !is_new {
+            return;
+        }
+        permits.unspent += granted;
+        permits.last = Some((granted, Instant::now()));
         if let (0, false, Some(limit)) = (granted, is_tripped, self.limit) {
             self.write(shared, LedgerEntry::Tripped { scope, limit });
         }
@@ -266,5 +277,39 @@ impl Ledger {
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kind::Kind;
+
+    #[test]
+    fn permits_are_not_granted_again_when_their_reservation_is_read_again() {
+        let limit = GuardLimit { max_deletes: 100, window_s: 3600 };
+        let ledger = Ledger::new(Some(limit));
+        let org_id = OrgId::try_from("a".to_owned()).unwrap();
+        let scope = Scope { org_id, kind: Kind::TaskDelete };
+        let record =
+            |entry| LedgerRecord { at: Timestamp::now(), writer: ledger.writer.clone(), entry };
+        ledger.open();
+        let opened = ledger.lock().opened;
+        let number = ledger.lock().next_number();
+        let records = [
+            record(LedgerEntry::Opened { number: opened }),
+            record(LedgerEntry::Reserved { number, scope: scope.clone(), permits: 8, limit }),
+        ];
+        let read = || {
+            for (offset, record) in (0..).zip(records.clone()) {
+                ledger.apply(offset, Some(record));
+            }
+            ledger.lock().scopes[&scope].unspent
+        };
+        assert_eq!(read(), 8);
+        ledger.close();
+        ledger.forget();
+        assert_eq!(ledger.open(), 0, "from the first record on");
+        assert_eq!(read(), 8);
     }
 }

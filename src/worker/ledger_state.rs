@@ -17,6 +17,8 @@ pub(super) struct Shared {
     pub(super) is_writable: bool,
     /// Distinguishes the records of this worker.
     pub(super) number: u64,
+    /// When the ledger was last read again, its own records had at most this number.
+    pub(super) read_before: u64,
     /// The session's first record, which must be read before anything is decided.
     pub(super) opened: u64,
     pub(super) scopes: HashMap<Scope, Permits>,

@@ -141,6 +141,22 @@ async fn no_destructive_call_without_a_record_of_its_permit() {
 }
 
 #[tokio::test]
+async fn a_lost_ledger_does_not_make_a_running_worker_forget_what_it_has_admitted() {
+    let mut world = guarded(5).await;
+    world.start_worker().await;
+    commands(&world, ORG, 5, "a").await;
+    deleted(&world, ORG, 5).await;
+    world.tester.channel.queue_delete(LEDGER.into(), QueueDeleteOptions::default()).await.unwrap();
+    world.is_not_ready_because("ledger").await;
+    world.declare_topology().await;
+    commands(&world, ORG, 5, "late").await;
+    held(&world, 5).await;
+    assert_eq!(deletions(&world, ORG).await, 5);
+    world.tester.channel.queue_purge(HELD.into(), QueuePurgeOptions::default()).await.unwrap();
+    world.assert_drained().await;
+}
+
+#[tokio::test]
 async fn a_grant_lets_so_many_pass_and_a_rejection_dead_letters_the_rest() {
     let mut world = guarded(20).await;
     commands(&world, ORG, 60, "a").await;
