@@ -69,11 +69,15 @@ impl<'a> CommandRun<'a> {
         }
     }
 
-    /// Whether a call was made for it before, as far as is known. A replayed command starts again.
+    /// Whether a call was made for it before, answered or not, as far as is known. A replayed
+    /// command starts again. An archived task was admitted before: the release of a held copy would
+    /// archive it again.
     pub(super) fn was_tried(&self) -> bool {
         let retry_state = &self.retry_state;
         self.calls > 0
             || retry_state.attempts > 0
+            || retry_state.calls > 0
+            || retry_state.purge_at.is_some()
             || retry_state.last_status.is_some()
             || (retry_state.ambiguous && retry_state.history.is_none())
     }
@@ -263,8 +267,12 @@ fn initial_retry_state(incoming: &Incoming, mode: CallMode) -> RetryState {
     if !retry_state.is_dry_run || mode == CallMode::Look {
         return retry_state.clone();
     }
-    let history = retry_state.history.clone();
-    RetryState { first_seen: retry_state.first_seen, history, ..RetryState::default() }
+    RetryState {
+        first_seen: retry_state.first_seen,
+        history: retry_state.history.clone(),
+        purge_at: retry_state.purge_at,
+        ..RetryState::default()
+    }
 }
 
 #[cfg(test)]
@@ -356,6 +364,23 @@ mod tests {
             let wait = waits(run.without_call(denied(SuspendReason::Failing, None)));
             assert_eq!(wait.retry_state.ambiguous, expected, "{incoming:?}");
         }
+    }
+
+    #[test]
+    fn the_guard_counts_no_command_that_was_called_for_before_even_if_nothing_answered() {
+        let engine = engine();
+        let was_tried = |retry_state: RetryState| {
+            let incoming = Incoming { retry_state, ..incoming(Duration::ZERO, false) };
+            CommandRun::open(&incoming, &engine).ok().unwrap().was_tried()
+        };
+        let state = RetryState::default;
+        assert!(was_tried(RetryState { calls: 1, ..state() }), "a refused connection");
+        let purge_at = Some(Timestamp::now());
+        assert!(was_tried(RetryState { purge_at, ..state() }), "archived, so admitted before");
+        let history = Some("replayed".to_owned());
+        assert!(!was_tried(RetryState { ambiguous: true, history, ..state() }));
+        assert!(!was_tried(RetryState { calls: 3, is_dry_run: true, ..state() }));
+        assert!(was_tried(RetryState { purge_at, is_dry_run: true, ..state() }));
     }
 
     #[test]
