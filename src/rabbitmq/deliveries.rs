@@ -16,7 +16,7 @@ use super::delivery::Delivery;
 use super::envelope::{self, X_UNREADABLE};
 use super::own_user::Trust;
 use crate::kind::Kind;
-use crate::messages::{Cause, Incoming, Undeliverable};
+use crate::messages::{Cause, Incoming, RetryState, Undeliverable, names};
 
 /// A delivery or an error from the consumer of a kind, or its end.
 type Event = (Kind, Option<lapin::Result<lapin::message::Delivery>>);
@@ -32,7 +32,7 @@ pub(super) struct Source<M> {
 /// The work queues.
 pub(super) const COMMANDS: Source<Incoming> = Source {
     queue: |kind| kind.queue().to_owned(),
-    read: |_, _, incoming| incoming,
+    read: |_, properties, incoming| command(properties, incoming),
     is_of_a_worker: |_, _| false,
 };
 
@@ -155,6 +155,23 @@ fn events(kind: Kind, consumer: lapin::Consumer) -> impl Stream<Item = Event> {
     consumer.map(move |delivery| (kind, Some(delivery))).chain(end)
 }
 
+/// # A dead letter that was moved back to its work queue starts again
+///
+/// A shovel keeps its headers and the worker's user. It is treated like a replay: nothing of it was
+/// tried, so the guard counts it.
+fn command(properties: &BasicProperties, incoming: Incoming) -> Incoming {
+    let is_dead_letter = [names::X_FAILED_AT, names::X_FAILURE_REASON]
+        .into_iter()
+        .any(|name| envelope::text(properties, name).is_some());
+    if !is_dead_letter || incoming.retry_state == RetryState::default() {
+        return incoming;
+    }
+    let RetryState { ambiguous, history, .. } = incoming.retry_state;
+    let history = history.or_else(|| Some("moved back from the dead letters".to_owned()));
+    let retry_state = RetryState { ambiguous, history, ..RetryState::default() };
+    Incoming { retry_state, ..incoming }
+}
+
 /// A message as plain data, with the content of our own headers if they are `believed`.
 pub(super) fn incoming(
     (kind, redelivered): (Kind, bool),
@@ -174,5 +191,39 @@ pub(super) fn incoming(
         is_oversized,
         redelivered,
         failed_at: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::messages::Publication;
+
+    #[test]
+    fn a_dead_letter_that_was_moved_back_to_its_work_queue_starts_again() {
+        let now = Timestamp::UNIX_EPOCH;
+        let retry_state = RetryState {
+            attempts: 20,
+            calls: 20,
+            ambiguous: true,
+            last_status: Some(503),
+            first_seen: Some(now),
+            ..RetryState::default()
+        };
+        let original = Incoming::default();
+        let read = |publication: &Publication<'_>| {
+            let message = envelope::write(publication, "worker");
+            let incoming = incoming((Kind::TaskDelete, false), &message, Vec::new(), true);
+            (COMMANDS.read)(Kind::TaskDelete, &message, incoming).retry_state
+        };
+        let why = ("attempts_exhausted", "HTTP 503");
+        let moved = read(&Publication::dead_letter(&original, &retry_state, now, why, now));
+        assert!(moved.ambiguous && moved.history.is_some());
+        let rest = RetryState { ambiguous: false, history: None, ..moved };
+        assert_eq!(rest, RetryState::default());
+        let waiting = Publication::waiting_copy(&original, "q".into(), &retry_state, now);
+        assert_eq!(read(&waiting), retry_state);
     }
 }
