@@ -50,8 +50,9 @@ enum GuardAction {
         #[arg(long)]
         json: bool,
     },
-    /// Let this many more commands of an organisation pass; held commands go first, the oldest
-    /// first.
+    /// Let this many more commands of an organisation pass. So many held commands go back to the
+    /// work queue, the oldest first; commands that are there already may use up the grant before
+    /// them. Adds to a grant that has not expired.
     Release {
         /// The organisation.
         #[arg(long, value_parser = checked(org))]

@@ -107,7 +107,7 @@ impl Brakes {
             }
             LedgerEntry::Announced { scope } => self.guard(scope, offset).announce(),
             LedgerEntry::Granted { scope, permits, until, decision } => {
-                self.guard(scope, offset).grant(permits, until, decision);
+                self.guard(scope, offset).grant(permits, until, at, decision);
             }
             LedgerEntry::Rearmed { scope, .. } => self.guard(scope, offset).rearm(),
             entry => self.decide(entry, at, offset),

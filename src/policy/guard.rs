@@ -144,8 +144,15 @@ impl Guard {
         }
     }
 
-    pub fn grant(&mut self, permits: u32, until: Timestamp, decision: Decision) {
-        self.state = GuardState::Granted { left: permits, until, decision };
+    /// A grant adds to one that has not expired; the later expiry counts for both.
+    pub fn grant(&mut self, permits: u32, until: Timestamp, at: Timestamp, decision: Decision) {
+        let (left, until) = match &self.state {
+            GuardState::Granted { left, until: earlier, .. } if *earlier > at => {
+                (left.saturating_add(permits), until.max(*earlier))
+            }
+            _ => (permits, until),
+        };
+        self.state = GuardState::Granted { left, until, decision };
     }
 
     pub fn rearm(&mut self) {
@@ -216,7 +223,7 @@ mod tests {
         guard.reserve(100, limit, now);
         assert_eq!((guard.left(limit, now), fast(0)), (0, 1));
         let decision = Decision { by: "ann".to_owned(), reason: None };
-        guard.grant(100, now + Duration::from_mins(1), decision);
+        guard.grant(100, now + Duration::from_mins(1), now, decision);
         assert_eq!(guard.left(limit, now), 0);
     }
 
@@ -264,12 +271,28 @@ mod tests {
         let mut guard = Guard::default();
         guard.reserve(500, LIMIT, at(0));
         guard.trip(trip(7));
-        guard.grant(40, at(100), decision());
+        guard.grant(40, at(100), at(0), decision());
         assert_eq!((guard.reserve(32, LIMIT, at(1)), guard.reserve(32, LIMIT, at(2))), (32, 8));
         assert_eq!(guard.state(), &GuardState::Armed);
         assert_eq!(guard.reserve(1, LIMIT, at(3)), 0, "they were counted");
-        guard.grant(40, at(100), decision());
+        guard.grant(40, at(100), at(0), decision());
         assert_eq!(guard.reserve(1, LIMIT, at(100)), 0, "too late");
+        assert_eq!(guard.state(), &GuardState::Armed);
+    }
+
+    #[test]
+    fn a_second_grant_adds_to_the_first_and_nothing_is_left_of_one_that_has_expired() {
+        let mut guard = Guard::default();
+        guard.reserve(500, LIMIT, at(0));
+        guard.trip(trip(7));
+        guard.grant(40, at(100), at(1), decision());
+        assert_eq!(guard.reserve(10, LIMIT, at(2)), 10);
+        guard.grant(20, at(50), at(3), decision());
+        let GuardState::Granted { left, until, .. } = guard.state() else { panic!("{guard:?}") };
+        assert_eq!((*left, *until), (50, at(100)));
+        guard.grant(5, at(300), at(200), decision());
+        assert!(matches!(guard.state(), GuardState::Granted { left: 5, .. }), "{guard:?}");
+        assert_eq!(guard.reserve(5, LIMIT, at(300)), 0, "expired");
         assert_eq!(guard.state(), &GuardState::Armed);
     }
 
