@@ -26,6 +26,12 @@ impl Workers {
         self.0.insert(writer, Seen { at, state });
     }
 
+    /// Whether no other live worker has a lower name: then this one does what only one must do.
+    pub fn is_first(&self, writer: &str, now: Timestamp) -> bool {
+        let is_alive = |seen: &Seen| now.duration_since(seen.at).abs() <= GONE_AFTER;
+        !self.0.iter().any(|(other, seen)| other.as_str() < writer && is_alive(seen))
+    }
+
     /// The workers that have written in the last five minutes, ordered by host and name.
     pub fn alive(&self, now: Timestamp) -> Vec<(&str, &Seen)> {
         let alive = self.0.iter().filter(|(_, seen)| now.duration_since(seen.at) <= GONE_AFTER);
@@ -58,6 +64,8 @@ mod tests {
         };
         assert_eq!(alive(&workers, 5), ["a", "b"]);
         assert_eq!(alive(&workers, 6), ["b"]);
+        assert!(workers.is_first("a", at(5)) && !workers.is_first("b", at(5)));
+        assert!(workers.is_first("b", at(6)), "the first one is gone");
         workers.note("b".to_owned(), at(8), state("two"));
         assert_eq!(workers.0.len(), 1);
     }

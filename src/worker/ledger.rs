@@ -179,7 +179,13 @@ impl Ledger {
             }
             _ => LedgerUpdate::Changed,
         };
-        if shared.is_current && shared.next.is_multiple_of(REMIND_EVERY) {
+        let now = Timestamp::now();
+        // One worker is enough: if each wrote all of them, the reminders alone could fill the
+        // stream.
+        if shared.is_current
+            && shared.next.is_multiple_of(REMIND_EVERY)
+            && shared.brakes.workers().is_first(&self.writer, now)
+        {
             for reminder in shared.brakes.reminders(shared.next) {
                 self.write(&mut shared, reminder);
             }
