@@ -22,6 +22,19 @@ pub struct Wait {
     pub command: Option<(String, Command)>,
 }
 
+impl Wait {
+    /// The age of a command stands still while it waits because an operator has paused it.
+    fn count_from(&self, first_seen: Timestamp) -> Timestamp {
+        if self.retry_state.wait_reason() != Some(PAUSED) {
+            return first_seen;
+        }
+        first_seen.saturating_add(self.delay.wait()).unwrap_or(Timestamp::MAX)
+    }
+}
+
+/// Why a command waits while an operator has paused it.
+pub const PAUSED: &str = "paused";
+
 /// Why a command waits after such an answer: the word of the suspension that follows, if any.
 pub fn wait_reason(verdict: Verdict) -> &'static str {
     match verdict {
@@ -68,6 +81,7 @@ impl Settlement {
                 vec![event(outcome, incoming, now)]
             }
             Self::RetryLater(wait) | Self::Postpone(wait) => {
+                let first_seen = wait.count_from(first_seen);
                 vec![Publication::waiting_copy(
                     incoming,
                     incoming.kind.delay_queue(&wait.delay.name()),
@@ -215,6 +229,21 @@ mod tests {
             assert_eq!(&*published(&wait)[0].body, b"as it came");
         }
         assert_eq!(published(&Settlement::Requeue), []);
+    }
+
+    #[test]
+    fn the_age_of_a_command_stands_still_while_its_organisation_is_paused() {
+        let first_seen = |reason: &str| {
+            let delay = RetryDelays::new(vec![Duration::from_secs(5)]).unwrap().all()[0];
+            let mut retry_state = RetryState::default();
+            retry_state.note_wait(reason);
+            let wait = Wait { delay, retry_state, is_news: true, command: None };
+            let headers = published(&Settlement::Postpone(wait)).remove(0).headers;
+            headers.into_iter().find_map(|(name, value)| (name == "x-first-seen").then_some(value))
+        };
+        let at = |time: &str| Some(HeaderValue::Text(time.to_owned()));
+        assert_eq!(first_seen("failing"), at("2026-11-23T10:00:00.000Z"));
+        assert_eq!(first_seen(PAUSED), at("2026-11-23T10:00:05.000Z"));
     }
 
     #[test]

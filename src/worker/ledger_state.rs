@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::messages::ledger::{LedgerEntry, LedgerRecord, Scope};
 use crate::policy::brakes::Brakes;
+use crate::policy::settlement::PAUSED;
 
 #[derive(Default)]
 pub(super) struct Shared {
@@ -78,7 +79,7 @@ impl Braked {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Held => "held",
-            Self::Paused => "paused",
+            Self::Paused => PAUSED,
             Self::LedgerUnavailable => "ledger_unavailable",
             Self::ClockWrong => "clock_wrong",
             Self::Stopped => "draining",
