@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use super::cancellations::{Cancellation, Cancellations};
+use super::clock;
 use super::guard::{Guard, GuardState, Trip};
 use super::workers::Workers;
 use crate::messages::OrgId;
@@ -70,7 +71,13 @@ pub enum Applied {
 impl Brakes {
     /// Applies the next record; `offset` is its number in the stream.
     pub fn apply(&mut self, record: LedgerRecord, offset: u64) -> Applied {
+        self.apply_at(record, offset, Timestamp::MAX)
+    }
+
+    /// The same for a reader that compares the record's time with its own.
+    pub fn apply_at(&mut self, record: LedgerRecord, offset: u64, now: Timestamp) -> Applied {
         self.last = Some((offset, record.writer.clone(), record.at));
+        let record = LedgerRecord { at: clock::believed(record.at, now), ..record };
         let applied = self.fold(record, offset);
         if let Some(earlier) = self.earlier.take_if(|earlier| earlier.last == self.last) {
             self.guards = earlier.guards;
@@ -384,6 +391,24 @@ mod tests {
         assert_eq!(reserve_at(&mut brakes, 3), 2);
         assert_eq!(reserve_at(&mut brakes, 4), 2, "ten in all");
         assert_eq!(reserve_at(&mut brakes, 5), 0);
+    }
+
+    #[test]
+    fn a_fast_clock_empties_no_other_workers_window() {
+        let mut brakes = Brakes::default();
+        let now = record("w", LedgerEntry::Opened { number: 0 }).at;
+        let mut reserve = |offset, ahead_s| {
+            let at = now + jiff::SignedDuration::from_secs(ahead_s);
+            let entry =
+                LedgerEntry::Reserved { number: 1, scope: scope("a"), permits: 6, limit: LIMIT };
+            let record = LedgerRecord { at, ..record("w", entry) };
+            match brakes.apply_at(record, offset, now) {
+                Applied::Reserved { granted, .. } => granted,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!([reserve(0, 0), reserve(1, 7200), reserve(2, 0)], [6, 4, 0]);
+        assert_eq!(reserve(3, 70), 6, "within the tolerance");
     }
 
     #[test]

@@ -16,19 +16,35 @@ pub fn skew(answer: &Answer, now: Timestamp) -> Option<Duration> {
     Some(now.duration_since(Timestamp::try_from(theirs).ok()?).unsigned_abs())
 }
 
-/// How many answers in a row it takes: a single one may be old, or come from anything on the way.
+/// When a record of the ledger was written, as its reader believes it.
+///
+/// # A fast clock empties no other worker's window
+///
+/// A record from the future would be the time of all later ones, and older admissions would leave
+/// the window too early. So it counts as written now. Workers with right clocks read a record at
+/// about the same moment, and so agree; one that reads it later counts it for longer, which is
+/// safe. A worker whose own clock is wrong makes no new calls ([`ClockCheck`]).
+pub fn believed(written: Timestamp, now: Timestamp) -> Timestamp {
+    if written > now.saturating_add(WRONG).unwrap_or(Timestamp::MAX) { now } else { written }
+}
+
+/// How many answers in a row it takes once our clock has been right: a single one may be old, or
+/// come from anything on the way.
 const IN_A_ROW: u32 = 3;
 
 /// What the API's own answers have shown about our clock.
 #[derive(Debug, Default)]
 pub struct ClockCheck {
     wrong_in_a_row: u32,
+    /// An answer has shown that our clock is right.
+    is_proven: bool,
 }
 
 impl ClockCheck {
-    /// Whether our clock differs too much from the API's.
+    /// Whether our clock differs too much from the API's. Before any answer has shown that it is
+    /// right, one answer is enough: the worker has just begun to write to the ledger.
     pub fn is_wrong(&self) -> bool {
-        self.wrong_in_a_row >= IN_A_ROW
+        self.wrong_in_a_row >= if self.is_proven { IN_A_ROW } else { 1 }
     }
 
     /// Records an answer; returns how far our clock is off if [`ClockCheck::is_wrong`] has changed.
@@ -40,6 +56,7 @@ impl ClockCheck {
         let skew = skew(answer, now).filter(|_| is_the_apis_own(answer))?;
         let was_wrong = self.is_wrong();
         self.wrong_in_a_row = if skew > WRONG { self.wrong_in_a_row.saturating_add(1) } else { 0 };
+        self.is_proven |= skew <= WRONG;
         (self.is_wrong() != was_wrong).then_some(skew)
     }
 }
@@ -77,11 +94,13 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_is_wrong_after_three_of_the_apis_own_answers_in_a_row_and_right_after_one() {
+    fn a_clock_that_was_right_is_wrong_after_three_of_the_apis_own_answers_and_a_new_one_after_one()
+    {
         let json = || Body::Json { code: None, message: None };
         let answers = [(204, Body::Empty, OFF), (404, json(), OFF), (204, Body::Empty, RIGHT)];
-        assert_eq!(wrong_after(&answers), [false; 3]);
+        assert_eq!(wrong_after(&answers), [true, true, false]);
         let answers = [
+            (204, Body::Empty, RIGHT),
             (204, Body::Empty, OFF),
             (404, json(), OFF),
             (500, json(), OFF),
@@ -89,7 +108,7 @@ mod tests {
             (204, Body::Empty, RIGHT),
             (204, Body::Empty, OFF),
         ];
-        assert_eq!(wrong_after(&answers), [false, false, true, true, false, false]);
+        assert_eq!(wrong_after(&answers), [false, false, false, true, true, false, false]);
     }
 
     #[test]

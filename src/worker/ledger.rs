@@ -162,7 +162,7 @@ impl Ledger {
         }
         shared.next = offset + 1;
         let Some(record) = record else { return LedgerUpdate::Changed };
-        let update = match shared.brakes.apply(record, offset) {
+        let update = match shared.brakes.apply_at(record, offset, Timestamp::now()) {
             Applied::Opened { writer, number } if writer == self.writer => {
                 if number == shared.opened {
                     shared.is_current = true;

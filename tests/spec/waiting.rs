@@ -232,7 +232,7 @@ async fn a_day_ahead_of(api: &StandIn) -> World {
     let mut world =
         world_at(api, |settings| settings.core.schedule.max_age = Duration::from_hours(1)).await;
     world.start_worker().await;
-    let first = commands(&world, ORG, "first", 3).await;
+    let first = commands(&world, ORG, "first", 1).await;
     all_deleted_within(A_MINUTE, &world, &first).await;
     world
 }
