@@ -305,6 +305,24 @@ mod tests {
     }
 
     #[test]
+    fn the_age_of_a_command_stands_still_while_it_is_held() {
+        let hours = |hours: i64| moment() + SignedDuration::from_hours(hours);
+        let seen = |first_seen, since, now| {
+            let retry_state = RetryState { first_seen, ..RetryState::default() };
+            let incoming = Incoming { retry_state, ..incoming() };
+            let released = Publication::released(&incoming, since, now);
+            let is_it =
+                |(name, value): (&str, HeaderValue)| (name == "x-first-seen").then_some(value);
+            released.headers.into_iter().find_map(is_it).unwrap()
+        };
+        let at = |time| Text(time::text(time));
+        // An hour old when it was held, and an hour old when it is released two days later.
+        assert_eq!(seen(Some(hours(0)), Some(hours(1)), hours(49)), at(hours(48)));
+        assert_eq!(seen(Some(hours(0)), None, hours(49)), at(hours(0)));
+        assert_eq!(seen(Some(hours(5)), Some(hours(0)), hours(7)), at(hours(7)), "never later");
+    }
+
+    #[test]
     fn a_dead_letter_says_why_and_no_longer_when_to_try_again() {
         let why = ("rejected", "HTTP 422");
         let incoming = incoming();
