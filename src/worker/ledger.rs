@@ -157,6 +157,7 @@ impl Ledger {
     /// Applies the next record.
     pub(super) fn apply(&self, offset: u64, record: Option<LedgerRecord>) -> LedgerUpdate {
         let mut shared = self.lock();
+        shared.note_gap(offset, record.as_ref().map(|record| record.at));
         if offset < shared.next {
             self.read_again(&mut shared);
         }
@@ -317,5 +318,43 @@ mod tests {
         ledger.forget();
         assert_eq!(ledger.open(), 0, "from the first record on");
         assert_eq!(read(), 8);
+    }
+
+    #[test]
+    fn what_the_stream_has_dropped_is_not_taken_for_nothing() {
+        let limit = GuardLimit { max_deletes: 100, window_s: 3600 };
+        let read = |records: &[(u64, i64)]| {
+            let ledger = Ledger::new(Some(limit));
+            for (offset, minutes) in records {
+                let at = Timestamp::now() - jiff::SignedDuration::from_mins(*minutes);
+                let entry = LedgerEntry::Opened { number: 1 };
+                ledger.apply(*offset, Some(LedgerRecord { at, writer: "w".to_owned(), entry }));
+            }
+            let left = ledger.unknown_until()?.duration_since(Timestamp::now());
+            Some(left.as_secs().cast_unsigned().div_ceil(60))
+        };
+        assert_eq!(read(&[(0, 1), (1, 1)]), None, "a new stream");
+        assert_eq!(read(&[(7, 20), (8, 1)]), Some(40), "a part of the window");
+        assert_eq!(read(&[(7, 61), (8, 1)]), None, "the whole window");
+        assert_eq!(read(&[(0, 90), (7, 20)]), Some(40), "dropped while it was away");
+        assert_eq!(read(&[(0, 1), (1, 1), (0, 1)]), None, "another stream");
+    }
+
+    #[tokio::test]
+    async fn nothing_that_the_guard_counts_is_admitted_while_its_window_is_unknown() {
+        let ledger = Ledger::new(Some(GuardLimit { max_deletes: 100, window_s: 3600 }));
+        let org_id = OrgId::try_from("a".to_owned()).unwrap();
+        let scope = Scope { org_id, kind: Kind::TaskDelete };
+        ledger.open();
+        let entry = LedgerEntry::Opened { number: ledger.lock().opened };
+        let record = LedgerRecord { at: Timestamp::now(), writer: ledger.writer.clone(), entry };
+        ledger.apply(7, Some(record));
+        let never = tokio_util::sync::CancellationToken::new;
+        let stop = crate::worker::stop::Stop { draining: never(), session_lost: never() };
+        let admit = async |is_counted| {
+            Admission::begin(&ledger, &scope, &stop, is_counted).wait_for_permit().await
+        };
+        assert_eq!(admit(true).await, Err(Braked::WindowUnknown));
+        assert_eq!(admit(false).await, Ok(()), "a retry");
     }
 }

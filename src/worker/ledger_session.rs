@@ -13,9 +13,9 @@ use super::engine::Engine;
 use super::ledger::LedgerUpdate;
 use super::status::worker_state;
 use crate::health::Component;
-use crate::messages::Publication;
 use crate::messages::held::{self, Held};
 use crate::messages::ledger::{LedgerEntry, LedgerRecord, Scope, WorkerState};
+use crate::messages::{Publication, time};
 use crate::policy::brakes::Brakes;
 use crate::policy::guard::Trip;
 use crate::rabbitmq::Session;
@@ -100,6 +100,7 @@ async fn publish_worker_state(session: &Arc<Session>, engine: &Arc<Engine>) {
     let mut published: Option<(Instant, WorkerState)> = None;
     loop {
         ticks.tick().await;
+        show_health(engine);
         let now = Timestamp::now();
         let state = worker_state(engine, now);
         let is_due = published
@@ -148,8 +149,17 @@ async fn write_one(session: &Session, engine: &Engine, record: LedgerRecord) {
 }
 
 fn show_health(engine: &Engine) {
-    if engine.ledger.is_in_order() {
-        engine.health.set(Component::Ledger, None);
+    if !engine.ledger.is_in_order() {
+        return;
+    }
+    let reason = engine.ledger.unknown_until().map(|end| {
+        let end = time::text(end);
+        format!("the ledger has dropped records of the guard's window, so nothing new is deleted until {end}")
+    });
+    if engine.health.set(Component::Ledger, reason.clone())
+        && let Some(reason) = reason
+    {
+        error!("{reason}");
     }
 }
 

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use crate::messages::ledger::{LedgerEntry, LedgerRecord, Scope};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::messages::ledger::{GuardLimit, LedgerEntry, LedgerRecord, Scope};
 use crate::policy::brakes::Brakes;
 use crate::policy::settlement::PAUSED;
 
@@ -20,10 +22,19 @@ pub(super) struct Shared {
     pub(super) number: u64,
     /// When the ledger was last read again, its own records had at most this number.
     pub(super) read_before: u64,
+    /// The stream had dropped records before the worker could read them.
+    pub(super) gap: Option<Gap>,
     /// The session's first record, which must be read before anything is decided.
     pub(super) opened: u64,
     pub(super) scopes: HashMap<Scope, Permits>,
     pub(super) outbox: Vec<LedgerRecord>,
+}
+
+/// Records that this worker has never read.
+#[derive(Default)]
+pub(super) struct Gap {
+    /// When the first record after them was written, if that could be read.
+    end: Option<Timestamp>,
 }
 
 /// The permits of one organisation and kind.
@@ -41,6 +52,28 @@ impl Shared {
     pub(super) fn next_number(&mut self) -> u64 {
         self.number += 1;
         self.number
+    }
+
+    /// # What the stream has dropped is not taken for nothing
+    ///
+    /// Notes a gap before the next record. One that is read again after a loss is none: what was
+    /// counted is kept then.
+    pub(super) fn note_gap(&mut self, offset: u64, written: Option<Timestamp>) {
+        let is_first = self.next == 0 && self.read_before == 0;
+        if offset > self.next && (self.next > 0 || is_first) {
+            self.gap = Some(Gap::default());
+        }
+        if let Some(Gap { end: end @ None }) = &mut self.gap {
+            *end = written;
+        }
+    }
+
+    /// Until when nobody can say what has been admitted in the guard's window, if that is so.
+    pub(super) fn unknown_until(&self, limit: GuardLimit, now: Timestamp) -> Option<Timestamp> {
+        let window = SignedDuration::from_secs(limit.window_s.into());
+        let end =
+            self.gap.as_ref()?.end.unwrap_or(now).saturating_add(window).unwrap_or(Timestamp::MAX);
+        (end > now).then_some(end)
     }
 
     pub(super) fn forget_reservations(&mut self) {
@@ -70,6 +103,8 @@ pub(super) enum Braked {
     LedgerUnavailable,
     /// Nobody can say what has been admitted in the guard's window: our clock is wrong.
     ClockWrong,
+    /// The ledger has dropped records of the guard's window that this worker has not read.
+    WindowUnknown,
     /// See [`Stop`](super::stop::Stop).
     Stopped,
 }
@@ -82,6 +117,7 @@ impl Braked {
             Self::Paused => PAUSED,
             Self::LedgerUnavailable => "ledger_unavailable",
             Self::ClockWrong => "clock_wrong",
+            Self::WindowUnknown => "guard_window_unknown",
             Self::Stopped => "draining",
         }
     }

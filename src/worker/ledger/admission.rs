@@ -12,6 +12,13 @@ use crate::policy::guard::reservation;
 use crate::worker::ledger_state::Shared;
 use crate::worker::stop::Stop;
 
+impl Ledger {
+    /// Until when the guard's window is unknown to this worker, if it is.
+    pub(in crate::worker) fn unknown_until(&self) -> Option<Timestamp> {
+        self.lock().unknown_until(self.limit?, Timestamp::now())
+    }
+}
+
 /// A command waits no longer for the ledger: then it waits in a delay queue.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// So long a command waits that has the permission to call already.
@@ -106,8 +113,9 @@ impl<'a> Admission<'a> {
         if shared.brakes.trip(scope).is_some() {
             return Some(Err(Braked::Held));
         }
-        if ledger.limit.is_none() {
-            return Some(Ok(()));
+        let Some(limit) = ledger.limit else { return Some(Ok(())) };
+        if shared.unknown_until(limit, Timestamp::now()).is_some() {
+            return Some(Err(Braked::WindowUnknown));
         }
         let permits = shared.scopes.entry((*scope).clone()).or_default();
         if permits.unspent > 0 {
