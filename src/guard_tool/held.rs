@@ -1,7 +1,6 @@
 //! The queue of held commands: counted, moved back to the work queue, or dead-lettered. Safe to
 //! interrupt at any moment.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
 use jiff::Timestamp;
@@ -10,33 +9,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::LedgerJobError;
+use super::held_look::{Result, command, read};
 use super::ledger_file::LedgerFile;
 use crate::consent::Consent;
 use crate::kind::Kind;
 use crate::messages::audit::{Audit, Phase};
 use crate::messages::ledger::{Decision, Scope};
-use crate::messages::{Command, OrgId, Publication, names};
+use crate::messages::{OrgId, Publication, names};
 use crate::policy::outcome::rejected_by_a_person;
 use crate::rabbitmq::held_commands::{HeldCommand, HeldReader};
 use crate::rabbitmq::{Connection, Delivery, PublishError, Publisher};
 
-/// Ids that are shown per organisation.
-const SAMPLES: usize = 5;
-
-type Result<T> = std::result::Result<T, LedgerJobError>;
-
-/// The held commands of one organisation.
-#[derive(Debug, Default, Clone)]
-pub struct Group {
-    pub count: usize,
-    pub oldest: Option<Timestamp>,
-    /// The requesters: `requested_by` of the commands, and the users that published them.
-    pub asked_by: BTreeSet<String>,
-    pub samples: Vec<String>,
-}
-
-/// By organisation.
-pub type Groups = BTreeMap<OrgId, Group>;
+const NOTHING_DONE: &str = "nothing was done";
 
 /// The queue of the held commands of a kind.
 pub(super) struct HeldQueue<'a> {
@@ -45,11 +29,19 @@ pub(super) struct HeldQueue<'a> {
     publisher: Publisher,
 }
 
-/// What happens to a held command after the look.
-enum Move {
-    Stays,
-    Publish(Vec<Publication<'static>>),
-    Enough,
+/// The held commands that a decision is about, unacknowledged, the oldest first.
+pub(super) struct Found {
+    reader: HeldReader,
+    /// All held commands of the organisation.
+    of_org: usize,
+    meant: Vec<Delivery<HeldCommand>>,
+}
+
+impl Found {
+    /// Requeues those that were not moved.
+    pub(super) async fn close(self) {
+        self.reader.close().await;
+    }
 }
 
 impl<'a> HeldQueue<'a> {
@@ -57,23 +49,40 @@ impl<'a> HeldQueue<'a> {
         Self { kind, reading: ledger.reading(), publisher: ledger.publisher().clone() }
     }
 
-    /// Counts the held commands; all stay.
-    pub(super) async fn survey(&self, stop: &CancellationToken) -> Result<Groups> {
-        let mut groups = Groups::new();
-        let look = |held: &HeldCommand| {
-            let Some(command) = command(held) else { return Move::Stays };
-            let group = groups.entry(command.target.org).or_default();
-            group.count += 1;
-            group.oldest = group.oldest.into_iter().chain(held.since).min();
-            group.asked_by.extend(command.requested_by);
-            group.asked_by.extend(held.incoming.properties.published_by.clone());
-            if group.samples.len() < SAMPLES {
-                group.samples.push(command.target.id.to_string());
+    /// Takes the held commands of an organisation, or only those of one requester.
+    ///
+    /// # The oldest come first, wherever they are in the queue
+    ///
+    /// RabbitMQ puts back what a look has requeued in another order. So all of them are read, and
+    /// then sorted by the moment from which they are held.
+    pub(super) async fn find(
+        &self,
+        org: &OrgId,
+        requested_by: Option<&str>,
+        stop: &CancellationToken,
+    ) -> Result<Found> {
+        let mut reader = HeldReader::open(self.reading, self.kind).await?;
+        let (mut of_org, mut meant) = (0, Vec::new());
+        let result = read(&mut reader, stop, |held| {
+            let command = command(&held.message.incoming);
+            let Some(command) = command.filter(|command| command.target.org == *org) else {
+                return;
+            };
+            of_org += 1;
+            if requested_by.is_none_or(|by| command.requested_by.as_deref() == Some(by)) {
+                meant.push(held);
             }
-            Move::Stays
-        };
-        self.go_through(stop, look).await?;
-        Ok(groups)
+        })
+        .await;
+        meant.sort_by_key(|held| held.message.since);
+        let found = Found { reader, of_org, meant };
+        match result {
+            Ok(()) => Ok(found),
+            Err(error) => {
+                found.close().await;
+                Err(error)
+            }
+        }
     }
 
     /// Says what will be done and, unless the operator has agreed already, asks for the
@@ -81,92 +90,148 @@ impl<'a> HeldQueue<'a> {
     pub(super) async fn agrees(
         &self,
         verb: &str,
-        scope: &Scope,
-        max: Option<u32>,
+        (org, max): (&OrgId, Option<u32>),
+        found: &Found,
         consent: Consent,
         stop: &CancellationToken,
-    ) -> Result<bool> {
-        let groups = self.survey(stop).await?;
-        let org = scope.org_id.to_string();
-        let count = groups.get(&scope.org_id).map_or(0, |group| group.count);
-        let number = max.map_or(count, |max| count.min(max as usize));
-        let kind = scope.kind;
+    ) -> bool {
+        let (org, count, kind) = (org.to_string(), found.of_org, self.kind);
+        let number = max.map_or(found.meant.len(), |max| found.meant.len().min(max as usize));
         let _ = writeln!(
             io::stderr(),
             "{count} {kind} commands of organisation {org} are held; {verb} {number} of them"
         );
         if consent == Consent::Given {
-            return Ok(true);
+            return true;
         }
         let ask = move || {
             let _ = write!(io::stderr(), "Type the organisation's id to continue: ");
             let mut answer = String::new();
             io::stdin().read_line(&mut answer).is_ok() && answer.trim() == org
         };
-        tokio::select! {
-            answer = tokio::task::spawn_blocking(ask) => Ok(answer.unwrap_or(false)),
-            // Exiting is safe because nothing is unacknowledged, and necessary because a read from
-            // a terminal cannot be interrupted.
-            () = stop.cancelled() => std::process::exit(1),
+        let agrees = tokio::select! {
+            answer = tokio::task::spawn_blocking(ask) => answer.unwrap_or(false),
+            // Exiting is safe because what is unacknowledged goes back, and necessary because a
+            // read from a terminal cannot be interrupted.
+            () = stop.cancelled() => {
+                let _ = writeln!(io::stderr(), "\n{NOTHING_DONE}");
+                std::process::exit(1)
+            }
+        };
+        if !agrees {
+            let _ = writeln!(io::stderr(), "{NOTHING_DONE}: that is not the organisation's id");
         }
+        agrees
     }
 
     /// Puts at most `max` commands back on the work queue, the oldest first.
     pub(super) async fn release(
         &self,
         scope: &Scope,
-        max: u32,
+        (max, mut found): (u32, Found),
         decision: &Decision,
         stop: &CancellationToken,
     ) -> Result<bool> {
-        let mut left = max;
-        let look = |held: &HeldCommand| match command(held) {
-            _ if left == 0 => Move::Enough,
-            Some(command) if command.target.org == scope.org_id => {
-                left -= 1;
-                let now = Timestamp::now();
-                Move::Publish(vec![
-                    Publication::released(&held.incoming, held.since, now).into_owned(),
-                ])
-            }
-            _ => Move::Stays,
-        };
+        found.meant.truncate(max as usize);
         let selection = json!({"org": scope.org_id.as_str(), "max": max});
-        self.audited(names::RELEASED_EVENT, decision, selection, stop, look).await
+        self.audited(names::RELEASED_EVENT, decision, selection, async |moved| {
+            let result = self.release_found(&mut found, stop, moved).await;
+            found.close().await;
+            result
+        })
+        .await
+    }
+
+    async fn release_found(
+        &self,
+        found: &mut Found,
+        stop: &CancellationToken,
+        moved: &mut usize,
+    ) -> Result<bool> {
+        for held in found.meant.drain(..) {
+            if stop.is_cancelled() {
+                return Ok(false);
+            }
+            let HeldCommand { incoming, since } = &held.message;
+            self.publish(&Publication::released(incoming, *since, Timestamp::now())).await?;
+            self.remove(held).await;
+            *moved += 1;
+        }
+        Ok(true)
     }
 
     /// Dead-letters all held commands of an organisation, or only those of one requester.
+    ///
+    /// # Nothing that was held when it began stays held
+    ///
+    /// The broker may still be putting back what another reader has looked at, and this one does
+    /// not see it then. So it looks again until nothing is left that was held before.
     pub(super) async fn reject(
         &self,
         scope: &Scope,
-        requested_by: Option<&str>,
+        (requested_by, found): (Option<&str>, Found),
         decision: &Decision,
         stop: &CancellationToken,
     ) -> Result<bool> {
-        let is_meant = |command: &Command| {
-            command.target.org == scope.org_id
-                && requested_by.is_none_or(|by| command.requested_by.as_deref() == Some(by))
-        };
-        let look = |held: &HeldCommand| match command(held) {
-            Some(command) if is_meant(&command) => {
-                let settlement = rejected_by_a_person(&held.incoming, decision);
-                let publications = settlement.publications(&held.incoming, Timestamp::now());
-                Move::Publish(publications.into_iter().map(Publication::into_owned).collect())
+        let (org, began) = (&scope.org_id, Timestamp::now());
+        let selection = json!({"org": org.as_str(), "requested_by": requested_by});
+        self.audited(names::REJECTED_EVENT, decision, selection, async |moved| {
+            let mut found = found;
+            loop {
+                let result = self.reject_found(&mut found, decision, stop, moved).await;
+                found.close().await;
+                if !result? {
+                    return Ok(false);
+                }
+                found = self.find(org, requested_by, stop).await?;
+                let is_old =
+                    |held: &Delivery<HeldCommand>| held.message.since.is_none_or(|at| at < began);
+                if !found.meant.iter().any(is_old) {
+                    found.close().await;
+                    return Ok(!stop.is_cancelled());
+                }
             }
-            _ => Move::Stays,
-        };
-        let selection = json!({"org": scope.org_id.as_str(), "requested_by": requested_by});
-        self.audited(names::REJECTED_EVENT, decision, selection, stop, look).await
+        })
+        .await
+    }
+
+    async fn reject_found(
+        &self,
+        found: &mut Found,
+        decision: &Decision,
+        stop: &CancellationToken,
+        moved: &mut usize,
+    ) -> Result<bool> {
+        for held in found.meant.drain(..) {
+            if stop.is_cancelled() {
+                return Ok(false);
+            }
+            let incoming = &held.message.incoming;
+            let settlement = rejected_by_a_person(incoming, decision);
+            for publication in settlement.publications(incoming, Timestamp::now()) {
+                self.publish(&publication).await?;
+                if let Some(record) = publication.mirrored(self.kind) {
+                    self.mirror(&record).await;
+                }
+            }
+            self.remove(held).await;
+            *moved += 1;
+        }
+        Ok(true)
     }
 
     /// Runs between the two audit events. Returns whether it was completed.
+    ///
+    /// # A held command is removed only when it is safe elsewhere
+    ///
+    /// The broker confirms its replacement before it is removed. A kill in between leaves both: a
+    /// duplicate command, which is harmless, and no loss.
     async fn audited(
         &self,
         event_type: &'static str,
         decision: &Decision,
         selection: serde_json::Value,
-        stop: &CancellationToken,
-        look: impl FnMut(&HeldCommand) -> Move,
+        run: impl AsyncFnOnce(&mut usize) -> Result<bool>,
     ) -> Result<bool> {
         let began = Timestamp::now();
         let audit = |phase, dead_letters, interrupted| Audit {
@@ -180,63 +245,14 @@ impl<'a> HeldQueue<'a> {
             interrupted,
         };
         self.publish(&audit(Phase::Begun, 0, false).event(began, began)).await?;
-        let moved = self.go_through(stop, look).await;
-        let (number, is_whole) = *moved.as_ref().unwrap_or(&(0, false));
+        let mut number = 0;
+        let result = run(&mut number).await;
+        let is_whole = *result.as_ref().unwrap_or(&false);
         let (by, kind) = (&decision.by, self.kind);
         info!(event_type, %kind, by, number, interrupted = !is_whole, "held commands: done");
         let ended = audit(Phase::Ended, number, !is_whole).event(began, Timestamp::now());
         let told = self.publish(&ended).await;
-        moved.and_then(|_| told.map(|()| is_whole))
-    }
-
-    /// Shows each held command to `look`, once, the oldest first. Returns how many were moved, and
-    /// whether all were seen.
-    ///
-    /// # A held command is removed only when it is safe elsewhere
-    ///
-    /// The broker confirms its replacement before it is removed. A kill in between leaves both: a
-    /// duplicate command, which is harmless, and no loss.
-    async fn go_through(
-        &self,
-        stop: &CancellationToken,
-        mut look: impl FnMut(&HeldCommand) -> Move,
-    ) -> Result<(usize, bool)> {
-        let mut reader = HeldReader::open(self.reading, self.kind).await?;
-        let result = self.pass(&mut reader, stop, &mut look).await;
-        reader.close().await;
-        result
-    }
-
-    async fn pass(
-        &self,
-        reader: &mut HeldReader,
-        stop: &CancellationToken,
-        look: &mut impl FnMut(&HeldCommand) -> Move,
-    ) -> Result<(usize, bool)> {
-        let (mut moved, mut left) = (0, None);
-        // Commands that arrive meanwhile are not looked at.
-        while left != Some(0) {
-            if stop.is_cancelled() {
-                return Ok((moved, false));
-            }
-            let Some((held, behind)) = reader.next().await? else { break };
-            left = Some(left.map_or(behind, |left: u32| left - 1));
-            match look(&held.message) {
-                Move::Stays => {}
-                Move::Enough => break,
-                Move::Publish(publications) => {
-                    for publication in publications {
-                        self.publish(&publication).await?;
-                        if let Some(record) = publication.mirrored(self.kind) {
-                            self.mirror(&record).await;
-                        }
-                    }
-                    self.remove(held).await;
-                    moved += 1;
-                }
-            }
-        }
-        Ok((moved, true))
+        result.and_then(|is_whole| told.map(|()| is_whole))
     }
 
     /// An older topology has no mirror, and a failure to write to it stops nothing.
@@ -261,8 +277,4 @@ impl<'a> HeldQueue<'a> {
         let published = self.publisher.publish(publication).await;
         published.map_err(|source| LedgerJobError::Publish { to, source })
     }
-}
-
-fn command(held: &HeldCommand) -> Option<Command> {
-    Command::decode(held.incoming.kind, &held.incoming.body).ok()
 }

@@ -2,6 +2,7 @@
 //! cancel. Also shows the overall status. Each decision is a record of the ledger.
 
 mod held;
+mod held_look;
 mod ledger_file;
 mod print;
 mod status;
@@ -22,7 +23,8 @@ use crate::rabbitmq::tls::TlsFiles;
 use crate::rabbitmq::{AmqpSource, BrokerError, PublishError};
 use crate::table::OutputFormat;
 use held::HeldQueue;
-pub use held::{Group, Groups};
+use held_look::survey;
+pub use held_look::{Group, Groups};
 use ledger_file::LedgerFile;
 
 /// What to do.
@@ -80,7 +82,7 @@ pub async fn run(
     let ledger = LedgerFile::open(url, tls).await?;
     let is_done = match job {
         LedgerJob::List(kind, form) => {
-            let groups = HeldQueue::of(kind, &ledger).survey(&stop).await?;
+            let groups = survey(ledger.reading(), kind, &stop).await?;
             print::held(&groups, ledger.brakes(), kind, form).map_err(LedgerJobError::Output)?;
             true
         }
@@ -125,7 +127,7 @@ pub async fn run(
 /// [`LedgerJobError`].
 pub async fn held(kind: Kind, url: &AmqpSource, tls: &TlsFiles) -> Result<Groups, LedgerJobError> {
     let ledger = LedgerFile::open(url, tls).await?;
-    let groups = HeldQueue::of(kind, &ledger).survey(&CancellationToken::new()).await;
+    let groups = survey(ledger.reading(), kind, &CancellationToken::new()).await;
     ledger.close().await;
     groups
 }
@@ -146,8 +148,10 @@ async fn release(
     consent: Consent,
     stop: &CancellationToken,
 ) -> Result<bool, LedgerJobError> {
-    let queue = HeldQueue::of(scope.kind, ledger);
-    if !queue.agrees("release", scope, Some(max), consent, stop).await? {
+    let (queue, org) = (HeldQueue::of(scope.kind, ledger), &scope.org_id);
+    let found = queue.find(org, None, stop).await?;
+    if !queue.agrees("release", (org, Some(max)), &found, consent, stop).await {
+        found.close().await;
         return Ok(false);
     }
     let until = SignedDuration::try_from(lasts)
@@ -161,7 +165,7 @@ async fn release(
         decision: decision.clone(),
     };
     ledger.write(grant).await?;
-    queue.release(scope, max, &decision, stop).await
+    queue.release(scope, (max, found), &decision, stop).await
 }
 
 async fn reject(
@@ -172,11 +176,13 @@ async fn reject(
     consent: Consent,
     stop: &CancellationToken,
 ) -> Result<bool, LedgerJobError> {
-    let queue = HeldQueue::of(scope.kind, ledger);
-    if !queue.agrees("reject", scope, None, consent, stop).await? {
+    let (queue, org) = (HeldQueue::of(scope.kind, ledger), &scope.org_id);
+    let found = queue.find(org, requested_by.as_deref(), stop).await?;
+    if !queue.agrees("reject", (org, None), &found, consent, stop).await {
+        found.close().await;
         return Ok(false);
     }
-    let is_done = queue.reject(scope, requested_by.as_deref(), &decision, stop).await?;
+    let is_done = queue.reject(scope, (requested_by.as_deref(), found), &decision, stop).await?;
     // Other requesters' commands are still held, and so are new ones.
     if is_done && requested_by.is_none() {
         ledger.write(LedgerEntry::Rearmed { scope: scope.clone(), decision }).await?;

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::held::{Group, Groups};
+use super::held_look::{Group, Groups};
 use crate::kind::Kind;
 use crate::messages::ledger::Scope;
 use crate::messages::time;

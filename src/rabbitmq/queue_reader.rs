@@ -26,7 +26,8 @@ const AT_ONCE: u16 = 16;
 const QUIET: Duration = Duration::from_secs(1);
 /// For this long altogether.
 const NEXT_WITHIN: Duration = Duration::from_secs(10);
-/// Others may take messages meanwhile, and then they are never all back.
+/// From one message that is back to the next. Others may take messages meanwhile, and then they are
+/// never all back.
 const BACK_WITHIN: Duration = Duration::from_secs(2);
 
 /// A queue that an operator looks through.
@@ -178,14 +179,18 @@ impl QueueReader {
         if self.fetched > settled {
             let _ = in_time(self.channel.basic_nack(0, ALL_BACK)).await;
             let there = (self.total as usize).saturating_sub(settled);
-            let _ = timeout(BACK_WITHIN, self.until_ready(there)).await;
+            self.until_ready(there).await;
         }
         let _ = in_time(self.channel.close(200, "OK".into())).await;
     }
 
     async fn until_ready(&self, number: usize) {
+        let (mut last, mut changed) = (0, Instant::now());
         while let Ok(depth) = topology::depth(&self.channel, &self.queue).await {
-            if depth.ready as usize >= number {
+            if depth.ready > last {
+                (last, changed) = (depth.ready, Instant::now());
+            }
+            if depth.ready as usize >= number || changed.elapsed() > BACK_WITHIN {
                 break;
             }
             sleep(Duration::from_millis(5)).await;

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::process::Stdio;
 
-use lapin::options::{QueueDeleteOptions, QueuePurgeOptions};
+use lapin::BasicProperties;
+use lapin::options::{BasicGetOptions, BasicNackOptions, QueueDeleteOptions, QueuePurgeOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 use tallyfy_delete_worker::messages::ledger::GuardLimit;
 use tallyfy_delete_worker::rabbitmq::topology::Provision;
@@ -11,6 +13,7 @@ use tallyfy_delete_worker::rabbitmq::topology::Provision;
 use crate::command_line::{signal, with_settings};
 use crate::support::eventually;
 use crate::support::process::Running;
+use crate::support::rabbitmq::broker;
 use crate::support::world::{ORG, OTHER_ORG, World};
 
 const HELD: &str = "task.delete.held";
@@ -193,6 +196,63 @@ async fn a_grant_lets_so_many_pass_and_a_rejection_dead_letters_the_rest() {
     assert_eq!(deletions(&world, ORG).await, 35);
     assert_eq!(decide(&world, &["guard", "list"]).await, "nothing is held\n");
     world.assert_drained().await;
+}
+
+/// A command in the queue of the guard, as a worker puts it there.
+async fn held_since(world: &World, org: &str, task: &str, second: usize) {
+    world.sandbox.tasks(org, &[task], "present").await;
+    let mut headers = FieldTable::default();
+    let since = format!("2026-11-20T10:{:02}:{:02}.000Z", second / 60, second % 60);
+    headers.insert("x-held-since".into(), AMQPValue::LongString(since.into()));
+    let body = json!({"org_id": org, "task_id": task}).to_string();
+    let properties = BasicProperties::default().with_message_id(task.into()).with_headers(headers);
+    world.tester.publish_to("", HELD, body.as_bytes(), properties).await;
+}
+
+#[tokio::test]
+async fn the_oldest_are_released_first_however_often_somebody_has_looked() {
+    let mut world = guarded(1000).await;
+    for second in 0..60 {
+        held_since(&world, ORG, &format!("t{second:02}"), second).await;
+    }
+    for _ in 0..2 {
+        decide(&world, &["guard", "list"]).await;
+    }
+    let grant = ["--org", ORG, "--max", "20", "--for", "1h", "--reason", "4711", "--yes"];
+    decide(&world, &[&["guard", "release"], &grant[..]].concat()).await;
+    world.start_worker().await;
+    deleted(&world, ORG, 20).await;
+    let calls = world.sandbox.calls().await;
+    let gone: BTreeSet<_> = calls.iter().map(|call| call["task_id"].to_string()).collect();
+    let first: BTreeSet<_> = (0..20).map(|second| format!("\"t{second:02}\"")).collect();
+    assert_eq!(gone, first);
+    held(&world, 40).await;
+    world.tester.channel.queue_purge(HELD.into(), QueuePurgeOptions::default()).await.unwrap();
+    world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn a_rejection_does_not_miss_what_another_reader_puts_back_meanwhile() {
+    let world = guarded(1000).await;
+    for second in 0..300 {
+        held_since(&world, ORG, &format!("t{second}"), second).await;
+    }
+    let (mut taken, channel) = (Vec::new(), &world.tester.channel);
+    while taken.len() < 20 {
+        let got = channel.basic_get(HELD.into(), BasicGetOptions::default()).await.unwrap();
+        taken.push(got.unwrap().delivery_tag);
+    }
+    let reject = ["guard", "reject", "--org", ORG, "--reason", "a bug", "--yes"];
+    let put_back = async {
+        eventually("the first dead letter", async || world.tester.dead_letters().first().cloned())
+            .await;
+        let all = BasicNackOptions { multiple: true, requeue: true };
+        channel.basic_nack(*taken.last().unwrap(), all).await.unwrap();
+    };
+    tokio::join!(decide(&world, &reject), put_back);
+    held(&world, 0).await;
+    world.dead_letters(300).await;
+    broker().delete_vhost(&world.vhost).await;
 }
 
 #[tokio::test]
