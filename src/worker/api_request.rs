@@ -37,10 +37,17 @@ pub(super) struct Called {
     pub(super) verdict: Verdict,
     pub(super) seen: Seen,
     pub(super) found: Found,
-    /// The destructive call that is to be recorded.
-    pub(super) record: Option<&'static str>,
+    /// The destructive call that is to be recorded, if one was made.
+    pub(super) record: Option<MadeCall>,
     /// The request that was answered last.
     pub(super) request: ApiRequest,
+}
+
+/// A destructive call and its own answer. A look or a list may have come after it.
+pub(super) struct MadeCall {
+    pub(super) call: &'static str,
+    pub(super) verdict: Verdict,
+    pub(super) answer: Answer,
 }
 
 impl Called {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use secrecy::SecretString;
 
-use super::api_request::{About, ApiRequest, Called};
+use super::api_request::{About, ApiRequest, Called, MadeCall};
 use super::engine::Engine;
 use super::permits::PermitGuard;
 use crate::failpoint::{self, Failpoint};
@@ -71,8 +71,7 @@ impl Engine {
         &'a self,
         command: &'a Command,
         incoming: &'a Incoming,
-        call: &'a str,
-        (answer, verdict): (&'a Answer, Verdict),
+        MadeCall { call, verdict, answer }: &'a MadeCall,
     ) {
         if !self.ledger.is_kept() {
             return;
@@ -90,7 +89,7 @@ impl Engine {
             requested_by: borrowed(&command.requested_by),
             published_by: borrowed(published_by),
             reason: borrowed(&command.reason),
-            call: call.into(),
+            call: (*call).into(),
             verdict: verdict.as_str().into(),
             answer: answer.describe().into(),
             http_status: answer.status(),
@@ -126,8 +125,8 @@ impl Call<'_> {
         }
         let (verdict, answer) = self.prove((verdict, answer), &command.target, about).await;
         let was_destructive = record.is_some();
-        if let Some(call) = record {
-            engine.keep_record(command, incoming, call, (&answer, verdict));
+        if let Some(made) = &record {
+            engine.keep_record(command, incoming, made);
         }
         let at = Moment::now();
         request.judged(verdict);

@@ -1,7 +1,7 @@
 //! The calls for one command: the destructive one or, for a task that is archived first, the steps
 //! that lead to it.
 
-use super::api_request::{About, Called};
+use super::api_request::{About, Called, MadeCall};
 use super::call::Call;
 use crate::kind::Kind;
 use crate::messages::Target;
@@ -31,7 +31,7 @@ impl Call<'_> {
         let (answer, request) =
             self.engine.send_destructive(api, &archive, &self.token, about).await;
         let verdict = decide(kind, &answer);
-        let record = Some("archive");
+        let record = Some(MadeCall { call: "archive", verdict, answer: answer.clone() });
         match verdict {
             Verdict::Deleted => {
                 Called { found: Found::Archived, record, ..Called::of(verdict, answer, request) }
@@ -66,6 +66,7 @@ impl Call<'_> {
     ) -> Called {
         let (answer, request) = self.engine.send_destructive(api, target, &self.token, about).await;
         let verdict = decide(target.kind, &answer);
-        Called { record: Some("delete"), ..Called::of(verdict, answer, request) }
+        let record = Some(MadeCall { call: "delete", verdict, answer: answer.clone() });
+        Called { record, ..Called::of(verdict, answer, request) }
     }
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::command_line::with_settings;
+use crate::guard::decide;
 use crate::support::crowd::{all_deleted_within, calls_for, commands, ends, world_at};
+use crate::support::eventually;
 use crate::support::process::output;
 use crate::support::rabbitmq::broker;
 use crate::support::stand_in::{Call, Reply, StandIn, span};
@@ -249,4 +251,19 @@ async fn a_proxy_that_refuses_everything_uses_up_no_attempt() {
     let tasks: Vec<_> = (0..40).map(|number| format!("task-{number}")).collect();
     all_deleted_within(A_MINUTE, &world, &tasks).await;
     world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn the_record_of_a_call_has_its_own_answer_and_not_that_of_the_question_after_it() {
+    let api = StandIn::start(absent_but_the_list(Reply::status(503))).await;
+    let mut world = world_at(&api, |_| {}).await;
+    commands(&world, ORG, "task", 1).await;
+    world.start_worker().await;
+    let record = eventually("a record", async || {
+        let said = decide(&world, &["audit", "--json"]).await;
+        said.lines().next().map(|line| serde_json::from_str::<Value>(line).unwrap())
+    })
+    .await;
+    assert_eq!(record["http_status"], 404, "{record}");
+    world.after_shutdown().await;
 }

@@ -110,6 +110,10 @@ async fn a_task_that_is_archived_already_has_its_undo_window_too() {
     let command = world.command(ORG, "t1").await;
     pending(&world, "t1").await;
     assert_eq!(world.end(&command).await["outcome"], "deleted");
+    let said = decide(&world, &["audit", "--json"]).await;
+    let first: Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
+    // Its own answer, not that of the look after it.
+    assert_eq!((&first["call"], &first["http_status"]), (&json!("archive"), &json!(404)), "{said}");
     world.assert_drained().await;
 }
 
