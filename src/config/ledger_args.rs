@@ -147,6 +147,10 @@ pub(super) struct CancelArgs {
     /// Id of the command. May be repeated.
     #[arg(long = "command-id", required = true, value_name = "ID", value_parser = checked(command_id))]
     ids: Vec<Setting<String>>,
+    /// Lift the cancellation instead: with --org the one that was given with it, otherwise each one
+    /// of the id.
+    #[arg(long)]
+    revoke: bool,
     /// Only if the command is of this organisation: different producers may use the same ids.
     #[arg(long, value_parser = checked(org))]
     org: Option<Setting<OrgId>>,
@@ -226,7 +230,8 @@ impl Reader {
         let org = self.take_if(args.org.as_ref());
         let ids = args.ids.iter().filter_map(|id| self.take(id)).collect();
         let decision = self.decided_by(args.who.by.as_ref(), args.who.reason.clone())?;
-        (self.problems.len() == before).then_some(LedgerJob::Cancel(ids, org, decision))
+        let job = if args.revoke { LedgerJob::Revoke } else { LedgerJob::Cancel };
+        (self.problems.len() == before).then(|| job(ids, org, decision))
     }
 
     pub(super) fn status_job(&mut self, args: &StatusArgs) -> Option<LedgerJob> {

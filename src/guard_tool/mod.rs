@@ -54,6 +54,8 @@ pub enum LedgerJob {
     Status(Vec<String>, OutputFormat),
     /// End commands without a call, by their ids; of one organisation or of any.
     Cancel(Vec<String>, Option<OrgId>, Decision),
+    /// Lift their cancellations.
+    Revoke(Vec<String>, Option<OrgId>, Decision),
 }
 
 /// Why it failed.
@@ -113,6 +115,14 @@ pub async fn run(
                 let (org_id, decision) = (org_id.clone(), decision.clone());
                 info!("cancelled: {command_id}, unless it has ended already");
                 ledger.write(LedgerEntry::Cancelled { command_id, org_id, decision }).await?;
+            }
+            true
+        }
+        LedgerJob::Revoke(ids, org_id, decision) => {
+            for command_id in ids {
+                let (org_id, decision) = (org_id.clone(), decision.clone());
+                info!("no longer cancelled: {command_id}, unless it has ended already");
+                ledger.write(LedgerEntry::Revoked { command_id, org_id, decision }).await?;
             }
             true
         }

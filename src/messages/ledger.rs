@@ -137,6 +137,14 @@ pub enum LedgerEntry {
         #[serde(serialize_with = "written", deserialize_with = "read")]
         since: Timestamp,
     },
+    /// A person has lifted a cancellation; without an organisation, each one of this id.
+    Revoked {
+        command_id: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        org_id: Option<OrgId>,
+        #[serde(flatten)]
+        decision: Decision,
+    },
     Resumed {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         org_id: Option<OrgId>,

@@ -143,6 +143,9 @@ impl Brakes {
                 let decision = Cancellation { since, decision, offset };
                 self.cancelled.add(command_id, org_id, decision);
             }
+            LedgerEntry::Revoked { command_id, org_id, .. } => {
+                self.cancelled.revoke(&command_id, org_id.as_ref());
+            }
             LedgerEntry::Resumed { org_id, .. } => {
                 self.note(Subject::Pause(org_id.clone()), offset);
                 match org_id {

@@ -85,6 +85,21 @@ async fn a_cancelled_command_ends_without_a_further_call() {
 }
 
 #[tokio::test]
+async fn a_revoked_cancellation_lets_the_command_go_on() {
+    let mut world = World::without_worker(|_| {}).await;
+    for task in ["c1", "c2"] {
+        world.delete(task).await;
+    }
+    let both = ["--command-id", "c1", "--command-id", "c2", "--org", ORG];
+    decide(&world, &[&["cancel"], &both[..]].concat()).await;
+    decide(&world, &["cancel", "--revoke", "--command-id", "c1", "--org", ORG]).await;
+    world.start_worker().await;
+    assert_eq!(world.end("c1").await["outcome"], "deleted");
+    assert_eq!(world.end("c2").await["outcome"], "cancelled");
+    world.assert_drained().await;
+}
+
+#[tokio::test]
 async fn each_destructive_call_leaves_a_record() {
     let world = World::start().await;
     world.sandbox.tasks(ORG, &["t1", "t2"], "present").await;
