@@ -22,9 +22,10 @@ const WEEK: Duration = Duration::from_hours(24 * 7);
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct GuardArgs {
-    /// Kind of the commands.
-    #[arg(global = true, long, default_value = "task.delete", value_name = "KIND", value_parser = checked(kind))]
-    kind: Setting<Kind>,
+    /// Kind of the commands; otherwise list shows all kinds, and the others decide about
+    /// task.delete.
+    #[arg(global = true, long, value_name = "KIND", value_parser = checked(kind))]
+    kind: Option<Setting<Kind>>,
     #[command(subcommand)]
     action: GuardAction,
     #[command(flatten)]
@@ -185,11 +186,13 @@ struct DecisionArgs {
 
 impl Reader {
     pub(super) fn guard_job(&mut self, args: &GuardArgs) -> Option<LedgerJob> {
-        let kind = self.take(&args.kind);
+        let before = self.problems.len();
+        let given = self.take_if(args.kind.as_ref());
+        let kind = (self.problems.len() == before).then(|| given.unwrap_or_default());
         Some(match &args.action {
             GuardAction::List { json } => {
                 let form = if *json { OutputFormat::Json } else { OutputFormat::Text };
-                LedgerJob::List(kind?, form)
+                LedgerJob::List(kind.and(given), form)
             }
             GuardAction::Release { org, max, lasts, decision, yes } => {
                 let (org, max, lasts) = (self.take(org), self.take(max), self.take(lasts));

@@ -20,6 +20,7 @@ use crate::kind::Kind;
 use crate::messages::OrgId;
 use crate::messages::ledger::{Decision, LedgerEntry, Scope};
 use crate::rabbitmq::tls::TlsFiles;
+use crate::rabbitmq::topology::depths;
 use crate::rabbitmq::{AmqpSource, BrokerError, PublishError};
 use crate::table::OutputFormat;
 use held::HeldQueue;
@@ -30,8 +31,8 @@ use ledger_file::LedgerFile;
 /// What to do.
 #[derive(Debug, Clone)]
 pub enum LedgerJob {
-    /// Show the commands that the guard holds.
-    List(Kind, OutputFormat),
+    /// Show the commands that the guard holds, of one kind or of each that has a queue for them.
+    List(Option<Kind>, OutputFormat),
     /// Let held commands pass.
     Release {
         scope: Scope,
@@ -84,8 +85,7 @@ pub async fn run(
     let ledger = LedgerFile::open(url, tls).await?;
     let is_done = match job {
         LedgerJob::List(kind, form) => {
-            let groups = survey(ledger.reading(), kind, &stop).await?;
-            print::held(&groups, ledger.brakes(), kind, form).map_err(LedgerJobError::Output)?;
+            list(&ledger, kind, form, &stop).await?;
             true
         }
         LedgerJob::Release { scope, max, lasts, decision, consent } => {
@@ -107,7 +107,7 @@ pub async fn run(
             true
         }
         LedgerJob::Status(queues, form) => {
-            status::print(&ledger, queues, form).await.map_err(LedgerJobError::Output)?;
+            status::print(&ledger, queues, form).await?;
             true
         }
         LedgerJob::Cancel(ids, org_id, decision) => {
@@ -129,6 +129,24 @@ pub async fn run(
     };
     ledger.close().await;
     Ok(is_done)
+}
+
+async fn list(
+    ledger: &LedgerFile,
+    kind: Option<Kind>,
+    form: OutputFormat,
+    stop: &CancellationToken,
+) -> Result<(), LedgerJobError> {
+    let queues = Kind::ALL.map(Kind::held_queue).to_vec();
+    let found = depths(ledger.reading(), queues).await?;
+    let is_there = |kind: &Kind| found.get(&kind.held_queue()).is_some_and(Option::is_some);
+    let kinds =
+        kind.map_or_else(|| Kind::ALL.into_iter().filter(is_there).collect(), |kind| vec![kind]);
+    let mut held = Vec::new();
+    for kind in kinds {
+        held.push((kind, survey(ledger.reading(), kind, stop).await?));
+    }
+    print::held(held, ledger.brakes(), form).map_err(LedgerJobError::Output)
 }
 
 /// Counts the held commands of a kind by organisation; all stay.

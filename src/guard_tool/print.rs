@@ -14,21 +14,26 @@ use crate::table::{OutputFormat, age, printable, write};
 
 /// Every organisation with held commands or a tripped guard.
 pub(super) fn held(
-    groups: &Groups,
+    held: Vec<(Kind, Groups)>,
     brakes: &Brakes,
-    kind: Kind,
     form: OutputFormat,
 ) -> io::Result<()> {
-    let mut all = groups.clone();
-    for (scope, _) in brakes.tripped().filter(|(scope, _)| scope.kind == kind) {
-        all.entry(scope.org_id.clone()).or_default();
-    }
+    let all: Vec<_> = held
+        .into_iter()
+        .flat_map(|(kind, mut groups)| {
+            for (scope, _) in brakes.tripped().filter(|(scope, _)| scope.kind == kind) {
+                groups.entry(scope.org_id.clone()).or_default();
+            }
+            let scope = move |org_id| Scope { org_id, kind };
+            groups.into_iter().map(move |(org_id, group)| (scope(org_id), group))
+        })
+        .collect();
     let (mut out, now) = (io::stdout().lock(), Timestamp::now());
     if form == OutputFormat::Json {
-        for (org_id, group) in &all {
-            let trip = brakes.trip(&Scope { org_id: org_id.clone(), kind });
+        for (scope, group) in &all {
+            let trip = brakes.trip(scope);
             let line = json!({
-                "org_id": org_id.as_str(), "kind": kind, "held": group.count,
+                "org_id": scope.org_id.as_str(), "kind": scope.kind, "held": group.count,
                 "tripped_at": trip.map(|trip| time::text(trip.since)),
                 "oldest": group.oldest.map(time::text),
                 "asked_by": group.asked_by, "samples": group.samples,
@@ -40,14 +45,15 @@ pub(super) fn held(
     if all.is_empty() {
         return writeln!(out, "nothing is held");
     }
-    let heading = ["ORGANISATION", "HELD", "TRIPPED", "OLDEST", "ASKED BY", "FOR EXAMPLE"];
+    let heading = ["ORGANISATION", "KIND", "HELD", "TRIPPED", "OLDEST", "ASKED BY", "FOR EXAMPLE"];
     let mut rows = vec![heading.map(str::to_owned)];
-    for (org_id, group) in &all {
+    for (scope, group) in &all {
         let Group { count, oldest, asked_by, samples } = group;
-        let trip = brakes.trip(&Scope { org_id: org_id.clone(), kind });
+        let trip = brakes.trip(scope);
         let asked_by: Vec<_> = asked_by.iter().map(|by| printable(by)).collect();
         rows.push([
-            org_id.to_string(),
+            scope.org_id.to_string(),
+            scope.kind.to_string(),
             count.to_string(),
             age(trip.map(|trip| trip.since), now),
             age(*oldest, now),
@@ -55,5 +61,5 @@ pub(super) fn held(
             samples.join(" "),
         ]);
     }
-    write(&mut out, &rows, &[1, 2, 3])
+    write(&mut out, &rows, &[2, 3, 4])
 }

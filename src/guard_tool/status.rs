@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::LedgerJobError;
 use super::ledger_file::LedgerFile;
 use crate::ledger_view::view;
 use crate::messages::time;
@@ -17,8 +18,8 @@ pub(super) async fn print(
     ledger: &LedgerFile,
     queues: Vec<String>,
     form: OutputFormat,
-) -> io::Result<()> {
-    let found = depths(ledger.reading(), queues.clone()).await.unwrap_or_default();
+) -> Result<(), LedgerJobError> {
+    let found = depths(ledger.reading(), queues.clone()).await?;
     let depths = queues.into_iter().map(|queue| {
         let depth = found.get(&queue).copied().flatten();
         (queue, depth)
@@ -42,6 +43,7 @@ pub(super) async fn print(
         OutputFormat::Json => writeln!(out, "{status}"),
         OutputFormat::Text => table(&mut out, &status, now),
     }
+    .map_err(LedgerJobError::Output)
 }
 
 /// Merges the workers' reports: the breaker, each organisation, the oldest command of each kind.

@@ -1,16 +1,18 @@
 //! No producer's bug deletes more than a limit: what comes beyond is held until a person decides.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::process::Stdio;
 
 use lapin::BasicProperties;
 use lapin::options::{BasicGetOptions, BasicNackOptions, QueueDeleteOptions, QueuePurgeOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
+use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::messages::ledger::GuardLimit;
 use tallyfy_delete_worker::rabbitmq::topology::Provision;
 
-use crate::command_line::{signal, with_settings};
+use crate::command_line::{json_lines, signal, with_settings};
 use crate::support::eventually;
 use crate::support::process::Running;
 use crate::support::rabbitmq::broker;
@@ -229,6 +231,44 @@ async fn the_oldest_are_released_first_however_often_somebody_has_looked() {
     held(&world, 40).await;
     world.tester.channel.queue_purge(HELD.into(), QueuePurgeOptions::default()).await.unwrap();
     world.assert_drained().await;
+}
+
+#[tokio::test]
+async fn all_kinds_that_are_held_are_listed() {
+    let kinds = vec![Kind::TaskDelete, Kind::TagDelete];
+    let world = World::without_worker(|settings| settings.broker.topology.kinds = kinds).await;
+    held_since(&world, ORG, "t1", 0).await;
+    let tag = json!({"org_id": ORG, "tag_id": "g1"}).to_string();
+    let properties = BasicProperties::default();
+    world.tester.publish_to("", "tag.delete.held", tag.as_bytes(), properties).await;
+    let kinds = async |args: &[&str]| {
+        let listed = decide(&world, &[&["guard", "list", "--json"], args].concat()).await;
+        let listed: Vec<_> = json_lines(listed.as_bytes());
+        listed.into_iter().map(|group| group["kind"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(&[]).await, ["task.delete", "tag.delete"]);
+    assert_eq!(kinds(&["--kind", "tag.delete"]).await, ["tag.delete"]);
+    broker().delete_vhost(&world.vhost).await;
+}
+
+#[tokio::test]
+async fn whoever_types_another_organisations_id_is_told_that_nothing_was_done() {
+    let world = guarded(1000).await;
+    held_since(&world, ORG, "t1", 0).await;
+    let mut reject = with_settings(&world, &["guard", "reject", "--org", ORG, "--by", "ann"]);
+    let mut answered = async |answer: &str| {
+        let mut child = Running::start(reject.stdin(Stdio::piped()));
+        child.stdin.take().unwrap().write_all(answer.as_bytes()).unwrap();
+        child.output().await
+    };
+    let refused = answered("another\n").await;
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("nothing was done"), "{said}");
+    assert_eq!(refused.status.code(), Some(1));
+    held(&world, 1).await;
+    assert_eq!(answered(&format!("{ORG}\n")).await.status.code(), Some(0));
+    world.dead_letters(1).await;
+    broker().delete_vhost(&world.vhost).await;
 }
 
 #[tokio::test]
