@@ -1,6 +1,8 @@
 //! The `delete` command: the same engine without a broker, for a list of ids. It sleeps through the
 //! waits.
 
+mod line;
+
 use std::collections::HashSet;
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,11 +16,10 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use self::line::{Left, OutcomeLine};
 use crate::consent::{Consent, agrees};
 use crate::kind::Kind;
-use crate::messages::{
-    DryRun, EndKind, Incoming, ObjectId, OrgId, Outcome, RetryState, Target, Would,
-};
+use crate::messages::{DryRun, EndKind, Incoming, ObjectId, OrgId, RetryState, Target, Would};
 use crate::metrics::NO_TOKEN;
 use crate::policy::api_access::SuspendReason;
 use crate::policy::settlement::Settlement;
@@ -74,14 +75,14 @@ impl Tally {
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Ended {
-    Outcome(Outcome),
+    Outcome(OutcomeLine),
     DryRun(DryRun),
 }
 
 impl Ended {
     fn count(&self, tally: &mut Tally) {
         let how = match self {
-            Self::Outcome(outcome) => outcome.outcome.how,
+            Self::Outcome(line) => line.outcome.outcome.how,
             Self::DryRun(DryRun { how: Would::Unknown(_), .. }) => return tally.unknown += 1,
             Self::DryRun(DryRun { how: Would::DeadLettered(_), .. }) => EndKind::DeadLettered,
             Self::DryRun(DryRun { how: Would::End { how, .. }, .. }) => *how,
@@ -92,20 +93,6 @@ impl Ended {
             EndKind::DeadLettered | EndKind::Cancelled => tally.failed += 1,
         }
     }
-}
-
-/// The line of an id without an outcome: it can be given again.
-#[derive(Debug, Serialize)]
-struct Left<'a> {
-    #[serde(flatten)]
-    target: &'a Target,
-    outcome: &'static str,
-    reason: String,
-    attempts: u32,
-    /// The answer to a call was lost, so the call may have had its effect.
-    ambiguous: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    http_status: Option<u16>,
 }
 
 /// Asks, deletes, shows the progress, and writes one line of JSON to `out` for each id.
@@ -212,7 +199,7 @@ async fn delete_one<'a>(
         let token = engine.token(&target.org);
         let wait = match handle(&incoming, engine, &stop).await {
             Settlement::Finish(outcome) | Settlement::DeadLetter(outcome, _) => {
-                return Ok(Ended::Outcome(outcome));
+                return Ok(Ended::Outcome(OutcomeLine::of(outcome)));
             }
             Settlement::DryRun(dry_run) => return Ok(Ended::DryRun(dry_run)),
             // Without a broker nothing is held or archived first. Nothing is rejected either: a

@@ -259,7 +259,11 @@ async fn delete_prints_one_outcome_a_line_and_exits_0_when_all_are_gone() {
     world.sandbox.fault("t1", 5, json!({"status": 503})).await;
     world.sandbox.fault("t2", 1, json!({"status": 429, "headers": {"Retry-After": "1"}})).await;
     let output = output(with_settings(&world, &["delete", "--org", ORG, "t1", "t2", "t3"])).await;
-    let mut ends: Vec<_> = json_lines(&output.stdout)
+    let lines = json_lines(&output.stdout);
+    for member in ["time", "request_id"] {
+        assert!(lines.iter().all(|line| line[member].is_string()), "{member}: {lines:?}");
+    }
+    let mut ends: Vec<_> = lines
         .into_iter()
         .map(|end| {
             (
