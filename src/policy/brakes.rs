@@ -34,14 +34,13 @@ pub struct Brakes {
     /// Per subject, the number of the last record about it.
     recorded: HashMap<Subject, u64>,
     last: Option<Mark>,
-    /// While the ledger is read again.
     earlier: Option<Earlier>,
 }
 
 /// Number, writer and time of a record: no two ledgers have the same.
 type Mark = (u64, String, Timestamp);
 
-/// The guards as they were after the last record that was read before.
+/// The guards after the last record that was read before.
 #[derive(Debug)]
 struct Earlier {
     guards: HashMap<Scope, Guard>,
@@ -220,9 +219,8 @@ impl Brakes {
     /// # Losing the ledger does not lift a brake
     ///
     /// Trips, pauses and cancellations stay in force, and the guards go on from what they have
-    /// counted. If the old records still exist, later decisions are read again in the same order,
-    /// and after the last old record the guards are again as they were: so nothing is counted
-    /// twice.
+    /// counted. If the old records still exist, they are read again in the same order; after the
+    /// last of them the guards are as they were, so nothing is counted twice.
     pub fn read_again(&mut self) -> Vec<LedgerEntry> {
         let lasting = self.reminders(u64::MAX);
         let Self { earlier, guards, last, .. } = self;

@@ -334,9 +334,10 @@ mod tests {
             Some(left.as_secs().cast_unsigned().div_ceil(60))
         };
         assert_eq!(read(&[(0, 1), (1, 1)]), None, "a new stream");
-        assert_eq!(read(&[(7, 20), (8, 1)]), Some(40), "a part of the window");
-        assert_eq!(read(&[(7, 61), (8, 1)]), None, "the whole window");
-        assert_eq!(read(&[(0, 90), (7, 20)]), Some(40), "dropped while it was away");
+        assert_eq!(read(&[(700, 20), (701, 1)]), Some(40), "a part of the window");
+        assert_eq!(read(&[(700, 61), (701, 1)]), None, "the whole window");
+        assert_eq!(read(&[(0, 90), (700, 20)]), Some(40), "dropped while it was away");
+        assert_eq!(read(&[(1, 20), (3, 1)]), None, "offsets that no record has");
         assert_eq!(read(&[(0, 1), (1, 1), (0, 1)]), None, "another stream");
     }
 
@@ -348,7 +349,7 @@ mod tests {
         ledger.open();
         let entry = LedgerEntry::Opened { number: ledger.lock().opened };
         let record = LedgerRecord { at: Timestamp::now(), writer: ledger.writer.clone(), entry };
-        ledger.apply(7, Some(record));
+        ledger.apply(700, Some(record));
         let never = tokio_util::sync::CancellationToken::new;
         let stop = crate::worker::stop::Stop { draining: never(), session_lost: never() };
         let admit = async |is_counted| {
