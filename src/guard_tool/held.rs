@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use super::LedgerJobError;
 use super::held_look::{Result, command, read};
 use super::ledger_file::LedgerFile;
+use super::question::agrees;
 use crate::consent::Consent;
 use crate::kind::Kind;
 use crate::messages::audit::{Audit, Phase};
@@ -19,8 +20,6 @@ use crate::messages::{OrgId, Publication, names};
 use crate::policy::outcome::rejected_by_a_person;
 use crate::rabbitmq::held_commands::{HeldCommand, HeldReader};
 use crate::rabbitmq::{Connection, Delivery, PublishError, Publisher};
-
-const NOTHING_DONE: &str = "nothing was done";
 
 /// The queue of the held commands of a kind.
 pub(super) struct HeldQueue<'a> {
@@ -85,43 +84,46 @@ impl<'a> HeldQueue<'a> {
         }
     }
 
-    /// Says what will be done and, unless the operator has agreed already, asks for the
-    /// organisation's id.
-    pub(super) async fn agrees(
+    /// The commands that a decision is about, if the operator agrees to it.
+    ///
+    /// # Nothing is kept from others while an operator thinks
+    ///
+    /// What was counted goes back before the question, and is read again after the answer.
+    pub(super) async fn agreed(
+        &self,
+        verb: &str,
+        (org, requested_by, max): (&OrgId, Option<&str>, Option<u32>),
+        consent: Consent,
+        stop: &CancellationToken,
+    ) -> Result<Option<Found>> {
+        let found = self.find(org, requested_by, stop).await?;
+        let counts = (found.of_org, found.meant.len());
+        if consent == Consent::Given && !stop.is_cancelled() {
+            self.announce(verb, (org, max), counts);
+            return Ok(Some(found));
+        }
+        found.close().await;
+        if stop.is_cancelled() {
+            return Ok(None);
+        }
+        self.announce(verb, (org, max), counts);
+        if !agrees(org, stop).await {
+            return Ok(None);
+        }
+        self.find(org, requested_by, stop).await.map(Some)
+    }
+
+    fn announce(
         &self,
         verb: &str,
         (org, max): (&OrgId, Option<u32>),
-        found: &Found,
-        consent: Consent,
-        stop: &CancellationToken,
-    ) -> bool {
-        let (org, count, kind) = (org.to_string(), found.of_org, self.kind);
-        let number = max.map_or(found.meant.len(), |max| found.meant.len().min(max as usize));
+        (of_org, meant): (usize, usize),
+    ) {
+        let (kind, number) = (self.kind, max.map_or(meant, |max| meant.min(max as usize)));
         let _ = writeln!(
             io::stderr(),
-            "{count} {kind} commands of organisation {org} are held; {verb} {number} of them"
+            "{of_org} {kind} commands of organisation {org} are held; {verb} {number} of them"
         );
-        if consent == Consent::Given {
-            return true;
-        }
-        let ask = move || {
-            let _ = write!(io::stderr(), "Type the organisation's id to continue: ");
-            let mut answer = String::new();
-            io::stdin().read_line(&mut answer).is_ok() && answer.trim() == org
-        };
-        let agrees = tokio::select! {
-            answer = tokio::task::spawn_blocking(ask) => answer.unwrap_or(false),
-            // Exiting is safe because what is unacknowledged goes back, and necessary because a
-            // read from a terminal cannot be interrupted.
-            () = stop.cancelled() => {
-                let _ = writeln!(io::stderr(), "\n{NOTHING_DONE}");
-                std::process::exit(1)
-            }
-        };
-        if !agrees {
-            let _ = writeln!(io::stderr(), "{NOTHING_DONE}: that is not the organisation's id");
-        }
-        agrees
     }
 
     /// Puts at most `max` commands back on the work queue, the oldest first.
@@ -154,8 +156,10 @@ impl<'a> HeldQueue<'a> {
             }
             let HeldCommand { incoming, since } = &held.message;
             self.publish(&Publication::released(incoming, *since, Timestamp::now())).await?;
-            self.remove(held).await;
             *moved += 1;
+            if !self.remove(held).await {
+                return Ok(false);
+            }
         }
         Ok(true)
     }
@@ -214,8 +218,10 @@ impl<'a> HeldQueue<'a> {
                     self.mirror(&record).await;
                 }
             }
-            self.remove(held).await;
             *moved += 1;
+            if !self.remove(held).await {
+                return Ok(false);
+            }
         }
         Ok(true)
     }
@@ -263,10 +269,13 @@ impl<'a> HeldQueue<'a> {
         }
     }
 
-    async fn remove(&self, held: Delivery<HeldCommand>) {
-        if !held.acknowledge().await {
+    /// Whether it is gone. If not, the connection is lost, and none of the others could be removed.
+    async fn remove(&self, held: Delivery<HeldCommand>) -> bool {
+        let is_gone = held.acknowledge().await;
+        if !is_gone {
             warn!("a command was moved and its removal is not known: it may be there twice");
         }
+        is_gone
     }
 
     async fn publish(&self, publication: &Publication<'_>) -> Result<()> {

@@ -5,6 +5,7 @@ mod held;
 mod held_look;
 mod ledger_file;
 mod print;
+mod question;
 mod status;
 
 use std::io;
@@ -177,11 +178,10 @@ async fn release(
     stop: &CancellationToken,
 ) -> Result<bool, LedgerJobError> {
     let (queue, org) = (HeldQueue::of(scope.kind, ledger), &scope.org_id);
-    let found = queue.find(org, None, stop).await?;
-    if !queue.agrees("release", (org, Some(max)), &found, consent, stop).await {
-        found.close().await;
+    let selected = (org, None, Some(max));
+    let Some(found) = queue.agreed("release", selected, consent, stop).await? else {
         return Ok(false);
-    }
+    };
     let until = SignedDuration::try_from(lasts)
         .ok()
         .and_then(|lasts| Timestamp::now().checked_add(lasts).ok())
@@ -205,11 +205,10 @@ async fn reject(
     stop: &CancellationToken,
 ) -> Result<bool, LedgerJobError> {
     let (queue, org) = (HeldQueue::of(scope.kind, ledger), &scope.org_id);
-    let found = queue.find(org, requested_by.as_deref(), stop).await?;
-    if !queue.agrees("reject", (org, None), &found, consent, stop).await {
-        found.close().await;
+    let selected = (org, requested_by.as_deref(), None);
+    let Some(found) = queue.agreed("reject", selected, consent, stop).await? else {
         return Ok(false);
-    }
+    };
     let is_done = queue.reject(scope, (requested_by.as_deref(), found), &decision, stop).await?;
     // Other requesters' commands are still held, and so are new ones.
     if is_done && requested_by.is_none() {

@@ -33,7 +33,7 @@ impl HeldReader {
         Ok(Self { kind, queue: QueueReader::open(connection, kind.held_queue()).await? })
     }
 
-    /// Fetches the next one, the oldest first, with the number of those behind it.
+    /// Fetches the next one, in the queue's order, with the number of those behind it.
     ///
     /// # Errors
     /// [`BrokerError::DeadLetters`].

@@ -10,6 +10,7 @@ use lapin::Channel;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use super::broker_error::{Refusal, is_late};
 use super::connection::{Connection, in_time, within};
@@ -30,19 +31,21 @@ pub(super) struct Looks {
 }
 
 impl Looks {
-    /// Each connection's answers about some queues, up to the first that does not come in time.
+    /// Each connection's answers about some queues, up to the first that does not come in time;
+    /// `None` if the broker refuses to tell.
     pub(super) async fn depths(
         &self,
         connections: [&Connection; 2],
         queues: &[&str],
-    ) -> [Vec<Depth>; 2] {
+    ) -> [Vec<Option<Depth>>; 2] {
         let look = async |at: usize| {
             let mut depths = Vec::new();
             for queue in queues {
                 let question =
                     async |channel: &Channel| within(ANSWER_WITHIN, depth(channel, queue)).await;
                 match self.ask(connections[at], at, question).await {
-                    Ok(depth) => depths.push(depth),
+                    Ok(depth) => depths.push(Some(depth)),
+                    Err(error) if Refusal::of(&error).is_some() => depths.push(None),
                     Err(_) => break,
                 }
             }
@@ -138,7 +141,7 @@ pub(super) async fn add_and_remove_consumer(
     let consume = channel.basic_consume(queue.into(), TAG.into(), options, arguments);
     let mut consumer = within(limit, consume).await?;
     within(limit, channel.basic_cancel(consumer.tag(), BasicCancelOptions::default())).await?;
-    if consumer.next().await.is_some() {
+    if timeout(limit, consumer.next()).await.is_ok_and(|message| message.is_some()) {
         // Requeues the message.
         in_time(channel.close(200, "OK".into())).await?;
     }

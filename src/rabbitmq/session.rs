@@ -237,8 +237,9 @@ impl Session {
         depths
     }
 
-    /// Each connection's answers about some queues, up to the first that does not come in time.
-    pub(crate) async fn look(&self, queues: &[&str]) -> [Vec<Depth>; 2] {
+    /// Each connection's answers about some queues, up to the first that does not come in time;
+    /// `None` if the broker refuses to tell.
+    pub(crate) async fn look(&self, queues: &[&str]) -> [Vec<Option<Depth>>; 2] {
         self.looks.depths(self.connections(), queues).await
     }
 

@@ -156,11 +156,11 @@ pub(super) async fn depth(channel: &Channel, queue: &str) -> lapin::Result<Depth
     Ok(Depth { ready: queue.message_count(), consumers: queue.consumer_count() })
 }
 
-/// The same for each of these queues, over a separate channel; `None` if there is no such queue, or
-/// no answer.
+/// The same for each of these queues, over a separate channel; `None` if the broker refuses to
+/// tell, because there is no such queue, say.
 ///
 /// # Errors
-/// lapin's error if there is no channel because the connection is gone.
+/// lapin's error if there is no answer.
 pub async fn depths(
     connection: &Connection,
     queues: Vec<String>,
@@ -168,11 +168,15 @@ pub async fn depths(
     let open = async || connection.channel().await.map_err(BrokerError::Lost);
     let (mut channel, mut depths) = (open().await?, HashMap::new());
     for queue in queues {
-        let depth = depth(&channel, &queue).await.ok();
-        if depth.is_none() {
-            // A refusal closes the channel.
-            channel = open().await?;
-        }
+        let depth = match depth(&channel, &queue).await {
+            Ok(depth) => Some(depth),
+            Err(refused) if Refusal::of(&refused).is_some() => {
+                // A refusal closes the channel.
+                channel = open().await?;
+                None
+            }
+            Err(error) => return Err(BrokerError::Lost(error)),
+        };
         depths.insert(queue, depth);
     }
     let _ = in_time(channel.close(200, "OK".into())).await;

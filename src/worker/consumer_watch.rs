@@ -112,7 +112,7 @@ impl<'a> ConsumerWatch<'a> {
         // One question without an answer is enough: a look must not take too long.
         let has_majority = is_mute || self.has_majority(asked).await;
         let look = |(at, (kind, received)): (usize, (&Kind, u64))| {
-            let ready = depths.each_ref().map(|answers| answers.get(at).map(|depth| depth.ready));
+            let ready = depths.each_ref().map(|answers| answers.get(at)?.map(|depth| depth.ready));
             (*kind, Look { ready, asked, received, has_room, has_majority })
         };
         kinds.iter().zip(received).enumerate().map(look).collect()

@@ -157,7 +157,7 @@ impl Ledger {
     /// Applies the next record.
     pub(super) fn apply(&self, offset: u64, record: Option<LedgerRecord>) -> LedgerUpdate {
         let mut shared = self.lock();
-        shared.note_gap(offset, record.as_ref().map(|record| record.at));
+        shared.note_gap(offset, record.as_ref().map(|record| record.at), Timestamp::now());
         if offset < shared.next {
             self.read_again(&mut shared);
         }
@@ -338,7 +338,14 @@ mod tests {
         assert_eq!(read(&[(700, 61), (701, 1)]), None, "the whole window");
         assert_eq!(read(&[(0, 90), (700, 20)]), Some(40), "dropped while it was away");
         assert_eq!(read(&[(1, 20), (3, 1)]), None, "offsets that no record has");
+        assert_eq!(read(&[(700, -6000)]), Some(60), "by a clock that is days ahead");
         assert_eq!(read(&[(0, 1), (1, 1), (0, 1)]), None, "another stream");
+        let ledger = Ledger::new(Some(limit));
+        ledger.forget();
+        let entry = LedgerEntry::Opened { number: 1 };
+        let record = LedgerRecord { at: Timestamp::now(), writer: "w".to_owned(), entry };
+        ledger.apply(700, Some(record));
+        assert!(ledger.unknown_until().is_some(), "nothing had come at first");
     }
 
     #[tokio::test]

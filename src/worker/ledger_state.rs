@@ -22,8 +22,11 @@ pub(super) struct Shared {
     pub(super) number: u64,
     /// When the ledger was last read again, its own records had at most this number.
     pub(super) read_before: u64,
-    /// The stream had dropped records before the worker could read them.
-    pub(super) gap: Option<Gap>,
+    /// Number of the record after the last one that was read, also while the ledger is read again.
+    pub(super) read_to: u64,
+    /// The stream had dropped records before the worker could read them: when the first one after
+    /// them was written.
+    pub(super) gap: Option<Timestamp>,
     /// The session's first record, which must be read before anything is decided.
     pub(super) opened: u64,
     pub(super) scopes: HashMap<Scope, Permits>,
@@ -32,13 +35,6 @@ pub(super) struct Shared {
 
 /// Far fewer records than a segment of the stream holds.
 const LEAST_IN_A_SEGMENT: u64 = 100;
-
-/// Records that this worker has never read.
-#[derive(Default)]
-pub(super) struct Gap {
-    /// When the first record after them was written, if that could be read.
-    end: Option<Timestamp>,
-}
 
 /// The permits of one organisation and kind.
 #[derive(Default)]
@@ -62,22 +58,18 @@ impl Shared {
     /// Notes a gap before the next record. One that is read again after a loss is none: what was
     /// counted is kept then. Nor is an offset that no record has: RabbitMQ leaves one out at the
     /// start of each segment (3.10 and 4.0, measured), and drops whole segments only.
-    pub(super) fn note_gap(&mut self, offset: u64, written: Option<Timestamp>) {
-        let is_first = self.next == 0 && self.read_before == 0;
-        let is_gap = offset.saturating_sub(self.next) >= LEAST_IN_A_SEGMENT;
-        if is_gap && (self.next > 0 || is_first) {
-            self.gap = Some(Gap::default());
+    pub(super) fn note_gap(&mut self, offset: u64, written: Option<Timestamp>, now: Timestamp) {
+        let expected = if self.next > 0 { self.next } else { self.read_to };
+        if offset.saturating_sub(expected) >= LEAST_IN_A_SEGMENT {
+            self.gap = Some(written.unwrap_or(now).min(now));
         }
-        if let Some(Gap { end: end @ None }) = &mut self.gap {
-            *end = written;
-        }
+        self.read_to = offset + 1;
     }
 
     /// Until when nobody can say what has been admitted in the guard's window, if that is so.
     pub(super) fn unknown_until(&self, limit: GuardLimit, now: Timestamp) -> Option<Timestamp> {
         let window = SignedDuration::from_secs(limit.window_s.into());
-        let end =
-            self.gap.as_ref()?.end.unwrap_or(now).saturating_add(window).unwrap_or(Timestamp::MAX);
+        let end = self.gap?.saturating_add(window).unwrap_or(Timestamp::MAX);
         (end > now).then_some(end)
     }
 
