@@ -108,9 +108,10 @@ async fn a_drain_finishes_what_is_in_flight_though_the_broker_does_not_answer_th
     let (host, port) = broker().host_port();
     let proxy = Proxy::losing(format!("{host}:{port}"), CANCELLED).await;
     world = world.behind_broker_proxy(&proxy);
-    world.start_worker().await;
     world.sandbox.fault("t1", 1, json!({"latency_ms": 13_000})).await;
+    // Before the start: a worker without anything to do asks for a majority, with a cancel, too.
     world.delete("t1").await;
+    world.start_worker().await;
     world.called("t1", 1).await;
     world.stop_worker().await;
     let end = world.end("t1").await;
