@@ -14,11 +14,11 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
 use crate::command_line::{signal, with_settings};
-use crate::support::eventually;
 use crate::support::process::Running;
 use crate::support::proxy::Proxy;
 use crate::support::rabbitmq::{broker, broker_to_harm, http};
 use crate::support::world::World;
+use crate::support::{eventually, eventually_within};
 
 /// A port that answers no SYN: its queue of connections is full, and nobody takes any.
 struct BlackHole {
@@ -143,7 +143,8 @@ async fn a_slow_broker_is_not_taken_for_a_mute_one() {
     world.is_ready().await;
     let (accepted, replies) = (wire.accepted(), wire.replies());
     wire.slow_down(Duration::from_millis(900));
-    eventually("some looks", async || (wire.replies() >= replies + 50).then_some(())).await;
+    let looked = async || (wire.replies() >= replies + 40).then_some(());
+    eventually_within(Duration::from_mins(2), "some looks", looked).await;
     assert_eq!(world.page("/readyz").await.0, 200);
     assert_eq!(wire.accepted(), accepted, "no other session");
     wire.slow_down(Duration::ZERO);
