@@ -159,3 +159,15 @@ fn prefetch(concurrency: usize, kinds: usize) -> u16 {
     let spare = concurrency.min(MOST_SPARE) / kinds.max(1);
     u16::try_from(concurrency + spare).unwrap_or(LARGEST_PREFETCH).min(LARGEST_PREFETCH)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_kinds_together_fetch_as_many_in_advance_as_one() {
+        let fetched = |calls| [1, 5].map(|kinds| prefetch(calls, kinds));
+        assert_eq!(fetched(64), [128, 76]);
+        assert_eq!(fetched(1000), [1256, 1051]);
+    }
+}

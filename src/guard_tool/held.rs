@@ -137,31 +137,14 @@ impl<'a> HeldQueue<'a> {
         found.meant.truncate(max as usize);
         let selection = json!({"org": scope.org_id.as_str(), "max": max});
         self.audited(names::RELEASED_EVENT, decision, selection, async |moved| {
-            let result = self.release_found(&mut found, stop, moved).await;
+            let released = |HeldCommand { incoming, since }: &HeldCommand| {
+                vec![Publication::released(incoming, *since, Timestamp::now()).into_owned()]
+            };
+            let result = self.move_found(&mut found, released, stop, moved).await;
             found.close().await;
             result
         })
         .await
-    }
-
-    async fn release_found(
-        &self,
-        found: &mut Found,
-        stop: &CancellationToken,
-        moved: &mut usize,
-    ) -> Result<bool> {
-        for held in found.meant.drain(..) {
-            if stop.is_cancelled() {
-                return Ok(false);
-            }
-            let HeldCommand { incoming, since } = &held.message;
-            self.publish(&Publication::released(incoming, *since, Timestamp::now())).await?;
-            *moved += 1;
-            if !self.remove(held).await {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     /// Dead-letters all held commands of an organisation, or only those of one requester.
@@ -180,9 +163,14 @@ impl<'a> HeldQueue<'a> {
         let (org, began) = (&scope.org_id, Timestamp::now());
         let selection = json!({"org": org.as_str(), "requested_by": requested_by});
         self.audited(names::REJECTED_EVENT, decision, selection, async |moved| {
+            let rejected = |HeldCommand { incoming, .. }: &HeldCommand| {
+                let settlement = rejected_by_a_person(incoming, decision);
+                let publications = settlement.publications(incoming, Timestamp::now());
+                publications.into_iter().map(Publication::into_owned).collect()
+            };
             let mut found = found;
             loop {
-                let result = self.reject_found(&mut found, decision, stop, moved).await;
+                let result = self.move_found(&mut found, rejected, stop, moved).await;
                 found.close().await;
                 if !result? {
                     return Ok(false);
@@ -199,10 +187,16 @@ impl<'a> HeldQueue<'a> {
         .await
     }
 
-    async fn reject_found(
+    /// Publishes what replaces each command, and removes it. Returns whether all were moved.
+    ///
+    /// # A held command is removed only when it is safe elsewhere
+    ///
+    /// The broker confirms its replacement before it is removed. A kill in between leaves both: a
+    /// duplicate command, which is harmless, and no loss.
+    async fn move_found(
         &self,
         found: &mut Found,
-        decision: &Decision,
+        replace: impl Fn(&HeldCommand) -> Vec<Publication<'static>>,
         stop: &CancellationToken,
         moved: &mut usize,
     ) -> Result<bool> {
@@ -210,9 +204,7 @@ impl<'a> HeldQueue<'a> {
             if stop.is_cancelled() {
                 return Ok(false);
             }
-            let incoming = &held.message.incoming;
-            let settlement = rejected_by_a_person(incoming, decision);
-            for publication in settlement.publications(incoming, Timestamp::now()) {
+            for publication in replace(&held.message) {
                 self.publish(&publication).await?;
                 if let Some(record) = publication.mirrored(self.kind) {
                     self.mirror(&record).await;
@@ -227,11 +219,6 @@ impl<'a> HeldQueue<'a> {
     }
 
     /// Runs between the two audit events. Returns whether it was completed.
-    ///
-    /// # A held command is removed only when it is safe elsewhere
-    ///
-    /// The broker confirms its replacement before it is removed. A kill in between leaves both: a
-    /// duplicate command, which is harmless, and no loss.
     async fn audited(
         &self,
         event_type: &'static str,

@@ -124,6 +124,22 @@ async fn a_dead_letter_of_an_older_worker_is_passed_on_as_it_is() {
     world.assert_drained().await;
 }
 
+/// Whoever may publish there could say so of anybody.
+#[tokio::test]
+async fn who_published_an_undeliverable_command_is_only_what_rabbitmq_has_validated() {
+    let world = World::start().await;
+    let mut headers = FieldTable::default();
+    for (name, text) in [("x-failure-reason", "forbidden"), ("x-published-by", "somebody-else")] {
+        headers.insert(name.into(), AMQPValue::LongString(text.into()));
+    }
+    headers.insert("x-attempts".into(), AMQPValue::LongLongInt(7));
+    let properties = BasicProperties::default().with_message_id("t1".into()).with_headers(headers);
+    world.tester.publish_to("task.dlx", "task.delete", &command("t1"), properties).await;
+    let end = world.end("t1").await;
+    assert_eq!((&end["attempts"], end.get("published_by")), (&serde_json::json!(7), None), "{end}");
+    world.assert_drained().await;
+}
+
 #[tokio::test]
 async fn a_user_who_may_not_read_them_deletes_all_the_same_and_readiness_says_what_is_missing() {
     let mut world = World::without_worker(|s| s.broker.topology.provision = Provision::Check).await;
