@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use super::permissions::{Publishing, grant, may_declare, permissions, unused_name};
-use super::{Fact, Purpose, judge};
+use super::{Fact, Purpose, State, judge};
 use crate::kind::Kind;
 use crate::messages::{Publication, names};
-use crate::rabbitmq::probe::{May, version};
+use crate::rabbitmq::probe::{May, Questions, version};
 use crate::rabbitmq::topology::{self, Found, Provision, Topology};
 use crate::rabbitmq::{
     BrokerError, BrokerSettings, Connection, Preference, PublishError, Publisher, Refusal,
@@ -159,7 +159,7 @@ async fn incomplete(
 ) -> (Vec<Fact>, TopologyState) {
     let is_missing = error.refusal() == Some(Refusal::NotFound);
     if is_missing && topology.provision == Provision::Declare {
-        let may = may_declare(connection, &topology.kinds).await;
+        let may = may_declare(&Questions::new(connection), &topology.kinds).await;
         if may == May::Yes {
             let found = error.to_string().replace(", run `setup`", "");
             return (
@@ -201,10 +201,24 @@ async fn publishing(
             let found = format!("RabbitMQ is blocking publishers ({reason})");
             (Fact::failed(CONFIRMS, found, BLOCKED), Publishing::Blocked)
         }
-        fact = confirms(&publisher, &settings.topology.kinds, state) => (fact, Publishing::Open),
+        fact = confirmed(&publisher, &settings.topology.kinds, state) => (fact, Publishing::Open),
     };
     publisher.connection().close().await;
     found
+}
+
+/// # An answer to a publish does not show that publishers are not blocked
+///
+/// RabbitMQ hands a publish on before it stops reading from its connection. So the answer may
+/// overtake the word that the connection is blocked; the answer to a later request cannot.
+async fn confirmed(publisher: &Publisher, kinds: &[Kind], state: TopologyState) -> Fact {
+    let fact = confirms(publisher, kinds, state).await;
+    match publisher.connection().answers().await {
+        Err(error) if fact.state == State::Ok => {
+            Fact::failed(CONFIRMS, error.to_string(), NO_ANSWER)
+        }
+        _ => fact,
+    }
 }
 
 /// An unroutable publish must be returned, and the publisher must notice.

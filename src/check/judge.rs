@@ -115,7 +115,7 @@ pub(super) fn needed(name: &str, may: May, cure: impl Into<Cow<'static, str>>) -
     match may {
         May::Yes => Fact::ok(&name, "granted"),
         May::No => Fact::failed(&name, "refused", cure),
-        May::NotAsked => Fact::skipped(&name, "not visible while RabbitMQ is blocking publishers"),
+        May::Blocked => Fact::skipped(&name, "not visible while RabbitMQ is blocking publishers"),
         May::Unknown => Fact::failed(&name, "unknown", "Try again; then check the broker's log"),
     }
 }

@@ -23,10 +23,10 @@ pub(super) async fn permissions(
     settings: &BrokerSettings,
     publishing: Publishing,
 ) -> Vec<Fact> {
-    let (ask, unused_name) = (Questions(connection), unused_name());
+    let (ask, unused_name) = (Questions::new(connection), unused_name());
     let may_write = async |exchange: &str| match publishing {
         Publishing::Open => ask.may_write(exchange).await,
-        Publishing::Blocked => May::NotAsked,
+        Publishing::Blocked => May::Blocked,
     };
     let kinds = &settings.topology.kinds;
     let grant = grant(kinds);
@@ -49,7 +49,7 @@ pub(super) async fn permissions(
             grant.clone(),
         ));
     }
-    let ours = may_declare(connection, kinds).await;
+    let ours = may_declare(&ask, kinds).await;
     let mut beyond = vec![("configure anything".to_owned(), ask.may_configure(&unused_name).await)];
     if settings.topology.provision == Provision::Check {
         beyond.push(("configure the topology".to_owned(), ours));
@@ -73,8 +73,8 @@ pub(super) async fn permissions(
 }
 
 /// Whether the user may configure the topology of these kinds.
-pub(super) async fn may_declare(connection: &Connection, kinds: &[Kind]) -> May {
-    let (ask, unused_name) = (Questions(connection), unused_name());
+pub(super) async fn may_declare(ask: &Questions<'_>, kinds: &[Kind]) -> May {
+    let unused_name = unused_name();
     let mut ours = May::Yes;
     for kind in kinds {
         let may = ask.may_configure(&format!("{kind}.{unused_name}")).await;

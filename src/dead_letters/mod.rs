@@ -87,6 +87,11 @@ pub enum DeadLettersError {
          let it write '^(amq\\.default|task\\.events)$'; docs/deploying.md has the whole command"
     )]
     MayNotCopy,
+    /// As [`DeadLettersError::MayNotCopy`], for as long as an alarm lasts.
+    #[error(
+        "RabbitMQ is blocking publishers (`rabbitmqctl status` shows alarms for memory and disk), so dead letters that are looked at          often could not be kept: try again when that has ended"
+    )]
+    Blocked,
     /// A dead letter that was requeued often could not be copied.
     #[error(
         "a dead letter that went back {returns} times cannot be copied: {source}; RabbitMQ 4.0 to 4.2 drops it after 20, so do not \

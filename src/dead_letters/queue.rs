@@ -54,18 +54,20 @@ pub(super) enum Pass {
 
 impl DeadLetterQueue {
     /// # Errors
-    /// [`DeadLettersError::MayNotCopy`] before any dead letter is touched, else
-    /// [`DeadLettersError::Broker`].
+    /// [`DeadLettersError::MayNotCopy`] or [`DeadLettersError::Blocked`] before any dead letter is
+    /// touched, else [`DeadLettersError::Broker`].
     pub(super) async fn open(
         kind: Kind,
         url: &AmqpSource,
         tls: &TlsFiles,
     ) -> Result<Self, DeadLettersError> {
-        let reading = Connection::open_for_any_body(url, tls, "dead letters").await?;
-        if Questions(&reading).may_write("").await == May::No {
-            return Err(DeadLettersError::MayNotCopy);
-        }
         let publisher = Publisher::new(Connection::open(url, tls, "dead letters").await?);
+        match Questions::new(publisher.connection()).may_write("").await {
+            May::No => return Err(DeadLettersError::MayNotCopy),
+            May::Blocked => return Err(DeadLettersError::Blocked),
+            May::Yes | May::Unknown => {}
+        }
+        let reading = Connection::open_for_any_body(url, tls, "dead letters").await?;
         Ok(Self { kind, reading, publisher, has_no_mirror: AtomicBool::new(false) })
     }
 

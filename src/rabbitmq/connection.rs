@@ -213,6 +213,14 @@ impl Connection {
         std::future::pending().await
     }
 
+    /// Whether the broker still answers on this connection.
+    ///
+    /// # Errors
+    /// [`BrokerError::Lost`].
+    pub async fn answers(&self) -> Result<(), BrokerError> {
+        self.channel().await.map(drop).map_err(BrokerError::Lost)
+    }
+
     /// Closes it without waiting long for the answer.
     pub async fn close(&self) {
         let _ = timeout(CLOSE_TIMEOUT, self.connection.close(200, "OK".into())).await;

@@ -1,5 +1,6 @@
 //! Questions to a broker that leave nothing behind there, for `check`.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use futures_util::{AsyncReadExt, AsyncWriteExt};
@@ -8,12 +9,14 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
 use tokio::time::timeout;
 
-use super::broker_error::Refusal;
-use super::connection::Connection;
+use super::broker_error::{Refusal, is_late};
+use super::connection::{Connection, within};
 use super::lapin_guard::dial;
 use super::tls::TlsFiles;
 
 const PATIENCE: Duration = Duration::from_secs(5);
+/// One question is several requests.
+const QUESTION_PATIENCE: Duration = Duration::from_secs(10);
 const TRIES: u32 = 4;
 const PROTOCOL_HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
 
@@ -26,8 +29,8 @@ pub enum May {
     No,
     /// The object in question does not exist, or the broker did not answer.
     Unknown,
-    /// The question would not have been answered.
-    NotAsked,
+    /// RabbitMQ is blocking publishers, so it does not answer.
+    Blocked,
 }
 
 /// The broker's version, from its greeting before any login; lapin does not expose it.
@@ -59,9 +62,23 @@ fn version_in(greeting: &[u8]) -> Option<String> {
 }
 
 /// Asks what the user may do, each question on its own channel, because a refusal closes it.
-pub struct Questions<'a>(pub &'a Connection);
+///
+/// # A broker that does not answer is asked once
+///
+/// RabbitMQ stops reading from a connection on which something was published during an alarm, and
+/// a broken network answers nothing either. Each further question would wait in vain as well: all
+/// of them together once took five minutes.
+pub struct Questions<'a> {
+    connection: &'a Connection,
+    /// What is known of every question, once there was no answer to one.
+    unanswered: OnceLock<May>,
+}
 
-impl Questions<'_> {
+impl<'a> Questions<'a> {
+    pub fn new(connection: &'a Connection) -> Self {
+        Self { connection, unanswered: OnceLock::new() }
+    }
+
     /// # Asking whether a publish is allowed publishes nothing
     ///
     /// It happens in a transaction that is rolled back: the broker checks the permission at once,
@@ -113,30 +130,41 @@ impl Questions<'_> {
     /// The broker answers a refused publish by closing the channel. If that arrives while the next
     /// request is on its way, lapin reports that the channel is closed, but not why.
     async fn ask(&self, mut question: impl AsyncFnMut(&Channel) -> lapin::Result<()>) -> May {
-        for _ in 1..TRIES {
-            match self.ask_once(&mut question).await {
-                May::Unknown => {}
-                may => return may,
+        for _ in 0..TRIES {
+            if let Some(may) = self.unanswered.get() {
+                return *may;
             }
+            let unanswered = tokio::select! {
+                biased;
+                _ = self.connection.becomes_blocked() => May::Blocked,
+                answer = self.ask_once(&mut question) => match answer {
+                    Some(May::Unknown) => continue,
+                    Some(may) => return may,
+                    None => May::Unknown,
+                },
+            };
+            let _ = self.unanswered.set(unanswered);
         }
-        self.ask_once(&mut question).await
+        self.unanswered.get().copied().unwrap_or(May::Unknown)
     }
 
-    async fn ask_once(&self, question: &mut impl AsyncFnMut(&Channel) -> lapin::Result<()>) -> May {
+    /// `None` if there is no answer in time.
+    async fn ask_once(
+        &self,
+        question: &mut impl AsyncFnMut(&Channel) -> lapin::Result<()>,
+    ) -> Option<May> {
         let asked = async {
-            let channel = self.0.channel().await?;
+            let channel = self.connection.channel().await?;
             let answer = question(&channel).await;
             let _ = channel.close(200, "OK".into()).await;
             answer
         };
-        match timeout(PATIENCE, asked).await {
-            Ok(Ok(())) => May::Yes,
-            Ok(Err(error)) => match Refusal::of(&error) {
-                Some(Refusal::AccessRefused) => May::No,
-                Some(Refusal::NotFound | Refusal::PreconditionFailed) => May::Yes,
-                None => May::Unknown,
-            },
-            Err(_) => May::Unknown,
+        let Err(error) = within(QUESTION_PATIENCE, asked).await else { return Some(May::Yes) };
+        match Refusal::of(&error) {
+            Some(Refusal::AccessRefused) => Some(May::No),
+            Some(Refusal::NotFound | Refusal::PreconditionFailed) => Some(May::Yes),
+            None if is_late(&error) => None,
+            None => Some(May::Unknown),
         }
     }
 }

@@ -84,6 +84,13 @@ async fn an_alarm_of_the_broker_is_told_and_waited_for() {
             let seen = facts["permission to read task.delete"]["state"].as_str();
             assert_eq!(seen, Some("ok"), "{facts:#}");
         }
+        let look = ["list", &format!("--amqp-url={url}")];
+        let refused = dead_letters::dead(&world, &look).await;
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(
+            said.contains("RabbitMQ is blocking publishers") && !refused.status.success(),
+            "{said}"
+        );
         world.sandbox.forget_unexpected().await;
         assert_eq!(world.tester.events().len(), 0);
         drop(alarm);
@@ -94,6 +101,29 @@ async fn an_alarm_of_the_broker_is_told_and_waited_for() {
         assert_eq!(world.metric("tallyfy_delete_worker_publisher_up").await, Some(1.0));
         world.assert_drained().await;
     }
+}
+
+#[tokio::test]
+async fn a_publish_that_is_answered_may_be_the_one_that_has_the_connection_blocked() {
+    let (_turn, broker) = broker_to_harm().await;
+    let world = World::at(broker, |_| {}).await;
+    let (host, port) = broker.host_port();
+    let proxy = Proxy::delaying(format!("{host}:{port}"), "low on").await;
+    let alarm = Alarm::on(broker, "set_vm_memory_high_watermark", "0", "0.6");
+    let mut url = url::Url::parse(&broker.amqp_url(&world.vhost)).unwrap();
+    url.set_port(Some(proxy.addr.port())).unwrap();
+    let settings = [("AMQP_URL", url.as_str())];
+    let (exited, facts) = check_for(&world, &["check", "--json"], &settings).await;
+    let detail = facts["confirms and returns"]["detail"].as_str().unwrap();
+    assert!(detail.starts_with("RabbitMQ is blocking publishers (low on"), "{facts:#}");
+    assert_eq!(exited, Some(1));
+    let seen = |permission: &str| &facts[format!("permission to {permission}")]["state"];
+    assert_eq!(
+        (seen("read task.delete"), seen("write task.dlx")),
+        (&json!("ok"), &json!("skipped"))
+    );
+    drop(alarm);
+    broker.delete_vhost(&world.vhost).await;
 }
 
 #[tokio::test]

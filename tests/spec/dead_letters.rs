@@ -31,7 +31,7 @@ async fn with_forbidden(tasks: &[&str]) -> World {
     world
 }
 
-async fn dead(world: &World, args: &[&str]) -> Output {
+pub(crate) async fn dead(world: &World, args: &[&str]) -> Output {
     let mut command = with_settings(world, &[&["dead"], args].concat());
     command.env("USER", "ann");
     output(command).await

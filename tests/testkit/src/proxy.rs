@@ -11,13 +11,16 @@ use tokio::{
     net::{TcpListener, TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf},
     sync::{Notify, watch},
     task::AbortHandle,
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 
 /// Delays a reset, which would overtake the bytes before it.
 const RESET_DELAY: Duration = Duration::from_millis(50);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long [`Reaction::Delay`] holds bytes back.
+const DELAY: Duration = Duration::from_secs(1);
 
 /// What the proxy does with its connections.
 #[derive(Clone, Copy, PartialEq)]
@@ -81,6 +84,12 @@ impl Proxy {
     /// The same; what the target sends together with this word is dropped.
     pub async fn losing(target: impl Into<String>, word: &'static str) -> Self {
         Self::listening_for(target, Some((word, Reaction::Loss))).await
+    }
+
+    /// The same; what the target sends together with this word passes a second later, and what it
+    /// sends meanwhile overtakes it.
+    pub async fn delaying(target: impl Into<String>, word: &'static str) -> Self {
+        Self::listening_for(target, Some((word, Reaction::Delay))).await
     }
 
     /// A load balancer: each connection goes to the next target that accepts it within two seconds.
@@ -159,6 +168,7 @@ enum Reaction {
     Reset,
     Silence,
     Loss,
+    Delay,
 }
 
 type Word = Option<(&'static str, Reaction)>;
@@ -223,12 +233,26 @@ async fn pump(
     (word, heard): (Word, &Notify),
     traffic: Option<&Traffic>,
 ) {
-    let mut buffer = vec![0; 64 * 1024];
-    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+    let (mut buffer, mut delayed) = (vec![0; 64 * 1024], None);
+    loop {
+        let length = tokio::select! {
+            read = from.read(&mut buffer) => match read {
+                Ok(length @ 1..) => length,
+                _ => break,
+            },
+            bytes = when_due(&mut delayed), if delayed.is_some() => {
+                let _ = to.write_all(&bytes).await;
+                continue;
+            }
+        };
         if let Some((word, reaction)) = word
             && let Some(place) = find(&buffer[..length], word.as_bytes())
         {
             if matches!(reaction, Reaction::Loss) {
+                continue;
+            }
+            if matches!(reaction, Reaction::Delay) {
+                delayed = Some((Instant::now() + DELAY, buffer[..length].to_vec()));
                 continue;
             }
             let _ = to.write_all(&buffer[..place]).await;
@@ -250,6 +274,14 @@ async fn pump(
         }
     }
     let _ = to.shutdown().await;
+}
+
+/// Bytes that are held back, when their time has come.
+async fn when_due(delayed: &mut Option<(Instant, Vec<u8>)>) -> Vec<u8> {
+    if let Some((due, _)) = delayed {
+        sleep_until(*due).await;
+    }
+    delayed.take().map(|(_, bytes)| bytes).unwrap_or_default()
 }
 
 fn find(bytes: &[u8], word: &[u8]) -> Option<usize> {
