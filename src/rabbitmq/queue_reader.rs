@@ -28,7 +28,7 @@ const QUIET: Duration = Duration::from_secs(1);
 const NEXT_WITHIN: Duration = Duration::from_secs(10);
 /// From one message that is back to the next. Others may take messages meanwhile, and then they are
 /// never all back.
-const BACK_WITHIN: Duration = Duration::from_secs(2);
+const BACK_WITHIN: Duration = Duration::from_secs(10);
 
 /// A queue that an operator looks through.
 ///
@@ -144,7 +144,8 @@ impl QueueReader {
                     return Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
                 }
                 Err(_) => {
-                    is_empty = topology::depth(&self.channel, &self.queue).await?.ready == 0;
+                    let depth = topology::depth(&self.channel, &self.queue).await?;
+                    is_empty = depth.is_known() && depth.ready == 0;
                 }
             }
         }

@@ -14,7 +14,7 @@ use tallyfy_delete_worker::schema::{Subject, schema};
 use crate::command_line::with_settings;
 use crate::support::eventually;
 use crate::support::process::{Running, output};
-use crate::support::rabbitmq::broker;
+use crate::support::rabbitmq::{broker, own_broker};
 use crate::support::world::{ORG, OTHER_ORG, World};
 
 const DEAD: &str = "task.delete.dead";
@@ -222,6 +222,32 @@ async fn one_look_after_the_other_sees_every_letter_and_so_does_the_replay_behin
         assert_eq!(lines(&world, &["list", "--json"]).await[0]["letters"], DEAD_LETTERS);
     }
     done(&world, &["replay", "--all", "--yes"]).await;
+    assert_eq!(audits(&world, 2).await[1]["letters"], DEAD_LETTERS);
+    assert_eq!(count_dead_letters(&world).await, 0);
+    broker().delete_vhost(&world.vhost).await;
+}
+
+#[tokio::test]
+async fn a_queue_that_is_slow_to_say_how_much_it_has_is_not_taken_for_empty() {
+    const DEAD_LETTERS: u64 = 100;
+    let world = World::without_worker(|_| {}).await;
+    world.tester.leave_dead_letters_alone().await;
+    for number in 0..DEAD_LETTERS {
+        let properties = BasicProperties::default().with_message_id(format!("m{number}").into());
+        world.tester.publish_to("task.dlx", DEAD, b"{}", properties).await;
+    }
+    let queue = format!("'{}_{DEAD}'", world.vhost);
+    let pause = format!("sys:suspend({queue}), timer:sleep(5000), sys:resume({queue}).");
+    let paused = async {
+        eventually("the first one is replayed", async || {
+            let replayed = world.tester.ready(&["task.delete".to_owned()]).await["task.delete"];
+            (replayed > 0).then_some(())
+        })
+        .await;
+        let pause = move || own_broker().ctl(&["eval", &pause]);
+        tokio::task::spawn_blocking(pause).await.unwrap();
+    };
+    tokio::join!(done(&world, &["replay", "--all", "--yes", "--rate=20"]), paused);
     assert_eq!(audits(&world, 2).await[1]["letters"], DEAD_LETTERS);
     assert_eq!(count_dead_letters(&world).await, 0);
     broker().delete_vhost(&world.vhost).await;
