@@ -201,23 +201,24 @@ async fn publishing(
             let found = format!("RabbitMQ is blocking publishers ({reason})");
             (Fact::failed(CONFIRMS, found, BLOCKED), Publishing::Blocked)
         }
-        fact = confirmed(&publisher, &settings.topology.kinds, state) => (fact, Publishing::Open),
+        fact = confirms_unblocked(&publisher, &settings.topology.kinds, state) => (fact, Publishing::Open),
     };
     publisher.connection().close().await;
     found
 }
 
-/// # An answer to a publish does not show that publishers are not blocked
+/// # A confirm does not show that publishers are not blocked
 ///
-/// RabbitMQ hands a publish on before it stops reading from its connection. So the answer may
-/// overtake the word that the connection is blocked; the answer to a later request cannot.
-async fn confirmed(publisher: &Publisher, kinds: &[Kind], state: TopologyState) -> Fact {
+/// RabbitMQ hands a publish on before it stops reading from its connection. So the confirm may
+/// overtake the notice that the connection is blocked; the answer to a later request cannot.
+async fn confirms_unblocked(publisher: &Publisher, kinds: &[Kind], state: TopologyState) -> Fact {
     let fact = confirms(publisher, kinds, state).await;
+    if fact.state == State::Failed {
+        return fact;
+    }
     match publisher.connection().answers().await {
-        Err(error) if fact.state == State::Ok => {
-            Fact::failed(CONFIRMS, error.to_string(), NO_ANSWER)
-        }
-        _ => fact,
+        Ok(()) => fact,
+        Err(error) => Fact::failed(CONFIRMS, error.to_string(), NO_ANSWER),
     }
 }
 

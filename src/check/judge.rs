@@ -125,6 +125,9 @@ pub(super) fn too_much(found: &[(String, May)]) -> Fact {
     const NAME: &str = "least permissions";
     let much: Vec<_> =
         found.iter().filter(|(_, may)| *may == May::Yes).map(|(name, _)| name.as_str()).collect();
+    if much.is_empty() && found.iter().any(|(_, may)| matches!(may, May::Blocked | May::Unknown)) {
+        return Fact::skipped(NAME, "not every permission is visible at the moment");
+    }
     if much.is_empty() {
         return Fact::ok(NAME, "nothing beyond the need was found");
     }

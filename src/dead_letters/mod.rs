@@ -89,7 +89,7 @@ pub enum DeadLettersError {
     MayNotCopy,
     /// As [`DeadLettersError::MayNotCopy`], for as long as an alarm lasts.
     #[error(
-        "RabbitMQ is blocking publishers (`rabbitmqctl status` shows alarms for memory and disk), so dead letters that are looked at          often could not be kept: try again when that has ended"
+        "RabbitMQ is blocking publishers (`rabbitmqctl status` shows alarms for memory and disk): try again when the alarm has ended"
     )]
     Blocked,
     /// A dead letter that was requeued often could not be copied.

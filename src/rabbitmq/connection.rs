@@ -201,6 +201,11 @@ impl Connection {
         &self.endpoint
     }
 
+    /// Whether the broker has said that it is blocking publishers.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.connection.status().blocked()
+    }
+
     /// Waits until the broker says that it is blocking publishers, and returns why. It says so only
     /// to connections that publish.
     pub async fn becomes_blocked(&self) -> String {

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
-use lapin::Channel;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, Consumer};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -127,23 +127,47 @@ impl Drop for ClosedIfLeft {
 
 /// Adds a consumer to a queue and removes it, if nothing is ready: the queue must be there to
 /// answer that. Each request has this time limit.
-pub(super) async fn add_and_remove_consumer(
+async fn add_and_remove_consumer(
     channel: &Channel,
     queue: &str,
     limit: Duration,
 ) -> lapin::Result<()> {
-    if within(limit, depth(channel, queue)).await?.ready > 0 {
-        return Ok(());
-    }
-    within(limit, channel.basic_qos(1, BasicQosOptions::default())).await?;
-    let (options, mut arguments) = (BasicConsumeOptions::default(), FieldTable::default());
-    arguments.insert("x-priority".into(), AMQPValue::LongInt(-1));
-    let consume = channel.basic_consume(queue.into(), TAG.into(), options, arguments);
-    let mut consumer = within(limit, consume).await?;
-    within(limit, channel.basic_cancel(consumer.tag(), BasicCancelOptions::default())).await?;
-    if timeout(limit, consumer.next()).await.is_ok_and(|message| message.is_some()) {
-        // Requeues the message.
-        in_time(channel.close(200, "OK".into())).await?;
+    if within(limit, depth(channel, queue)).await?.ready == 0 {
+        TemporaryConsumer::add(channel, queue, limit).await?.remove().await?;
     }
     Ok(())
+}
+
+/// A consumer that comes after all others and takes one message at most, which goes back.
+pub(super) struct TemporaryConsumer<'a> {
+    channel: &'a Channel,
+    consumer: Consumer,
+    limit: Duration,
+}
+
+impl<'a> TemporaryConsumer<'a> {
+    /// Each request has this time limit.
+    pub(super) async fn add(
+        channel: &'a Channel,
+        queue: &str,
+        limit: Duration,
+    ) -> lapin::Result<Self> {
+        within(limit, channel.basic_qos(1, BasicQosOptions::default())).await?;
+        let (options, mut arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+        arguments.insert("x-priority".into(), AMQPValue::LongInt(-1));
+        let consume = channel.basic_consume(queue.into(), TAG.into(), options, arguments);
+        Ok(Self { channel, consumer: within(limit, consume).await?, limit })
+    }
+
+    /// Whether it had taken a message; then its channel is closed, so that the message goes back.
+    pub(super) async fn remove(mut self) -> lapin::Result<bool> {
+        let (tag, options) = (self.consumer.tag(), BasicCancelOptions::default());
+        within(self.limit, self.channel.basic_cancel(tag, options)).await?;
+        let took = timeout(self.limit, self.consumer.next()).await;
+        let has_taken = took.is_ok_and(|message| message.is_some());
+        if has_taken {
+            in_time(self.channel.close(200, "OK".into())).await?;
+        }
+        Ok(has_taken)
+    }
 }

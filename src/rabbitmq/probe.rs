@@ -1,4 +1,4 @@
-//! Questions to a broker that leave nothing behind there, for `check`.
+//! Questions to a broker that leave nothing behind there.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -63,14 +63,15 @@ fn version_in(greeting: &[u8]) -> Option<String> {
 
 /// Asks what the user may do, each question on its own channel, because a refusal closes it.
 ///
-/// # A broker that does not answer is asked once
+/// # A broker that does not answer is not asked everything
 ///
 /// RabbitMQ stops reading from a connection on which something was published during an alarm, and
 /// a broken network answers nothing either. Each further question would wait in vain as well: all
-/// of them together once took five minutes.
+/// of them together once took five minutes. So a question without an answer is asked once more, and
+/// after that no other one.
 pub struct Questions<'a> {
     connection: &'a Connection,
-    /// What is known of every question, once there was no answer to one.
+    /// Set when a question has got no answer; it then stands for the answer to all later ones.
     unanswered: OnceLock<May>,
 }
 
@@ -130,22 +131,28 @@ impl<'a> Questions<'a> {
     /// The broker answers a refused publish by closing the channel. If that arrives while the next
     /// request is on its way, lapin reports that the channel is closed, but not why.
     async fn ask(&self, mut question: impl AsyncFnMut(&Channel) -> lapin::Result<()>) -> May {
+        let mut late = 0;
         for _ in 0..TRIES {
             if let Some(may) = self.unanswered.get() {
                 return *may;
             }
-            let unanswered = tokio::select! {
+            if self.connection.is_blocked() {
+                return May::Blocked;
+            }
+            let answer = tokio::select! {
                 biased;
-                _ = self.connection.becomes_blocked() => May::Blocked,
-                answer = self.ask_once(&mut question) => match answer {
-                    Some(May::Unknown) => continue,
-                    Some(may) => return may,
-                    None => May::Unknown,
-                },
+                _ = self.connection.becomes_blocked() => Some(May::Blocked),
+                answer = self.ask_once(&mut question) => answer,
             };
-            let _ = self.unanswered.set(unanswered);
+            match answer {
+                Some(May::Unknown) => {}
+                None if late == 0 => late = 1,
+                None => return *self.unanswered.get_or_init(|| May::Unknown),
+                Some(May::Blocked) => return *self.unanswered.get_or_init(|| May::Blocked),
+                Some(may) => return may,
+            }
         }
-        self.unanswered.get().copied().unwrap_or(May::Unknown)
+        May::Unknown
     }
 
     /// `None` if there is no answer in time.

@@ -1,6 +1,7 @@
 //! Fetches the messages of a queue one by one, on its own channel. Unacknowledged ones go back when
 //! the channel ends.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use super::acks::{Acknowledger, Singly};
 use super::broker_error::BrokerError;
 use super::connection::{ANSWER_TIMEOUT, Connection, in_time};
 use super::delivery::Delivery;
-use super::looks::add_and_remove_consumer;
+use super::looks::TemporaryConsumer;
 use super::topology;
 
 /// Requeues everything that the channel holds.
@@ -28,7 +29,28 @@ const QUIET: Duration = Duration::from_secs(1);
 const NEXT_WITHIN: Duration = Duration::from_secs(10);
 /// From one message that is back to the next. Others may take messages meanwhile, and then they are
 /// never all back.
-const BACK_WITHIN: Duration = Duration::from_secs(10);
+const BACK_WITHIN: Duration = Duration::from_secs(2);
+/// Between two questions to a queue.
+const AGAIN: Duration = Duration::from_millis(5);
+
+/// What is ready in a queue that says that it has nothing and no consumers. That may be no answer
+/// ([`topology::Depth`]), or the queue is still starting. With a consumer of ours it cannot say so.
+async fn ready_after_all(connection: &Connection, queue: &str) -> lapin::Result<u32> {
+    let channel = connection.channel().await?;
+    let consumer = TemporaryConsumer::add(&channel, queue, ANSWER_TIMEOUT).await?;
+    let began = Instant::now();
+    let mut depth = topology::depth(&channel, queue).await?;
+    while !depth.is_known() {
+        if began.elapsed() > NEXT_WITHIN {
+            return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+        }
+        sleep(AGAIN).await;
+        depth = topology::depth(&channel, queue).await?;
+    }
+    let has_taken = consumer.remove().await?;
+    let _ = in_time(channel.close(200, "OK".into())).await;
+    Ok(depth.ready + u32::from(has_taken))
+}
 
 /// A queue that an operator looks through.
 ///
@@ -61,15 +83,11 @@ impl QueueReader {
     pub(super) async fn open(connection: &Connection, queue: String) -> Result<Self, BrokerError> {
         let opened = async {
             let channel = Arc::new(connection.channel().await?);
-            let mut depth = topology::depth(&channel, &queue).await?;
-            if depth.ready == 0 {
-                // RabbitMQ also says so of a queue that is still starting.
-                let other = connection.channel().await?;
-                add_and_remove_consumer(&other, &queue, ANSWER_TIMEOUT).await?;
-                let _ = in_time(other.close(200, "OK".into())).await;
-                depth = topology::depth(&channel, &queue).await?;
-            }
-            Ok((channel, depth.ready))
+            let total = match topology::depth(&channel, &queue).await?.ready {
+                0 => ready_after_all(connection, &queue).await?,
+                ready => ready,
+            };
+            Ok((channel, total))
         };
         match opened.await {
             Ok((channel, total)) => {
@@ -141,7 +159,7 @@ impl QueueReader {
                 // What it has delivered may still be on its way.
                 Err(_) if is_empty => break,
                 Err(_) if began.elapsed() > NEXT_WITHIN => {
-                    return Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
+                    return Err(io::Error::from(io::ErrorKind::TimedOut).into());
                 }
                 Err(_) => {
                     let depth = topology::depth(&self.channel, &self.queue).await?;
@@ -191,10 +209,11 @@ impl QueueReader {
             if depth.ready > last {
                 (last, changed) = (depth.ready, Instant::now());
             }
-            if depth.ready as usize >= number || changed.elapsed() > BACK_WITHIN {
+            let patience = if depth.is_known() { BACK_WITHIN } else { NEXT_WITHIN };
+            if depth.ready as usize >= number || changed.elapsed() > patience {
                 break;
             }
-            sleep(Duration::from_millis(5)).await;
+            sleep(AGAIN).await;
         }
     }
 }

@@ -17,9 +17,6 @@ use layout::{LOOKS_LIMIT, QueueSpec, exchanges, queues};
 
 pub use layout::{Provision, Topology};
 
-/// How often a queue that seems to be empty is asked.
-const DEPTH_TRIES: u32 = 3;
-
 /// What `ensure` found.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -140,6 +137,13 @@ pub fn queue_names(topology: &Topology) -> Vec<String> {
 }
 
 /// The broker's figures for an existing queue.
+///
+/// # A queue that does not answer counts as empty
+///
+/// RabbitMQ gives the leader of a quorum queue 250 ms. Without an answer, or if it reaches no
+/// leader, it says that there are no messages and no consumers (`stat` in `rabbit_quorum_queue.erl`,
+/// 3.10 to 4.2). A caller that has a consumer at the queue can tell: an answer without consumers
+/// is none.
 #[derive(Debug, Clone, Copy)]
 pub struct Depth {
     /// Messages that a consumer could have.
@@ -149,8 +153,8 @@ pub struct Depth {
 }
 
 impl Depth {
-    /// Whether the queue itself has answered; see [`depth`]. A queue that is empty and has no
-    /// consumer answers the same.
+    /// Whether the queue itself has certainly answered. An empty queue without any consumer answers
+    /// the same as one that does not.
     pub fn is_known(self) -> bool {
         self.ready > 0 || self.consumers > 0
     }
@@ -158,27 +162,9 @@ impl Depth {
 
 /// The depth of a queue.
 ///
-/// # A queue that is busy says that it is empty
-///
-/// RabbitMQ waits 250 ms for the leader of a quorum queue and then answers that there are no
-/// messages and no consumers (`stat` in `rabbit_quorum_queue.erl`, 3.10 to 4.2). So that answer is
-/// asked for again. It may be wrong all the same: whoever consumes from the queue knows that
-/// without a consumer it is no answer ([`Depth::is_known`]).
-///
 /// # Errors
 /// lapin's error if the queue does not exist; or no answer in time.
 pub(super) async fn depth(channel: &Channel, queue: &str) -> lapin::Result<Depth> {
-    let mut depth = asked_depth(channel, queue).await?;
-    for _ in 1..DEPTH_TRIES {
-        if depth.is_known() {
-            break;
-        }
-        depth = asked_depth(channel, queue).await?;
-    }
-    Ok(depth)
-}
-
-async fn asked_depth(channel: &Channel, queue: &str) -> lapin::Result<Depth> {
     let options = QueueDeclareOptions { durable: true, passive: true, ..Default::default() };
     let queue =
         in_time(channel.queue_declare(queue.into(), options, FieldTable::default())).await?;

@@ -104,7 +104,7 @@ async fn an_alarm_of_the_broker_is_told_and_waited_for() {
 }
 
 #[tokio::test]
-async fn a_publish_that_is_answered_may_be_the_one_that_has_the_connection_blocked() {
+async fn a_confirm_may_come_before_the_notice_that_publishers_are_blocked() {
     let (_turn, broker) = broker_to_harm().await;
     let world = World::at(broker, |_| {}).await;
     let (host, port) = broker.host_port();

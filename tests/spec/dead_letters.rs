@@ -229,7 +229,7 @@ async fn one_look_after_the_other_sees_every_letter_and_so_does_the_replay_behin
 
 #[tokio::test]
 async fn a_queue_that_is_slow_to_say_how_much_it_has_is_not_taken_for_empty() {
-    const DEAD_LETTERS: u64 = 100;
+    const DEAD_LETTERS: u64 = 200;
     let world = World::without_worker(|_| {}).await;
     world.tester.leave_dead_letters_alone().await;
     for number in 0..DEAD_LETTERS {
@@ -237,17 +237,24 @@ async fn a_queue_that_is_slow_to_say_how_much_it_has_is_not_taken_for_empty() {
         world.tester.publish_to("task.dlx", DEAD, b"{}", properties).await;
     }
     let queue = format!("'{}_{DEAD}'", world.vhost);
-    let pause = format!("sys:suspend({queue}), timer:sleep(5000), sys:resume({queue}).");
-    let paused = async {
+    let at_the_queue = async |what: String| {
+        let there = move || own_broker().ctl(&["eval", &what]);
+        tokio::task::spawn_blocking(there).await.unwrap();
+    };
+    at_the_queue(format!("sys:suspend({queue}).")).await;
+    let go_on = at_the_queue(format!("timer:sleep(2000), sys:resume({queue})."));
+    let (groups, ()) = tokio::join!(lines(&world, &["list", "--json"]), go_on);
+    assert_eq!(groups[0]["letters"], DEAD_LETTERS);
+    let pause = async {
         eventually("the first one is replayed", async || {
             let replayed = world.tester.ready(&["task.delete".to_owned()]).await["task.delete"];
             (replayed > 0).then_some(())
         })
         .await;
-        let pause = move || own_broker().ctl(&["eval", &pause]);
-        tokio::task::spawn_blocking(pause).await.unwrap();
+        let pause = format!("sys:suspend({queue}), timer:sleep(5000), sys:resume({queue}).");
+        at_the_queue(pause).await;
     };
-    tokio::join!(done(&world, &["replay", "--all", "--yes", "--rate=20"]), paused);
+    tokio::join!(done(&world, &["replay", "--all", "--yes", "--rate=20"]), pause);
     assert_eq!(audits(&world, 2).await[1]["letters"], DEAD_LETTERS);
     assert_eq!(count_dead_letters(&world).await, 0);
     broker().delete_vhost(&world.vhost).await;

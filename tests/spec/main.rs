@@ -1,5 +1,6 @@
 //! The specification: one file for each promise, against a real RabbitMQ, real HTTP and the
-//! function that main runs.
+//! function that main runs. Tests begin in the order of their names: those that wait longest come
+//! early, or the others would be over long before them.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -7,10 +8,12 @@ mod support;
 
 mod absence;
 mod answers;
+mod api_outages;
 mod breaker;
 mod broker;
 mod broker_outages;
 mod check;
+mod code_snippets;
 mod command_line;
 mod commands;
 mod connections;
@@ -34,10 +37,8 @@ mod publishing;
 mod rate_limit;
 mod readme;
 mod shutdown;
-mod snippets;
 mod streams;
 mod suspension;
 mod tracing;
 mod undeliverable;
 mod undo;
-mod waiting;
