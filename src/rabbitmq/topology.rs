@@ -141,9 +141,8 @@ pub fn queue_names(topology: &Topology) -> Vec<String> {
 /// # A queue that does not answer counts as empty
 ///
 /// RabbitMQ gives the leader of a quorum queue 250 ms. Without an answer, or if it reaches no
-/// leader, it says that there are no messages and no consumers (`stat` in `rabbit_quorum_queue.erl`,
-/// 3.10 to 4.2). A caller that has a consumer at the queue can tell: an answer without consumers
-/// is none.
+/// leader, it says that there are no messages and no consumers (`rabbit_quorum_queue:stat`, 3.10 to
+/// 4.2). A caller that has a consumer at the queue can tell: an answer without consumers is none.
 #[derive(Debug, Clone, Copy)]
 pub struct Depth {
     /// Messages that a consumer could have.

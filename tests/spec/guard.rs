@@ -336,7 +336,7 @@ const OTHERS: usize = 50;
 
 /// `ASKED_FOR=10000 cargo test --test spec a_producers_bug` tries it with more.
 fn asked_for() -> usize {
-    std::env::var("ASKED_FOR").ok().and_then(|number| number.parse().ok()).unwrap_or(1500)
+    std::env::var("ASKED_FOR").ok().and_then(|number| number.parse().ok()).unwrap_or(800)
 }
 
 fn worker(world: &World) -> Running {
