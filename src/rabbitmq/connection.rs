@@ -201,9 +201,8 @@ impl Connection {
         &self.endpoint
     }
 
-    /// Whether the broker has said that it is blocking publishers.
-    pub(super) fn is_blocked(&self) -> bool {
-        self.connection.status().blocked()
+    pub(super) fn is_open(&self) -> bool {
+        self.connection.status().connected()
     }
 
     /// Waits until the broker says that it is blocking publishers, and returns why. It says so only

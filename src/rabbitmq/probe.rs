@@ -1,12 +1,15 @@
 //! Questions to a broker that leave nothing behind there.
 
+use std::future::pending;
+use std::pin::Pin;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use futures_util::{AsyncReadExt, AsyncWriteExt};
+use futures_util::{AsyncReadExt, AsyncWriteExt, Stream, StreamExt};
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ExchangeDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel};
+use lapin::{BasicProperties, Channel, Event};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::broker_error::{Refusal, is_late};
@@ -17,7 +20,8 @@ use super::tls::TlsFiles;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// One question is several requests.
 const QUESTION_PATIENCE: Duration = Duration::from_secs(10);
-const TRIES: u32 = 4;
+/// For the event of a refusal, once its channel is closed.
+const NOTICE_WITHIN: Duration = Duration::from_secs(5);
 const PROTOCOL_HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
 
 /// Whether the user may do something.
@@ -71,13 +75,16 @@ fn version_in(greeting: &[u8]) -> Option<String> {
 /// after that no other one.
 pub struct Questions<'a> {
     connection: &'a Connection,
+    /// The only listener: lapin gives each event to one of them.
+    events: Mutex<Pin<Box<dyn Stream<Item = Event> + Send>>>,
     /// Set when a question has got no answer; it then stands for the answer to all later ones.
     unanswered: OnceLock<May>,
 }
 
 impl<'a> Questions<'a> {
     pub fn new(connection: &'a Connection) -> Self {
-        Self { connection, unanswered: OnceLock::new() }
+        let events = Mutex::new(Box::pin(connection.events()) as _);
+        Self { connection, events, unanswered: OnceLock::new() }
     }
 
     /// # Asking whether a publish is allowed publishes nothing
@@ -126,54 +133,74 @@ impl<'a> Questions<'a> {
         .await
     }
 
-    /// # A question whose refusal lapin swallows is asked again
+    /// # A refusal that lapin does not give to the request is an event
     ///
-    /// The broker answers a refused publish by closing the channel. If that arrives while the next
-    /// request is on its way, lapin reports that the channel is closed, but not why.
+    /// The broker answers a refused publish by closing the channel. If that arrives before the next
+    /// request, lapin only says of the request that the channel is closed, but not why. An event of
+    /// the connection has the reason, once for each refusal.
     async fn ask(&self, mut question: impl AsyncFnMut(&Channel) -> lapin::Result<()>) -> May {
-        let mut late = 0;
-        for _ in 0..TRIES {
+        let mut events = self.events.lock().await;
+        let mut is_asked_again = false;
+        loop {
             if let Some(may) = self.unanswered.get() {
                 return *may;
             }
-            if self.connection.is_blocked() {
-                return May::Blocked;
-            }
-            let answer = tokio::select! {
+            let asked = tokio::select! {
                 biased;
-                _ = self.connection.becomes_blocked() => Some(May::Blocked),
-                answer = self.ask_once(&mut question) => answer,
+                notice = next_notice(&mut *events) => Err(notice),
+                answer = self.ask_once(&mut question) => Ok(answer),
             };
-            match answer {
-                Some(May::Unknown) => {}
-                None if late == 0 => late = 1,
+            let notice = match asked {
+                Err(notice) => Some(notice),
+                Ok(Ok(())) => return May::Yes,
+                Ok(Err(error)) if is_late(&error) => None,
+                Ok(Err(_)) => timeout(NOTICE_WITHIN, next_notice(&mut *events)).await.ok(),
+            };
+            match notice {
+                Some(Notice::Blocked) => return *self.unanswered.get_or_init(|| May::Blocked),
+                Some(Notice::Refused(Refusal::AccessRefused)) => return May::No,
+                Some(Notice::Refused(Refusal::NotFound | Refusal::PreconditionFailed)) => {
+                    return May::Yes;
+                }
+                None if !is_asked_again && self.connection.is_open() => is_asked_again = true,
                 None => return *self.unanswered.get_or_init(|| May::Unknown),
-                Some(May::Blocked) => return *self.unanswered.get_or_init(|| May::Blocked),
-                Some(may) => return may,
             }
         }
-        May::Unknown
     }
 
-    /// `None` if there is no answer in time.
     async fn ask_once(
         &self,
         question: &mut impl AsyncFnMut(&Channel) -> lapin::Result<()>,
-    ) -> Option<May> {
+    ) -> lapin::Result<()> {
         let asked = async {
             let channel = self.connection.channel().await?;
             let answer = question(&channel).await;
             let _ = channel.close(200, "OK".into()).await;
             answer
         };
-        let Err(error) = within(QUESTION_PATIENCE, asked).await else { return Some(May::Yes) };
-        match Refusal::of(&error) {
-            Some(Refusal::AccessRefused) => Some(May::No),
-            Some(Refusal::NotFound | Refusal::PreconditionFailed) => Some(May::Yes),
-            None if is_late(&error) => None,
-            None => Some(May::Unknown),
+        within(QUESTION_PATIENCE, asked).await
+    }
+}
+
+/// What the connection says while a question is asked.
+enum Notice {
+    Blocked,
+    Refused(Refusal),
+}
+
+async fn next_notice(events: &mut (impl Stream<Item = Event> + Unpin)) -> Notice {
+    while let Some(event) = events.next().await {
+        match event {
+            Event::ConnectionBlocked(_) => return Notice::Blocked,
+            Event::Error(error) => {
+                if let Some(refusal) = Refusal::of(&error) {
+                    return Notice::Refused(refusal);
+                }
+            }
+            _ => {}
         }
     }
+    pending().await
 }
 
 #[cfg(test)]
