@@ -11,6 +11,7 @@ use tallyfy_delete_worker::schema::{Subject, schema};
 
 use crate::command_line::{json_lines, signal, with_settings};
 use crate::support::crowd::world_at;
+use crate::support::eventually;
 use crate::support::process::{Running, output};
 use crate::support::rabbitmq::broker;
 use crate::support::stand_in::{Reply, StandIn};
@@ -82,7 +83,10 @@ async fn a_worker_in_a_dry_run_says_so_on_its_port() {
     world.delete("t1").await;
     world.end("t1").await;
     let counted = "tallyfy_delete_worker_commands_total{kind=\"task.delete\",verdict=\"dry_run\"}";
-    assert_eq!(world.metric(counted).await, Some(1.0));
+    eventually("it is counted, after its event", async || {
+        (world.metric(counted).await == Some(1.0)).then_some(())
+    })
+    .await;
     world.assert_drained().await;
     let world = World::start().await;
     assert_eq!(world.metric("tallyfy_delete_worker_dry_run").await, Some(0.0));
