@@ -201,6 +201,7 @@ impl Connection {
         &self.endpoint
     }
 
+    /// Whether neither side has closed it, as far as lapin knows.
     pub(super) fn is_open(&self) -> bool {
         self.connection.status().connected()
     }

@@ -31,7 +31,7 @@ pub enum May {
     Yes,
     /// The broker refuses it.
     No,
-    /// The object in question does not exist, or the broker did not answer.
+    /// The broker did not answer.
     Unknown,
     /// RabbitMQ is blocking publishers, so it does not answer.
     Blocked,

@@ -31,6 +31,17 @@ async fn with_forbidden(tasks: &[&str]) -> World {
     world
 }
 
+/// A world without a worker, whose dead letters stay in their queue: as many as this.
+async fn with_dead_letters(number: usize) -> World {
+    let world = World::without_worker(|_| {}).await;
+    world.tester.leave_dead_letters_alone().await;
+    for number in 0..number {
+        let properties = BasicProperties::default().with_message_id(format!("m{number}").into());
+        world.tester.publish_to("task.dlx", DEAD, b"{}", properties).await;
+    }
+    world
+}
+
 pub(crate) async fn dead(world: &World, args: &[&str]) -> Output {
     let mut command = with_settings(world, &[&["dead"], args].concat());
     command.env("USER", "ann");
@@ -175,12 +186,7 @@ async fn a_dead_letter_that_dies_again_tells_its_history() {
 #[tokio::test]
 async fn a_replay_that_is_killed_loses_no_letter() {
     const DEAD_LETTERS: usize = 300;
-    let world = World::without_worker(|_| {}).await;
-    world.tester.leave_dead_letters_alone().await;
-    for number in 0..DEAD_LETTERS {
-        let properties = BasicProperties::default().with_message_id(format!("m{number}").into());
-        world.tester.publish_to("task.dlx", DEAD, b"{}", properties).await;
-    }
+    let world = with_dead_letters(DEAD_LETTERS).await;
     for _ in 0..3 {
         let before = count_dead_letters(&world).await;
         let mut command =
@@ -211,13 +217,8 @@ async fn a_replay_that_is_killed_loses_no_letter() {
 
 #[tokio::test]
 async fn one_look_after_the_other_sees_every_letter_and_so_does_the_replay_behind_them() {
-    const DEAD_LETTERS: u64 = 500;
-    let world = World::without_worker(|_| {}).await;
-    world.tester.leave_dead_letters_alone().await;
-    for number in 0..DEAD_LETTERS {
-        let properties = BasicProperties::default().with_message_id(format!("m{number}").into());
-        world.tester.publish_to("task.dlx", DEAD, b"{}", properties).await;
-    }
+    const DEAD_LETTERS: usize = 500;
+    let world = with_dead_letters(DEAD_LETTERS).await;
     for _ in 0..8 {
         assert_eq!(lines(&world, &["list", "--json"]).await[0]["letters"], DEAD_LETTERS);
     }
@@ -229,13 +230,8 @@ async fn one_look_after_the_other_sees_every_letter_and_so_does_the_replay_behin
 
 #[tokio::test]
 async fn a_queue_that_is_slow_to_say_how_much_it_has_is_not_taken_for_empty() {
-    const DEAD_LETTERS: u64 = 200;
-    let world = World::without_worker(|_| {}).await;
-    world.tester.leave_dead_letters_alone().await;
-    for number in 0..DEAD_LETTERS {
-        let properties = BasicProperties::default().with_message_id(format!("m{number}").into());
-        world.tester.publish_to("task.dlx", DEAD, b"{}", properties).await;
-    }
+    const DEAD_LETTERS: usize = 200;
+    let world = with_dead_letters(DEAD_LETTERS).await;
     let queue = format!("'{}_{DEAD}'", world.vhost);
     let at_the_queue = async |what: String| {
         let there = move || own_broker().ctl(&["eval", &what]);
