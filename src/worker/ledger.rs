@@ -36,16 +36,6 @@ pub(super) struct Ledger {
     to_write: Notify,
 }
 
-/// A change that the worker must report.
-pub(super) enum LedgerUpdate {
-    /// Everything that was in the ledger has been read; these trips have not been reported yet.
-    Current(Vec<(Scope, Trip)>),
-    /// The guard has tripped; this worker reports it.
-    Tripped(Scope, Trip),
-    /// Pauses or trips may have changed.
-    Changed,
-}
-
 impl Ledger {
     /// A ledger that has not been read yet. Without a limit the guard is off.
     pub(super) fn new(limit: Option<GuardLimit>) -> Self {
@@ -154,31 +144,32 @@ impl Ledger {
         }
     }
 
-    /// Applies the next record.
-    pub(super) fn apply(&self, offset: u64, record: Option<LedgerRecord>) -> LedgerUpdate {
+    /// Applies the next record. Returns the trips that this worker must report: its own, or, when
+    /// everything that was in the ledger has been read, all without an event.
+    pub(super) fn apply(&self, offset: u64, record: Option<LedgerRecord>) -> Vec<(Scope, Trip)> {
         let mut shared = self.lock();
         shared.note_gap(offset, record.as_ref().map(|record| record.at), Timestamp::now());
         if offset < shared.next {
             self.read_again(&mut shared);
         }
         shared.next = offset + 1;
-        let Some(record) = record else { return LedgerUpdate::Changed };
-        let update = match shared.brakes.apply_at(record, offset, Timestamp::now()) {
+        let Some(record) = record else { return Vec::new() };
+        let to_report = match shared.brakes.apply_at(record, offset, Timestamp::now()) {
             Applied::Opened { writer, number } if writer == self.writer => {
                 if number == shared.opened {
                     shared.is_current = true;
                     shared.brakes.all_was_read();
                 }
-                LedgerUpdate::Current(shared.brakes.unannounced())
+                shared.brakes.unannounced()
             }
             Applied::Reserved { writer, number, scope, granted } if writer == self.writer => {
                 self.reserved(&mut shared, number, scope, granted);
-                LedgerUpdate::Changed
+                Vec::new()
             }
             Applied::Tripped(scope, trip) if trip.writer == self.writer => {
-                LedgerUpdate::Tripped(scope, trip)
+                vec![(scope, trip)]
             }
-            _ => LedgerUpdate::Changed,
+            _ => Vec::new(),
         };
         let now = Timestamp::now();
         // One worker is enough: if each wrote all of them, the reminders alone could fill the
@@ -193,7 +184,7 @@ impl Ledger {
         }
         drop(shared);
         self.changes.send_replace(());
-        update
+        to_report
     }
 
     /// # Permits are granted once

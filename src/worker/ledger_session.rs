@@ -1,7 +1,8 @@
 //! Keeps the ledger current for as long as a session lasts: reads the records of all workers, and
 //! writes those of this one.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
@@ -10,7 +11,6 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{error, warn};
 
 use super::engine::Engine;
-use super::ledger::LedgerUpdate;
 use super::status::worker_state;
 use crate::health::Component;
 use crate::messages::held::{self, Held};
@@ -32,19 +32,31 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// The next record of a ledger that has not been read to its end.
 const READ_WITHIN: Duration = Duration::from_secs(10);
 
+/// The latest trip of each guard that was reported in this session, by its offset.
+#[derive(Default)]
+struct Reported(Mutex<HashMap<Scope, u64>>);
+
+impl Reported {
+    fn is_first_report(&self, scope: &Scope, trip: &Trip) -> bool {
+        let mut reported = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reported.insert(scope.clone(), trip.offset) != Some(trip.offset)
+    }
+}
+
 /// Reads and writes until it is aborted, which is when the session has ended.
 pub(super) async fn follow_ledger(session: Arc<Session>, engine: Arc<Engine>) {
+    let reported = Reported::default();
     tokio::join!(
-        read(&session, &engine),
+        read(&session, &engine, &reported),
         write(&session, &engine),
-        publish_worker_state(&session, &engine)
+        publish_worker_state(&session, &engine, &reported)
     );
 }
 
-async fn read(session: &Arc<Session>, engine: &Arc<Engine>) {
+async fn read(session: &Arc<Session>, engine: &Arc<Engine>, reported: &Reported) {
     loop {
         let why = match session.read_ledger(engine.ledger.open()).await {
-            Ok(mut reader) => read_on(&mut reader, session, engine).await,
+            Ok(mut reader) => read_on(&mut reader, (session, engine, reported)).await,
             Err(error) => error.to_string(),
         };
         engine.ledger.close();
@@ -68,8 +80,7 @@ async fn read(session: &Arc<Session>, engine: &Arc<Engine>) {
 /// comes. What was read is forgotten, and all that is there is read.
 async fn read_on(
     reader: &mut LedgerReader,
-    session: &Arc<Session>,
-    engine: &Arc<Engine>,
+    (session, engine, reported): (&Arc<Session>, &Arc<Engine>, &Reported),
 ) -> String {
     loop {
         let next = if engine.ledger.is_current() {
@@ -81,7 +92,13 @@ async fn read_on(
             return format!("nothing came within {READ_WITHIN:?}");
         };
         match next {
-            Ok((offset, record)) => report(engine.ledger.apply(offset, record), session, engine),
+            Ok((offset, record)) => {
+                show_health(engine);
+                for (scope, trip) in engine.ledger.apply(offset, record) {
+                    report_trip(scope, &trip, (session, engine, reported));
+                }
+                engine.show_brakes();
+            }
             Err(error) => return error.to_string(),
         }
     }
@@ -89,7 +106,7 @@ async fn read_on(
 
 /// Publishes this worker's state as soon as the ledger has been read, then about once a minute and
 /// when it has changed.
-async fn publish_worker_state(session: &Arc<Session>, engine: &Arc<Engine>) {
+async fn publish_worker_state(session: &Arc<Session>, engine: &Arc<Engine>, reported: &Reported) {
     let mut changes = engine.ledger.changes();
     while !engine.ledger.is_current() {
         // The sender is the engine's own.
@@ -112,7 +129,7 @@ async fn publish_worker_state(session: &Arc<Session>, engine: &Arc<Engine>) {
         }
         for (scope, trip) in engine.ledger.with(Brakes::unannounced) {
             if now.duration_since(trip.since) > UNREPORTED_AFTER {
-                report_trip(scope, &trip, session, engine);
+                report_trip(scope, &trip, (session, engine, reported));
             }
         }
     }
@@ -163,25 +180,18 @@ fn show_health(engine: &Engine) {
     }
 }
 
-fn report(update: LedgerUpdate, session: &Arc<Session>, engine: &Arc<Engine>) {
-    show_health(engine);
-    match update {
-        LedgerUpdate::Current(trips) => {
-            for (scope, trip) in trips {
-                report_trip(scope, &trip, session, engine);
-            }
-        }
-        LedgerUpdate::Tripped(scope, trip) => report_trip(scope, &trip, session, engine),
-        LedgerUpdate::Changed => {}
-    }
-    engine.show_brakes();
-}
-
 /// # A trip is reported even if the worker that saw it dies
 ///
 /// The ledger says whether the event has been published. Each worker that starts publishes the
-/// events that nobody has, and every worker looks for them once a minute.
-fn report_trip(scope: Scope, trip: &Trip, session: &Arc<Session>, engine: &Arc<Engine>) {
+/// events that nobody has, and every worker looks for them every few seconds.
+fn report_trip(
+    scope: Scope,
+    trip: &Trip,
+    (session, engine, reported): (&Arc<Session>, &Arc<Engine>, &Reported),
+) {
+    if !reported.is_first_report(&scope, trip) {
+        return;
+    }
     let limit = trip.limit;
     warn!(
         org_id = %scope.org_id, kind = %scope.kind, max_deletes = limit.max_deletes, window_s = limit.window_s,
@@ -208,4 +218,31 @@ fn announce(scope: Scope, trip: &Trip, session: &Arc<Session>, engine: &Arc<Engi
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kind::Kind;
+    use crate::messages::ledger::GuardLimit;
+
+    #[test]
+    fn a_trip_is_reported_once_in_a_session_and_the_next_one_again() {
+        let reported = Reported::default();
+        let scope = |org: &str| Scope {
+            org_id: org.to_owned().try_into().unwrap(),
+            kind: Kind::TaskDelete,
+        };
+        let trip = |offset| Trip {
+            offset,
+            since: Timestamp::UNIX_EPOCH,
+            limit: GuardLimit { max_deletes: 500, window_s: 3600 },
+            writer: "w1".to_owned(),
+            is_announced: false,
+        };
+        assert!(reported.is_first_report(&scope("north"), &trip(7)));
+        assert!(!reported.is_first_report(&scope("north"), &trip(7)), "its event does not get out");
+        assert!(reported.is_first_report(&scope("south"), &trip(7)));
+        assert!(reported.is_first_report(&scope("north"), &trip(9)), "released, and tripped again");
+    }
 }

@@ -147,7 +147,11 @@ async fn watch_once(
 async fn listen(mut deliveries: Consumer, (queue, kind): (&str, Option<Kind>), seen: &Mutex<Seen>) {
     while let Ok(Some(Ok(delivery))) = timeout(PATIENCE, deliveries.next()).await {
         record(queue, kind, &delivery, &mut seen.lock().expect("a lock that is not poisoned"));
-        if delivery.acker.ack(BasicAckOptions::default()).await.is_err() {
+        // On a connection that leads nowhere it waits indefinitely.
+        if !matches!(
+            timeout(PATIENCE, delivery.acker.ack(BasicAckOptions::default())).await,
+            Ok(Ok(_))
+        ) {
             break;
         }
     }
