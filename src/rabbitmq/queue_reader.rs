@@ -29,7 +29,7 @@ const QUIET: Duration = Duration::from_secs(1);
 const NEXT_WITHIN: Duration = Duration::from_secs(10);
 /// From one message that is back to the next. Others may take messages meanwhile, and then they are
 /// never all back.
-const BACK_WITHIN: Duration = Duration::from_secs(2);
+const BACK_WITHIN: Duration = Duration::from_secs(5);
 /// Between two questions to a queue.
 const AGAIN: Duration = Duration::from_millis(5);
 

@@ -151,9 +151,7 @@ fn scenario(arguments: &Arguments, program: PathBuf) -> Result<Scenario, String>
         commands,
         time: Duration::try_from_secs_f64(minutes * 60.0).map_err(|e| format!("--minutes: {e}"))?,
         workers: arguments.workers.max(1),
-        // After a kill, a message that a delay queue had sent to a queue that was still starting is
-        // sent again only after three minutes (`dead_letter_worker_publisher_confirm_timeout`).
-        patience: Duration::from_mins(6),
+        patience: Duration::from_mins(3),
         program,
         brakes: None,
         organisations_time: ORGANISATION_FAULTS_TIME,

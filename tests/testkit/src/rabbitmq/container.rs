@@ -8,8 +8,8 @@ use testcontainers::{
 use url::Url;
 
 use super::{
-    Broker, Certificates, Control, QUICK_STATISTICS, STARTUP, guardian::guard,
-    private_node::free_ports,
+    Broker, Certificates, Control, QUICK_DEAD_LETTERING, QUICK_STATISTICS, STARTUP,
+    guardian::guard, private_node::free_ports,
 };
 
 /// With the usual 1,024, RabbitMQ 3.10 stalls under the tests that run at the same time.
@@ -42,6 +42,7 @@ pub(super) async fn start(endpoint: &str, image: &str) -> Result<Broker, String>
         .with_mapped_port(management, MANAGEMENT)
         .with_container_name(&name)
         .with_copy_to("/etc/rabbitmq/conf.d/90-test.conf", config.into_bytes())
+        .with_env_var("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", QUICK_DEAD_LETTERING)
         .with_ulimit("nofile", OPEN_FILES, Some(OPEN_FILES))
         // Debian's own start of RabbitMQ goes through `su`, which sets the limit back to 1,024: too
         // few for the streams and quorum queues of many virtual hosts at once.

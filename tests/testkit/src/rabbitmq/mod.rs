@@ -36,6 +36,10 @@ management.sample_retention_policies.basic.minute = 1
 management.sample_retention_policies.detailed.minute = 1
 ";
 
+/// How long a delay queue waits for the confirm of the queue behind it before it sends a message
+/// again: three minutes by default, after a kill, too (`docs/deploying.md`).
+const QUICK_DEAD_LETTERING: &str = "-rabbit dead_letter_worker_publisher_confirm_timeout 10000";
+
 /// The address of a running broker, and the login of its administrator.
 pub struct Broker {
     description: String,

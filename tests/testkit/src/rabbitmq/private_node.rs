@@ -11,7 +11,9 @@ use std::{
 
 use url::Url;
 
-use super::{Broker, Certificates, Control, QUICK_STATISTICS, STARTUP, guardian::guard};
+use super::{
+    Broker, Certificates, Control, QUICK_DEAD_LETTERING, QUICK_STATISTICS, STARTUP, guardian::guard,
+};
 
 /// Runs a command as the node's administrator, with its name, ports and directory, and nothing of
 /// our environment. The limit of open files is as high as the system allows: with 1,024, RabbitMQ
@@ -23,7 +25,8 @@ exec env -i PATH="$PATH" HOME="{dir}" LANG=C.UTF-8 ERL_EPMD_PORT={epmd} ERL_EPMD
   RABBITMQ_NODE_PORT={amqp} RABBITMQ_DIST_PORT={distribution} \
   RABBITMQ_MNESIA_BASE="{dir}/data" RABBITMQ_LOG_BASE="{dir}/log" \
   RABBITMQ_CONFIG_FILE="{dir}/rabbitmq.conf" RABBITMQ_ENABLED_PLUGINS_FILE="{dir}/enabled_plugins" \
-  RABBITMQ_PID_FILE="{dir}/pid" RABBITMQ_CONF_ENV_FILE=/dev/null "$@"
+  RABBITMQ_PID_FILE="{dir}/pid" RABBITMQ_CONF_ENV_FILE=/dev/null \
+  RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="{erlang}" "$@"
 "#;
 
 /// $1 the directory, $2 the server's start script, $3 the port of epmd. The start script would
@@ -60,11 +63,14 @@ pub(super) async fn start(server: &str) -> Result<Broker, String> {
     );
     fs::write(dir.join("rabbitmq.conf"), config).map_err(failed)?;
     fs::write(dir.join("enabled_plugins"), "[rabbitmq_management].\n").map_err(failed)?;
-    let names = [("{dir}", dir.display().to_string()), ("{epmd}", epmd.to_string())];
-    let names = names
-        .into_iter()
-        .chain([("{amqp}", amqp.to_string()), ("{distribution}", distribution.to_string())]);
-    let with = names.fold(WITH_ITS_ENVIRONMENT.to_owned(), |script, (name, value)| {
+    let names = [
+        ("{dir}", dir.display().to_string()),
+        ("{epmd}", epmd.to_string()),
+        ("{amqp}", amqp.to_string()),
+        ("{distribution}", distribution.to_string()),
+        ("{erlang}", QUICK_DEAD_LETTERING.to_owned()),
+    ];
+    let with = names.into_iter().fold(WITH_ITS_ENVIRONMENT.to_owned(), |script, (name, value)| {
         script.replace(name, &value)
     });
     fs::write(dir.join("with"), with).map_err(failed)?;
