@@ -1,7 +1,6 @@
 //! The trouble of one organisation, or of some commands, stays theirs: everything else goes on.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::crowd::{
     THIRD_ORG, all_deleted_within, calls_for, commands, commands_for, run_the_binary, world_at,
@@ -215,13 +214,12 @@ async fn after_a_session_is_lost_none_of_its_commands_starts_a_new_call() {
     eventually("all places in use", async || (api.in_flight() == CONCURRENCY).then_some(())).await;
     proxy.cut();
     world.is_not_ready_because("not consuming").await;
+    // A call that had begun may reach the API a moment later.
+    let lost = Instant::now() + Duration::from_secs(1);
+    eventually("no place in use", async || (api.in_flight() == 0).then_some(())).await;
+    let late = api.calls().into_iter().filter(|call| call.at > lost).count();
+    assert_eq!(late, 0, "calls that began while there was no session");
     proxy.restore();
     all_deleted_within(A_MINUTE, &world, &tasks).await;
-    let mut calls = BTreeMap::<_, usize>::new();
-    for call in api.calls() {
-        *calls.entry(call.task).or_default() += 1;
-    }
-    let twice = calls.values().filter(|calls| **calls > 1).count();
-    assert!(twice <= CONCURRENCY, "{twice} tasks called again, {CONCURRENCY} calls were under way");
     world.assert_drained().await;
 }

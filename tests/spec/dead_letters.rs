@@ -233,22 +233,23 @@ async fn a_queue_that_is_slow_to_say_how_much_it_has_is_not_taken_for_empty() {
     const DEAD_LETTERS: usize = 200;
     let world = with_dead_letters(DEAD_LETTERS).await;
     let queue = format!("'{}_{DEAD}'", world.vhost);
-    let at_the_queue = async |what: String| {
+    // The broker lets it go on by itself: on a busy machine `rabbitmqctl` takes seconds to start.
+    let suspend = async |milliseconds: u32| {
+        let what = format!(
+            "sys:suspend({queue}), timer:apply_after({milliseconds}, sys, resume, [{queue}])."
+        );
         let there = move || own_broker().ctl(&["eval", &what]);
         tokio::task::spawn_blocking(there).await.unwrap();
     };
-    at_the_queue(format!("sys:suspend({queue}).")).await;
-    let go_on = at_the_queue(format!("timer:sleep(2000), sys:resume({queue})."));
-    let (groups, ()) = tokio::join!(lines(&world, &["list", "--json"]), go_on);
-    assert_eq!(groups[0]["letters"], DEAD_LETTERS);
+    suspend(4000).await;
+    assert_eq!(lines(&world, &["list", "--json"]).await[0]["letters"], DEAD_LETTERS);
     let pause = async {
         eventually("the first one is replayed", async || {
             let replayed = world.tester.ready(&["task.delete".to_owned()]).await["task.delete"];
             (replayed > 0).then_some(())
         })
         .await;
-        let pause = format!("sys:suspend({queue}), timer:sleep(5000), sys:resume({queue}).");
-        at_the_queue(pause).await;
+        suspend(5000).await;
     };
     tokio::join!(done(&world, &["replay", "--all", "--yes", "--rate=20"]), pause);
     assert_eq!(audits(&world, 2).await[1]["letters"], DEAD_LETTERS);
