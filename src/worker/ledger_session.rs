@@ -32,14 +32,16 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// The next record of a ledger that has not been read to its end.
 const READ_WITHIN: Duration = Duration::from_secs(10);
 
-/// The latest trip of each guard that was reported in this session, by its offset.
+/// The latest trip of each guard that was reported in this session: its offset, and its time,
+/// because a ledger that was created again has the same offsets again.
 #[derive(Default)]
-struct Reported(Mutex<HashMap<Scope, u64>>);
+struct Reported(Mutex<HashMap<Scope, (u64, Timestamp)>>);
 
 impl Reported {
     fn is_first_report(&self, scope: &Scope, trip: &Trip) -> bool {
         let mut reported = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        reported.insert(scope.clone(), trip.offset) != Some(trip.offset)
+        let trip = (trip.offset, trip.since);
+        reported.insert(scope.clone(), trip) != Some(trip)
     }
 }
 
@@ -93,8 +95,9 @@ async fn read_on(
         };
         match next {
             Ok((offset, record)) => {
+                let to_report = engine.ledger.apply(offset, record);
                 show_health(engine);
-                for (scope, trip) in engine.ledger.apply(offset, record) {
+                for (scope, trip) in to_report {
                     report_trip(scope, &trip, (session, engine, reported));
                 }
                 engine.show_brakes();
@@ -244,5 +247,7 @@ mod tests {
         assert!(!reported.is_first_report(&scope("north"), &trip(7)), "its event does not get out");
         assert!(reported.is_first_report(&scope("south"), &trip(7)));
         assert!(reported.is_first_report(&scope("north"), &trip(9)), "released, and tripped again");
+        let later = Trip { since: Timestamp::MAX, ..trip(9) };
+        assert!(reported.is_first_report(&scope("north"), &later), "in a ledger created again");
     }
 }

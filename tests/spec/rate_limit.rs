@@ -69,7 +69,8 @@ async fn an_organisation_is_called_no_more_often_than_the_limit_and_slows_no_oth
     assert!(few[9].at < many[50].at, "the few are served meanwhile");
     assert!(postponed(&world).await < 1.0, "nothing is copied to a delay queue");
     let waited = waits(&world, "memory").await;
-    assert!(waited >= 70.0, "{waited}");
+    // Those of both organisations. Where the API is slow, one may be cut from the line and ask again.
+    assert!((70.0..=220.0).contains(&waited), "{waited}");
     world.assert_drained().await;
 }
 
