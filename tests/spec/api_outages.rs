@@ -13,7 +13,10 @@ use tallyfy_delete_worker::messages::OrgId;
 use tempfile::TempDir;
 
 use crate::command_line::binary;
-use crate::support::crowd::{all_deleted_within, calls_for, commands, commands_for, world_at};
+use crate::support::crowd::{
+    all_deleted_within, calls_for, commands, commands_for, dead_letter_among_commands_that_succeed,
+    world_at,
+};
 use crate::support::eventually;
 use crate::support::process::output;
 use crate::support::rabbitmq::broker;
@@ -65,16 +68,8 @@ async fn a_command_that_fails_when_it_is_too_old_expires_where_others_are_served
     let api = StandIn::start(move |call| Reply::status(if bad(call) { 500 } else { 204 })).await;
     let mut world = world_at(&api, |settings| settings.core.schedule.max_age = MAX_AGE).await;
     world.start_worker().await;
-    let bad = world.command(ORG, "bad").await;
-    eventually("a dead letter among commands that succeed", async || {
-        world.command(ORG, "good").await;
-        (!world.tester.dead_letters().is_empty()).then_some(())
-    })
-    .await;
-    assert_eq!(
-        world.dead_letter(&bad).await.header("x-failure-reason").as_deref(),
-        Some("expired")
-    );
+    let dead_letter = dead_letter_among_commands_that_succeed(&world).await;
+    assert_eq!(dead_letter.header("x-failure-reason").as_deref(), Some("expired"));
     world.assert_drained().await;
 }
 

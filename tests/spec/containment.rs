@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::support::crowd::{
-    THIRD_ORG, all_deleted_within, calls_for, commands, commands_for, run_the_binary, world_at,
+    THIRD_ORG, all_deleted_within, calls_for, commands, commands_for,
+    dead_letter_among_commands_that_succeed, run_the_binary, world_at,
 };
 use crate::support::eventually;
 use crate::support::proxy::Proxy;
@@ -109,13 +110,7 @@ async fn one_failing_command_among_commands_that_succeed_still_uses_up_its_attem
     let api = StandIn::start(as_named).await;
     let mut world = world_at(&api, |settings| settings.core.schedule.max_attempts = 6).await;
     world.start_worker().await;
-    let bad = world.command(ORG, "bad").await;
-    eventually("a dead letter among commands that succeed", async || {
-        world.command(ORG, "good").await;
-        (!world.tester.dead_letters().is_empty()).then_some(())
-    })
-    .await;
-    let dead_letter = world.dead_letter(&bad).await;
+    let dead_letter = dead_letter_among_commands_that_succeed(&world).await;
     assert_eq!(dead_letter.header("x-failure-reason").as_deref(), Some("attempts_exhausted"));
     world.assert_drained().await;
 }

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::command_line::{signal, with_settings};
 use crate::support::process::Running;
 use crate::support::proxy::Proxy;
-use crate::support::rabbitmq::{broker, broker_to_harm, http};
+use crate::support::rabbitmq::{broker, http, own_broker};
 use crate::support::world::World;
 use crate::support::{eventually, eventually_within};
 
@@ -235,10 +235,9 @@ async fn a_session_that_follows_one_that_was_given_up_proves_itself_first() {
 
 #[tokio::test]
 async fn a_consumer_that_its_queue_has_forgotten_is_told_and_comes_back() {
-    let (_turn, broker) = broker_to_harm().await;
-    let world = World::at(broker, |_| {}).await;
+    let broker = own_broker();
+    let world = World::without_worker(|_| {}).await;
     let mut command = with_settings(&world, &["run"]);
-    command.env("AMQP_URL", broker.amqp_url(&world.vhost));
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let worker = Running::start_and_listen(&mut command);
     assert_eq!(world.end(&world.delete("t1").await).await["outcome"], "deleted");

@@ -1,6 +1,7 @@
 //! Many commands at once: publishes them, and watches what becomes of them at a stand-in for the
 //! API.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use tallyfy_delete_worker::service::ServiceSettings;
 use super::eventually;
 use super::process::Running;
 use super::stand_in::{StandIn, span};
+use super::tester::Message;
 use super::world::{ORG, OTHER_ORG, World};
 use crate::command_line::with_settings;
 
@@ -60,6 +62,21 @@ pub(crate) async fn commands_for(
         tokio::time::sleep(PACE).await;
     }
     ids
+}
+
+/// Publishes `bad`, which fails, and then `good`, which succeeds, again and again, until the first
+/// is a dead letter; all of them have ended then.
+pub(crate) async fn dead_letter_among_commands_that_succeed(world: &World) -> Message {
+    let bad = world.command(ORG, "bad").await;
+    let commands = Cell::new(1);
+    eventually("a dead letter among commands that succeed", async || {
+        world.command(ORG, "good").await;
+        commands.update(|number| number + 1);
+        (!world.tester.dead_letters().is_empty()).then_some(())
+    })
+    .await;
+    world.ended_after(commands.get()).await;
+    world.dead_letter(&bad).await
 }
 
 /// What the events say of each command that has ended, by its id.
