@@ -37,7 +37,7 @@ Examples:
   dead list
   dead show --reason rejected --limit 3
   dead replay --reason attempts_exhausted --org ORG --rate 20
-  dead discard --superseded-by events.jsonl --to discarded.jsonl --why 'succeeded after all'
+  dead discard --superseded-by calls.jsonl --to discarded.jsonl --why 'succeeded after all'
   dead discard --reason malformed --to discarded.jsonl --why 'producer fixed, see 4711'
   dead replay --all --limit 100
   dead export --to dead.jsonl
@@ -139,8 +139,8 @@ pub(super) struct SelectionArgs {
     /// Failed no longer ago than this.
     #[arg(long, value_name = "DURATION", help_heading = "Which dead letters", value_parser = checked(any_duration))]
     newer_than: Option<Setting<Duration>>,
-    /// Superseded: their command has succeeded according to one of the events in this file. One
-    /// event per line, as published, or its id.
+    /// Superseded: their command has succeeded since, according to a line of this file. Each is an
+    /// event, as published, or the id of one, or a record of a call, as `audit --json` prints it.
     #[arg(long, value_name = "FILE", help_heading = "Which dead letters")]
     superseded_by: Option<PathBuf>,
 }
@@ -226,7 +226,9 @@ impl Reader {
         let name = "--superseded-by";
         match std::fs::read_to_string(file) {
             Ok(text) => Successes::read(file.to_owned(), &text)
-                .map_err(|line| format!("line {line} of {} is not an event", file.display()))
+                .map_err(|line| {
+                    format!("line {line} of {} is neither an event, nor the id of one, nor a record of a call (audit --json)", file.display())
+                })
                 .map_or_else(|error| self.problem(name, error), Some),
             Err(error) => self.problem(name, format!("cannot read {}: {error}", file.display())),
         }

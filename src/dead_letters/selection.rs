@@ -1,6 +1,6 @@
 //! Which dead letters are selected, and how many there are per group. Pure.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +9,8 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::messages::call_record::CallRecord;
+use crate::messages::ids::EventIds;
 use crate::messages::{DeadLetter, time};
 
 /// Selects the dead letters that match every given member.
@@ -37,36 +39,82 @@ pub struct Selection {
     pub superseded_by: Option<Successes>,
 }
 
-/// Success events, seen by a consumer, that supersede dead letters.
+/// Proof that commands succeeded after they had been dead-lettered.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Successes {
-    /// The file that they come from.
+    /// The file that it comes from.
     pub file: PathBuf,
+    /// Ids of events that a consumer has seen.
     #[serde(skip)]
-    ids: HashSet<String>,
+    events: HashSet<String>,
+    /// Ids of the failure events that they supersede.
+    #[serde(skip)]
+    superseded: HashSet<String>,
+    /// When calls succeeded, by the ids of the success events of their commands.
+    #[serde(skip)]
+    calls: HashMap<String, Timestamp>,
 }
 
 impl Successes {
-    /// Reads a file with one event per line, as published, or one event id per line.
+    /// Reads a file with one event per line, as published, or one event id per line, or one record
+    /// of a call per line, as `audit --json` prints them.
     ///
     /// # Errors
-    /// The number of the line that is neither.
+    /// The number of the line that is none of these.
     pub fn read(file: PathBuf, text: &str) -> Result<Self, usize> {
-        let id = |line: &str| {
-            let event = serde_json::from_str::<Value>(line).ok();
-            let id = event.as_ref().map_or(Some(line), |event| event["id"].as_str());
-            id.and_then(|id| Uuid::try_parse(id).ok()).map(|id| id.to_string())
+        let mut successes = Self { file, ..Self::default() };
+        for (number, line) in (1_usize..).zip(text.lines().map(str::trim)) {
+            if !line.is_empty() {
+                successes.add(line).ok_or(number)?;
+            }
+        }
+        Ok(successes)
+    }
+
+    fn add(&mut self, line: &str) -> Option<()> {
+        let Ok(json) = serde_json::from_str::<Value>(line) else {
+            self.events.insert(event_id(line)?);
+            return Some(());
         };
-        let lines =
-            (1_usize..).zip(text.lines().map(str::trim)).filter(|(_, line)| !line.is_empty());
-        let ids = lines.map(|(number, line)| id(line).ok_or(number)).collect::<Result<_, _>>()?;
-        Ok(Self { file, ids })
+        // A record has an `id` as well: the object's.
+        if json.get("call").is_some() {
+            let call: CallRecord = serde_json::from_value(json).ok()?;
+            if let Some(event) = call.success_event() {
+                let last = self.calls.entry(event).or_insert(call.at);
+                *last = call.at.max(*last);
+            }
+            return Some(());
+        }
+        self.events.insert(event_id(json["id"].as_str()?)?);
+        self.superseded.extend(json["supersedes"].as_str().and_then(event_id));
+        Some(())
     }
 
     /// Whether this dead letter's command has succeeded after all.
+    ///
+    /// # A call supersedes a failure only if it came after it and has its event
+    ///
+    /// The success event of a call may be missing: its worker died before it published the event,
+    /// or lost its session, and another delivery of the command was dead-lettered meanwhile. That
+    /// dead letter is ambiguous, or RabbitMQ moved it, or the call came before it. It stays: a
+    /// replay publishes the event.
     fn supersede(&self, dead_letter: &DeadLetter) -> bool {
-        self.ids.contains(&dead_letter.event_ids().success)
+        let EventIds { failure, success } = dead_letter.event_ids();
+        if self.events.contains(&success) || self.superseded.contains(&failure) {
+            return true;
+        }
+        let may_lack_its_event = dead_letter.may_be_done() || dead_letter.is_moved_by_rabbitmq();
+        let Some(failed_at) = dead_letter.failed_at.filter(|_| !may_lack_its_event) else {
+            return false;
+        };
+        // The time of the failure is cut to milliseconds.
+        let earliest = failed_at + Duration::from_millis(1);
+        self.calls.get(&success).is_some_and(|call| *call >= earliest)
     }
+}
+
+fn event_id(text: &str) -> Option<String> {
+    Uuid::try_parse(text).ok().map(|id| id.to_string())
 }
 
 impl Selection {
@@ -142,9 +190,11 @@ impl Groups {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::kind::Kind;
-    use crate::messages::{Properties, RetryState};
+    use crate::messages::{Command, Properties, RetryState};
 
     fn now() -> Timestamp {
         "2026-11-24T10:00:00Z".parse().unwrap()
@@ -211,14 +261,99 @@ mod tests {
         let (mine, other) = (command(Kind::TaskDelete, "m1"), command(Kind::TaskDelete, "m2"));
         let success = mine.event_ids().success;
         let as_published = format!(r#"{{"id":"{success}","type":"task.deleted"}}"#);
-        for text in [&success, &as_published, &format!("\n{as_published}\n")] {
+        let archived =
+            format!(r#"{{"id":"{}","supersedes":"{}"}}"#, Uuid::nil(), mine.failure_event());
+        for text in [&success, &as_published, &format!("\n{as_published}\n"), &archived] {
             let events = Successes::read("events".into(), text).unwrap();
             let selection = Selection { superseded_by: Some(events), ..Selection::default() };
             assert!(takes(&selection, &mine) && !takes(&selection, &other), "{text}");
             assert!(!takes(&selection, &command(Kind::TaskArchive, "m1")));
         }
+        let own_failure = Successes::read("events".into(), &mine.failure_event()).unwrap();
+        let selection = Selection { superseded_by: Some(own_failure), ..Selection::default() };
+        assert!(!takes(&selection, &mine), "a failure supersedes nothing");
         for (text, line) in [("m1", 1), ("\n{}", 2), (r#"{"id":"m1"}"#, 1)] {
             assert_eq!(Successes::read("events".into(), text), Err(line));
+        }
+    }
+
+    #[test]
+    fn a_call_supersedes_a_failure_only_if_it_came_after_it_and_has_its_event() {
+        let failed_with = |reason| DeadLetter {
+            properties: Properties { message_id: Some("m1".into()), ..Properties::default() },
+            ..dead_letter(reason, r#"{"org_id":"o","task_id":"t"}"#, Some(10))
+        };
+        let failed = failed_with("forbidden");
+        let failed_at = failed.failed_at.unwrap();
+        let record = |at: Timestamp, command: &str, call: &str, verdict: &str| {
+            json!({"at": at, "kind": "task.delete", "org_id": "o", "id": "t", "command_id": command,
+                "call": call, "verdict": verdict, "answer": "", "worker": "w"})
+            .to_string()
+        };
+        let supersedes = |text: &str, dead_letter: &DeadLetter| {
+            let calls = Successes::read("calls".into(), text).unwrap();
+            let selection = Selection { superseded_by: Some(calls), ..Selection::default() };
+            takes(&selection, dead_letter)
+        };
+        let (before, after) =
+            (failed_at - Duration::from_secs(1), failed_at + Duration::from_secs(1));
+        let deleted = record(after, "m1", "delete", "deleted");
+        let among_others = [
+            record(before, "m1", "delete", "deleted"),
+            deleted.clone(),
+            record(after, "m1", "delete", "forbidden"),
+        ];
+        assert!(supersedes(&deleted, &failed) && supersedes(&among_others.join("\n"), &failed));
+        for other in [
+            record(before, "m1", "delete", "deleted"),
+            record(failed_at + Duration::from_micros(999), "m1", "delete", "deleted"),
+            record(after, "m2", "delete", "deleted"),
+            record(after, "m1", "archive", "deleted"),
+            record(after, "m1", "delete", "forbidden"),
+        ] {
+            assert!(!supersedes(&other, &failed), "{other}");
+        }
+        let ambiguous = RetryState { ambiguous: true, ..RetryState::default() };
+        for other in [
+            DeadLetter { failed_at: None, ..failed.clone() },
+            DeadLetter { retry_state: ambiguous, ..failed.clone() },
+            failed_with("expired_in_queue"),
+            failed_with("poison"),
+        ] {
+            assert!(!supersedes(&deleted, &other), "{other:?}");
+        }
+        assert_eq!(Successes::read("calls".into(), r#"{"call":"delete","id":"t"}"#), Err(1));
+    }
+
+    #[test]
+    fn the_record_of_a_call_and_the_dead_letter_of_its_command_name_the_same_success_event() {
+        for (kind, message_id) in
+            Kind::ALL.into_iter().flat_map(|kind| [(kind, None), (kind, Some("m1"))])
+        {
+            let body = json!({"org_id": "o", kind.spec().id_member: "x"}).to_string();
+            let properties =
+                Properties { message_id: message_id.map(Into::into), ..Properties::default() };
+            let failed =
+                DeadLetter { kind, properties, ..dead_letter("forbidden", &body, Some(1)) };
+            let command = Command::decode(kind, body.as_bytes()).unwrap();
+            let record = CallRecord {
+                at: now(),
+                kind: kind.as_str().into(),
+                org_id: "o".into(),
+                id: "x".into(),
+                command_id: message_id.map_or_else(|| command.derived_id(), Into::into).into(),
+                correlation_id: None,
+                requested_by: None,
+                published_by: None,
+                reason: None,
+                call: "delete".into(),
+                verdict: "deleted".into(),
+                answer: "".into(),
+                http_status: None,
+                request_id: None,
+                worker: "w".into(),
+            };
+            assert_eq!(record.success_event(), Some(failed.event_ids().success), "{kind}");
         }
     }
 

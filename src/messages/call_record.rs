@@ -5,7 +5,9 @@ use std::borrow::Cow;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Publication, names};
+use super::ids::{EventIds, EventSubject};
+use super::{ObjectId, OrgId, Publication, Target, names};
+use crate::kind::Kind;
 
 /// One destructive call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +51,17 @@ impl CallRecord<'_> {
     pub fn json(&self) -> Vec<u8> {
         // Strings and numbers only, so this cannot fail.
         serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// The id of the success event of its command, if the API did what the command asks for. Not
+    /// for a task that is archived first: the record does not show whether its deletion follows.
+    pub fn success_event(&self) -> Option<String> {
+        let kind = Kind::named(&self.kind)?;
+        let org = OrgId::try_from(self.org_id.to_string()).ok()?;
+        let id = ObjectId::try_from(self.id.to_string()).ok()?;
+        let subject = EventSubject::from(&Target { kind, org, id });
+        (self.call == "delete" && self.verdict == "deleted")
+            .then(|| EventIds::about(kind, &subject, &self.command_id).success)
     }
 }
 

@@ -108,6 +108,12 @@ impl DeadLetter {
         self.retry_state.ambiguous || self.reason == FailureReason::Poison.as_str()
     }
 
+    /// RabbitMQ moved it, with a time of its own clock; a call may have been under way.
+    pub fn is_moved_by_rabbitmq(&self) -> bool {
+        let reason = FailureReason::named(&self.reason);
+        reason.is_none_or(FailureReason::is_of_rabbitmq)
+    }
+
     /// The ids of its failure event and of the event that would supersede that.
     pub(crate) fn event_ids(&self) -> EventIds {
         EventIds::of(self.kind, self.properties.message_id.as_deref(), &self.body)

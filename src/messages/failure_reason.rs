@@ -57,6 +57,11 @@ impl FailureReason {
         Self::ALL.into_iter().find(|reason| reason.as_str() == word)
     }
 
+    /// RabbitMQ moved the command, not a worker.
+    pub fn is_of_rabbitmq(self) -> bool {
+        matches!(self, Self::Poison | Self::ExpiredInQueue | Self::Undeliverable)
+    }
+
     /// The word that headers, events, metrics and logs use.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -72,8 +72,12 @@ impl EventIds {
         let digest = (body.len() > MAX_BODY_BYTES).then(|| <[u8; 20]>::from(Sha1::digest(body)));
         let body = digest.as_ref().map_or(body, |digest| digest);
         let command_id = command_id(kind, message_id, command.as_ref(), body);
-        let subject = EventSubject::of(kind, command.as_ref(), body);
-        let id = |event_type| subject.event_id(event_type, &command_id);
+        Self::about(kind, &EventSubject::of(kind, command.as_ref(), body), &command_id)
+    }
+
+    /// Of the command with this id.
+    pub(super) fn about(kind: Kind, subject: &EventSubject, command_id: &str) -> Self {
+        let id = |event_type| subject.event_id(event_type, command_id);
         let spec = kind.spec();
         Self { failure: id(spec.failed_event), success: id(spec.done_event) }
     }
