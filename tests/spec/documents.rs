@@ -360,7 +360,7 @@ fn words(line: &str) -> Vec<String> {
 fn every_command_line_of_the_documents_is_one_that_the_program_takes() {
     let pages = pages();
     let lines = pages.values().flat_map(|text| text.lines()).filter_map(|line| {
-        let line = line.split(" | ").last()?.split('#').next()?;
+        let line = line.split(" | ").last()?.split(['#', '>']).next()?;
         let (_, rest) = line.split_once("tallyfy-delete-worker ")?;
         line.trim_start().starts_with(['t', 'p']).then_some(rest).filter(|_| !line.contains('`'))
     });

@@ -131,6 +131,17 @@ async fn serving_with(
     .await;
     world.start_worker().await;
     world.is_ready().await;
+    // At first the kinds have their turns. A command that is delivered as a turn ends is returned
+    // by RabbitMQ, and is a redelivery when it comes again.
+    eventually("a consumer of each kind at the same time", async || {
+        for row in &TABLE {
+            if !world.tester.is_consumed(row.kind.queue()).await {
+                return None;
+            }
+        }
+        Some(())
+    })
+    .await;
     (api, world)
 }
 
@@ -181,7 +192,8 @@ async fn a_not_found_is_a_dead_letter_of_its_own_kind_where_it_is_no_success() {
     for (row, reason) in failing_rows() {
         let command_id = world.command_of(row.kind, "x").await;
         let (event, data) = end_of(&world, row, &command_id).await;
-        assert_eq!((event.as_str(), &data["outcome"]), (row.failed, &json!("dead_lettered")));
+        let end = (event.as_str(), &data["outcome"]);
+        assert_eq!(end, (row.failed, &json!("dead_lettered")), "{data}");
         assert_eq!((&data["failure"]["reason"], &data["attempts"]), (&json!(reason), &json!(1)));
         let dead_letter = world.dead_letter(&command_id).await;
         let own = row.kind.dead_letter_queue();

@@ -10,7 +10,7 @@ use lapin::options::{
     ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Queue};
 use serde_json::Value;
 use tallyfy_delete_worker::kind::Kind;
 
@@ -146,14 +146,19 @@ impl Tester {
     pub(crate) async fn ready(&self, queues: &[String]) -> BTreeMap<String, u32> {
         let mut ready = BTreeMap::new();
         for queue in queues {
-            let options =
-                QueueDeclareOptions { durable: true, passive: true, ..Default::default() };
-            let name = queue.as_str().into();
-            let declared =
-                self.channel.queue_declare(name, options, FieldTable::default()).await.unwrap();
-            ready.insert(queue.clone(), declared.message_count());
+            ready.insert(queue.clone(), self.declared(queue).await.message_count());
         }
         ready
+    }
+
+    pub(crate) async fn is_consumed(&self, queue: &str) -> bool {
+        self.declared(queue).await.consumer_count() > 0
+    }
+
+    async fn declared(&self, queue: &str) -> Queue {
+        let options = QueueDeclareOptions { durable: true, passive: true, ..Default::default() };
+        let declared = self.channel.queue_declare(queue.into(), options, FieldTable::default());
+        declared.await.unwrap()
     }
 
     /// Takes the message of a queue and puts it back; whether there was one.
