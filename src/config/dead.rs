@@ -37,7 +37,7 @@ Examples:
   dead list
   dead show --reason rejected --limit 3
   dead replay --reason attempts_exhausted --org ORG --rate 20
-  dead discard --superseded-by calls.jsonl --to discarded.jsonl --why 'succeeded after all'
+  dead discard --superseded-by events.jsonl --to discarded.jsonl --why 'succeeded after all'
   dead discard --reason malformed --to discarded.jsonl --why 'producer fixed, see 4711'
   dead replay --all --limit 100
   dead export --to dead.jsonl

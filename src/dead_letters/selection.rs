@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
@@ -12,6 +12,8 @@ use uuid::Uuid;
 use crate::messages::call_record::CallRecord;
 use crate::messages::ids::EventIds;
 use crate::messages::{DeadLetter, time};
+
+const ONE_MILLISECOND: SignedDuration = SignedDuration::from_millis(1);
 
 /// Selects the dead letters that match every given member.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -39,7 +41,7 @@ pub struct Selection {
     pub superseded_by: Option<Successes>,
 }
 
-/// Proof that commands succeeded after they had been dead-lettered.
+/// What shows that commands succeeded.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Successes {
     /// The file that it comes from.
@@ -92,12 +94,13 @@ impl Successes {
 
     /// Whether this dead letter's command has succeeded after all.
     ///
-    /// # A call supersedes a failure only if it came after it and has its event
+    /// # A call supersedes a failure only if it came after it and should have its event
     ///
     /// The success event of a call may be missing: its worker died before it published the event,
     /// or lost its session, and another delivery of the command was dead-lettered meanwhile. That
-    /// dead letter is ambiguous, or RabbitMQ moved it, or the call came before it. It stays: a
-    /// replay publishes the event.
+    /// dead letter is usually ambiguous, or RabbitMQ moved it, or the call came before it; it stays.
+    /// A record shows a call and not its event, and the clocks of two workers differ: so the
+    /// documents say to replay, not to discard, what calls alone have selected.
     fn supersede(&self, dead_letter: &DeadLetter) -> bool {
         let EventIds { failure, success } = dead_letter.event_ids();
         if self.events.contains(&success) || self.superseded.contains(&failure) {
@@ -108,8 +111,8 @@ impl Successes {
             return false;
         };
         // The time of the failure is cut to milliseconds.
-        let earliest = failed_at + Duration::from_millis(1);
-        self.calls.get(&success).is_some_and(|call| *call >= earliest)
+        let is_later = |call: &Timestamp| call.duration_since(failed_at) >= ONE_MILLISECOND;
+        self.calls.get(&success).is_some_and(is_later)
     }
 }
 
@@ -302,7 +305,10 @@ mod tests {
             record(before, "m1", "delete", "deleted"),
             deleted.clone(),
             record(after, "m1", "delete", "forbidden"),
+            record(before, "m1", "delete", "deleted"),
         ];
+        let at_once = failed_at + Duration::from_millis(1);
+        assert!(supersedes(&record(at_once, "m1", "delete", "deleted"), &failed));
         assert!(supersedes(&deleted, &failed) && supersedes(&among_others.join("\n"), &failed));
         for other in [
             record(before, "m1", "delete", "deleted"),
@@ -319,6 +325,7 @@ mod tests {
             DeadLetter { retry_state: ambiguous, ..failed.clone() },
             failed_with("expired_in_queue"),
             failed_with("poison"),
+            failed_with("a reason of another build"),
         ] {
             assert!(!supersedes(&deleted, &other), "{other:?}");
         }

@@ -131,8 +131,8 @@ async fn serving_with(
     .await;
     world.start_worker().await;
     world.is_ready().await;
-    // At first the kinds have their turns. A command that is delivered as a turn ends is returned
-    // by RabbitMQ, and is a redelivery when it comes again.
+    // At first the kinds have their turns. A command that is delivered just as a turn ends is
+    // requeued by RabbitMQ, and is a redelivery when it comes again.
     eventually("a consumer of each kind at the same time", async || {
         for row in &TABLE {
             if !world.tester.is_consumed(row.kind.queue()).await {
