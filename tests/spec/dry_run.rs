@@ -1,7 +1,5 @@
 //! A dry run: everything but the destructive call, and nobody can take it for the real one.
 
-use std::time::Duration;
-
 use lapin::BasicProperties;
 use serde_json::{Value, json};
 use tallyfy_delete_worker::kind::Kind;
@@ -176,7 +174,6 @@ async fn a_look_that_never_succeeds_ends_as_unknown_and_not_among_the_dead_lette
     let world = World::start_with(|settings| {
         settings.core.mode = CallMode::Look;
         settings.core.schedule.max_attempts = 3;
-        settings.core.api.request_timeout = Duration::from_millis(500);
     })
     .await;
     world.sandbox.fault("t1", 99, json!({"status": 500})).await;
