@@ -123,7 +123,7 @@ impl DeadLetterQueue {
         if result.is_ok() {
             // They go back, too, and RabbitMQ counts that.
             for held in reader.ahead() {
-                if let Err(error) = self.renew(held).await {
+                if let Err(error) = self.renew(held, &mut reader).await {
                     result = Err(error);
                     break;
                 }
@@ -153,9 +153,9 @@ impl DeadLetterQueue {
             left = Some(left.map_or(behind, |left: u32| left - 1));
             match look(held).await? {
                 Disposition::Removed => {}
-                Disposition::Stays(held) => self.renew(held).await?,
+                Disposition::Stays(held) => self.renew(held, reader).await?,
                 Disposition::Enough(held) => {
-                    self.renew(held).await?;
+                    self.renew(held, reader).await?;
                     break;
                 }
             }
@@ -164,13 +164,18 @@ impl DeadLetterQueue {
     }
 
     /// Puts a copy in the place of one that was requeued often.
-    async fn renew(&self, held: Delivery<DeadLetter>) -> Result<(), DeadLettersError> {
+    async fn renew(
+        &self,
+        held: Delivery<DeadLetter>,
+        reader: &mut DeadLetterReader,
+    ) -> Result<(), DeadLettersError> {
         let returns = held.delivery_count();
         if returns < REDELIVERY_THRESHOLD {
             return Ok(());
         }
         let copied = self.publisher.publish(&held.message.again()).await;
         copied.map_err(|source| DeadLettersError::Copy { returns, source })?;
+        reader.is_copied();
         if !held.acknowledge().await {
             warn!(
                 "a dead letter was copied and its removal is not confirmed: it may be there twice"

@@ -98,8 +98,8 @@ impl Successes {
     ///
     /// The success event of a call may be missing: its worker died before it published the event,
     /// or lost its session, and another delivery of the command was dead-lettered meanwhile. That
-    /// dead letter is usually ambiguous, or RabbitMQ moved it, or the call came before it; it stays.
-    /// A record shows a call and not its event, and the clocks of two workers differ: so the
+    /// dead letter is usually ambiguous, or RabbitMQ moved it, or the call came before it. It
+    /// stays. A record shows a call and not its event, and the clocks of two workers differ: so the
     /// documents say to replay, not to discard, what calls alone have selected.
     fn supersede(&self, dead_letter: &DeadLetter) -> bool {
         let EventIds { failure, success } = dead_letter.event_ids();

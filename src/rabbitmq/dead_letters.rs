@@ -36,6 +36,11 @@ impl DeadLetterReader {
         self.queue.next(|properties: &BasicProperties, body| read(kind, properties, body)).await
     }
 
+    /// A copy of one of them is in the queue.
+    pub fn is_copied(&mut self) {
+        self.queue.is_copied();
+    }
+
     /// Those that RabbitMQ has delivered although they were not fetched.
     pub fn ahead(&mut self) -> Vec<Delivery<DeadLetter>> {
         let kind = self.kind;

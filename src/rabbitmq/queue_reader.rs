@@ -73,6 +73,8 @@ pub(super) struct QueueReader {
     fetched: usize,
     /// Messages that were ready in the beginning.
     total: u32,
+    /// Copies that its owner has published to the same queue since then.
+    copies: usize,
     /// Those of them that are not fetched yet.
     left: u32,
 }
@@ -94,7 +96,8 @@ impl QueueReader {
                 let singly = Arc::new(Singly::new(Arc::clone(&channel)));
                 let consumers = SelectAll::new();
                 let left = total;
-                Ok(Self { queue, channel, singly, consumers, room: 0, fetched: 0, total, left })
+                let (room, fetched, copies) = (0, 0, 0);
+                Ok(Self { queue, channel, singly, consumers, room, fetched, total, copies, left })
             }
             Err(source) => Err(BrokerError::DeadLetters { queue, source }),
         }
@@ -119,6 +122,11 @@ impl QueueReader {
             let acknowledger = Acknowledger::Singly(Arc::clone(&self.singly));
             (Delivery::new(delivery, &acknowledger, read), self.left)
         }))
+    }
+
+    /// A copy of one of them is in the queue.
+    pub(super) fn is_copied(&mut self) {
+        self.copies += 1;
     }
 
     /// What RabbitMQ has delivered beyond that.
@@ -187,7 +195,9 @@ impl QueueReader {
     ///
     /// RabbitMQ does not say when requeued messages are back in the queue. After a nack, its
     /// channel passes on some 32 and keeps the rest until the queue has answered; and it sends
-    /// `channel.close-ok` before the channel has ended.
+    /// `channel.close-ok` before the channel has ended. What it delivers while a consumer is
+    /// cancelled it requeues by itself. So this waits until as many messages are ready as there
+    /// must be, with the copies that were made meanwhile.
     pub(super) async fn close(mut self) {
         for consumer in &self.consumers {
             let cancel = self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
@@ -197,7 +207,9 @@ impl QueueReader {
         let settled = self.singly.settled();
         if self.fetched > settled {
             let _ = in_time(self.channel.basic_nack(0, ALL_BACK)).await;
-            let there = (self.total as usize).saturating_sub(settled);
+        }
+        let there = (self.total as usize + self.copies).saturating_sub(settled);
+        if self.room > 0 && there > 0 {
             self.until_ready(there).await;
         }
         let _ = in_time(self.channel.close(200, "OK".into())).await;

@@ -9,6 +9,9 @@ use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 
 use tallyfy_delete_worker::kind::Kind;
+use tallyfy_delete_worker::rabbitmq::Connection;
+use tallyfy_delete_worker::rabbitmq::dead_letters::DeadLetterReader;
+use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::schema::{Subject, schema};
 
 use crate::command_line::with_settings;
@@ -220,12 +223,40 @@ async fn a_replay_that_is_killed_loses_no_letter() {
 async fn one_look_after_the_other_sees_every_letter_and_so_does_the_replay_behind_them() {
     const DEAD_LETTERS: usize = 500;
     let world = with_dead_letters(DEAD_LETTERS).await;
-    for _ in 0..8 {
-        assert_eq!(lines(&world, &["list", "--json"]).await[0]["letters"], DEAD_LETTERS);
+    // From the ninth look on, copies take the places of those that were requeued often.
+    for look in 1..=12 {
+        let groups = lines(&world, &["list", "--json"]).await;
+        assert_eq!(groups[0]["letters"], DEAD_LETTERS, "look {look}");
     }
     done(&world, &["replay", "--all", "--yes"]).await;
     assert_eq!(audits(&world, 2).await[1]["letters"], DEAD_LETTERS);
     assert_eq!(count_dead_letters(&world).await, 0);
+    broker().delete_vhost(&world.vhost).await;
+}
+
+/// Also if it has put copies in the places of some of them.
+#[tokio::test]
+async fn the_next_reader_sees_what_this_one_held() {
+    const DEAD_LETTERS: u32 = 400;
+    let world = with_dead_letters(DEAD_LETTERS as usize).await;
+    let url = broker().amqp_url(&world.vhost).parse().unwrap();
+    let connection =
+        Connection::open_for_any_body(&url, &TlsFiles::default(), "spec").await.unwrap();
+    let mut reader = DeadLetterReader::open(&connection, Kind::TaskDelete).await.unwrap();
+    let mut held = Vec::new();
+    while let Some((dead_letter, left)) = reader.next().await.unwrap() {
+        if left % 2 == 0 {
+            held.push(dead_letter);
+            continue;
+        }
+        world.tester.publish_to("task.dlx", DEAD, b"{}", BasicProperties::default()).await;
+        reader.is_copied();
+        assert!(dead_letter.acknowledge().await);
+    }
+    assert_eq!(held.len(), DEAD_LETTERS as usize / 2);
+    reader.close().await;
+    assert_eq!(world.tester.ready(&[DEAD.to_owned()]).await[DEAD], DEAD_LETTERS);
+    connection.close().await;
     broker().delete_vhost(&world.vhost).await;
 }
 

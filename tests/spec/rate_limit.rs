@@ -52,11 +52,13 @@ fn take(calls: &[Call], seconds: f64) {
 /// Each command was called once.
 fn once_each(world: &World, calls: &[Call]) {
     let mut tasks = BTreeMap::new();
-    calls.iter().for_each(|call| *tasks.entry(&call.task).or_insert(0) += 1);
-    let (again, ends): (Vec<_>, _) =
-        (tasks.iter().filter(|(_, calls)| **calls > 1).collect(), ends(world));
-    let told: Vec<_> = again.iter().map(|(task, calls)| (calls, ends.get(**task))).collect();
-    assert!(again.is_empty(), "{told:?}");
+    for call in calls {
+        *tasks.entry(&call.task).or_insert(0) += 1;
+    }
+    let ends = ends(world);
+    let again = tasks.iter().filter(|(_, calls)| **calls > 1);
+    let again: Vec<_> = again.map(|(task, calls)| (calls, ends.get(*task))).collect();
+    assert!(again.is_empty(), "{again:?}");
 }
 
 async fn postponed(world: &World) -> f64 {
