@@ -344,6 +344,9 @@ fn asked_for() -> usize {
     std::env::var("ASKED_FOR").ok().and_then(|number| number.parse().ok()).unwrap_or(800)
 }
 
+/// What one of these workers may have unacknowledged.
+const PREFETCH: usize = 32;
+
 fn worker(world: &World) -> Running {
     let mut command = with_settings(world, &["run", "--concurrency=16"]);
     command.env("TALLYFY_ORG_ID", format!("{ORG},{OTHER_ORG}"));
@@ -387,14 +390,14 @@ async fn a_producers_bug_deletes_no_more_than_the_limit_although_a_worker_is_kil
     let before = deletions(&world, ORG).await;
     assert!(before <= 500 + 2 * 32, "{before}");
     assert!(before >= 500 - 2 * 32, "{before}");
-    // What the killed worker had deleted and not acknowledged may be held, too: then its call is
-    // answered with 404, and counts.
+    // What the killed worker had deleted and not acknowledged may be called again now, or be held:
+    // then its later call is answered with 404, and counts.
     let called_before = destructive_calls(&world, ORG).await;
 
     let grant = ["--org", ORG, "--max", "100", "--for", "1h", "--reason", "4711", "--yes"];
     decide(&world, &[&["guard", "release"], &grant[..]].concat()).await;
     eventually("100 more calls", async || {
-        (destructive_calls(&world, ORG).await == called_before + 100).then_some(())
+        (destructive_calls(&world, ORG).await >= called_before + 100).then_some(())
     })
     .await;
     let left = held().await;
@@ -402,7 +405,7 @@ async fn a_producers_bug_deletes_no_more_than_the_limit_although_a_worker_is_kil
     decide(&world, &reject).await;
     world.dead_letters(left).await;
     assert_eq!(held().await, 0);
-    assert_eq!(destructive_calls(&world, ORG).await, called_before + 100);
+    assert!(destructive_calls(&world, ORG).await <= called_before + 100 + PREFETCH);
     assert!(deletions(&world, ORG).await <= before + 100);
     eventually("an end of each command", async || {
         let (deleted, rejected) =
