@@ -45,11 +45,11 @@ fn main() -> ExitCode {
     }
     runtime(&job).block_on(execute(job)).unwrap_or_else(|trouble| {
         error!("{}", error_chain(&trouble));
-        match trouble.downcast_ref() {
-            // A wrong setting, like those that `config` finds: a supervisor need not try again.
-            Some(StartError::Credentials { .. }) => ExitCode::from(EXIT_USAGE),
-            _ => ExitCode::FAILURE,
-        }
+        // A wrong setting, like those that `config` finds: a supervisor need not try again.
+        let is_wrong_setting = trouble
+            .chain()
+            .any(|cause| matches!(cause.downcast_ref(), Some(StartError::Credentials { .. })));
+        if is_wrong_setting { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
     })
 }
 

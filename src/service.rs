@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use opentelemetry_otlp::ExporterBuildError;
 use thiserror::Error;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -92,6 +92,7 @@ pub struct Service {
     settings: ServiceSettings,
     port: Bound,
     engine: Arc<Engine>,
+    hangups: Option<Signal>,
 }
 
 /// Reads the tokens.
@@ -140,6 +141,8 @@ impl Service {
     /// # Errors
     /// [`StartError`] says which of them failed.
     pub async fn start(settings: ServiceSettings) -> Result<Self, StartError> {
+        // From now on it ends the process no more.
+        let hangups = signal(SignalKind::hangup()).ok();
         let credentials = credentials(&settings.core.credentials)?;
         credentials.warn_of_missing();
         if settings.core.mode == CallMode::Look {
@@ -152,7 +155,7 @@ impl Service {
         let address = settings.http_addr;
         let port =
             http::bind(address).await.map_err(|source| StartError::Port { address, source })?;
-        Ok(Self { settings, port, engine })
+        Ok(Self { settings, port, engine, hangups })
     }
 
     /// The address of health and metrics.
@@ -162,7 +165,7 @@ impl Service {
 
     /// Works until `shutdown` fires, then drains.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Self { settings, port, engine } = self;
+        let Self { settings, port, engine, hangups } = self;
         let ended = CancellationToken::new();
         let (health, metrics) = (Arc::clone(&engine.health), Arc::clone(&engine.metrics));
         let status = {
@@ -174,7 +177,7 @@ impl Service {
         let pages = Pages { health, metrics, status, is_dry_run };
         let port = tokio::spawn(port.serve(http::routes(pages), ended.clone()));
         let reloading = tokio::spawn(reload_credentials(Arc::clone(&engine)));
-        let reloading_at_once = tokio::spawn(reload_on_hangup(Arc::clone(&engine)));
+        let reloading_at_once = tokio::spawn(reload_on_hangup(hangups, Arc::clone(&engine)));
         tokio::spawn(drain_on(shutdown, Arc::clone(&engine)));
         Worker::new(engine, settings.broker).run(settings.shutdown_grace).await;
         info!("drained");
@@ -200,8 +203,8 @@ pub async fn setup(settings: &BrokerSettings) -> Result<(), BrokerError> {
 }
 
 /// SIGHUP reads the credentials again, at once.
-async fn reload_on_hangup(engine: Arc<Engine>) {
-    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+async fn reload_on_hangup(hangups: Option<Signal>, engine: Arc<Engine>) {
+    let Some(mut hangups) = hangups else { return };
     while hangups.recv().await.is_some() {
         info!("SIGHUP: reading the credentials again");
         engine.reload_credentials();

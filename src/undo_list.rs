@@ -24,7 +24,7 @@ pub struct UndoJob {
 /// Why nothing could be restored.
 #[derive(Debug, Error)]
 pub enum UndoError {
-    #[error(transparent)]
+    #[error("{0}")]
     Start(#[from] StartError),
     #[error("organisation {0} has no token")]
     NoToken(OrgId),

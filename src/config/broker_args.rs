@@ -2,10 +2,58 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Command, Error, FromArgMatches};
+
+/// The flags and variables that are in force.
+pub(super) struct BrokerArgs {
+    pub(super) given: BrokerFlags,
+    /// There are two URLs, and neither is preferred.
+    pub(super) has_two_urls: bool,
+}
+
+impl FromArgMatches for BrokerArgs {
+    /// # A flag wins over its variable, and over the variables that would replace it
+    ///
+    /// Operators use their own credentials where a worker's variables are set: in its pod.
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
+        use ValueSource::{CommandLine, EnvVariable};
+        let is = |id, source| matches.value_source(id) == Some(source);
+        let mut given = BrokerFlags::from_arg_matches(matches)?;
+        if is("url", CommandLine) {
+            given.url_file.take_if(|_| is("url_file", EnvVariable));
+            let has_password = has_password(&given.url);
+            given.password_file.take_if(|_| is("password_file", EnvVariable) && has_password);
+        }
+        let both = |source| is("url", source) && is("url_file", source);
+        let has_two_urls = both(CommandLine) || both(EnvVariable);
+        Ok(Self { given, has_two_urls })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for BrokerArgs {
+    fn augment_args(command: Command) -> Command {
+        BrokerFlags::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        BrokerFlags::augment_args_for_update(command)
+    }
+}
+
+fn has_password(url: &str) -> bool {
+    let rest = url.split_once("//").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
+}
 
 #[derive(Args)]
-pub(super) struct BrokerArgs {
+pub(super) struct BrokerFlags {
     /// Broker, credentials and virtual host; amqps:// for TLS. Several hosts of a cluster are
     /// separated by commas.
     #[arg(
@@ -24,8 +72,7 @@ pub(super) struct BrokerArgs {
         long = "amqp-url-file",
         env = "AMQP_URL_FILE",
         value_name = "FILE",
-        help_heading = "RabbitMQ",
-        conflicts_with = "url"
+        help_heading = "RabbitMQ"
     )]
     pub(super) url_file: Option<PathBuf>,
     /// File with the password, which replaces the URL's; read again at each connect.
@@ -65,4 +112,19 @@ pub(super) struct BrokerArgs {
         help_heading = "RabbitMQ"
     )]
     pub(super) client_key_file: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_has_a_password_if_its_user_has_one() {
+        for url in ["amqp://a:b@host", "amqps://a:b@one:1,two:2/v", "amqp://a:@host?x=1"] {
+            assert!(has_password(url), "{url}");
+        }
+        for url in ["amqp://host:5672/", "amqp://a@host:5672/v", "amqp://host/a:b@c", "nonsense"] {
+            assert!(!has_password(url), "{url}");
+        }
+    }
 }

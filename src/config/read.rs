@@ -48,6 +48,10 @@ impl Reader {
     /// The URL or the file that holds it and, for `amqps`, the TLS files. Reads every file once to
     /// prove that it is readable.
     pub(super) fn broker_address(&mut self, args: &BrokerArgs) -> Option<(AmqpSource, TlsFiles)> {
+        if args.has_two_urls {
+            return self.problem("AMQP_URL", "is set, and AMQP_URL_FILE too: set one of them");
+        }
+        let args = &args.given;
         let source = if let Some(path) = &args.url_file {
             Some(AmqpSource::file(path.clone()))
         } else {

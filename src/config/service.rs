@@ -47,8 +47,9 @@ pub(super) fn service(reader: &mut Reader, args: &RunArgs) -> Option<ServiceSett
     has_descriptors_for(reader, concurrency);
     let kinds = kinds.as_ref().map_or(1, Vec::len);
     let prefetch = concurrency.map_or(LARGEST_PREFETCH, |calls| prefetch(calls, kinds));
+    let trusted_users = trusted_users(&args.trusted_users);
     let broker = broker(reader, &args.broker, topology, prefetch)
-        .map(|broker| BrokerSettings { trusted_users: args.trusted_users.clone(), ..broker });
+        .map(|broker| BrokerSettings { trusted_users, ..broker });
     let http_addr = reader.take(&args.http_addr);
     let shutdown_grace = reader.take(&args.shutdown_grace);
     Some(ServiceSettings {
@@ -120,6 +121,11 @@ pub(super) fn topology(
     })
 }
 
+fn trusted_users(listed: &[String]) -> Vec<String> {
+    let users = listed.iter().map(|user| user.trim()).filter(|user| !user.is_empty());
+    users.map(str::to_owned).collect()
+}
+
 fn undo_window(mode: DeleteMode) -> Option<Duration> {
     match mode {
         DeleteMode::ArchiveThenDelete(window) => Some(window),
@@ -163,6 +169,12 @@ fn prefetch(concurrency: usize, kinds: usize) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spaces_and_commas_in_a_list_of_users_are_no_users() {
+        let listed = ["a", " b ", ""].map(str::to_owned);
+        assert_eq!(trusted_users(&listed), ["a", "b"]);
+    }
 
     #[test]
     fn all_kinds_together_fetch_as_many_in_advance_as_one() {

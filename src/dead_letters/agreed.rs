@@ -18,6 +18,9 @@ use crate::messages::deaths::Deaths;
 use crate::rabbitmq::tls::TlsFiles;
 use crate::rabbitmq::{AmqpSource, Delivery};
 
+/// A look ends when it has this much in memory.
+const MOST_BYTES: usize = 64 * 1024 * 1024;
+
 /// What to do with the dead letters.
 #[derive(Debug, Clone)]
 pub enum Change {
@@ -77,13 +80,14 @@ pub async fn look(
     stop: CancellationToken,
 ) -> Result<(Vec<DeadLetter>, bool)> {
     let session = Session::open(kind, url, tls, stop).await?;
-    let mut dead_letters = Vec::new();
+    let (mut dead_letters, mut bytes) = (Vec::new(), 0);
     let mut there_is_more = false;
     let look = async |held: Delivery<DeadLetter>| {
-        if dead_letters.len() == most {
+        if dead_letters.len() == most || bytes > MOST_BYTES {
             there_is_more = true;
             return Ok(Disposition::Enough(held));
         }
+        bytes += held.message.body.len();
         dead_letters.push(held.message.clone());
         Ok(Disposition::Stays(held))
     };

@@ -19,11 +19,15 @@ impl OwnUser {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    pub(super) fn set(&self, name: &str) {
+        name.clone_into(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Whether a publish was refused because our user has another name; remembers that name.
     pub(super) fn learns_from(&self, error: &lapin::Error) -> bool {
         let name = real_name(error);
         if let Some(name) = &name {
-            name.clone_into(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+            self.set(name);
         }
         name.is_some()
     }

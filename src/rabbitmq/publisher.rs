@@ -5,22 +5,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{Channel, Confirmation, ErrorKind};
+use lapin::{BasicProperties, Channel, Confirmation, ErrorKind};
 use thiserror::Error;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::broker_error::Refusal;
 use super::connection::Connection;
 use super::envelope;
 use super::own_user::{OwnUser, real_name};
+use super::session_loss::Memory;
 use crate::failpoint::{self, Failpoint};
-use crate::messages::Publication;
+use crate::messages::{Publication, names};
 
 /// From the wish to publish to the broker's confirm.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Channels, and so publishes under way, at most.
 const CHANNELS: usize = 64;
+const TRIES: u32 = 3;
 
 /// Why a message does not count as published. It may have arrived all the same (after a time-out,
 /// say): publishing it again makes a duplicate, which the promise allows; not publishing it would
@@ -141,6 +143,55 @@ impl Publisher {
     /// The user that we publish as.
     pub(super) fn user(&self) -> &OwnUser {
         &self.user
+    }
+
+    /// Learns the name that the broker knows us by, unless an earlier session has.
+    ///
+    /// # A worker believes its own copies from the first delivery on
+    ///
+    /// After a login by certificate or token, our user has another name than in the URL. The broker
+    /// tells it only when it refuses a `user_id`. So the URL's name is tried before anything is
+    /// consumed, in a transaction that is rolled back: nothing is published. A broker that is
+    /// blocking publishers does not answer that.
+    pub(super) async fn learn_user(
+        &self,
+        memory: &Memory,
+        mut blocked: watch::Receiver<Option<String>>,
+    ) {
+        let name = self.connection.user();
+        if let Some((_, known)) = memory.lock().user.as_ref().filter(|(user, _)| user == name) {
+            return self.user.set(known);
+        }
+        let is_known = tokio::select! {
+            is_known = timeout(PUBLISH_TIMEOUT, self.try_user_again()) => is_known == Ok(true),
+            _ = blocked.wait_for(Option::is_some) => false,
+        };
+        if is_known {
+            memory.lock().user = Some((name.to_owned(), self.user.name()));
+        }
+    }
+
+    /// A refusal that comes between two requests is not given to either of them.
+    async fn try_user_again(&self) -> bool {
+        for _ in 0..TRIES {
+            let tried = self.try_user().await;
+            if tried.map_or_else(|error| self.user.learns_from(&error), |()| true) {
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn try_user(&self) -> lapin::Result<()> {
+        let channel = self.connection.channel().await?;
+        channel.tx_select().await?;
+        let properties = BasicProperties::default().with_user_id(self.user.name().into());
+        let (exchange, options) = (names::RETRY_EXCHANGE.into(), BasicPublishOptions::default());
+        // Without confirms this resolves when it is sent.
+        drop(channel.basic_publish(exchange, "".into(), options, b"", properties).await?);
+        channel.tx_rollback().await?;
+        let _ = channel.close(200, "OK".into()).await;
+        Ok(())
     }
 
     // Dropped in the middle (by the time limit), the channel is dropped too and never lent again.

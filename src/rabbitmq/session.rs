@@ -108,6 +108,7 @@ impl Session {
         watch(&consuming, (&lost, &why_lost, memory));
         let blocked = watch(&publishing, (&lost, &why_lost, memory));
         let publisher = Publisher::new(publishing);
+        publisher.learn_user(memory, blocked.clone()).await;
         Ok(Self {
             consuming,
             acknowledger,

@@ -29,6 +29,8 @@ pub(super) struct Remembered {
     /// So many more sessions have to prove themselves.
     proofs: u8,
     pub(super) is_topology_sure: bool,
+    /// The user of the URL, and the name that the broker knows it by.
+    pub(super) user: Option<(String, String)>,
 }
 
 impl Remembered {

@@ -31,8 +31,7 @@ pub(super) fn refused(incoming: &Incoming, refusal: &Refusal, received: Instant)
 /// attempt is used up: another command, or the outage itself, may have caused the panic.
 pub(super) fn after_a_panic(incoming: &Incoming, engine: &Engine) -> Settlement {
     let now = Timestamp::now();
-    let command =
-        Command::decode(incoming.kind, &incoming.body).ok().filter(|_| incoming.fault.is_none());
+    let command = Command::decode(incoming.kind, &incoming.body).ok();
     let is_outage = command.as_ref().is_some_and(|command| {
         engine.permits.with(|access, _| access.is_outage(&command.target.org))
     });

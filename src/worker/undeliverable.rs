@@ -113,8 +113,7 @@ fn dead_letter(message: &Undeliverable, received: Instant) -> Settlement {
     let failure = Failure { reason, detail: cut(&detail) };
     let ambiguous = incoming.retry_state.ambiguous || reason == FailureReason::Poison;
     let retry_state = RetryState { ambiguous, ..incoming.retry_state.clone() };
-    let command =
-        Command::decode(incoming.kind, &incoming.body).ok().filter(|_| incoming.fault.is_none());
+    let command = Command::decode(incoming.kind, &incoming.body).ok();
     let end = EndKind::DeadLettered;
     let (failure, took) = (Some(failure), received.elapsed());
     let outcome = outcome(incoming, command.as_ref(), &retry_state, end, failure, took);
@@ -138,6 +137,17 @@ mod tests {
         assert_eq!(outcome.ambiguous, retry_state.ambiguous);
         let reason = outcome.failure.unwrap().reason.as_str().to_owned();
         (reason, outcome.ambiguous, outcome.target.map(|target| target.to_string()))
+    }
+
+    #[test]
+    fn a_command_with_an_unreadable_property_still_says_what_it_was_for() {
+        let body = br#"{"org_id":"a","task_id":"t"}"#.to_vec();
+        let fault = Some("its correlation_id is not UTF-8: \\xff".to_owned());
+        let incoming = Incoming { body, fault, ..Incoming::default() };
+        let cause = Cause::Moved("expired".to_owned());
+        let settlement = dead_letter(&Undeliverable { incoming, cause }, Instant::now());
+        let Settlement::DeadLetter(outcome, _) = settlement else { panic!("{settlement:?}") };
+        assert_eq!(outcome.target.unwrap().to_string(), "a/t", "a replay's success supersedes it");
     }
 
     #[test]

@@ -6,11 +6,14 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
+use serde_json::json;
+use tallyfy_delete_worker::rabbitmq::tls::{ClientFiles, TlsFiles};
 
 use crate::command_line::{signal, with_settings};
+use crate::support::eventually;
 use crate::support::process::{Running, output};
-use crate::support::rabbitmq::{broker, http};
-use crate::support::world::World;
+use crate::support::rabbitmq::{broker, http, own_broker};
+use crate::support::world::{ORG, World};
 
 struct Files(tempfile::TempDir);
 
@@ -85,6 +88,42 @@ async fn without_the_additional_ca_or_the_certificate_the_log_says_that_tls_fail
         assert!(told.contains("certificate") || told.contains("alert"), "{told}");
     }
     broker().delete_vhost(&world.vhost).await;
+}
+
+/// The URL names no user, and RabbitMQ knows the worker by its certificate.
+#[tokio::test]
+async fn a_worker_believes_its_own_copies_from_the_first_delivery_on() {
+    const USER: &str = "CN=client";
+    let (broker, files) = (own_broker(), Files::write());
+    broker.enable_plugin("rabbitmq_auth_mechanism_ssl");
+    let mechanisms = "application:set_env(rabbit, auth_mechanisms, ['PLAIN', 'EXTERNAL']).";
+    broker.ctl(&["eval", mechanisms]);
+    let mut world = World::without_worker(|_| {}).await;
+    broker.put_user(USER, "of-no-use").await;
+    broker.set_permissions(&world.vhost, USER, ".*", ".*", ".*").await;
+    let client = ClientFiles {
+        certificate: files.at("client.pem").into(),
+        key: files.at("client.key").into(),
+    };
+    world.settings.broker.tls =
+        TlsFiles { ca: Some(files.at("ca.pem").into()), client: Some(client) };
+    let (port, vhost) = (broker.tls().0, world.vhost.clone());
+    world.settings.broker.url =
+        format!("amqps://127.0.0.1:{port}/{vhost}?auth_mechanism=external").parse().unwrap();
+    world.sandbox.tasks(ORG, &["t1"], "present").await;
+    world.sandbox.fault("t1", 8, json!({"status": 503})).await;
+    world.start_worker().await;
+    world.delete("t1").await;
+    let copies =
+        "tallyfy_delete_worker_commands_total{kind=\"task.delete\",verdict=\"retry_later\"}";
+    eventually("a copy", async || world.metric(copies).await.filter(|copies| *copies > 0.0)).await;
+    world.stop_worker().await;
+    assert!(world.sandbox.calls_for("t1").await.len() < 9, "the rest is left to the next worker");
+    world.start_worker().await;
+    let end = world.end("t1").await;
+    assert_eq!((&end["outcome"], &end["attempts"]), (&json!("deleted"), &json!(9)), "{end}");
+    assert_eq!(end.get("published_by"), None);
+    world.assert_drained().await;
 }
 
 #[tokio::test]

@@ -157,7 +157,8 @@ async fn a_directory_without_a_token_for_any_organisation_names_them() {
 async fn a_token_that_is_not_there_is_a_wrong_setting_and_exits_64() {
     let nowhere = tempfile::tempdir().unwrap();
     let missing = nowhere.path().join("token");
-    for command in [&["run"][..], &["delete", "--org", ORG, "t1"]] {
+    let lists = [&["delete", "--org", ORG, "t1"][..], &["undo", "--org", ORG, "t1"]];
+    for command in [&["run"][..]].into_iter().chain(lists) {
         let mut command = binary(command);
         command.env("TALLYFY_ORG_ID", ORG).env("TALLYFY_ACCESS_TOKEN_FILE", &missing);
         let output = output(command).await;

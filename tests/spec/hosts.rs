@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
 use crate::command_line::{signal, with_settings};
-use crate::support::process::Running;
+use crate::support::process::{Running, output};
 use crate::support::proxy::Proxy;
 use crate::support::rabbitmq::{broker, http, own_broker};
 use crate::support::world::World;
@@ -280,6 +280,30 @@ async fn a_worker_that_has_as_much_as_it_may_have_is_not_deaf() {
     }
     assert_eq!(world.metric("tallyfy_delete_worker_reconnects_total").await, Some(0.0));
     world.assert_drained().await;
+}
+
+/// As an operator does in a worker's pod.
+#[tokio::test]
+async fn a_url_on_the_command_line_replaces_the_files_of_the_environment() {
+    let world = World::without_worker(|_| {}).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "amqp://worker:secret@127.0.0.1:1/").unwrap();
+    let with_files = |args: &[&str]| {
+        let mut command = with_settings(&world, args);
+        command.env_remove("AMQP_URL").env("AMQP_URL_FILE", file.path());
+        command.env("AMQP_PASSWORD_FILE", file.path());
+        command
+    };
+    let own = broker().amqp_url_as("guest", "guest", &world.vhost);
+    let replaced = output(with_files(&["dead", "list", "--amqp-url", &own])).await;
+    assert_eq!(replaced.status.code(), Some(0), "{}", String::from_utf8_lossy(&replaced.stderr));
+    let mut both = with_files(&["dead", "list"]);
+    both.env("AMQP_URL", &own);
+    let both = output(both).await;
+    let said = String::from_utf8_lossy(&both.stderr).into_owned();
+    assert_eq!(both.status.code(), Some(64), "{said}");
+    assert_eq!(said, "AMQP_URL: is set, and AMQP_URL_FILE too: set one of them\n");
+    broker().delete_vhost(&world.vhost).await;
 }
 
 #[tokio::test]

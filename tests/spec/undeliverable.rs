@@ -9,6 +9,7 @@ use tallyfy_delete_worker::rabbitmq::topology::Provision;
 use crate::dead_letters::lines;
 use crate::support::eventually;
 use crate::support::rabbitmq::broker;
+use crate::support::raw_amqp::{self, Property, RawMessage, array, entry, text as raw_text};
 use crate::support::world::{ORG, World};
 
 const UNDELIVERABLE: &str = "task.delete.undeliverable";
@@ -180,4 +181,57 @@ async fn what_rabbitmq_moved_is_told_by_rabbitmq_and_not_by_the_headers_of_its_p
     assert_eq!(groups[0]["reason"], "poison", "{groups:?}");
     assert!(groups[0]["newest"].as_str().unwrap() < "2099", "{groups:?}");
     broker().delete_vhost(&world.vhost).await;
+}
+
+/// RabbitMQ's own header is as long as the `CC`, and comes first of two of that name.
+#[tokio::test]
+async fn a_producer_cannot_hide_that_rabbitmq_moved_its_command() {
+    let mut world = World::without_worker(|_| {}).await;
+    world.tester.leave_dead_letters_alone().await;
+    let url = broker().amqp_url(&world.vhost);
+    let crowd = array("CC", &["task.delete"; 300]);
+    let death = |more: &[u8]| {
+        let count = entry("count", b'l', &1_i64.to_be_bytes());
+        let death = [&count[..], &raw_text("queue", "task.delete"), &raw_text("reason", "expired")];
+        entry("x-death", b'A', &raw_amqp::tables(&[[&death.concat(), more].concat()]))
+    };
+    let elsewhere = raw_text("queue", "elsewhere");
+    let other = entry("x-death", b'A', &raw_amqp::tables(std::slice::from_ref(&elsewhere)));
+    let hidden = [
+        ("crowd", crowd.clone()),
+        ("header-twice", [&other[..], &other].concat()),
+        ("name-twice", death(&elsewhere)),
+        ("long", death(&raw_text("zzz", "x".repeat(5000)))),
+    ];
+    let forged = [
+        raw_text("x-failure-reason", "forbidden"),
+        raw_text("x-failed-at", "2099-01-01T00:00:00Z"),
+    ]
+    .concat();
+    for (task, headers) in &hidden {
+        let message = RawMessage::to("task.delete", command(task)).with(Property::MessageId, task);
+        let message = message.with(Property::Expiration, "1");
+        let message = message.headers(&[&forged[..], headers].concat());
+        raw_amqp::publish(&url, &message).await.expect("the broker takes it");
+    }
+    are_undeliverable(&world, 4).await;
+    world.start_worker().await;
+    for (task, _) in &hidden {
+        let end = world.end(task).await;
+        assert_eq!(end["failure"]["reason"], "expired_in_queue", "{end}");
+    }
+    let large = RawMessage::to("task.delete", vec![b'x'; 70_000]);
+    let large = large.with(Property::MessageId, "large").headers(&[forged, crowd].concat());
+    raw_amqp::publish(&url, &large).await.expect("the broker takes it");
+    assert_eq!(world.end("large").await["failure"]["reason"], "malformed");
+    let groups = eventually("all are dead letters", async || {
+        let groups = lines(&world, &["list", "--json"]).await;
+        let letters: u64 = groups.iter().filter_map(|group| group["letters"].as_u64()).sum();
+        (letters == 5).then_some(groups)
+    })
+    .await;
+    let mut reasons: Vec<_> = groups.iter().map(|group| group["reason"].as_str()).collect();
+    reasons.sort_unstable();
+    assert_eq!(reasons, [Some("expired_in_queue"), Some("malformed")], "{groups:?}");
+    world.assert_drained().await;
 }

@@ -172,8 +172,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const KEEP: Keep =
-        Keep { headers: &[], fault: "x-unreadable", largest_body: 64, left_out: "x-left-out" };
+    const KEEP: Keep = Keep {
+        headers: &[],
+        deaths: "x-death",
+        fault: "x-unreadable",
+        largest_body: 64,
+        left_out: "x-left-out",
+    };
 
     fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
         frame_on(1, kind, payload)

@@ -5,12 +5,18 @@
 use std::ops::Range;
 use std::str;
 
+use super::deaths;
+use super::table::{Reader, is_plain, is_plain_value, put_long, put_short};
+
 /// What to keep of a message that cannot be passed on unchanged.
 #[derive(Debug, Clone, Copy)]
 pub struct Keep {
     /// Names of the headers to keep, the most important first. Deep or long values are left out
     /// even so.
     pub headers: &'static [&'static str],
+    /// Name of the header in which the broker lists the queues that the message was moved from. It
+    /// is always kept, in a short form.
+    pub deaths: &'static str,
     /// Name of the header that says what was wrong with the message. The guard adds it; a producer
     /// may forge it.
     pub fault: &'static str,
@@ -66,8 +72,8 @@ enum Form {
 /// overflow ends the process. A short string that is not UTF-8 ends the connection, each time it is
 /// delivered. So does a header larger than the negotiated frame, which the broker does send; one of
 /// 32 frames first silences the connection for two heartbeats. Therefore a small, flat and readable
-/// header passes unchanged (`None`), and any other is rewritten with only the headers that `keep`
-/// names. The header of a body that is left out is rewritten too.
+/// header passes unchanged (`None`) but for its deaths, and any other is rewritten with only the
+/// headers that `keep` names. The header of a body that is left out is rewritten too.
 pub fn rewritten(payload: &[u8], keep: Keep) -> Option<Vec<u8>> {
     let (frame, properties) = payload.split_at_checked(CLASS_AND_SIZE)?;
     let found = read_properties(properties);
@@ -79,14 +85,22 @@ pub fn rewritten(payload: &[u8], keep: Keep) -> Option<Vec<u8>> {
         }
     };
     let found = found.unwrap_or_default();
-    let is_plain = found[HEADERS].is_none_or(|table| is_plain(table, DEEPEST));
-    if fault.is_none() && is_plain && payload.len() <= LARGEST {
+    let table = found[HEADERS].unwrap_or_default();
+    let deaths = deaths::short(table, keep.deaths);
+    let passes = fault.is_none() && is_plain(table, DEEPEST) && payload.len() <= LARGEST;
+    if passes && deaths.is_none() {
         return None;
     }
     let size = left_out.map_or(&frame[SIZE], |_| &DIGEST_BYTES);
     let mut added: Vec<_> = fault.iter().map(|fault| entry_of_fault(keep.fault, fault)).collect();
     added.extend(left_out.map(|bytes| entry_of_number(keep.left_out, bytes)));
-    Some([&frame[..SIZE.start], size, &write_properties(&found, &added, keep)].concat())
+    added.extend(deaths);
+    let table = if passes {
+        [deaths::without(table, keep.deaths), added.concat()].concat()
+    } else {
+        kept(table, &added, keep, room(&found))
+    };
+    Some([&frame[..SIZE.start], size, &write_properties(&found, &table)].concat())
 }
 
 /// The size of the body that follows this header, if it is to be left out.
@@ -129,15 +143,18 @@ fn fault(found: &Found<'_>) -> Option<String> {
     Some(format!("its {name} is not UTF-8: {}", value.escape_ascii()))
 }
 
-fn write_properties(found: &Found<'_>, added: &[Vec<u8>], keep: Keep) -> Vec<u8> {
-    let (mut flags, mut values) = (0_u16, Vec::new());
+/// For the header table, beside the other properties.
+fn room(found: &Found<'_>) -> usize {
     let others = (0..).zip(found).filter(|(place, _)| *place != HEADERS);
     let others: usize = others.filter_map(|(_, value)| value.map(|value| value.len() + 1)).sum();
-    let room = LARGEST - 18 - others;
-    let table = kept(found[HEADERS].unwrap_or_default(), added, keep, room);
+    LARGEST - 18 - others
+}
+
+fn write_properties(found: &Found<'_>, table: &[u8]) -> Vec<u8> {
+    let (mut flags, mut values) = (0_u16, Vec::new());
     for (place, (_, form)) in PROPERTIES.iter().enumerate() {
         match (form, found[place]) {
-            (Form::Table, _) => put_long(&mut values, &table),
+            (Form::Table, _) => put_long(&mut values, table),
             (Form::Text, Some(text)) if str::from_utf8(text).is_ok() => {
                 put_short(&mut values, text);
             }
@@ -184,113 +201,6 @@ fn entry_of_number(name: &str, number: u64) -> Vec<u8> {
     entry
 }
 
-/// Whether it is flat enough, and every name, type and length is valid.
-fn is_plain(table: &[u8], depth: usize) -> bool {
-    let mut rest = Reader(table);
-    while let Some(entry) = rest.entry() {
-        if str::from_utf8(entry.name).is_err() || !is_plain_value(entry.kind, entry.value, depth) {
-            return false;
-        }
-    }
-    rest.0.is_empty()
-}
-
-fn is_plain_value(kind: u8, value: &[u8], depth: usize) -> bool {
-    match kind {
-        b'F' => depth > 0 && is_plain(value, depth - 1),
-        b'A' if depth > 0 => {
-            let mut rest = Reader(value);
-            while let Some((kind, value)) = rest.value() {
-                if !is_plain_value(kind, value, depth - 1) {
-                    return false;
-                }
-            }
-            rest.0.is_empty()
-        }
-        b'A' => false,
-        _ => true,
-    }
-}
-
-fn put_short(bytes: &mut Vec<u8>, text: &[u8]) {
-    // The text was read as a short string, or is one of our own names, so its length fits a byte.
-    bytes.push(u8::try_from(text.len()).unwrap_or_default());
-    bytes.extend(text);
-}
-
-fn put_long(bytes: &mut Vec<u8>, text: &[u8]) {
-    bytes.extend(u32::try_from(text.len()).unwrap_or_default().to_be_bytes());
-    bytes.extend(text);
-}
-
-/// One header, with all its bytes.
-struct Entry<'a> {
-    name: &'a [u8],
-    kind: u8,
-    value: &'a [u8],
-    bytes: &'a [u8],
-}
-
-/// The bytes left to read. `None` means the end or something unreadable.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn number(&mut self, bytes: usize) -> Option<usize> {
-        Some(self.take(bytes)?.iter().fold(0, |number, byte| number << 8 | usize::from(*byte)))
-    }
-
-    fn short(&mut self) -> Option<&'a [u8]> {
-        let length = self.number(1)?;
-        self.take(length)
-    }
-
-    fn long(&mut self) -> Option<&'a [u8]> {
-        let length = self.number(4)?;
-        self.take(length)
-    }
-
-    /// Type and value.
-    fn value(&mut self) -> Option<(u8, &'a [u8])> {
-        let before = self.0;
-        let read = self.take(1).and_then(|kind| Some((kind[0], self.value_of(kind[0])?)));
-        if read.is_none() {
-            self.0 = before;
-        }
-        read
-    }
-
-    /// The types of RabbitMQ, which the library also uses where they differ from AMQP's.
-    fn value_of(&mut self, kind: u8) -> Option<&'a [u8]> {
-        match kind {
-            b'V' => self.take(0),
-            b't' | b'b' | b'B' => self.take(1),
-            b's' | b'U' | b'u' => self.take(2),
-            b'I' | b'i' | b'f' => self.take(4),
-            b'D' => self.take(5),
-            b'l' | b'L' | b'd' | b'T' => self.take(8),
-            b'S' | b'x' | b'F' | b'A' => self.long(),
-            _ => None,
-        }
-    }
-
-    fn entry(&mut self) -> Option<Entry<'a>> {
-        let before = self.0;
-        let read =
-            self.short().and_then(|name| self.value().map(|(kind, value)| (name, kind, value)));
-        let Some((name, kind, value)) = read else {
-            self.0 = before;
-            return None;
-        };
-        Some(Entry { name, kind, value, bytes: &before[..before.len() - self.0.len()] })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -300,6 +210,7 @@ mod tests {
 
     const KEEP: Keep = Keep {
         headers: &["x-attempts", "traceparent", "tracestate"],
+        deaths: "x-death",
         fault: "x-unreadable",
         largest_body: 64,
         left_out: "x-left-out",
@@ -425,6 +336,43 @@ mod tests {
     }
 
     #[test]
+    fn the_deaths_are_kept_however_long_everything_is() {
+        let death = [text("queue", "task.delete"), text("more", &"x".repeat(5000))].concat();
+        let (mut table, mut deaths) = (Vec::new(), vec![b'F']);
+        put_long(&mut table, &death);
+        deaths.extend(&table);
+        let mut list = Vec::new();
+        put_long(&mut list, &deaths);
+        let entries = [text("traceparent", &"0".repeat(1024)), entry(KEEP.deaths, b'A', &list)];
+        let mut table = Vec::new();
+        put_long(&mut table, &entries.concat());
+        let longest = [&[255][..], &[0xff; 255]].concat();
+        let values: Vec<&[u8]> = [&longest[..], &longest, &table]
+            .into_iter()
+            .chain([&[2][..], &[1]])
+            .chain(std::iter::repeat_n(&longest[..], 4))
+            .chain([&[0; 8][..]])
+            .chain(std::iter::repeat_n(&longest[..], 4))
+            .collect();
+        let properties = read(&header(0xfffc, &values));
+        assert!(text_of(&properties, KEEP.fault).unwrap().len() >= LONGEST_TEXT);
+        let kept = text_of(&properties, KEEP.deaths).unwrap();
+        assert!(kept.contains("queue") && !kept.contains("more"), "{kept}");
+    }
+
+    #[test]
+    fn a_small_header_keeps_all_but_the_length_of_its_deaths() {
+        let (mut table, mut list) = (vec![b'F'], Vec::new());
+        put_long(&mut table, &[text("queue", "q"), text("more", "x")].concat());
+        put_long(&mut list, &table);
+        let entries = [text("any", "thing"), entry(KEEP.deaths, b'A', &list)].concat();
+        let properties = read(&with_table(&entries));
+        assert_eq!(text_of(&properties, "any").as_deref(), Some("thing"));
+        let kept = text_of(&properties, KEEP.deaths).unwrap();
+        assert!(kept.contains("queue") && !kept.contains("more"), "{kept}");
+    }
+
+    #[test]
     fn the_deepest_table_that_a_message_can_hold_costs_no_stack() {
         let entries = (0..1_000_000_u32)
             .rev()
@@ -442,7 +390,7 @@ mod tests {
         #[test]
         fn nothing_that_lapin_cannot_read_ever_reaches_it(
             flags in any::<u16>(), values in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..16),
-            sizes in any::<bool>(), entries in proptest::collection::vec(("[a-z]{0,9}", value()), 0..9),
+            sizes in any::<bool>(), entries in proptest::collection::vec((prop_oneof!["[a-z]{0,9}", Just(KEEP.deaths.to_owned())], value()), 0..9),
         ) {
             // With lengths that fit, or with arbitrary lengths.
             let values: Vec<Vec<u8>> = values.into_iter().map(|mut value| {

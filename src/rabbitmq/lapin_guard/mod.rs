@@ -11,9 +11,11 @@
 //! It knows nothing of the rest of this program, so that it can be extracted. [`Keep`] tells it
 //! what to keep of a header.
 
+mod deaths;
 mod frames;
 mod header;
 mod stream;
+mod table;
 
 use std::io;
 use std::net::SocketAddr;
