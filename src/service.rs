@@ -141,7 +141,7 @@ impl Service {
     /// # Errors
     /// [`StartError`] says which of them failed.
     pub async fn start(settings: ServiceSettings) -> Result<Self, StartError> {
-        // From now on it ends the process no more.
+        // From here on, SIGHUP does not end the process.
         let hangups = signal(SignalKind::hangup()).ok();
         let credentials = credentials(&settings.core.credentials)?;
         credentials.warn_of_missing();

@@ -8,26 +8,31 @@ use clap::{ArgMatches, Args, Command, Error, FromArgMatches};
 /// The flags and variables that are in force.
 pub(super) struct BrokerArgs {
     pub(super) given: BrokerFlags,
+    pub(super) url_file: Option<PathBuf>,
+    pub(super) password_file: Option<PathBuf>,
     /// There are two URLs, and neither is preferred.
     pub(super) has_two_urls: bool,
 }
 
 impl FromArgMatches for BrokerArgs {
-    /// # A flag wins over its variable, and over the variables that would replace it
+    /// # A URL on the command line replaces the files of the environment
     ///
     /// Operators use their own credentials where a worker's variables are set: in its pod.
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
         use ValueSource::{CommandLine, EnvVariable};
         let is = |id, source| matches.value_source(id) == Some(source);
-        let mut given = BrokerFlags::from_arg_matches(matches)?;
+        let given = BrokerFlags::from_arg_matches(matches)?;
+        let set = |file: &String| Some(PathBuf::from(file)).filter(|_| !file.is_empty());
+        let mut url_file = given.url_file.as_ref().and_then(set);
+        let mut password_file = given.password_file.as_ref().and_then(set);
         if is("url", CommandLine) {
-            given.url_file.take_if(|_| is("url_file", EnvVariable));
+            url_file.take_if(|_| is("url_file", EnvVariable));
             let has_password = has_password(&given.url);
-            given.password_file.take_if(|_| is("password_file", EnvVariable) && has_password);
+            password_file.take_if(|_| is("password_file", EnvVariable) && has_password);
         }
         let both = |source| is("url", source) && is("url_file", source);
-        let has_two_urls = both(CommandLine) || both(EnvVariable);
-        Ok(Self { given, has_two_urls })
+        let has_two_urls = url_file.is_some() && (both(CommandLine) || both(EnvVariable));
+        Ok(Self { given, url_file, password_file, has_two_urls })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
@@ -74,7 +79,7 @@ pub(super) struct BrokerFlags {
         value_name = "FILE",
         help_heading = "RabbitMQ"
     )]
-    pub(super) url_file: Option<PathBuf>,
+    url_file: Option<String>,
     /// File with the password, which replaces the URL's; read again at each connect.
     #[arg(
         global = true,
@@ -83,7 +88,7 @@ pub(super) struct BrokerFlags {
         value_name = "FILE",
         help_heading = "RabbitMQ"
     )]
-    pub(super) password_file: Option<PathBuf>,
+    password_file: Option<String>,
     /// For amqps: additional CA certificates (PEM).
     #[arg(
         global = true,

@@ -51,16 +51,16 @@ impl Reader {
         if args.has_two_urls {
             return self.problem("AMQP_URL", "is set, and AMQP_URL_FILE too: set one of them");
         }
-        let args = &args.given;
-        let source = if let Some(path) = &args.url_file {
+        let (BrokerArgs { url_file, password_file, .. }, args) = (args, &args.given);
+        let source = if let Some(path) = url_file {
             Some(AmqpSource::file(path.clone()))
         } else {
             let source = args.url.trim().parse::<AmqpSource>();
             source.map_or_else(|error| self.problem("AMQP_URL", error), Some)
         };
-        let source = source.map(|source| source.with_password_file(args.password_file.clone()));
+        let source = source.map(|source| source.with_password_file(password_file.clone()));
         let url = source.as_ref().and_then(|source| {
-            let names = if args.password_file.is_none() {
+            let names = if password_file.is_none() {
                 "AMQP_URL_FILE"
             } else {
                 "AMQP_URL_FILE, AMQP_PASSWORD_FILE"

@@ -94,7 +94,7 @@ pub(super) fn how(
                         "Some are older than the mirror, are being processed, or were removed by other means. "
                         "An action takes only those that are shown; " code { "dead list" } " counts all." }
                     (look_button(kind, *looked_at, back))
-                    p.dim { "A look adds what the mirror lacks of the first " (MOST) " in the queue. It requeues them, which RabbitMQ allows 100,000 times." }
+                    p.dim { "A look adds what the mirror lacks of the first " (MOST) " in the queue, or of 64 MiB. It requeues them, which RabbitMQ allows 100,000 times." }
                 }
             }
         },
@@ -104,7 +104,7 @@ pub(super) fn how(
                     "Each look requeues the dead letters there, which RabbitMQ allows 100,000 times." }
                 @match at {
                     Some(at) => p { "This is a snapshot of " (exact(Some(*at))) "."
-                        @if *there_is_more { " It shows the first " (MOST) "; there are more." } },
+                        @if *there_is_more { " It shows the first " (shown) "; there are more." } },
                     None => p { "Nobody has looked yet." },
                 }
                 (look_button(kind, *at, back))

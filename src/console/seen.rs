@@ -16,6 +16,7 @@ use crate::messages::DeadLetter;
 
 /// How many dead letters a look covers.
 pub(super) const MOST: usize = 200;
+const MOST_BYTES: usize = 64 * 1024 * 1024;
 
 /// The dead letters that were seen, the latest first.
 pub(super) struct Seen {
@@ -105,7 +106,12 @@ pub(super) async fn look_again(shared: &Arc<Shared>, kind: Kind) -> Result<(), S
     let _only_one = shared.looks.looking.lock().await;
     let (at, runtime, work_with) = (Timestamp::now(), Handle::current(), Arc::clone(shared));
     let looking = tokio::task::spawn_blocking(move || {
-        runtime.block_on(look(kind, MOST, work_with.broker(), CancellationToken::new()))
+        runtime.block_on(look(
+            kind,
+            (MOST, MOST_BYTES),
+            work_with.broker(),
+            CancellationToken::new(),
+        ))
     });
     let looked = looking.await.map_err(|error| error.to_string())?;
     let (dead_letters, there_is_more) = looked.map_err(|error| error.to_string())?;

@@ -18,9 +18,6 @@ use crate::messages::deaths::Deaths;
 use crate::rabbitmq::tls::TlsFiles;
 use crate::rabbitmq::{AmqpSource, Delivery};
 
-/// A look ends when it has this much in memory.
-const MOST_BYTES: usize = 64 * 1024 * 1024;
-
 /// What to do with the dead letters.
 #[derive(Debug, Clone)]
 pub enum Change {
@@ -68,14 +65,15 @@ pub async fn carry_out(
     done
 }
 
-/// Looks at the first dead letters of the queue and counts the rest. This requeues each of them
-/// once; it is for topologies without a mirror.
+/// Looks at the first dead letters of the queue, up to a number or until their bodies have more
+/// bytes than that, and says whether there are more. This requeues each of them once; it is for
+/// topologies without a mirror.
 ///
 /// # Errors
 /// [`super::DeadLettersError`].
 pub async fn look(
     kind: Kind,
-    most: usize,
+    (most, most_bytes): (usize, usize),
     (url, tls): (&AmqpSource, &TlsFiles),
     stop: CancellationToken,
 ) -> Result<(Vec<DeadLetter>, bool)> {
@@ -83,7 +81,7 @@ pub async fn look(
     let (mut dead_letters, mut bytes) = (Vec::new(), 0);
     let mut there_is_more = false;
     let look = async |held: Delivery<DeadLetter>| {
-        if dead_letters.len() == most || bytes > MOST_BYTES {
+        if dead_letters.len() == most || bytes > most_bytes {
             there_is_more = true;
             return Ok(Disposition::Enough(held));
         }

@@ -3,9 +3,11 @@
 //! # A dead letter that RabbitMQ moved cannot give a false reason
 //!
 //! A producer may put any header into its command, even those of a dead letter. But the first entry
-//! of `x-death` is RabbitMQ's own: RabbitMQ 3 puts its entry before the producer's, and 4 discards
-//! the producer's. So if that entry names the work queue, or the queue of undeliverable commands
-//! behind it, RabbitMQ moved the message unchanged, and no worker wrote its headers.
+//! of `x-death` is RabbitMQ's own: 3 puts its entry before the producer's, or continues one of them
+//! that has the same queue and reason, and 4 discards the producer's. So if that entry names the
+//! work queue, or the queue of undeliverable commands behind it, RabbitMQ moved the message
+//! unchanged, and no worker wrote its headers. In the second case the reason is in the last entry
+//! of the work queue: RabbitMQ 3 reverses the entries that there are before it adds one.
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
@@ -17,13 +19,15 @@ use crate::messages::{Cause, names};
 
 /// Why a message is among the dead letters of a kind, or on its way there.
 pub(super) fn read(kind: Kind, properties: &BasicProperties) -> Cause {
-    let of = |queue: &str| deaths(properties).find(|death| value(death, "queue") == Some(queue));
-    let undeliverable = kind.undeliverable_queue();
-    let last = deaths(properties).next().and_then(|death| value(death, "queue"));
-    if last.is_some_and(|queue| queue == kind.queue() || queue == undeliverable) {
-        let death = of(kind.queue()).or_else(|| of(&undeliverable));
-        let word = death.and_then(|death| value(death, "reason")).unwrap_or("unknown");
-        return Cause::Moved(word.to_owned());
+    let is_of = |death: &FieldTable, queue: &str| value(death, "queue") == Some(queue);
+    let is_work = |death: &&FieldTable| is_of(death, kind.queue());
+    let latest = deaths(properties).next();
+    let moved = latest.filter(is_work).or_else(|| {
+        let latest = latest.filter(|death| is_of(death, &kind.undeliverable_queue()))?;
+        deaths(properties).filter(is_work).last().or(Some(latest))
+    });
+    if let Some(death) = moved {
+        return Cause::Moved(value(death, "reason").unwrap_or("unknown").to_owned());
     }
     match text(properties, names::X_FAILURE_REASON) {
         Some(reason) => Cause::Written {
@@ -108,6 +112,9 @@ mod tests {
         assert_eq!(cause(&[work]), expired);
         assert_eq!(cause(&[(undeliverable, "rejected"), work]), expired, "of the command");
         assert_eq!(cause(&[work, ("task.delete.wait.5s", "expired")]), expired);
+        let forged = ("task.delete", "delivery_limit");
+        assert_eq!(cause(&[work, forged]), expired);
+        assert_eq!(cause(&[(undeliverable, "rejected"), forged, work]), expired, "RabbitMQ 3");
         let poison = [(undeliverable, "delivery_limit")];
         assert_eq!(cause(&poison), Cause::Moved("delivery_limit".to_owned()));
     }

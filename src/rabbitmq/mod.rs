@@ -24,6 +24,7 @@ pub mod publisher;
 mod queue_reader;
 mod session;
 mod session_loss;
+mod session_proof;
 mod source;
 pub mod stream;
 pub mod tls;

@@ -14,7 +14,6 @@ use super::broker_error::Refusal;
 use super::connection::Connection;
 use super::envelope;
 use super::own_user::{OwnUser, real_name};
-use super::session_loss::Memory;
 use crate::failpoint::{self, Failpoint};
 use crate::messages::{Publication, names};
 
@@ -22,7 +21,7 @@ use crate::messages::{Publication, names};
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Channels, and so publishes under way, at most.
 const CHANNELS: usize = 64;
-const TRIES: u32 = 3;
+const TRIES: u32 = 5;
 
 /// Why a message does not count as published. It may have arrived all the same (after a time-out,
 /// say): publishing it again makes a duplicate, which the promise allows; not publishing it would
@@ -114,8 +113,14 @@ pub struct Publisher {
 impl Publisher {
     /// A publisher on this connection; channels are opened when they are needed.
     pub fn new(connection: Connection) -> Self {
+        Self::known_as(connection, OwnUser::default())
+    }
+
+    /// The same, with what is known of our user.
+    pub(super) fn known_as(connection: Connection, user: OwnUser) -> Self {
+        user.connects_as(connection.user());
         Self {
-            user: OwnUser::new(connection.user()),
+            user,
             connection: Arc::new(connection),
             idle: Arc::default(),
             permits: Arc::new(Semaphore::new(CHANNELS)),
@@ -145,41 +150,33 @@ impl Publisher {
         &self.user
     }
 
-    /// Learns the name that the broker knows us by, unless an earlier session has.
+    /// Learns the name that the broker knows us by, unless it is certain.
     ///
     /// # A worker believes its own copies from the first delivery on
     ///
     /// After a login by certificate or token, our user has another name than in the URL. The broker
-    /// tells it only when it refuses a `user_id`. So the URL's name is tried before anything is
-    /// consumed, in a transaction that is rolled back: nothing is published. A broker that is
-    /// blocking publishers does not answer that.
-    pub(super) async fn learn_user(
-        &self,
-        memory: &Memory,
-        mut blocked: watch::Receiver<Option<String>>,
-    ) {
-        let name = self.connection.user();
-        if let Some((_, known)) = memory.lock().user.as_ref().filter(|(user, _)| user == name) {
-            return self.user.set(known);
-        }
-        let is_known = tokio::select! {
-            is_known = timeout(PUBLISH_TIMEOUT, self.try_user_again()) => is_known == Ok(true),
-            _ = blocked.wait_for(Option::is_some) => false,
-        };
-        if is_known {
-            memory.lock().user = Some((name.to_owned(), self.user.name()));
+    /// names it only when it refuses a `user_id`. So the URL's name is tried before anything is
+    /// consumed, in a transaction that is rolled back: nothing is routed. A broker that is blocking
+    /// publishers does not answer that.
+    pub(super) async fn learn_user(&self, mut blocked: watch::Receiver<Option<String>>) {
+        if !self.user.is_certain() {
+            tokio::select! {
+                _ = timeout(PUBLISH_TIMEOUT, self.try_user_again()) => {}
+                _ = blocked.wait_for(Option::is_some) => {}
+            }
         }
     }
 
     /// A refusal that comes between two requests is not given to either of them.
-    async fn try_user_again(&self) -> bool {
+    async fn try_user_again(&self) {
         for _ in 0..TRIES {
-            let tried = self.try_user().await;
-            if tried.map_or_else(|error| self.user.learns_from(&error), |()| true) {
-                return true;
+            match self.try_user().await {
+                Ok(()) => return self.user.is_accepted(),
+                Err(error) if self.user.learns_from(&error) => return,
+                Err(error) if matches!(error.kind(), ErrorKind::ProtocolError(_)) => return,
+                Err(_) => {}
             }
         }
-        false
     }
 
     async fn try_user(&self) -> lapin::Result<()> {

@@ -17,18 +17,16 @@ use super::broker_error::{BrokerError, HANDSHAKE_TIMEOUT};
 use super::connection::Connection;
 use super::deliveries::{COMMANDS, Deliveries};
 use super::ledger::LedgerReader;
-use super::looks::{Looks, reaches_majority};
+use super::looks::Looks;
 use super::own_user::Trust;
 use super::publisher::Publisher;
 use super::session_loss::{GONE, Memory, watch};
+use super::session_proof::connect;
 use super::source::AmqpSource;
 use super::tls::TlsFiles;
 use super::topology::{self, Depth, Provision, Topology};
 use crate::kind::Kind;
 
-const PROVED_WITHIN: Duration = Duration::from_millis(1500);
-/// Connections that are tried one after another if none of them can be proved.
-const TRIES: u32 = 3;
 const DECLARE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Where the broker is and what shall be there.
@@ -81,8 +79,10 @@ impl Session {
         memory: &Arc<Memory>,
     ) -> Result<Self, BrokerError> {
         let must_prove = memory.lock().take_proof_requirement();
-        let connect =
-            async |purpose, first| connect(settings, memory, must_prove, (purpose, first)).await;
+        let queue = settings.topology.kinds.first().map(|kind| kind.undeliverable_queue());
+        let queue = queue.as_deref().filter(|_| must_prove);
+        let broker = (&settings.url, &settings.tls);
+        let connect = async |purpose, first| connect(broker, memory, queue, (purpose, first)).await;
         let consuming = connect("consume", None).await?;
         let address = consuming.address();
         let failed = |error| {
@@ -107,8 +107,8 @@ impl Session {
         let (lost, why_lost) = (CancellationToken::new(), Arc::default());
         watch(&consuming, (&lost, &why_lost, memory));
         let blocked = watch(&publishing, (&lost, &why_lost, memory));
-        let publisher = Publisher::new(publishing);
-        publisher.learn_user(memory, blocked.clone()).await;
+        let publisher = Publisher::known_as(publishing, memory.lock().user.clone());
+        publisher.learn_user(blocked.clone()).await;
         Ok(Self {
             consuming,
             acknowledger,
@@ -122,6 +122,12 @@ impl Session {
             why_lost,
             lost,
         })
+    }
+
+    /// Learns the name that the broker knows us by, which it does not tell while it blocks
+    /// publishers.
+    pub(crate) async fn learn_user(&self) {
+        self.publisher.learn_user(self.blocked.clone()).await;
     }
 
     /// Whose copies are believed.
@@ -263,36 +269,5 @@ impl Session {
     pub(crate) async fn close(&self) {
         self.lost.cancel();
         tokio::join!(self.consuming.close(), self.publisher.connection().close());
-    }
-}
-
-/// # A session that follows one that was given up proves itself first
-///
-/// The host, or what stands behind a balancer, may be the node that was left, or one that is no
-/// better off. So each connection is proved by itself, and another one is tried at once. Some
-/// sessions later they are taken as they are: there may be no better one.
-async fn connect(
-    settings: &BrokerSettings,
-    memory: &Arc<Memory>,
-    must_prove: bool,
-    (purpose, first): (&str, Option<SocketAddr>),
-) -> Result<Connection, BrokerError> {
-    let (url, tls) = (&settings.url, &settings.tls);
-    let queue = settings.topology.kinds.first().map(|kind| kind.undeliverable_queue());
-    let mut tries = TRIES;
-    loop {
-        tries -= 1;
-        let preference = memory.lock().preference(first, Instant::now());
-        let connection = Connection::open_preferring(url, tls, purpose, preference).await?;
-        let Some(queue) = queue.as_ref().filter(|_| must_prove) else { return Ok(connection) };
-        if reaches_majority(&connection, queue, PROVED_WITHIN).await {
-            return Ok(connection);
-        }
-        memory.lock().failed_at(connection.address());
-        let address = connection.name();
-        tokio::spawn(async move { connection.close().await });
-        if tries == 0 {
-            return Err(BrokerError::NoMajority { address });
-        }
     }
 }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
 use super::endpoints::Preference;
+use super::own_user::OwnUser;
 
 /// As long as a cluster takes to choose other leaders.
 const PROOFS: u8 = 6;
@@ -29,8 +30,7 @@ pub(super) struct Remembered {
     /// So many more sessions have to prove themselves.
     proofs: u8,
     pub(super) is_topology_sure: bool,
-    /// The user of the URL, and the name that the broker knows it by.
-    pub(super) user: Option<(String, String)>,
+    pub(super) user: OwnUser,
 }
 
 impl Remembered {

@@ -43,6 +43,7 @@ impl Consumption<'_> {
                 return end;
             }
         }
+        self.engine.alive_while(self.session.learn_user()).await;
         self.engine.health.set(Component::Blocked, None);
         info!("RabbitMQ accepts messages again");
         TurnEnd::Over

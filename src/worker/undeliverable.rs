@@ -143,11 +143,16 @@ mod tests {
     fn a_command_with_an_unreadable_property_still_says_what_it_was_for() {
         let body = br#"{"org_id":"a","task_id":"t"}"#.to_vec();
         let fault = Some("its correlation_id is not UTF-8: \\xff".to_owned());
-        let incoming = Incoming { body, fault, ..Incoming::default() };
-        let cause = Cause::Moved("expired".to_owned());
-        let settlement = dead_letter(&Undeliverable { incoming, cause }, Instant::now());
-        let Settlement::DeadLetter(outcome, _) = settlement else { panic!("{settlement:?}") };
-        assert_eq!(outcome.target.unwrap().to_string(), "a/t", "a replay's success supersedes it");
+        let [readable, unreadable] = [None, fault].map(|fault| {
+            let incoming = Incoming { body: body.clone(), fault, ..Incoming::default() };
+            let cause = Cause::Moved("expired".to_owned());
+            let settlement = dead_letter(&Undeliverable { incoming, cause }, Instant::now());
+            let Settlement::DeadLetter(outcome, _) = settlement else { panic!("{settlement:?}") };
+            outcome
+        });
+        assert_eq!(unreadable.target.as_ref().unwrap().to_string(), "a/t");
+        let id = readable.event_id();
+        assert_eq!(unreadable.event_id(), id, "the success of a replay supersedes it");
     }
 
     #[test]

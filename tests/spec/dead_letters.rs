@@ -8,11 +8,13 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 
+use tallyfy_delete_worker::dead_letters::look;
 use tallyfy_delete_worker::kind::Kind;
 use tallyfy_delete_worker::rabbitmq::Connection;
 use tallyfy_delete_worker::rabbitmq::dead_letters::DeadLetterReader;
 use tallyfy_delete_worker::rabbitmq::tls::TlsFiles;
 use tallyfy_delete_worker::schema::{Subject, schema};
+use tokio_util::sync::CancellationToken;
 
 use crate::command_line::with_settings;
 use crate::guard::decide;
@@ -44,6 +46,19 @@ async fn with_dead_letters(number: usize) -> World {
         world.tester.publish_to("task.dlx", DEAD, b"{}", properties).await;
     }
     world
+}
+
+#[tokio::test]
+async fn a_look_ends_at_a_number_of_dead_letters_or_of_bytes_and_says_that_there_are_more() {
+    let world = with_dead_letters(3).await;
+    let (url, tls) = (&world.settings.broker.url, &TlsFiles::default());
+    for (most, found) in [((2, 100), (2, true)), ((5, 2), (2, true)), ((3, 100), (3, false))] {
+        let stop = CancellationToken::new();
+        let (letters, there_is_more) =
+            look(Kind::TaskDelete, most, (url, tls), stop).await.unwrap();
+        assert_eq!((letters.len(), there_is_more), found, "{most:?}");
+    }
+    broker().delete_vhost(&world.vhost).await;
 }
 
 pub(crate) async fn dead(world: &World, args: &[&str]) -> Output {

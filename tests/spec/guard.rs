@@ -350,7 +350,8 @@ const PREFETCH: usize = 32;
 fn worker(world: &World) -> Running {
     let mut command = with_settings(world, &["run", "--concurrency=16"]);
     command.env("TALLYFY_ORG_ID", format!("{ORG},{OTHER_ORG}"));
-    Running::start(command.stderr(Stdio::null()))
+    command.env("RUST_LOG", "warn");
+    Running::start_and_listen(command.stderr(Stdio::piped()))
 }
 
 /// The commands of the bug that have ended like this.

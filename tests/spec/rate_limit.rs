@@ -139,14 +139,15 @@ async fn the_limit_of_all_is_shared_by_the_organisations_in_turn() {
 #[tokio::test]
 async fn a_retry_counts_as_a_call() {
     let api = StandIn::start(|call| Reply::status(if call.earlier < 2 { 503 } else { 204 })).await;
-    let limits = RateLimits { organisation: Some(a_second(4)), total: None };
+    let limits = RateLimits { organisation: Some(a_second(2)), total: None };
     let mut world = limited(&api, limits).await;
-    commands(&world, ORG, "t", 6).await;
+    // Too few for a suspension, which would be slower still.
+    commands(&world, ORG, "t", 4).await;
     world.start_worker().await;
-    world.ended_after(6).await;
-    assert_eq!(api.calls().len(), 18);
-    keep(&api.calls(), 4.0);
-    take(&api.calls(), 3.5);
+    world.ended_after(4).await;
+    assert_eq!(api.calls().len(), 12);
+    keep(&api.calls(), 2.0);
+    take(&api.calls(), 5.0);
     world.assert_drained().await;
 }
 

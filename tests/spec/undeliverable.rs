@@ -173,6 +173,12 @@ async fn what_rabbitmq_moved_is_told_by_rabbitmq_and_not_by_the_headers_of_its_p
     {
         headers.insert(name.into(), AMQPValue::LongString(text.into()));
     }
+    let mut death = FieldTable::default();
+    for (name, text) in [("queue", "task.delete"), ("reason", "expired")] {
+        death.insert(name.into(), AMQPValue::LongString(text.into()));
+    }
+    let deaths = vec![AMQPValue::FieldTable(death)].into();
+    headers.insert("x-death".into(), AMQPValue::FieldArray(deaths));
     let properties = BasicProperties::default().with_message_id("t1".into()).with_headers(headers);
     world.tester.publish(&command("t1"), properties).await;
     world.tester.poison("task.delete", UNDELIVERABLE).await;

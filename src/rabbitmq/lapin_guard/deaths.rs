@@ -4,11 +4,11 @@ use std::iter;
 
 use super::table::{Entry, Reader, put_long, put_short};
 
-/// The latest two: a command is moved from its work queue, and from the queue behind that one.
-const DEATHS: usize = 2;
+/// A command is moved from its work queue, and from the queue behind that one.
+const LATEST: usize = 2;
 /// Queues of ours and RabbitMQ's reasons have shorter names.
-const LONGEST_NAME: usize = 64;
-const FIELDS: [&[u8]; 3] = [b"queue", b"reason", b"time"];
+const LONGEST_NAME: usize = 40;
+const FIELDS: [(&[u8], &[u8]); 3] = [(b"queue", b"Sx"), (b"reason", b"Sx"), (b"time", b"T")];
 
 /// The header of this name with what is read of it, empty if nothing is; `None` if it is missing.
 ///
@@ -19,12 +19,15 @@ const FIELDS: [&[u8]; 3] = [b"queue", b"reason", b"time"];
 /// out. Of a header that was sent twice, RabbitMQ writes the first, and lapin reads the last. And
 /// RabbitMQ 3 continues a producer's entry for its own queue and reason (`rabbit_dead_letter.erl`),
 /// in which a name may occur twice, or with another type of text. So only the first of each is
-/// passed on, and nothing else.
+/// passed on, and nothing else. Of the entries the latest two are, and the last: with each move
+/// RabbitMQ 3 reverses the ones that there are (`group_by_queue_and_reason`), so that after two the
+/// work queue's comes last.
 pub(super) fn short(table: &[u8], name: &str) -> Option<Vec<u8>> {
     let header = entries(table).find(|entry| entry.name == name.as_bytes())?;
     let mut list = Reader(if header.kind == b'A' { header.value } else { &[] });
-    let latest = iter::from_fn(|| list.value()).take(DEATHS);
-    let tables = latest.filter(|(kind, _)| *kind == b'F');
+    let list: Vec<_> = iter::from_fn(|| list.value()).collect();
+    let (latest, earlier) = list.split_at(list.len().min(LATEST));
+    let tables = latest.iter().chain(earlier.last()).filter(|(kind, _)| *kind == b'F');
     let deaths = tables.flat_map(|(_, death)| {
         let mut bytes = vec![b'F'];
         put_long(&mut bytes, &short_death(death));
@@ -48,22 +51,18 @@ pub(super) fn without(table: &[u8], name: &str) -> Vec<u8> {
 
 fn short_death(death: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    for name in FIELDS {
-        let Some(Entry { kind, value, .. }) = entries(death).find(|entry| entry.name == name)
-        else {
-            continue;
-        };
-        let is_text = matches!(kind, b'S' | b'x') && value.len() <= LONGEST_NAME;
-        if !is_text && kind != b'T' {
+    for (name, kinds) in FIELDS {
+        let Some(field) = entries(death).find(|entry| entry.name == name) else { continue };
+        if !kinds.contains(&field.kind) || field.value.len() > LONGEST_NAME {
             continue;
         }
         put_short(&mut bytes, name);
-        if is_text {
-            bytes.push(b'S');
-            put_long(&mut bytes, value);
+        if field.kind == b'T' {
+            bytes.push(b'T');
+            bytes.extend(field.value);
         } else {
-            bytes.push(kind);
-            bytes.extend(value);
+            bytes.push(b'S');
+            put_long(&mut bytes, field.value);
         }
     }
     bytes
@@ -125,12 +124,13 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_two_deaths_pass_and_the_header_is_never_long() {
+    fn the_latest_two_deaths_and_the_last_pass_and_the_header_is_never_long() {
         let long = "x".repeat(255);
-        let deaths = ["undeliverable", "task.delete", &long].map(|queue| death(queue, &[]));
-        assert_eq!(short(&header(&deaths), NAME).unwrap(), header(&deaths[..2]));
-        let longest = "x".repeat(LONGEST_NAME);
-        let longest = header(&[death(&longest, &[]), death(&longest, &[])]);
+        let deaths = ["undeliverable", "forged", &long, "task.delete"].map(|of| death(of, &[]));
+        let [one, two, _, four] = deaths.clone();
+        assert_eq!(short(&header(&deaths), NAME).unwrap(), header(&[one, two, four]));
+        let longest = death(&"x".repeat(LONGEST_NAME), &[]);
+        let longest = header(&[longest.clone(), longest.clone(), longest]);
         assert!(short(&longest, NAME).is_some_and(|short| short == longest && short.len() < 400));
         let nameless = short(&header(&[death(&long, &[])]), NAME).unwrap();
         assert_eq!(nameless, header(&[death("", &[])[entry("queue", b'S', b"").len()..].to_vec()]));

@@ -13,6 +13,8 @@ use super::eventually_within;
 /// How long a program may take to its end. It may have much to do, and the machine too.
 const LONGEST_RUN: Duration = Duration::from_mins(3);
 
+const LAST_LINES: usize = 50;
+
 /// A running program, which ends with its owner.
 pub(crate) struct Running {
     child: Child,
@@ -80,5 +82,11 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // If the test has failed, the end of the log may say why.
+        if let (true, Some([_, log])) = (thread::panicking(), self.said.take()) {
+            let log = String::from_utf8_lossy(&log.join().unwrap_or_default()).into_owned();
+            let last: Vec<_> = log.lines().rev().take(LAST_LINES).collect();
+            last.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
     }
 }
