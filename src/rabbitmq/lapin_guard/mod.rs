@@ -7,7 +7,7 @@
 //! connection (one of 32 frames only after two heartbeats of silence); text that is not UTF-8 in a
 //! property ends the connection. Each happens again at every delivery. `docs/upstream.md` has the
 //! report for lapin's maintainers. When lapin survives these, this module can go, but for
-//! [`deaths`]: that one keeps producers from forging what RabbitMQ says of a message.
+//! `deaths`: that one keeps producers from forging what RabbitMQ says of a message.
 //!
 //! It knows nothing of the rest of this program, so that it can be extracted. [`Keep`] tells it
 //! what to keep of a header.
