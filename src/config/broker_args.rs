@@ -31,7 +31,9 @@ impl FromArgMatches for BrokerArgs {
             password_file.take_if(|_| is("password_file", EnvVariable) && has_password);
         }
         let both = |source| is("url", source) && is("url_file", source);
-        let has_two_urls = url_file.is_some() && (both(CommandLine) || both(EnvVariable));
+        let has_two_urls = (both(CommandLine) || both(EnvVariable))
+            && url_file.is_some()
+            && !given.url.trim().is_empty();
         Ok(Self { given, url_file, password_file, has_two_urls })
     }
 

@@ -94,7 +94,7 @@ pub(super) fn how(
                         "Some are older than the mirror, are being processed, or were removed by other means. "
                         "An action takes only those that are shown; " code { "dead list" } " counts all." }
                     (look_button(kind, *looked_at, back))
-                    p.dim { "A look adds what the mirror lacks of the first " (MOST) " in the queue, or of 64 MiB. It requeues them, which RabbitMQ allows 100,000 times." }
+                    p.dim { "A look adds what the mirror lacks of the first " (MOST) " (or the first 64 MiB) in the queue. It requeues them, which RabbitMQ allows 100,000 times." }
                 }
             }
         },

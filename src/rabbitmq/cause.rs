@@ -6,8 +6,10 @@
 //! of `x-death` is RabbitMQ's own: 3 puts its entry before the producer's, or continues one of them
 //! that has the same queue and reason, and 4 discards the producer's. So if that entry names the
 //! work queue, or the queue of undeliverable commands behind it, RabbitMQ moved the message
-//! unchanged, and no worker wrote its headers. In the second case the reason is in the last entry
-//! of the work queue: RabbitMQ 3 reverses the entries that there are before it adds one.
+//! unchanged, and no worker wrote its headers. In the second case the reason is in an entry of the
+//! work queue: in the second one, but in the last one with versions up to 3.12, which reverse the
+//! entries that there are before they add one. If both name the work queue and different reasons,
+//! the reason is unknown.
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
@@ -24,10 +26,14 @@ pub(super) fn read(kind: Kind, properties: &BasicProperties) -> Cause {
     let latest = deaths(properties).next();
     let moved = latest.filter(is_work).or_else(|| {
         let latest = latest.filter(|death| is_of(death, &kind.undeliverable_queue()))?;
-        deaths(properties).filter(is_work).last().or(Some(latest))
+        deaths(properties).find(is_work).or(Some(latest))
     });
     if let Some(death) = moved {
-        return Cause::Moved(value(death, "reason").unwrap_or("unknown").to_owned());
+        let reason = value(death, "reason");
+        let is_first = latest.is_some_and(|latest| is_work(&latest));
+        let mut others = deaths(properties).filter(is_work);
+        let is_known = is_first || others.all(|other| value(other, "reason") == reason);
+        return Cause::Moved(reason.filter(|_| is_known).unwrap_or("unknown").to_owned());
     }
     match text(properties, names::X_FAILURE_REASON) {
         Some(reason) => Cause::Written {
@@ -114,7 +120,11 @@ mod tests {
         assert_eq!(cause(&[work, ("task.delete.wait.5s", "expired")]), expired);
         let forged = ("task.delete", "delivery_limit");
         assert_eq!(cause(&[work, forged]), expired);
-        assert_eq!(cause(&[(undeliverable, "rejected"), forged, work]), expired, "RabbitMQ 3");
+        let unknown = Cause::Moved("unknown".to_owned());
+        for deaths in [[forged, work], [work, forged]] {
+            assert_eq!(cause(&[&[(undeliverable, "rejected")][..], &deaths].concat()), unknown);
+        }
+        assert_eq!(cause(&[(undeliverable, "rejected"), ("other", "maxlen"), work]), expired);
         let poison = [(undeliverable, "delivery_limit")];
         assert_eq!(cause(&poison), Cause::Moved("delivery_limit".to_owned()));
     }

@@ -37,7 +37,7 @@ impl OwnUser {
     }
 
     /// The broker has accepted the name.
-    pub(super) fn is_accepted(&self) {
+    pub(super) fn accepted(&self) {
         self.write().is_certain = true;
     }
 

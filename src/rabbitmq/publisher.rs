@@ -156,8 +156,8 @@ impl Publisher {
     ///
     /// After a login by certificate or token, our user has another name than in the URL. The broker
     /// names it only when it refuses a `user_id`. So the URL's name is tried before anything is
-    /// consumed, in a transaction that is rolled back: nothing is routed. A broker that is blocking
-    /// publishers does not answer that.
+    /// consumed, in a transaction that is rolled back: nothing reaches a queue. A broker that is
+    /// blocking publishers does not answer that.
     pub(super) async fn learn_user(&self, mut blocked: watch::Receiver<Option<String>>) {
         if !self.user.is_certain() {
             tokio::select! {
@@ -171,7 +171,7 @@ impl Publisher {
     async fn try_user_again(&self) {
         for _ in 0..TRIES {
             match self.try_user().await {
-                Ok(()) => return self.user.is_accepted(),
+                Ok(()) => return self.user.accepted(),
                 Err(error) if self.user.learns_from(&error) => return,
                 Err(error) if matches!(error.kind(), ErrorKind::ProtocolError(_)) => return,
                 Err(_) => {}

@@ -43,7 +43,13 @@ impl Consumption<'_> {
                 return end;
             }
         }
-        self.engine.alive_while(self.session.learn_user()).await;
+        tokio::select! {
+            () = self.engine.draining.cancelled() => return TurnEnd::Draining,
+            () = self.engine.alive_while(self.session.learn_user()) => {}
+        }
+        if self.session.blocked().is_some() {
+            return TurnEnd::Over;
+        }
         self.engine.health.set(Component::Blocked, None);
         info!("RabbitMQ accepts messages again");
         TurnEnd::Over

@@ -30,6 +30,11 @@ pub(super) async fn consume(
     let stop = engine.stop(settler.session_lost());
     let mut pause = FIRST_PAUSE;
     let mut has_failed = false;
+    let is_known = async {
+        session.becomes_unblocked().await;
+        session.learn_user().await;
+    };
+    tokio::select! { () = stop.requested() => {} () = is_known => {} }
     while !stop.is_requested() {
         let opened = tokio::select! {
             () = stop.requested() => break,

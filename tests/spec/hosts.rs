@@ -297,6 +297,9 @@ async fn a_url_on_the_command_line_replaces_the_files_of_the_environment() {
     let own = broker().amqp_url_as("guest", "guest", &world.vhost);
     let replaced = output(with_files(&["dead", "list", "--amqp-url", &own])).await;
     assert_eq!(replaced.status.code(), Some(0), "{}", String::from_utf8_lossy(&replaced.stderr));
+    let mut unset = with_files(&["dead", "list"]);
+    unset.env("AMQP_URL", &own).env("AMQP_URL_FILE", "").env("AMQP_PASSWORD_FILE", "");
+    assert_eq!(output(unset).await.status.code(), Some(0), "an empty variable is unset");
     let mut both = with_files(&["dead", "list"]);
     both.env("AMQP_URL", &own);
     let both = output(both).await;

@@ -184,7 +184,10 @@ async fn what_rabbitmq_moved_is_told_by_rabbitmq_and_not_by_the_headers_of_its_p
     world.tester.poison("task.delete", UNDELIVERABLE).await;
     world.tester.poison(UNDELIVERABLE, "task.delete.dead").await;
     let groups = lines(&world, &["list", "--json"]).await;
-    assert_eq!(groups[0]["reason"], "poison", "{groups:?}");
+    // RabbitMQ 4 discards the producer's entry; with 3 there are two, in an order that depends on
+    // the version.
+    let reason = groups[0]["reason"].as_str().unwrap();
+    assert!(["poison", "undeliverable"].contains(&reason), "{groups:?}");
     assert!(groups[0]["newest"].as_str().unwrap() < "2099", "{groups:?}");
     broker().delete_vhost(&world.vhost).await;
 }

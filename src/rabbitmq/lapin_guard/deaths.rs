@@ -19,9 +19,9 @@ const FIELDS: [(&[u8], &[u8]); 3] = [(b"queue", b"Sx"), (b"reason", b"Sx"), (b"t
 /// out. Of a header that was sent twice, RabbitMQ writes the first, and lapin reads the last. And
 /// RabbitMQ 3 continues a producer's entry for its own queue and reason (`rabbit_dead_letter.erl`),
 /// in which a name may occur twice, or with another type of text. So only the first of each is
-/// passed on, and nothing else. Of the entries the latest two are, and the last: with each move
-/// RabbitMQ 3 reverses the ones that there are (`group_by_queue_and_reason`), so that after two the
-/// work queue's comes last.
+/// passed on, and nothing else. Of the entries the latest two are, and the last: with each move,
+/// versions up to 3.12 reverse the ones that there are (`group_by_queue_and_reason`), so that after
+/// two moves the work queue's comes last.
 pub(super) fn short(table: &[u8], name: &str) -> Option<Vec<u8>> {
     let header = entries(table).find(|entry| entry.name == name.as_bytes())?;
     let mut list = Reader(if header.kind == b'A' { header.value } else { &[] });
